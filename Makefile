@@ -1,0 +1,77 @@
+# The short commands of the project: `make` lists them. Everything is installed into .venv, once.
+
+PYTHON ?= python3.11
+ARGS   ?=
+
+VENV := .venv
+PY   := $(VENV)/bin/python
+PIP  := $(PY) -m pip --disable-pip-version-check --quiet
+
+# The stamps are newer than what they were installed from, so that a second `make` installs nothing.
+RUN_STAMP  := $(VENV)/.installed-run
+TEST_STAMP := $(VENV)/.installed-test
+
+TORCH     := torch==$(shell sed -n 's/^torch==//p' requirements-cpu.txt)+cpu
+CPU_INDEX := https://download.pytorch.org/whl/cpu
+
+BENCHMARKS := $(filter-out tests/benchmarks/_% tests/benchmarks/test_% tests/benchmarks/conftest.py,$(wildcard tests/benchmarks/*.py))
+
+# Nothing is reported to anyone unless the caller says so.
+export RAY_USAGE_STATS_ENABLED ?= 0
+export VLLM_NO_USAGE_STATS ?= 1
+
+.PHONY: help align compare test lint bench install clean
+.DEFAULT_GOAL := help
+
+help: ## list the commands
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
+	@echo "  ARGS=... is handed on, e.g. make align ARGS=\"--dry-run training.epochs=1\""
+
+align: $(RUN_STAMP) ## the whole run, from questions to an aligned model and a report
+	$(if $(findstring --preset,$(ARGS)),,HF_HUB_OFFLINE=1) $(PY) jobs/align.py $(ARGS)
+
+compare: $(RUN_STAMP) ## compare training methods on the same annotated candidates
+	$(PY) jobs/compare.py $(ARGS)
+
+test: lint ## lint, types, import rules, then pytest
+	HF_HUB_OFFLINE=1 RAY_AUTH_MODE=disabled $(PY) -m pytest $(ARGS)
+
+lint: $(TEST_STAMP) ## ruff, mypy and the rules of who may import whom
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+bench: $(TEST_STAMP) ## every benchmark, quickly; the last line of each is one JSON object
+	@set -e; for file in $(BENCHMARKS); do echo "== $$file"; HF_HUB_OFFLINE=1 $(PY) $$file --quick; done
+
+install: $(TEST_STAMP) ## make .venv with all that runs and tests need
+
+clean: ## remove .venv, caches and build outputs; runs/ stays
+	rm -rf $(VENV) build dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find mralign jobs tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(PY):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.implementation.name != "cpython" or sys.version_info[:2] != (3, 11))' 2>/dev/null || { \
+	  echo "error: '$(PYTHON)' is not CPython 3.11, for which the packages are pinned." >&2; \
+	  echo "       Install it, or say where it is: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; \
+	  exit 1; }
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+
+# torch comes first and by its full version: the default index of the internet holds the CUDA build only.
+# The editable install needs no download: the build backend, setuptools, is one of the pinned packages.
+$(RUN_STAMP): requirements-cpu.txt pyproject.toml | $(PY)
+	@$(PY) -c 'import ctypes, sys; sys.platform != "linux" or ctypes.CDLL("libnuma.so.1")' 2>/dev/null || { \
+	  echo "error: vLLM's CPU kernels need libnuma.so.1; on Debian and Ubuntu: apt-get install libnuma1" >&2; exit 1; }
+	@echo "installing into $(VENV), once: $(TORCH)"
+	@$(PIP) install --no-deps '$(TORCH)' || { \
+	  echo "the configured sources hold no CPU build of torch; taking it from $(CPU_INDEX)"; \
+	  $(PIP) install --no-deps '$(TORCH)' --index-url $(CPU_INDEX); }
+	@echo "installing the other pinned packages (about 1 GB, a few minutes)"
+	@$(PIP) install --no-deps -r requirements-cpu.txt
+	@$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(TEST_STAMP): requirements-test.txt $(RUN_STAMP)
+	@echo "installing the test packages"
+	@$(PIP) install --no-deps -r requirements-test.txt
+	@touch $@

@@ -1,0 +1,99 @@
+"""The run: from questions to an aligned model and a report.
+
+    python jobs/align.py [--preset NAME|FILE] [--dry-run] [--until STAGE] [section.field=value ...]
+
+The same command works on a laptop (a local Ray is started) and as `ray job submit -- python jobs/align.py ...` on a
+cluster. Stop it at any time, run it again: it goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))  # a submitted working directory runs its own code
+
+from mralign import pipeline, report  # noqa: E402
+from mralign.config import RunConfig, load  # noqa: E402
+
+log = logging.getLogger("mralign")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit status: 0 done, 2 wrong input, 130 interrupted (resumable)."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    log.setLevel(logging.INFO)
+    signal.signal(signal.SIGTERM, _interrupt)
+    args = _parser().parse_args(arguments)
+    try:
+        config = load(args.preset, overrides=args.overrides, presets_dir=HERE / "presets")
+        planned = pipeline.plan(config, until=args.until)
+        if args.dry_run:
+            print(pipeline.describe(config, planned))
+            return 0
+        pipeline.save_config(config)
+        pipeline.run(config, planned, start_ray=lambda: start_ray(config))
+        print(report.publish(config, planned))
+        return 0
+    except ValueError as error:
+        log.error("stopped: %s", error)
+        return 2
+    except KeyboardInterrupt:
+        log.error("interrupted: what was committed is kept; run the same command to go on")
+        return 130
+    finally:
+        _stop_ray()
+
+
+def start_ray(config: RunConfig) -> None:
+    """Join the cluster that this process belongs to, or start a local one."""
+    import ray
+
+    if ray.is_initialized():
+        return
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(runtime_env=_runtime_environment(), logging_level=logging.WARNING)
+    else:
+        ray.init(
+            num_cpus=config.run.local_cpus,
+            include_dashboard=False,
+            runtime_env=_runtime_environment(),
+            logging_level=logging.WARNING,
+        )
+    ray.data.DataContext.get_current().enable_progress_bars = False  # ours count rows
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+
+
+def _runtime_environment() -> dict[str, Any]:
+    """Workers import the code of this checkout."""
+    path = os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH")]))
+    return {"env_vars": {"PYTHONPATH": path}}
+
+
+def _stop_ray() -> None:
+    ray = sys.modules.get("ray")
+    if ray is not None and ray.is_initialized():
+        ray.shutdown()
+
+
+def _interrupt(signum: int, frame: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", default="miniworld", help="name in jobs/presets or a YAML file")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+    parser.add_argument("--until", metavar="STAGE", help="stop after this stage")
+    parser.add_argument("overrides", nargs="*", metavar="section.field=value")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

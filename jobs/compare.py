@@ -1,0 +1,143 @@
+"""Every method over several worlds, each method's learning rate and epochs chosen on dev from one grid.
+
+    python jobs/compare.py [--worlds 0 1 2 3] [--out runs/compare] [--methods sft kto mralign ...] [--worlds-dir DIR]
+
+Worlds that are not there yet are built. Results are appended to OUT/results.jsonl, one line a checkpoint; a stopped
+comparison goes on where it was. The table is printed and written to OUT/table.txt.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import shutil
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE.parent), str(HERE)]
+
+from align import start_ray  # noqa: E402
+
+from mralign.comparison import choice, stage  # noqa: E402
+from mralign.config import RunConfig, load  # noqa: E402
+
+log = logging.getLogger("mralign")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    log.setLevel(logging.INFO)
+    args = _parser().parse_args(arguments)
+    out = Path(args.out).absolute()
+    out.mkdir(parents=True, exist_ok=True)
+    worlds_dir = Path(args.worlds_dir or out / "worlds").absolute()
+    build_worlds(args.worlds, worlds_dir=worlds_dir, at_once=args.trainers)
+    configs = {
+        world: configure(world, worlds_dir=worlds_dir, out=out, epochs=max(args.epochs)) for world in args.worlds
+    }
+    prepared = {
+        world: stage.prepare(config, methods=args.methods, start_ray=partial(start_ray, config))
+        for world, config in configs.items()
+    }
+    start_ray(configs[args.worlds[0]])
+    results = measure(args, prepared, out=out)
+    table = choice.summarize([row for row in results if row["split"] == "test"])
+    chosen = choice.choose([row for row in results if row["split"] == "dev"])
+    settings = [
+        f"  world {w} {m}: lr {r['learning_rate']:g}, {r['epochs']} epochs" for (w, m), r in sorted(chosen.items())
+    ]
+    text = "\n".join([table, "", "chosen on dev:", *settings])
+    (out / "table.txt").write_text(text + "\n")
+    print(f"{text}\n\nevery checkpoint: {out / 'results.jsonl'}\nthis table: {out / 'table.txt'}")
+    return 0
+
+
+def build_worlds(worlds: list[int], *, worlds_dir: Path, at_once: int) -> None:
+    """Build the worlds that are missing, `at_once` processes at a time."""
+    missing = [world for world in worlds if not (worlds_dir / f"world-{world}" / "world.json").exists()]
+    for start in range(0, len(missing), at_once):
+        batch = missing[start : start + at_once]
+        log.info("building worlds %s", batch)
+        commands = [
+            [
+                sys.executable,
+                "-m",
+                "mralign.miniworld",
+                "build",
+                "--seed",
+                str(w),
+                "--out",
+                str(worlds_dir / f"world-{w}"),
+            ]
+            for w in batch
+        ]
+        running = [subprocess.Popen(command, cwd=HERE.parent) for command in commands]
+        codes = [process.wait() for process in running]  # wait for all, also after a failure
+        if any(codes):
+            raise SystemExit(f"building worlds {batch} failed; see the messages above")
+
+
+def configure(world: int, *, worlds_dir: Path, out: Path, epochs: int) -> RunConfig:
+    """The preset `miniworld` with this world's model and questions; the reference is planned for the longest run."""
+    base = worlds_dir / f"world-{world}"
+    overrides = [f"run.dir={out}/world-{world}/run", f"run.seed={world}", f"model.path={base}/model"]
+    overrides += [
+        f"questions.{split}=[{{name: miniworld, path: {base}/questions/{split}.jsonl}}]"
+        for split in ("train", "dev", "test")
+    ]
+    overrides += [f"training.epochs={epochs}", "training.workers=1", "training.micro_batch_size=16"]
+    return load("miniworld", overrides=overrides, presets_dir=HERE / "presets")
+
+
+def measure(args: argparse.Namespace, prepared: dict[int, stage.Prepared], *, out: Path) -> list[dict[str, Any]]:
+    """The grid on dev, then every method's choice once on test, and the base on test."""
+    import ray
+
+    results = choice.read_results(out / "results.jsonl")
+    done = {_key(row) for row in results if row["split"] == "dev"}
+
+    def write(row: dict[str, Any]) -> None:
+        results.append(row)
+        with (out / "results.jsonl").open("a") as stream:
+            stream.write(json.dumps(row) + "\n")
+        figures = row["metrics"]
+        log.info("%s %s Acc %.3f Mis %s", row["split"], _key(row), figures["acc"], figures["mis"])
+
+    trainers = [ray.remote(stage.Trainer).options(num_cpus=1).remote() for _ in range(args.trainers)]
+    for world, item in prepared.items():
+        served = out / f"world-{world}" / "served"
+        server = stage.start_server(item, served=str(served))
+        points = choice.grid([world], methods=args.methods, rates=args.rates, epochs=args.epochs)
+        points = [p for p in points if (p.world, p.method, p.learning_rate, p.epochs) not in done]
+        stage.run_grid(points, prepared, server=server, trainers=trainers, work=out / "models", write=write)
+        chosen = choice.choose([row for row in results if row["split"] == "dev" and row["world"] == world])
+        tested = {row["method"] for row in results if row["split"] == "test" and row["world"] == world}
+        stage.evaluate_choices(item, chosen, server=server, work=out / "models", skip=tested, write=write)
+        ray.kill(server)
+        shutil.rmtree(out / "models" / str(world), ignore_errors=True)
+    return results
+
+
+def _key(row: dict[str, Any]) -> tuple[Any, ...]:
+    return (row["world"], row["method"], row.get("learning_rate"), row.get("epochs"))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--worlds", type=int, nargs="+", default=[0, 1, 2, 3], help="seeds of the worlds")
+    parser.add_argument("--worlds-dir", help="where worlds are found or built, one folder world-SEED each")
+    parser.add_argument("--out", default="runs/compare")
+    parser.add_argument("--methods", nargs="+", choices=list(choice.METHODS), default=list(choice.METHODS))
+    parser.add_argument("--rates", type=float, nargs="+", default=[5e-4, 1e-3, 2e-3, 4e-3])
+    parser.add_argument("--epochs", type=int, nargs="+", default=[2, 4])
+    parser.add_argument("--trainers", type=int, default=2, help="trainings (and world builds) at a time")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Annotation: candidates' thoughts become steps with one or two meta-reasoning strategies each."""

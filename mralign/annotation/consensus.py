@@ -1,0 +1,189 @@
+"""Two annotators' steps become one list of final steps (METHOD.md §2a).
+
+Two opinions of one trajectory (`StepLabels`, validated) enter, the final steps of schema.STEP leave, each with the rule
+that decided it. Steps are aligned on base segments, consolidated by rules 1 and 2, and what stays open goes to the
+adjudicator in ONE call for the whole trajectory, so that an LLM adjudicator reads the thought once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from mralign.annotation.taxonomy import Taxonomy
+from mralign.engines.labels import StepLabels
+
+Span = tuple[int, int]  # first and last segment, inclusive
+Adjudicate = Callable[[Sequence[Span]], Sequence[StepLabels]]
+
+EQUAL = "equal"  # rule 1
+INTERSECTION = "intersection"  # rule 2: the common label, completed by a confident one
+CONFIDENT = "confident"  # rule 2: no common label, two confident ones
+ADJUDICATED = "adjudicated"  # rule 3
+UNLABELLED = "unlabelled"  # rule 3 found no label either
+
+
+@dataclass(frozen=True)
+class FinalStep:
+    """One row of schema.STEP: the labels (highest confidence first) and where they come from."""
+
+    first_segment: int
+    last_segment: int
+    labels: tuple[str, ...]
+    confidences: tuple[float, ...]
+    rule: str
+    labels_a: tuple[str, ...]
+    labels_b: tuple[str, ...]
+
+
+def validate(steps: Sequence[StepLabels], *, segments: int, taxonomy: Taxonomy) -> str | None:
+    """First fault of an annotator's steps over `segments` base segments, or None (METHOD.md §2a, validation).
+
+    The text says what was given and what is allowed: it is quoted in the repair request.
+    """
+    expected = 0
+    for number, step in enumerate(steps):
+        if step.first_segment != expected:
+            return (
+                f"step {number} begins at segment {step.first_segment}, expected {expected}: steps must be ascending, "
+                f"disjoint and cover every segment from 0 to {segments - 1}"
+            )
+        if not step.first_segment <= step.last_segment < segments:
+            return (
+                f"step {number} ends at segment {step.last_segment}; allowed are {step.first_segment} to {segments - 1}"
+            )
+        fault = _label_fault(step, taxonomy=taxonomy)
+        if fault:
+            return f"step {number} {fault}"
+        expected = step.last_segment + 1
+    if expected != segments:
+        return f"segments {expected} to {segments - 1} are in no step; every segment must be in exactly one"
+    return None
+
+
+def _label_fault(step: StepLabels, *, taxonomy: Taxonomy) -> str | None:
+    """What is wrong with one step's labels and confidences, or None."""
+    unknown = [label for label in step.labels if label not in taxonomy.labels]
+    if unknown:
+        return f"has unknown labels {unknown}; allowed are {list(taxonomy.labels)}"
+    if len(step.labels) > 2 or len(set(step.labels)) < len(step.labels):
+        return f"has labels {list(step.labels)}; allowed are at most two different ones"
+    if len(step.confidences) != len(step.labels):
+        return f"has {len(step.confidences)} confidences for {len(step.labels)} labels; allowed is one each"
+    bad = [value for value in step.confidences if not 0 <= value <= 10]  # NaN fails every comparison
+    if bad:
+        return f"has confidences {bad}; allowed are numbers from 0 to 10"
+    return None
+
+
+def align(a: Sequence[StepLabels], b: Sequence[StepLabels], *, segments: int) -> list[tuple[StepLabels, StepLabels]]:
+    """Final spans, each with A's and B's labels for it (METHOD.md §2a, DECISION on alignment).
+
+    Two neighbouring segments share a final step only if both annotators put them in one step. So a final step lies
+    inside ONE step of each annotator, and the union of that annotator's labels over its segments is that step's labels.
+    """
+    owner_a = [step for step in a for _ in range(step.first_segment, step.last_segment + 1)]
+    owner_b = [step for step in b for _ in range(step.first_segment, step.last_segment + 1)]
+    assert len(owner_a) == len(owner_b) == segments
+    starts = [
+        index
+        for index in range(segments)
+        if index == 0 or owner_a[index] is not owner_a[index - 1] or owner_b[index] is not owner_b[index - 1]
+    ]
+    spans = zip(starts, [*starts, segments][1:], strict=True)
+    return [
+        (_cut(owner_a[first], first=first, last=end - 1), _cut(owner_b[first], first=first, last=end - 1))
+        for first, end in spans
+    ]
+
+
+def _cut(step: StepLabels, *, first: int, last: int) -> StepLabels:
+    """The part of a step over segments first..last."""
+    return StepLabels(first, last, step.labels, step.confidences)
+
+
+def consolidate(a: StepLabels, *, b: StepLabels, taxonomy: Taxonomy, threshold: float = 7.0) -> FinalStep | None:
+    """Rules 1 and 2 for one aligned step; None where it must go to the adjudicator (METHOD.md §2a).
+
+    Since |L_A|, |L_B| <= 2, unequal sets share at most one label: rule 2 always needs a confident one to settle a step.
+    """
+    conf_a = dict(zip(a.labels, a.confidences, strict=True))
+    conf_b = dict(zip(b.labels, b.confidences, strict=True))
+    if conf_a and conf_a.keys() == conf_b.keys():  # 1. L_A = L_B != {}: accept, confidences of A
+        return _final(a, b=b, chosen=conf_a, rule=EQUAL, taxonomy=taxonomy)
+    higher = {label: max(conf_a.get(label, 0.0), conf_b.get(label, 0.0)) for label in conf_a.keys() | conf_b.keys()}
+    common = [label for label in higher if label in conf_a and label in conf_b]  # 2. keep the intersection ...
+    single = {label: value for label, value in higher.items() if label not in common and value > threshold}
+    kept = (common + _rank(single, taxonomy=taxonomy))[:2]  # ... and add confident labels until two
+    if len(kept) < 2:
+        return None  # 3. the adjudicator's
+    rule = INTERSECTION if common else CONFIDENT
+    return _final(a, b=b, chosen={label: higher[label] for label in kept}, rule=rule, taxonomy=taxonomy)
+
+
+def consensus(
+    a: Sequence[StepLabels],
+    b: Sequence[StepLabels],
+    *,
+    segments: int,
+    taxonomy: Taxonomy,
+    adjudicate: Adjudicate,
+    threshold: float = 7.0,
+) -> list[FinalStep]:
+    """Final steps of one trajectory (METHOD.md §2a, alignment and rules 1-3).
+
+    `adjudicate` gets the disputed spans of the trajectory in one call and returns one StepLabels a span, in order; it
+    is not called when nothing is disputed. Raises ValueError if an annotator's steps or the adjudicator's answer are
+    invalid.
+    """
+    for name, steps in (("A", a), ("B", b)):
+        fault = validate(steps, segments=segments, taxonomy=taxonomy)
+        if fault:
+            raise ValueError(f"annotator {name}: {fault}; validate its reply and quarantine the row before consensus")
+    pairs = align(a, b, segments=segments)
+    drafts = [consolidate(left, b=right, taxonomy=taxonomy, threshold=threshold) for left, right in pairs]
+    disputed = [
+        (left.first_segment, left.last_segment) for (left, _), draft in zip(pairs, drafts, strict=True) if draft is None
+    ]
+    verdicts = iter(_checked(adjudicate(disputed), spans=disputed, taxonomy=taxonomy) if disputed else ())
+    return [
+        draft or _adjudicated(left, b=right, verdict=next(verdicts), taxonomy=taxonomy)
+        for (left, right), draft in zip(pairs, drafts, strict=True)
+    ]
+
+
+def _checked(verdicts: Sequence[StepLabels], *, spans: Sequence[Span], taxonomy: Taxonomy) -> Sequence[StepLabels]:
+    """The adjudicator's answers if they are one valid verdict a span, in order; else ValueError."""
+    given = [(verdict.first_segment, verdict.last_segment) for verdict in verdicts]
+    if given != list(spans):
+        raise ValueError(f"adjudicator answered for spans {given}; it was asked for {list(spans)}, in this order")
+    for span, verdict in zip(spans, verdicts, strict=True):
+        fault = _label_fault(verdict, taxonomy=taxonomy)
+        if fault:
+            raise ValueError(f"adjudicator: span {span} {fault}; quarantine the row with the raw reply")
+    return verdicts
+
+
+def _adjudicated(a: StepLabels, *, b: StepLabels, verdict: StepLabels, taxonomy: Taxonomy) -> FinalStep:
+    """Rule 3: the adjudicator's labels are final; none leaves the step unlabelled (DECISION)."""
+    chosen = dict(zip(verdict.labels, verdict.confidences, strict=True))
+    return _final(a, b=b, chosen=chosen, rule=ADJUDICATED if chosen else UNLABELLED, taxonomy=taxonomy)
+
+
+def _final(a: StepLabels, *, b: StepLabels, chosen: Mapping[str, float], rule: str, taxonomy: Taxonomy) -> FinalStep:
+    """The final step with the chosen labels, highest confidence first."""
+    labels = _rank(chosen, taxonomy=taxonomy)
+    return FinalStep(
+        first_segment=a.first_segment,
+        last_segment=a.last_segment,
+        labels=tuple(labels),
+        confidences=tuple(chosen[label] for label in labels),
+        rule=rule,
+        labels_a=tuple(_rank(dict(zip(a.labels, a.confidences, strict=True)), taxonomy=taxonomy)),
+        labels_b=tuple(_rank(dict(zip(b.labels, b.confidences, strict=True)), taxonomy=taxonomy)),
+    )
+
+
+def _rank(confidences: Mapping[str, float], *, taxonomy: Taxonomy) -> list[str]:
+    """Labels by confidence, highest first; ties in taxonomy order."""
+    return sorted(confidences, key=lambda label: (-confidences[label], taxonomy.index(label)))

@@ -1,0 +1,209 @@
+"""Every method on the same worlds, each at its own best learning rate and length, chosen on dev.
+
+Run directories whose stages up to `reference` are sealed enter; one result a checkpoint leaves, as it is made. Many
+small checkpoints are served by ONE vLLM engine: the merged weights are written over the served directory, reloaded in
+place, and before a question is asked the engine's log-probabilities of a probe are compared with the trainer's.
+Training is the loop of `training/worker.py` on one worker, whose result does not depend on the number of workers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mralign import pipeline
+from mralign.comparison.choice import METHODS, Point
+from mralign.config import RunConfig, parse
+from mralign.engines.vllm import Exchanger, build_requests, worker_environment
+from mralign.evaluation.short_answer import metrics, score
+from mralign.schema import QUESTIONS
+from mralign.store import StageDir, part_name
+from mralign.training.stage import Sources, train_alone
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A world whose road is walked up to the reference: configuration, questions' stage and what training needs."""
+
+    config: RunConfig
+    questions: StageDir
+    sources: Mapping[str, Sources]  # by method
+
+
+def variant(config: RunConfig, changes: Mapping[str, Mapping[str, Any]]) -> RunConfig:
+    """`config` with some sections' fields replaced, checked anew."""
+    values = config.model_dump(mode="json")
+    for section, fields in changes.items():
+        values[section].update(fields)
+    return parse(values)
+
+
+def prepare(config: RunConfig, *, methods: Sequence[str], start_ray: Callable[[], None]) -> Prepared:
+    """Walk the road up to `reference` for the base method, then the weights of every variant."""
+    last = {"sft": "examples", "kto": "reference"}
+    sources = {}
+    for method in methods:
+        changed = variant(config, METHODS[method])
+        planned = pipeline.plan(changed, until=last.get(changed.training.method, "reference"))
+        pipeline.run(changed, planned, start_ray=start_ray)
+        out = {item.stage.name: item.out for item in planned}
+        sources[method] = Sources(
+            settings=changed.training,
+            model=changed.model,
+            seed=changed.run.seed,
+            examples=out["examples"],
+            weights=out.get("weights"),
+            reference=out.get("reference"),
+        )
+    return Prepared(config, out["questions"], sources)
+
+
+class Trainer:
+    """An actor that trains one checkpoint after the other, each to a merged model directory."""
+
+    def train(self, sources: Sources, learning_rate: float, epochs: int, target: str) -> dict[str, Any]:
+        changes: dict[str, Any] = {
+            "learning_rate": learning_rate,
+            "epochs": epochs,
+            "workers": 1,
+            "checkpoint_every": 10**9,
+        }
+        settings = sources.settings.model_copy(update=changes)
+        return train_alone(sources, settings=settings, target=Path(target))
+
+
+class Server:
+    """An actor with one engine, into which one checkpoint after the other is loaded."""
+
+    def __init__(self, config: RunConfig, served: str) -> None:
+        self.config = config
+        self.engine = Exchanger(config.model, served=served, engine=config.engine, decoding=config.evaluation.decoding)
+
+    def load(self, directory: str) -> float:
+        """Serve the model in `directory`; return the largest difference of its probe's log-probabilities.
+
+        Raises RuntimeError if it exceeds 0.01: the engine then does not serve what was trained.
+        """
+        self.engine.load(directory)
+        probe = json.loads((Path(directory) / "probe.json").read_text())
+        worst = max(self.engine.difference(**item) for item in probe)
+        if not worst < 1e-2:
+            raise RuntimeError(
+                f"the engine's log-probabilities differ from the trainer's by {worst:.3g} in {directory}"
+            )
+        return worst
+
+    def load_base(self) -> None:
+        """Serve the base model again."""
+        self.engine.load(self.config.model.path)
+
+    def evaluate(self, questions: StageDir, split: str, modes: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Metrics by mode on one split of the questions."""
+        settings = self.config.evaluation
+        table = questions.read_parts([part_name(split)], schema=QUESTIONS)
+        requests = build_requests(table, modes=modes, draws=settings.draws, seed=self.config.run.seed + 1)
+        rows, rejects = self.engine.complete(requests.to_pylist())
+        if rejects:
+            raise RuntimeError(f"{len(rejects)} questions of {split} could not be asked: {rejects[0]}")
+        found = {mode: [row for row in rows if row["mode"] == mode] for mode in modes}
+        return {
+            mode: metrics(score(group, match=settings.match), samples=settings.bootstrap_samples, level=settings.level)
+            for mode, group in found.items()
+        }
+
+
+def start_server(prepared: Prepared, *, served: str) -> Any:
+    """A remote Server of this world's models."""
+    import ray
+
+    environment = {"env_vars": worker_environment(prepared.config.engine)}
+    return ray.remote(Server).options(num_cpus=1, runtime_env=environment).remote(prepared.config, served)
+
+
+def run_grid(
+    points: Sequence[Point],
+    prepared: Mapping[int, Prepared],
+    *,
+    server: Any,
+    trainers: Sequence[Any],
+    work: Path,
+    write: Callable[[dict[str, Any]], None],
+) -> None:
+    """Train every point on the next free trainer, evaluate it on dev, keep its model until the choice is made."""
+    import ray
+
+    for point, info in _trained(points, prepared, trainers=trainers, work=work):
+        target = work / point.key
+        difference = ray.get(server.load.remote(str(target)))
+        found = ray.get(server.evaluate.remote(prepared[point.world].questions, "dev", ["on"]))
+        write(
+            {
+                "split": "dev",
+                "world": point.world,
+                "method": point.method,
+                "learning_rate": point.learning_rate,
+                "epochs": point.epochs,
+                "metrics": found["on"],
+                "probe_difference": difference,
+                **info,
+            }
+        )
+
+
+def _trained(
+    points: Sequence[Point], prepared: Mapping[int, Prepared], *, trainers: Sequence[Any], work: Path
+) -> Iterator[tuple[Point, dict[str, Any]]]:
+    import ray
+
+    left, busy = list(points), {}
+
+    def start(actor: Any) -> None:
+        if left:
+            point = left.pop(0)
+            sources, target = prepared[point.world].sources[point.method], str(work / point.key)
+            busy[actor.train.remote(sources, point.learning_rate, point.epochs, target)] = (point, actor)
+
+    for actor in trainers:
+        start(actor)
+    while busy:
+        ready, _ = ray.wait(list(busy), num_returns=1)
+        point, actor = busy.pop(ready[0])
+        start(actor)
+        yield point, ray.get(ready[0])
+
+
+def evaluate_choices(
+    prepared: Prepared,
+    chosen: Mapping[tuple[int, str], Mapping[str, Any]],
+    *,
+    server: Any,
+    work: Path,
+    skip: set[str],
+    write: Callable[[dict[str, Any]], None],
+) -> None:
+    """The base and every method's dev choice, once on test. `skip` holds the methods that have their result."""
+    import ray
+
+    for (world, method), row in chosen.items():
+        if method in skip:
+            continue
+        point = Point(world, method, row["learning_rate"], row["epochs"])
+        ray.get(server.load.remote(str(work / point.key)))
+        found = ray.get(server.evaluate.remote(prepared.questions, "test", ["on"]))
+        write(
+            {
+                **{k: row[k] for k in ("world", "method", "learning_rate", "epochs")},
+                "split": "test",
+                "metrics": found["on"],
+            }
+        )
+    world = next(iter(chosen))[0]
+    if "base_think_on" in skip:
+        return
+    ray.get(server.load_base.remote())
+    found = ray.get(server.evaluate.remote(prepared.questions, "test", ["off", "on"]))
+    for mode in ("off", "on"):
+        write({"world": world, "method": f"base_think_{mode}", "split": "test", "metrics": found[mode]})

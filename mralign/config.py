@@ -1,0 +1,350 @@
+"""The one configuration of a run: a frozen pydantic model with a section per room.
+
+Values enter as defaults, then a preset's YAML, then `section.field=value` overrides from the command line; a checked
+`RunConfig` leaves. Unknown keys and wrong types are errors that name the key. Nothing heavy is imported here, so that
+a wrong configuration ends a run before any engine starts.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+
+class Section(BaseModel):
+    """Base of every section: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Run(Section):
+    """Where the run lives and what holds for all of it."""
+
+    dir: str = Field("runs/default", description="Run directory: a local path or any pyarrow file-system URI.")
+    seed: int = 0
+    reject_limit: float = Field(0.2, ge=0, le=1, description="Share of rows a stage may reject before it fails.")
+    local_cpus: int = Field(6, ge=2, description="Logical CPUs of the local Ray when no cluster is running.")
+
+
+class Model(Section):
+    """The model that thinks: the policy before alignment, and pi_ref."""
+
+    path: str = Field("pkg://mralign.miniworld/data/model", description="Model directory or hub name.")
+    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    trust_remote_code: bool = False
+    think_opened_by_prompt: bool = Field(False, description="The template already writes `<think>` (R1 distills).")
+
+
+class Source(Section):
+    """One file of questions and the names of its fields."""
+
+    name: str
+    path: str
+    fields: dict[str, str] = Field(
+        default_factory=dict, description="Our names -> the file's; left out: id, question, answers -> `answer`."
+    )
+    limit: int | None = Field(None, ge=1)
+
+
+class Questions(Section):
+    """Where questions come from. Train, dev and test are kept apart."""
+
+    train: tuple[Source, ...] = ()
+    dev: tuple[Source, ...] = ()
+    test: tuple[Source, ...] = ()
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Questions:
+        for split in ("train", "dev", "test"):
+            names = [source.name for source in getattr(self, split)]
+            if len(set(names)) < len(names):
+                raise ValueError(f"questions.{split} names {names}: two sources share a name, so ids could collide")
+        return self
+
+
+class Decoding(Section):
+    """Sampling parameters of an engine."""
+
+    temperature: float = Field(0.2, ge=0)
+    top_p: float = Field(0.9, gt=0, le=1)
+    top_k: int = Field(0, ge=0, description="0 keeps the whole vocabulary.")
+    max_tokens: int = Field(8192, ge=1)
+
+
+class Engine(Section):
+    """vLLM: one engine per replica."""
+
+    replicas: int = Field(1, ge=1)
+    cpus_per_replica: int = Field(1, ge=1)
+    gpus_per_replica: float = Field(0, ge=0)
+    tensor_parallel: int = Field(1, ge=1)
+    max_model_len: int = Field(8192, ge=16)
+    max_num_seqs: int = Field(64, ge=1)
+    batch_size: int = Field(256, ge=1, description="Requests handed to one engine at a time.")
+    enforce_eager: bool = False
+    gpu_memory_utilization: float = Field(0.9, gt=0, le=1)
+    cpu_kv_cache_gib: int = Field(1, ge=1, description="Key-value cache of an engine without a GPU.")
+
+
+class ImportFields(Section):
+    """Names of the fields in a JSONL file of rollouts made elsewhere."""
+
+    id: str = "id"
+    question: str = "question"
+    answers: str = "answer"
+    thought: str | None = Field(None, description="Field of the thought; null when `response` holds it as well.")
+    response: str = "response"
+    draw: str | None = None
+
+
+class Rollouts(Section):
+    """N draws in each mode, sampled here or imported."""
+
+    n: int = Field(3, ge=1)
+    decoding: Decoding = Decoding()
+    import_on: str | None = Field(None, description="JSONL of think-on rollouts to use in place of sampling.")
+    import_off: str | None = None
+    import_name: str = "imported"
+    import_fields: ImportFields = ImportFields()
+
+    @model_validator(mode="after")
+    def _both_or_none(self) -> Rollouts:
+        if (self.import_on is None) != (self.import_off is None):
+            raise ValueError("rollouts.import_on and rollouts.import_off go together: give both or neither")
+        return self
+
+
+class Candidates(Section):
+    """Verdict and length filter; all four bounds are open (METHOD 1)."""
+
+    match: Literal["exact", "contains"] = "exact"
+    min_segments: int = 4
+    max_segments: int = 15
+    min_thought_tokens: int = 450
+    max_thought_tokens: int = 1000
+    keep_all_draws: bool = False
+    keep_neutral: bool = Field(False, description="Annotate undecided questions too, to estimate P from all rollouts.")
+
+
+class Annotator(Section):
+    """One annotator. `cues` is the offline cue-phrase engine with a rule book."""
+
+    name: str
+    engine: Literal["cues"] = "cues"
+    rule_book: str
+
+
+class Annotation(Section):
+    """Two annotators, an adjudicator, and the taxonomy they label with."""
+
+    annotators: tuple[Annotator, Annotator] = (
+        Annotator(name="first", rule_book="pkg://mralign.engines/rule_books/first.yaml"),
+        Annotator(name="second", rule_book="pkg://mralign.engines/rule_books/second.yaml"),
+    )
+    adjudicator: Annotator = Annotator(
+        name="adjudicator", rule_book="pkg://mralign.engines/rule_books/adjudicator.yaml"
+    )
+    taxonomy: str | None = Field(None, description="Taxonomy YAML; null is the paper's 15 labels.")
+    threshold: float = Field(7.0, ge=0, le=10)
+
+
+class Transitions(Section):
+    """Estimation of P, P+ and P- (METHOD 3)."""
+
+    estimator: Literal["em", "frequency"] = "em"
+    labels: Literal["all", "single"] = "all"
+    max_iter: int = Field(5, ge=1)
+    tol: float = Field(1e-6, ge=0)
+    damping: float = Field(0.6, gt=0, le=1)
+    prior: float = Field(0.1, ge=0)
+
+
+class Weights(Section):
+    """Step weights (METHOD 4)."""
+
+    anchor: Literal["global", "opposite"] = "global"
+    control: Literal["none", "shuffle", "mean", "uniform"] = "none"
+    clip_min: float = Field(1 / math.e, gt=0)
+    clip_max: float = Field(math.e, gt=0)
+
+
+class Examples(Section):
+    """Training examples; a longer sequence is a reject, never cut."""
+
+    max_length: int = Field(4096, ge=2, description="Tokens of prompt and completion together.")
+
+
+class Lora(Section):
+    """LoRA on all linear layers."""
+
+    r: int = Field(32, ge=1)
+    alpha: int = Field(64, ge=1)
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+
+class Training(Section):
+    """KTO with token weights (METHOD 5), or a baseline by the same loop."""
+
+    method: Literal["mralign", "kto", "sft"] = "mralign"
+    learning_rate: float = Field(5e-6, gt=0)
+    epochs: int = Field(3, ge=1)
+    max_steps: int | None = Field(None, ge=1, description="Stop after so many optimizer steps.")
+    warmup_ratio: float = Field(0.1, ge=0, le=1)
+    weight_decay: float = Field(0.0, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    batch_size: int = Field(64, ge=2, description="Examples an optimizer step, over all workers.")
+    micro_batch_size: int = Field(2, ge=1, description="Examples a forward pass on one worker.")
+    beta: float = Field(0.1, gt=0)
+    lambda_chosen: float = Field(1.0, gt=0)
+    lambda_rejected: float = Field(1.5, gt=0)
+    kl_ema: float = Field(0.0, ge=0, lt=1)
+    lora: Lora = Lora()
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    workers: int = Field(2, ge=1)
+    gpu: bool = False
+    threads_per_worker: int = Field(1, ge=1, description="Torch threads of a CPU worker.")
+    zero_stage: Literal[0, 1, 2, 3] = 2
+    checkpoint_every: int = Field(20, ge=1, description="Optimizer steps between checkpoints.")
+    max_failures: int = Field(3, ge=0)
+
+
+class Evaluation(Section):
+    """Held-out questions, decoding, and the interval of every figure (METHOD 6)."""
+
+    split: Literal["dev", "test"] = "test"
+    draws: int = Field(1, ge=1)
+    match: Literal["exact", "contains"] = "exact"
+    decoding: Decoding = Decoding(temperature=0.6, top_p=0.95, top_k=20)
+    bootstrap_samples: int = Field(2000, ge=100)
+    level: float = Field(0.95, gt=0, lt=1)
+
+
+class RunConfig(Section):
+    """Everything a run needs to know."""
+
+    run: Run = Run()
+    model: Model = Model()
+    questions: Questions = Questions()
+    engine: Engine = Engine()
+    rollouts: Rollouts = Rollouts()
+    candidates: Candidates = Candidates()
+    annotation: Annotation = Annotation()
+    transitions: Transitions = Transitions()
+    weights: Weights = Weights()
+    examples: Examples = Examples()
+    training: Training = Training()
+    evaluation: Evaluation = Evaluation()
+
+    @model_validator(mode="after")
+    def _batch_divides(self) -> RunConfig:
+        per_step = self.training.workers * self.training.micro_batch_size
+        if self.training.batch_size % per_step:
+            raise ValueError(
+                f"training.batch_size={self.training.batch_size} is not a multiple of workers x micro_batch_size = "
+                f"{self.training.workers} x {self.training.micro_batch_size} = {per_step}; choose one that is"
+            )
+        if not self.rollouts.import_on and not self.questions.train:
+            raise ValueError(
+                "no training questions: give questions.train (a list of {name, path}) or rollouts.import_on/import_off"
+            )
+        return self
+
+
+def load(preset: str, *, overrides: Sequence[str] = (), presets_dir: Path | None = None) -> RunConfig:
+    """Defaults < preset < overrides.
+
+    `preset` is a name in `presets_dir` or a path of a YAML file; each override is `section.field=value`, the value in
+    YAML. Raises ValueError that names the key, what is allowed and what to do.
+    """
+    values = _read_preset(preset, presets_dir)
+    for override in overrides:
+        _apply(values, override)
+    return parse(values)
+
+
+def parse(values: Mapping[str, Any]) -> RunConfig:
+    """Check a nested mapping against RunConfig; ValueError with every problem, one a line."""
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise ValueError("wrong configuration:\n" + "\n".join(_explain(e) for e in error.errors())) from None
+
+
+def to_yaml(config: RunConfig) -> str:
+    """The resolved configuration as YAML that `load` reads back."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def resolve_path(path: str) -> str:
+    """Turn `pkg://package/inner/path` into the path of that package's data; other paths come back unchanged."""
+    if not path.startswith("pkg://"):
+        return path
+    package, _, inner = path.removeprefix("pkg://").partition("/")
+    return str(files(package).joinpath(inner))
+
+
+def _read_preset(preset: str, presets_dir: Path | None) -> dict[str, Any]:
+    path = Path(preset)
+    if not path.suffix and presets_dir is not None:
+        path = presets_dir / f"{preset}.yaml"
+    if not path.is_file():
+        known = sorted(p.stem for p in presets_dir.glob("*.yaml")) if presets_dir else []
+        raise ValueError(f"no preset {preset!r}: {path} is not a file; allowed are {known} or the path of a YAML file")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"preset {path} is not valid YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"preset {path} must hold sections such as `model:`; it holds {type(values).__name__}")
+    return values
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    names = key.strip().split(".")
+    if not equals or len(names) < 2:
+        raise ValueError(f"override {override!r} is not of the form section.field=value")
+    node = values
+    for name in names[:-1]:
+        node = node.setdefault(name, {})
+        if not isinstance(node, dict):
+            raise ValueError(f"override {override!r}: {name} is no section")
+    try:
+        node[names[-1]] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ValueError(f"override {override!r}: the value is not valid YAML; quote it") from None
+
+
+def _explain(error: Any) -> str:
+    where = ".".join(str(part) for part in error["loc"]) or "configuration"
+    if error["type"] == "extra_forbidden":
+        allowed = _fields_at(error["loc"][:-1])
+        close = difflib.get_close_matches(str(error["loc"][-1]), allowed, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        return f"  {where}: unknown key; {hint}allowed here: {', '.join(allowed)}"
+    given = "" if isinstance(error.get("input"), dict) else f" (given: {error.get('input')!r})"
+    return f"  {where}: {error['msg'].removeprefix('Value error, ')}{given}"
+
+
+def _fields_at(location: Sequence[Any]) -> list[str]:
+    model: Any = RunConfig
+    for name in location:
+        field = getattr(model, "model_fields", {}).get(name)
+        annotation = getattr(field, "annotation", None)
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            model = annotation
+        elif isinstance(name, int):
+            continue
+        else:
+            args = [a for a in getattr(annotation, "__args__", ()) if isinstance(a, type) and issubclass(a, BaseModel)]
+            if not args:
+                return []
+            model = args[0]
+    return sorted(model.model_fields)

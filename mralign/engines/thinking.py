@@ -1,0 +1,107 @@
+"""What a completion says: its thought and its answer.
+
+Enters: the text of one completion, the mode it was asked in and why it stopped. Leaves: the span of the thought in
+characters of that text, the answer without tags and end tokens, or the reason why the draw cannot be judged. Models
+differ: Qwen3 writes `<think>` itself, R1 distills find it in their prompt, some never close it, and answers come bare,
+as `Answer: X` or inside `<answer>` tags. METHOD.md section 1.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+MODES = ("on", "off")
+OPENING, CLOSING = "<think>", "</think>"
+END_TOKENS = ("<|im_end|>", "<|endoftext|>", "</s>", "<|eot_id|>")
+
+_EMPTY_BLOCK = re.compile(r"\s*<think>\s*</think>")
+_ANSWER_PREFIX = re.compile(r"\**answer\s*:(\*\*)?\s*", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Split:
+    """A completion taken apart.
+
+    `thought_start`, `thought_end`: characters of the text inside the tags, (-1, -1) where there is no thought.
+    `answer`: None exactly where `invalid` holds a reason: truncated, no_thought, unclosed_thought, second_thought,
+    unexpected_thought or empty_answer. A thought's offsets stand even then, where they are known.
+    """
+
+    thought_start: int
+    thought_end: int
+    answer: str | None
+    invalid: str | None
+
+
+def split_thinking(text: str, *, mode: str, opened: bool = False, finish_reason: str = "stop") -> Split:
+    """Split the completion `text` into thought and answer (METHOD.md section 1).
+
+    `mode`: "on" expects `<think>thought</think>answer`, "off" an answer alone. `opened`: the prompt already opened the
+    block; an opening tag the model repeats at once is then the opening. A closing tag without an opening one means the
+    same. `finish_reason`: "length" makes any draw truncated. Reasons are tried in the order of `Split`.
+    A second tag of either kind makes a second_thought: where the thought ends would be a guess.
+    Raises ValueError for an unknown mode.
+    """
+    if mode not in MODES:
+        raise ValueError(f"thinking mode {mode!r} is not known; allowed are {', '.join(MODES)}; choose one of them")
+    if mode == "off":
+        empty = _EMPTY_BLOCK.match(text)
+        if empty and not _has_tag(text[empty.end() :]):
+            return _judged(-1, -1, tail=text[empty.end() :], reason=_truncated(finish_reason))
+        reason = "unexpected_thought" if _has_tag(text) else None
+        return _judged(*_thought_span(text, opened=False), tail=text, reason=_truncated(finish_reason) or reason)
+    start, end = _thought_span(text, opened=opened)
+    reason = _truncated(finish_reason) or _thought_fault(text, start=start, end=end)
+    return _judged(start, end, tail=text[end + len(CLOSING) :], reason=reason)
+
+
+def clean_answer(text: str) -> str:
+    """The answer in `text`: the last `<answer>` block if any (to the end where unclosed), else all of it; without end
+    tokens at the end, a leading `Answer:` (any case, in Markdown bold or not) and white space at the edges."""
+    bare = _strip_end_tokens(text)
+    if "<answer>" in bare:
+        bare = _strip_end_tokens(bare.rpartition("<answer>")[2].partition("</answer>")[0])
+    return bare[prefix.end() :].strip() if (prefix := _ANSWER_PREFIX.match(bare)) else bare
+
+
+def _judged(start: int, end: int, *, tail: str, reason: str | None) -> Split:
+    answer = clean_answer(tail)
+    invalid = reason or (None if answer else "empty_answer")
+    return Split(start, end, None if invalid else answer, invalid)
+
+
+def _thought_span(text: str, *, opened: bool) -> tuple[int, int]:
+    opening, closing = text.find(OPENING), text.find(CLOSING)
+    led = opening >= 0 and (closing < 0 or opening < closing)  # an opening tag leads
+    if opened:
+        led = led and not text[:opening].strip()
+    if not led and not opened and closing < 0:
+        return -1, -1
+    start = opening + len(OPENING) if led else 0
+    return start, closing if closing >= 0 else len(text)
+
+
+def _thought_fault(text: str, *, start: int, end: int) -> str | None:
+    if start < 0:
+        return "no_thought"
+    if CLOSING not in text:
+        return "unclosed_thought"
+    if OPENING in text[start:] or CLOSING in text[end + len(CLOSING) :]:
+        return "second_thought"
+    return None
+
+
+def _truncated(finish_reason: str) -> str | None:
+    return "truncated" if finish_reason == "length" else None
+
+
+def _has_tag(text: str) -> bool:
+    return OPENING in text or CLOSING in text
+
+
+def _strip_end_tokens(text: str) -> str:
+    bare = text.strip()
+    while token := next((token for token in END_TOKENS if bare.endswith(token)), None):
+        bare = bare.removesuffix(token).rstrip()
+    return bare

@@ -1,0 +1,1 @@
+"""Evaluation: a model and held-out questions become accuracy and misalignment with intervals."""

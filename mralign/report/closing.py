@@ -1,0 +1,68 @@
+"""The last lines of a run: its result, where everything lies, and what to do next.
+
+The stages and the merged metrics enter, plain text for a terminal leaves.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mralign.config import RunConfig
+from mralign.report.evidence import METRIC_STAGES, Act, finished
+from mralign.report.tables import aligned, gain, result_text, signed
+
+
+@dataclass(frozen=True)
+class Places:
+    """Absolute paths or URIs of what the report wrote, and of the resolved configuration."""
+
+    report: str
+    metrics: str | None
+    config: str
+
+
+def closing_text(
+    config: RunConfig, *, acts: Mapping[str, Act], metrics: Mapping[str, Mapping[str, Any]], places: Places
+) -> str:
+    """The text that ends the run, paragraphs in order: result or stages done, places, next."""
+    result = _result(metrics, level=config.evaluation.level) if metrics else _stages_done(acts)
+    training = finished(acts, "training")
+    found = [("report", places.report)]
+    if places.metrics:
+        found.append(("metrics", places.metrics))
+    if training is not None:
+        found += [("adapter", f"{training.uri}/adapter"), ("model", f"{training.uri}/model")]
+    steps = [("next", step) if not i else ("", step) for i, step in enumerate(_next(config, acts=acts, places=places))]
+    return "\n\n".join(["", result, aligned(found), aligned(steps)]).lstrip("\n")
+
+
+def _result(metrics: Mapping[str, Mapping[str, Any]], *, level: float) -> str:
+    text = result_text(metrics, level=level)
+    found = gain(metrics)
+    if found is None:
+        return text
+    name, acc, mis = found
+    return f"{text}\n{name} minus base_think_on: Acc {signed(acc)}, Mis {signed(mis)} points"
+
+
+def _stages_done(acts: Mapping[str, Act]) -> str:
+    done = [act.name for act in acts.values() if act.manifest is not None]
+    return f"no evaluation yet; stages done: {', '.join(done) or 'none'}"
+
+
+def _next(config: RunConfig, *, acts: Mapping[str, Act], places: Places) -> list[str]:
+    steps = [f"open {shlex.quote(places.report)}"]
+    training = finished(acts, "training")
+    if training is not None:
+        steps.append(f"vllm serve {shlex.quote(f'{training.uri}/model')}")
+    command = f"python jobs/align.py --preset {shlex.quote(places.config)}"
+    evaluates = bool(config.questions.test or config.questions.dev)
+    wanted = ("training", *METRIC_STAGES) if evaluates else ("training",)
+    if any(finished(acts, name) is None for name in wanted):
+        steps.append(f"{command}   (goes on with the stages that are left)")
+    elif not evaluates:
+        steps.append("give questions.test and run again to evaluate; finished stages are skipped")
+    return steps

@@ -1,0 +1,215 @@
+"""What a run left behind, read from its stage directories.
+
+Planned stages enter; frozen records leave: which stages are finished, the merged metrics, the matrices, counts of
+labels and rules, the training history and a few trajectories with labels and weights. This is the only file of the room
+that reads stages.
+
+Axes: K states of the chain (row: from, column: to).
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mralign.schema import ANNOTATIONS, CANDIDATES, MATRICES, WEIGHTS
+from mralign.store import Manifest, StageDir
+
+METRIC_STAGES = ("evaluation_base", "evaluation")
+_CLOSING = "</think>"
+
+
+class _Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+class PlannedStage(Protocol):
+    """What the report needs of a `pipeline.Planned`."""
+
+    @property
+    def stage(self) -> _Named: ...
+    @property
+    def out(self) -> StageDir: ...
+    @property
+    def manifest(self) -> Manifest | None: ...
+
+
+@dataclass(frozen=True)
+class Act:
+    """A planned stage and its manifest, None while it is unfinished."""
+
+    name: str
+    out: StageDir
+    manifest: Manifest | None
+
+
+@dataclass(frozen=True)
+class Matrices:
+    """Transition probabilities and expected counts, (K, K) each, by name: all, positive, negative."""
+
+    states: tuple[str, ...]
+    probability: Mapping[str, np.ndarray]
+    support: Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """How often each label stands, by polarity, and by which rule each step got its labels."""
+
+    trajectories: Mapping[int, int]
+    labels: Mapping[int, Mapping[str, int]]
+    rules: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class TraceStep:
+    """A stretch of a thought; labels, rule and weight as far as those stages are finished."""
+
+    text: str
+    labels: tuple[str, ...]
+    rule: str | None
+    weight: float | None
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One trajectory to read."""
+
+    row_id: str
+    dataset: str
+    polarity: int
+    question: str
+    answers: tuple[str, ...]
+    steps: tuple[TraceStep, ...]
+    answer: str
+
+
+def survey(planned: Sequence[PlannedStage]) -> dict[str, Act]:
+    """The planned stages by name. Manifests are read anew: a plan is older than what ran after it."""
+    return {item.stage.name: Act(item.stage.name, item.out, item.out.manifest()) for item in planned}
+
+
+def finished(acts: Mapping[str, Act], name: str) -> StageDir | None:
+    """Directory of a finished stage, or None."""
+    act = acts.get(name)
+    return act.out if act is not None and act.manifest is not None else None
+
+
+def figures(acts: Mapping[str, Act], name: str) -> Mapping[str, Any]:
+    """The figures in a finished stage's manifest; empty if it is not finished."""
+    act = acts.get(name)
+    return act.manifest.figures if act is not None and act.manifest is not None else {}
+
+
+def merged_metrics(acts: Mapping[str, Act]) -> dict[str, dict[str, Any]]:
+    """{method: {acc, acc_ci, mis, mis_ci, n, ...}} of the finished evaluation stages, the base model first."""
+    found = [out for name in METRIC_STAGES if (out := finished(acts, name)) is not None]
+    return {method: values for out in found for method, values in json.loads(out.read_text("metrics.json")).items()}
+
+
+def read_matrices(out: StageDir) -> Matrices:
+    """The matrices of stage `matrices`, states in the order in which they were written."""
+    table = out.read(schema=MATRICES)
+    states = tuple(dict.fromkeys(table.column("source").to_pylist()))
+    place = pa.array(states, pa.string())
+    probability: dict[str, np.ndarray] = {}
+    support: dict[str, np.ndarray] = {}
+    for name in pc.unique(table.column("matrix")).to_pylist():
+        rows = table.filter(pc.equal(table.column("matrix"), name))
+        at = tuple(pc.index_in(rows.column(side), value_set=place).to_numpy() for side in ("source", "target"))
+        for column, target in (("probability", probability), ("responsibility", support)):
+            target[name] = np.zeros((len(states), len(states)))
+            target[name][at] = rows.column(column).to_numpy()
+    return Matrices(states, probability, support)
+
+
+def read_labelling(out: StageDir) -> Labelling:
+    """Labels and rules of stage `annotation`, counted part by part."""
+    trajectories: Counter[int] = Counter()
+    labels: dict[int, Counter[str]] = {}
+    rules: Counter[str] = Counter()
+    for name in out.parts():
+        part = out.read_parts([name], schema=ANNOTATIONS, columns=["polarity", "steps"])
+        trajectories.update(part.column("polarity").to_pylist())
+        for polarity in pc.unique(part.column("polarity")).to_pylist():
+            steps = part.filter(pc.equal(part.column("polarity"), polarity)).column("steps").combine_chunks().flatten()
+            rules.update(pc.struct_field(steps, "rule").to_pylist())
+            labels.setdefault(polarity, Counter()).update(pc.struct_field(steps, "labels").flatten().to_pylist())
+    return Labelling(trajectories, labels, rules)
+
+
+def read_history(out: StageDir) -> list[dict[str, Any]]:
+    """One row an optimizer step."""
+    return [json.loads(line) for line in out.read_text("metrics.jsonl").splitlines()]
+
+
+def sample_traces(acts: Mapping[str, Act], *, count: int = 3) -> list[Trace]:
+    """The first trajectories by row id, positives and negatives in turn: chosen by nothing that they say."""
+    candidates = finished(acts, "candidates")
+    if candidates is None:
+        return []
+    annotation, weights = finished(acts, "annotation"), finished(acts, "weights")
+    chosen = _choose(annotation or candidates, schema=ANNOTATIONS if annotation else CANDIDATES, count=count)
+    steps = _column(annotation, schema=ANNOTATIONS, name="steps", row_ids=chosen)
+    step_weights = _column(weights, schema=WEIGHTS, name="step_weights", row_ids=chosen)
+    rows = {row["row_id"]: row for row in _rows(candidates, schema=CANDIDATES, row_ids=chosen)}
+    return [_trace(rows[i], steps=steps.get(i), weights=step_weights.get(i)) for i in chosen if i in rows]
+
+
+def _choose(out: StageDir, *, schema: pa.Schema, count: int) -> list[str]:
+    table = out.read(schema=schema, columns=["row_id", "polarity"])
+    sides = [
+        sorted(table.filter(pc.equal(table.column("polarity"), sign)).column("row_id").to_pylist())[:count]
+        for sign in (1, -1)
+    ]
+    in_turn = sorted((place, side, row_id) for side, ids in enumerate(sides) for place, row_id in enumerate(ids))
+    return [row_id for _, _, row_id in in_turn[:count]]
+
+
+def _column(out: StageDir | None, *, schema: pa.Schema, name: str, row_ids: Sequence[str]) -> dict[str, Any]:
+    return {row["row_id"]: row[name] for row in _rows(out, schema=schema, row_ids=row_ids)} if out else {}
+
+
+def _rows(out: StageDir, *, schema: pa.Schema, row_ids: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The rows of these ids; stops at the part that holds the last of them."""
+    missing = set(row_ids)
+    for name in out.parts():
+        if not missing:
+            return
+        part = out.read_parts([name], schema=schema)
+        found = part.filter(pc.is_in(part.column("row_id"), value_set=pa.array(sorted(missing), pa.string())))
+        missing -= set(found.column("row_id").to_pylist())
+        yield from found.to_pylist()
+
+
+def _trace(row: Mapping[str, Any], *, steps: list[dict[str, Any]] | None, weights: list[float] | None) -> Trace:
+    spans = list(zip(row["segment_start"], row["segment_end"], strict=True))
+    plain: list[dict[str, Any]] = [
+        {"first_segment": i, "last_segment": i, "labels": [], "rule": None} for i in range(len(spans))
+    ]
+    found = plain if steps is None else steps
+    return Trace(
+        row_id=row["row_id"],
+        dataset=row["dataset"],
+        polarity=row["polarity"],
+        question=row["question"],
+        answers=tuple(row["answers"]),
+        steps=tuple(
+            TraceStep(
+                text=row["text"][spans[step["first_segment"]][0] : spans[step["last_segment"]][1]].strip(),
+                labels=tuple(step["labels"]),
+                rule=step["rule"],
+                weight=weights[number] if weights is not None else None,
+            )
+            for number, step in enumerate(found)
+        ),
+        answer=row["text"][row["thought_end"] :].strip().removeprefix(_CLOSING).strip(),
+    )

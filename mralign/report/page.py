@@ -1,0 +1,124 @@
+"""The page: what was read from a run becomes one self-contained HTML file.
+
+Configuration, stages and merged metrics enter, HTML leaves. A section whose stage is missing is left out, and the page
+says which. Texts of questions and trajectories are untrusted: the template escapes everything except the drawings of
+`figures.py`, which escape their own texts.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+
+from mralign.config import RunConfig, to_yaml
+from mralign.report import sections, tables
+from mralign.report.evidence import METRIC_STAGES, Act, figures, finished
+from mralign.report.sections import Content, Metrics
+from mralign.store import absolute
+
+
+@dataclass(frozen=True)
+class Section:
+    """One part of the page; `content` is None when it is left out, `absence` then says why."""
+
+    anchor: str
+    title: str
+    content: Content | None
+    absence: str
+
+
+def render(config: RunConfig, *, acts: Mapping[str, Act], metrics: Metrics) -> str:
+    """The whole page."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(files(__package__).joinpath("page.html.j2").read_text(encoding="utf-8"))
+    return template.render(
+        name=absolute(config.run.dir).rsplit("/", 1)[-1],
+        run=_run(config, acts=acts),
+        cards=_cards(config, acts=acts, metrics=metrics),
+        sections=_sections(config, acts=acts, metrics=metrics),
+        configuration=to_yaml(config),
+    )
+
+
+def _sections(config: RunConfig, *, acts: Mapping[str, Act], metrics: Metrics) -> list[Section]:
+    def section(anchor: str, title: str, stage: str, fill: Callable[[], Content]) -> Section:
+        present = finished(acts, stage) is not None
+        why = "is not finished yet" if stage in acts else "is not part of this plan"
+        return Section(anchor, title, fill() if present else None, f"stage {stage} {why}")
+
+    last = next((name for name in METRIC_STAGES if finished(acts, name)), METRIC_STAGES[0])
+    return [
+        section("result", "Result", last, lambda: sections.result(config, metrics=metrics)),
+        section("candidates", "Candidates", "candidates", lambda: sections.candidates(acts)),
+        section("annotation", "Annotation", "annotation", lambda: sections.annotation(acts)),
+        section("transitions", "Transitions", "matrices", lambda: sections.transitions(config, acts=acts)),
+        section("weights", "Weights", "weights", lambda: sections.weights(config, acts=acts)),
+        section("training", "Training", "training", lambda: sections.training(acts)),
+        section("trajectories", "Trajectories", "candidates", lambda: sections.trajectories(config, acts=acts)),
+        Section("rejects", "Rejects", sections.rejects(acts), ""),
+    ]
+
+
+def _run(config: RunConfig, *, acts: Mapping[str, Act]) -> dict[str, Any]:
+    rows = [
+        {
+            "name": act.name,
+            "fingerprint": act.out.fingerprint,
+            "manifest": act.manifest,
+            "seconds": tables.duration(act.manifest.seconds) if act.manifest else tables.DASH,
+            "rows_in": tables.number(act.manifest.rows_in if act.manifest else None),
+            "rows_out": tables.number(act.manifest.rows_out if act.manifest else None),
+            "rejects": tables.number(sum(act.manifest.rejects.values()) if act.manifest else None),
+            "figures": json.dumps(act.manifest.figures, indent=1) if act.manifest and act.manifest.figures else "",
+        }
+        for act in acts.values()
+    ]
+    done = [act.manifest for act in acts.values() if act.manifest is not None]
+    return {
+        "facts": _facts(config),
+        "stages": rows,
+        "done": len(done),
+        "seconds": tables.duration(sum(m.seconds for m in done)),
+        "versions": done[-1].versions if done else {},
+    }
+
+
+def _facts(config: RunConfig) -> list[tuple[str, str]]:
+    train = ", ".join(source.name for source in config.questions.train) or config.rollouts.import_name
+    weights = f"anchor {config.weights.anchor}, control {config.weights.control}"
+    return [
+        ("Method", config.training.method),
+        ("Weights", f"{weights}, clipped to [{config.weights.clip_min:.3g}, {config.weights.clip_max:.3g}]"),
+        ("Model", config.model.path),
+        ("Trained on", train),
+        ("Evaluated on", f"{', '.join(sections.evaluated(config)) or tables.DASH} ({config.evaluation.split})"),
+        ("Seed", str(config.run.seed)),
+        ("Directory", absolute(config.run.dir)),
+    ]
+
+
+def _cards(config: RunConfig, *, acts: Mapping[str, Act], metrics: Metrics) -> list[tuple[str, str, str]]:
+    """Headline figures: (name, figure, note)."""
+    cards = []
+    found = tables.gain(metrics)
+    if found is not None:
+        name, acc, mis = found
+        now = metrics[name]
+        cards.append(
+            ("Accuracy", f"{tables.percent(now['acc'])} %", f"{tables.signed(acc)} points against base_think_on")
+        )
+        cards.append(
+            ("Misalignment", f"{tables.percent(now['mis'])} %", f"{tables.signed(mis)} points against base_think_on")
+        )
+    act = acts.get("candidates")
+    if act is not None and act.manifest is not None:
+        cards.append(("Trajectories", tables.number(act.manifest.rows_out), "candidates kept"))
+    steps = figures(acts, "training").get("steps")
+    if steps is not None:
+        cards.append(("Training", tables.number(steps), f"optimizer steps, {config.training.method}"))
+    return cards

@@ -1,0 +1,192 @@
+"""What stands in each section of the page.
+
+Finished stages enter; one dictionary of texts and drawings a section leaves, for the macro of its name in
+`page.html.j2`. Each function may rely on its stage being finished: `page.py` asks before.
+
+Axes: K states of the chain (row: from, column: to).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+
+from mralign.config import RunConfig
+from mralign.report import figures as draw
+from mralign.report import tables
+from mralign.report.evidence import (
+    Act,
+    Matrices,
+    Trace,
+    figures,
+    finished,
+    read_history,
+    read_labelling,
+    read_matrices,
+    sample_traces,
+)
+
+Metrics = Mapping[str, Mapping[str, Any]]
+Content = dict[str, Any]
+
+_MIN_SUPPORT = 1.0  # expected count below which a ratio of two probabilities says more of the prior than of the data
+
+
+def evaluated(config: RunConfig) -> list[str]:
+    """Names of the data sets of the evaluation split."""
+    sources = config.questions.test if config.evaluation.split == "test" else config.questions.dev
+    return [source.name for source in sources]
+
+
+def result(config: RunConfig, *, metrics: Metrics) -> Content:
+    acc = [(name, values["acc"], *values["acc_ci"]) for name, values in metrics.items()]
+    mis = [(name, values["mis"], *values["mis_ci"]) for name, values in metrics.items() if values["mis"] is not None]
+    return {
+        "rows": tables.result_rows(metrics),
+        "level": f"{100 * config.evaluation.level:g}",
+        "acc": Markup(draw.intervals(acc, title="Accuracy, percent")),
+        "mis": Markup(draw.intervals(mis, title="Misalignment, percent")) if mis else None,
+        "published": tables.published(evaluated(config)),
+    }
+
+
+def candidates(acts: Mapping[str, Act]) -> Content:
+    funnel = figures(acts, "candidates").get("funnel", [])
+    names = dict.fromkeys(row["dataset"] for row in funnel)
+    pictures = []
+    for name in names:
+        steps = tables.funnel_steps(funnel, dataset=name)
+        rows = [(label, float(n), tables.number(n), draw.TONE[polarity]) for label, n, polarity in steps]
+        pictures.append((name, Markup(draw.bars(rows, title=f"Funnel of {name}"))))
+    rows_shown = [{**row, "polarity": tables.polarity_name(row["polarity"])} for row in funnel]
+    return {"pictures": pictures, "rows": rows_shown}
+
+
+def annotation(acts: Mapping[str, Act]) -> Content:
+    out = finished(acts, "annotation")
+    assert out is not None
+    found = read_labelling(out)
+    order = tables.label_order(found.labels)
+    polarities = [p for p in (1, -1, 0) if p in found.labels]
+    totals = {p: sum(found.labels[p].values()) or 1 for p in polarities}
+    shares = {p: [(label, found.labels[p].get(label, 0) / totals[p]) for label in order] for p in polarities}
+    top = max((share for found_shares in shares.values() for _, share in found_shares), default=1)
+    pictures = []
+    for polarity in polarities:
+        name = tables.polarity_name(polarity)
+        rows = [(label, share, f"{tables.percent(share)} %", draw.TONE[polarity]) for label, share in shares[polarity]]
+        svg = Markup(draw.bars(rows, title=f"Labels, {name}", top=top))
+        pictures.append((name, found.trajectories[polarity], svg))
+    return {
+        "polarities": [tables.polarity_name(p) for p in polarities],
+        "pictures": pictures,
+        "labels": [(label, [found.labels[p].get(label, 0) for p in polarities]) for label in order],
+        "rules": tables.rule_rows(found.rules),
+    }
+
+
+def transitions(config: RunConfig, *, acts: Mapping[str, Act]) -> Content:
+    out = finished(acts, "matrices")
+    assert out is not None
+    found = read_matrices(out)
+    names = (("all", "P, all"), ("positive", "P⁺, thinking helped"), ("negative", "P⁻, thinking hurt"))
+    maps = [(title, _map(found, name, found.probability[name], title=title)) for name, title in names]
+    bounds = _bounds(config)
+    for sign, name, other in (("⁺", "positive", "negative"), ("⁻", "negative", "positive")):
+        anchor = "all" if config.weights.anchor == "global" else other
+        under = {"all": "P", "positive": "P⁺", "negative": "P⁻"}[anchor]
+        title = f"Weight map P{sign} / {under}"
+        ratio = log_ratios(found, name, anchor=anchor, bounds=bounds)
+        maps.append((title, _map(found, name, ratio, title=title, bounds=bounds)))
+    fits = [(title, figures(acts, "matrices").get(name)) for name, title in names]
+    return {"maps": maps, "fits": [fit for fit in fits if fit[1]], "min_support": _MIN_SUPPORT}
+
+
+def log_ratios(found: Matrices, name: str, *, anchor: str, bounds: tuple[float, float]) -> np.ndarray:
+    """log2 of P_name / P_anchor between the bounds, (K, K); nan where the support is below `_MIN_SUPPORT`."""
+    own, base = found.probability[name], found.probability[anchor]
+    known = (own > 0) & (base > 0) & (found.support[name] >= _MIN_SUPPORT)
+    ratio_KK = np.full(own.shape, np.nan)
+    ratio_KK[known] = np.clip(np.log2(own[known] / base[known]), *bounds)
+    return ratio_KK
+
+
+def _map(
+    found: Matrices, name: str, values_KK: np.ndarray, *, title: str, bounds: tuple[float, float] | None = None
+) -> Markup:
+    svg = draw.heat_map(values_KK, support_KK=found.support[name], states=found.states, title=title, bounds=bounds)
+    return Markup(svg)
+
+
+def _bounds(config: RunConfig) -> tuple[float, float]:
+    return math.log2(config.weights.clip_min), math.log2(config.weights.clip_max)
+
+
+def weights(config: RunConfig, *, acts: Mapping[str, Act]) -> Content:
+    """What the stage itself says of its weights before any control; keys are polarities as JSON wrote them."""
+    summary = figures(acts, "weights").get("summary", {})
+    sides = [
+        (name, summary["steps"][key], f"{summary['mean'][key]:.3f}", tables.percent(summary["clipped"][key]))
+        for key, name in (("1", "positive"), ("-1", "negative"))
+        if key in summary.get("steps", {})
+    ]
+    edges = [
+        (title, [{**edge, "polarity": tables.polarity_name(edge["polarity"])} for edge in summary.get(key, [])])
+        for key, title in (("highest", "Raised most"), ("lowest", "Lowered most"))
+    ]
+    return {"sides": sides, "edges": edges, "control": config.weights.control, "method": config.training.method}
+
+
+def training(acts: Mapping[str, Act]) -> Content:
+    out = finished(acts, "training")
+    assert out is not None
+    history = read_history(out)
+
+    def chart(title: str, **colours: str) -> tuple[str, Markup]:
+        steps = [row["step"] for row in history]
+        names = [name for name in colours if history and name in history[0]]
+        series = {n.replace("_", " "): (steps, [row[n] for row in history], colours[n]) for n in names}
+        return title, Markup(draw.lines(series, title=title))
+
+    charts = [
+        chart("Loss", loss=draw.INK),
+        chart("Rewards", reward_chosen=draw.TEAL, reward_rejected=draw.RUST),
+        chart("Margin and z0", margin=draw.TEAL, z0=draw.SLATE),
+        chart("Gradient norm", grad_norm=draw.INK),
+        chart("Learning rate", learning_rate=draw.INK),
+    ]
+    last = {key: tables.figure(value) for key, value in (history[-1] if history else {}).items()}
+    return {"charts": [(title, svg) for title, svg in charts if svg], "last": last, "steps": len(history)}
+
+
+def trajectories(config: RunConfig, *, acts: Mapping[str, Act]) -> Content:
+    return {"traces": [_trace(trace, bounds=_bounds(config)) for trace in sample_traces(acts)]}
+
+
+def _trace(trace: Trace, *, bounds: tuple[float, float]) -> dict[str, Any]:
+    steps = [
+        {
+            "step": step,
+            "weight": tables.DASH if step.weight is None else f"{step.weight:.2f}",
+            "tint": "#ffffff"
+            if step.weight is None
+            else draw.diverging(math.log2(step.weight), bounds=bounds, depth=0.4),
+        }
+        for step in trace.steps
+    ]
+    return {"trace": trace, "side": tables.polarity_name(trace.polarity), "steps": steps}
+
+
+def rejects(acts: Mapping[str, Act]) -> Content:
+    """Reasons by stage. No share for candidates: they drop questions out of generations, and that is their purpose."""
+    rows = []
+    for act in acts.values():
+        rejects, rows_in = (act.manifest.rejects, act.manifest.rows_in) if act.manifest else ({}, 0)
+        for reason, count in rejects.items():
+            share = count / rows_in if rows_in and act.name != "candidates" else None
+            rows.append((act.name, reason, count, tables.percent(share)))
+    return {"rows": rows}

@@ -1,0 +1,162 @@
+"""Metrics, funnels and counts become rows of text.
+
+Numbers as the stages wrote them enter, strings leave, for the page and for the terminal alike. Rates are shares in
+[0, 1] when they enter and percent when they leave.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+DASH = "–"
+_MILESTONES = {"verdict": "decided", "kept": "kept"}
+RULES = ("equal", "intersection", "confident", "adjudicated", "unlabelled")
+
+_NAMES = ("think-off", "think-on", "Self-Refine", "SFT", "KTO", "MR-ALIGN")
+# METHOD.md §6: Qwen3-8B, Acc / Mis in percent, as published. To look at, never to assert.
+_PUBLISHED = {
+    "nq_open": ("22.66/–", "34.10/9.89", "35.26/9.36", "34.43/8.63", "35.48/8.69", "37.34/7.20"),
+    "sciq": ("55.60/–", "67.10/14.10", "65.10/17.80", "68.20/13.40", "69.30/12.60", "70.70/11.70"),
+    "simpleqa": ("4.10/–", "4.51/5.24", "3.63/6.26", "4.35/4.04", "4.69/5.20", "5.11/4.46"),
+}
+
+
+@dataclass(frozen=True)
+class ResultRow:
+    """One method of the result table, ready to print."""
+
+    method: str
+    acc: str
+    mis: str
+    acc_contains: str
+    invalid: str
+    thought_tokens: str
+    n: str
+
+
+def percent(share: float | None) -> str:
+    """A share as percent with one decimal; a dash for None."""
+    return DASH if share is None else f"{100 * share:.1f}"
+
+
+def with_interval(share: float | None, interval: Sequence[float] | None) -> str:
+    """34.1 [31.2, 37.0]."""
+    if share is None or interval is None:
+        return percent(share)
+    return f"{percent(share)} [{percent(interval[0])}, {percent(interval[1])}]"
+
+
+def result_rows(metrics: Mapping[str, Mapping[str, Any]]) -> list[ResultRow]:
+    """The result table, methods in the order of `metrics`."""
+    return [
+        ResultRow(
+            method=method,
+            acc=with_interval(values["acc"], values["acc_ci"]),
+            mis=with_interval(values["mis"], values["mis_ci"]),
+            acc_contains=with_interval(values.get("acc_contains"), values.get("acc_contains_ci")),
+            invalid=percent(values.get("invalid_share")),
+            thought_tokens=number(values.get("thought_tokens_mean")),
+            n=number(values["n"]),
+        )
+        for method, values in metrics.items()
+    ]
+
+
+def gain(metrics: Mapping[str, Mapping[str, Any]]) -> tuple[str, float, float] | None:
+    """(method, Acc, Mis): the trained method minus the thinking base model, in points; None without both."""
+    base = metrics.get("base_think_on")
+    trained = [(name, values) for name, values in metrics.items() if not name.startswith("base_")]
+    if base is None or not trained:
+        return None
+    name, values = trained[-1]
+    return name, 100 * (values["acc"] - base["acc"]), 100 * (values["mis"] - base["mis"])
+
+
+def published(datasets: Iterable[str]) -> list[tuple[str, ...]]:
+    """Rows (method, one cell a data set) behind a header row; empty where the paper has none of `datasets`."""
+    known = [name for name in dict.fromkeys(datasets) if name in _PUBLISHED]
+    if not known:
+        return []
+    rows = zip(_NAMES, *(_PUBLISHED[name] for name in known), strict=True)
+    return [("Qwen3-8B", *(f"{name} Acc/Mis" for name in known)), *rows]
+
+
+def number(value: float | None) -> str:
+    """Thousands separated by thin spaces, one decimal where there is a fraction."""
+    if value is None:
+        return DASH
+    return (
+        f"{value:,.0f}".replace(",", "\u2009") if float(value).is_integer() else f"{value:,.1f}".replace(",", "\u2009")
+    )
+
+
+def figure(value: float) -> str:
+    """Four significant digits, whole numbers in full."""
+    return number(value) if float(value).is_integer() else f"{value:.4g}"
+
+
+def signed(points: float) -> str:
+    """+3.2 or −1.4."""
+    return f"{points:+.1f}".replace("-", "−")
+
+
+def duration(seconds: float) -> str:
+    """12.3 s, 4 min 05 s, 2 h 07 min."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes = round(seconds) // 60
+    return f"{minutes} min {round(seconds) % 60:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Plain text columns: the first is the widest text, all are left-aligned."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ("   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def result_text(metrics: Mapping[str, Mapping[str, Any]], *, level: float) -> str:
+    """The result table for a terminal."""
+    interval = f"[{100 * level:g}% CI]"
+    head = ("method", f"Acc % {interval}", f"Mis % {interval}", "n")
+    # The thin space of `number` has no place in a terminal.
+    body = [(row.method, row.acc, row.mis, str(metrics[row.method]["n"])) for row in result_rows(metrics)]
+    return aligned([head, *body])
+
+
+def funnel_steps(funnel: Sequence[Mapping[str, Any]], *, dataset: str) -> list[tuple[str, int, int | None]]:
+    """Bars (label, rows, polarity) of one data set: what entered, what was left by each filter that dropped something,
+    what was decided and what was kept."""
+    rows = [row for row in funnel if row["dataset"] == dataset]
+    bars: list[tuple[str, int, int | None]] = [(f"{row['unit']} in", row["rows_in"], None) for row in rows[:1]]
+    for row in rows:
+        name, polarity = row["filter"].replace("_", " "), row["polarity"]
+        if name in ("verdict", "kept"):
+            bars.append((f"{polarity_name(polarity)}: {_MILESTONES[name]} {row['unit']}", row["rows_out"], polarity))
+        elif row["rows_in"] != row["rows_out"]:
+            side = "" if polarity is None else f"{polarity_name(polarity)}: "
+            bars.append((f"{side}after {name}", row["rows_out"], polarity))
+    return bars
+
+
+def polarity_name(polarity: int | None) -> str:
+    """positive, negative, neutral; a dash before the verdict."""
+    return DASH if polarity is None else {1: "positive", -1: "negative", 0: "neutral"}[polarity]
+
+
+def label_order(labels: Mapping[int, Mapping[str, int]]) -> list[str]:
+    """All labels, the most frequent first, ties by name."""
+    total: dict[str, int] = {}
+    for counts in labels.values():
+        for label, count in counts.items():
+            total[label] = total.get(label, 0) + count
+    return sorted(total, key=lambda label: (-total[label], label))
+
+
+def rule_rows(rules: Mapping[str, int]) -> list[tuple[str, int, str]]:
+    """(rule, steps, percent of all steps) in the order of METHOD.md §2a."""
+    total = sum(rules.values())
+    names = [*RULES, *sorted(set(rules) - set(RULES))]
+    return [(name, rules.get(name, 0), percent(rules.get(name, 0) / total if total else None)) for name in names]

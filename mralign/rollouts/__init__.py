@@ -1,0 +1,1 @@
+"""Rollouts: questions become thinking-on and thinking-off samples, then labelled candidates."""

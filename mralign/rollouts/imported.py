@@ -1,0 +1,126 @@
+"""Rollouts made elsewhere, from JSONL, in place of our own.
+
+A JSONL file of one mode enters, with the names of its fields; rows of schema GENERATIONS leave. Such files carry text
+only: the text is tokenised by the model that will be trained, its end token appended, and everything later works on
+those ids as it would on sampled ones.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any
+
+import pyarrow as pa
+
+from mralign.config import ImportFields, Model, resolve_path
+from mralign.engines.chat import check_model_directory, prompt_ids
+from mralign.engines.vllm import judged_text
+from mralign.rejects import Reject
+from mralign.schema import GENERATIONS
+from mralign.store import open_filesystem
+
+_END_MARKS = ("<|im_end|>", "<|endoftext|>", "</s>", "<|eot_id|>")
+
+
+def read_rollouts(
+    path: str, *, mode: str, name: str, fields: ImportFields, model: Model, draws: int
+) -> tuple[pa.Table, list[Reject]]:
+    """Generations of one mode (on | off) from the JSONL file or URI `path`.
+
+    The draw is the field `fields.draw`, else the number of earlier rows with the same id. A malformed row is a reject
+    (malformed_json, missing_field, wrong_type, extra_draw). Raises ValueError if the file does not exist.
+    """
+    from transformers import AutoTokenizer
+
+    model_path = resolve_path(model.path)
+    check_model_directory(model_path)
+    tokenizer = AutoTokenizer.from_pretrained(model_path, trust_remote_code=model.trust_remote_code)
+    rows: list[dict[str, Any]] = []
+    rejects: list[Reject] = []
+    seen: Counter[str] = Counter()
+    for number, line in enumerate(_lines(path)):
+        record = _parse(line, fields=fields, where=f"{name}/{mode}/row{number}")
+        if isinstance(record, Reject):
+            rejects.append(record)
+            continue
+        question_id = f"{name}/{record['id']}"
+        draw = int(record["draw"]) if fields.draw else seen[question_id]
+        seen[question_id] += 1
+        row_id = f"{question_id}/{mode}/{draw}"
+        if draw >= draws or seen[question_id] > draws:
+            rejects.append(Reject(row_id, "extra_draw", f"rollouts.n is {draws}", line))
+            continue
+        rows.append(_generation(record, tokenizer=tokenizer, mode=mode, draw=draw, ids=(row_id, question_id, name)))
+    return pa.Table.from_pylist(rows, schema=GENERATIONS), rejects
+
+
+def _lines(path: str) -> list[str]:
+    filesystem, inner = open_filesystem(resolve_path(path))
+    try:
+        with filesystem.open_input_stream(inner) as stream:
+            return [line for line in bytes(stream.read()).decode("utf-8-sig").split("\n") if line.strip()]
+    except FileNotFoundError:
+        raise ValueError(
+            f"rollouts file {path} does not exist; give a JSONL file as rollouts.import_on / import_off"
+        ) from None
+
+
+def _parse(line: str, *, fields: ImportFields, where: str) -> dict[str, Any] | Reject:
+    """The record under our own names, or the reason why it cannot be used."""
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError as error:
+        return Reject(where, "malformed_json", str(error), line)
+    if not isinstance(record, dict):
+        return Reject(where, "wrong_type", f"a row must be an object, got {type(record).__name__}", line)
+    wanted = {k: v for k, v in fields.model_dump().items() if v is not None}
+    missing = [theirs for ours, theirs in wanted.items() if theirs not in record and ours != "thought"]
+    if missing:
+        return Reject(where, "missing_field", f"{missing}; the row has {sorted(record)}", line)
+    found = {ours: record.get(theirs) for ours, theirs in wanted.items()}
+    found["answers"] = [found["answers"]] if isinstance(found["answers"], str) else found["answers"]
+    texts = [
+        found["question"],
+        found["response"],
+        *(found["answers"] if isinstance(found["answers"], list) else [None]),
+    ]
+    if not all(isinstance(text, str) for text in texts) or not isinstance(found.get("thought"), str | None):
+        return Reject(where, "wrong_type", "question, thought, response and answers must be texts", line)
+    return found
+
+
+def _generation(
+    record: dict[str, Any], *, tokenizer: Any, mode: str, draw: int, ids: tuple[str, str, str]
+) -> dict[str, Any]:
+    row_id, question_id, dataset = ids
+    text = _without_end_marks(_joined(record.get("thought") if mode == "on" else None, record["response"]))
+    end = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
+    row = {
+        "row_id": row_id,
+        "question_id": question_id,
+        "dataset": dataset,
+        "question": record["question"],
+        "answers": record["answers"],
+        "mode": mode,
+        "draw": draw,
+        "seed": -1,
+        "prompt_token_ids": prompt_ids(tokenizer, record["question"], mode=mode),
+        "token_ids": tokenizer(text, add_special_tokens=False)["input_ids"] + end,
+        "text": text,
+        "finish_reason": "stop",
+    }
+    return row | judged_text(row, tokenizer=tokenizer, opened=False)
+
+
+def _joined(thought: str | None, response: str) -> str:
+    if not thought:
+        return response
+    return thought + ("" if thought[-1].isspace() else "\n\n") + response
+
+
+def _without_end_marks(text: str) -> str:
+    text = text.rstrip()
+    for mark in _END_MARKS:
+        text = text.removesuffix(mark).rstrip()
+    return text

@@ -1,0 +1,160 @@
+"""The Arrow schema of every table that crosses a door between rooms.
+
+A row's `row_id` is `question_id/mode/draw` from the first rollout to the last weight, so that any number in the
+report can be followed back to its trajectory. Tables are cast to these schemas before they are committed: a room
+that emits another column or type fails at its own door.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+_ids = pa.list_(pa.int32())
+
+QUESTIONS = pa.schema(
+    {
+        "question_id": pa.string(),
+        "dataset": pa.string(),
+        "split": pa.string(),  # train | dev | test
+        "question": pa.string(),
+        "answers": pa.list_(pa.string()),  # gold aliases
+        "extra": pa.string(),  # JSON of the source's other fields
+    }
+)
+
+GENERATIONS = pa.schema(
+    {
+        "row_id": pa.string(),  # question_id/mode/draw
+        "question_id": pa.string(),
+        "dataset": pa.string(),
+        "question": pa.string(),
+        "answers": pa.list_(pa.string()),
+        "mode": pa.string(),  # on | off
+        "draw": pa.int32(),
+        "seed": pa.int64(),
+        "prompt_token_ids": _ids,
+        "token_ids": _ids,  # the completion as the engine sampled it, end token included
+        "text": pa.string(),  # the completion, special tokens removed
+        "finish_reason": pa.string(),  # stop | length
+        "thought_start": pa.int32(),  # characters of `text`; -1 where there is no thought
+        "thought_end": pa.int32(),
+        "answer": pa.string(),  # null where the text could not be split
+        "thought_tokens": pa.int32(),
+        "invalid": pa.string(),  # reason why this draw cannot be judged; null when it can
+    }
+)
+
+CANDIDATES = pa.schema(
+    {
+        "row_id": pa.string(),
+        "question_id": pa.string(),
+        "dataset": pa.string(),
+        "question": pa.string(),
+        "answers": pa.list_(pa.string()),
+        "polarity": pa.int8(),  # +1 thinking helped, -1 thinking hurt, 0 neither (counted in P only)
+        "prompt_token_ids": _ids,
+        "token_ids": _ids,
+        "text": pa.string(),
+        "thought_start": pa.int32(),
+        "thought_end": pa.int32(),
+        "segment_start": _ids,  # characters of `text`, one a segment of the thought
+        "segment_end": _ids,
+        "em_thought": pa.bool_(),
+        "em_answer": pa.bool_(),
+    }
+)
+
+STEP = pa.struct(
+    {
+        "first_segment": pa.int32(),
+        "last_segment": pa.int32(),  # inclusive
+        "labels": pa.list_(pa.string()),  # 0 to 2, highest confidence first; empty: left unlabelled
+        "confidences": pa.list_(pa.float32()),  # 0..10, one a label
+        "rule": pa.string(),  # equal | intersection | confident | adjudicated | unlabelled
+        "labels_a": pa.list_(pa.string()),
+        "labels_b": pa.list_(pa.string()),
+    }
+)
+
+ANNOTATIONS = pa.schema(
+    {
+        "row_id": pa.string(),
+        "question_id": pa.string(),
+        "dataset": pa.string(),
+        "polarity": pa.int8(),
+        "steps": pa.list_(STEP),
+    }
+)
+
+COUNTS = pa.schema(
+    {
+        "dataset": pa.string(),
+        "polarity": pa.int8(),
+        "source": pa.int32(),  # state set, encoded a*K + b with a <= b (a = b: a single state)
+        "target": pa.int32(),
+        "count": pa.int64(),
+    }
+)
+
+MATRICES = pa.schema(
+    {
+        "matrix": pa.string(),  # all | positive | negative
+        "source": pa.string(),
+        "target": pa.string(),
+        "probability": pa.float64(),
+        "responsibility": pa.float64(),  # expected count C_ab of the last E-step: the support of the entry
+    }
+)
+
+WEIGHTS = pa.schema(
+    {
+        "row_id": pa.string(),
+        "polarity": pa.int8(),
+        "step_weights": pa.list_(pa.float64()),  # one a labelled or unlabelled step, in order
+    }
+)
+
+EXAMPLES = pa.schema(
+    {
+        "row_id": pa.string(),
+        "question_id": pa.string(),
+        "dataset": pa.string(),
+        "polarity": pa.int8(),
+        "prompt_token_ids": _ids,
+        "token_ids": _ids,
+        "token_step": _ids,  # per completion token: index of its step, -1 for the answer
+    }
+)
+
+REFERENCE = pa.schema(
+    {
+        "prompt_row": pa.string(),  # row whose prompt x_i is scored ...
+        "completion_row": pa.string(),  # ... with the completion y_j of this row; equal for a matched pair
+        "logps": pa.list_(pa.float32()),  # log pi_ref of each completion token; empty for mismatched pairs
+        "logp_sum": pa.float64(),  # their unweighted sum
+    }
+)
+
+REJECTS = pa.schema(
+    {
+        "row_id": pa.string(),
+        "reason": pa.string(),
+        "detail": pa.string(),
+        "raw": pa.string(),
+    }
+)
+
+
+def cast(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Return `table` with exactly the columns and types of `schema`, in its order.
+
+    Raises ValueError naming the missing and the unexpected columns.
+    """
+    missing = [name for name in schema.names if name not in table.column_names]
+    unexpected = [name for name in table.column_names if name not in schema.names]
+    if missing or unexpected:
+        raise ValueError(
+            f"table does not fit its schema: missing columns {missing}, unexpected columns {unexpected}; "
+            f"allowed are {schema.names}"
+        )
+    return table.select(schema.names).cast(schema)

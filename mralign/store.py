@@ -1,0 +1,227 @@
+"""A run directory on any pyarrow file system: committed Parquet parts and a manifest written last.
+
+Tables enter part by part; `<run>/<stage>/<fingerprint>/` leaves. A part appears under its final name only when it is
+whole, and holds what it holds for good; a stage is complete only when its manifest stands. Killing a process at any
+moment therefore costs at most the parts that were being written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from mralign.schema import REJECTS, cast
+
+_SAMPLED_ABOVE = 64 * 2**20
+_BLOCK = 2**20
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a finished stage says of itself."""
+
+    stage: str
+    fingerprint: str
+    config: Mapping[str, Any]
+    upstream: Mapping[str, str]
+    inputs: Mapping[str, str]
+    rows_in: int
+    rows_out: int
+    rejects: Mapping[str, int]
+    seconds: float
+    versions: Mapping[str, str]
+    figures: Mapping[str, Any] = field(default_factory=dict)
+
+
+def fingerprint(
+    *, stage: str, version: int, config: Any, upstream: Mapping[str, str], inputs: Mapping[str, str]
+) -> str:
+    """Sixteen hex digits that change when anything that matters to the stage changes."""
+    text = json.dumps([stage, version, config, dict(upstream), dict(inputs)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def digest(path: str) -> str:
+    """Content digest of a file, or of the regular files of a directory (names and contents).
+
+    A file above 64 MiB is sampled: its size and 64 blocks of 1 MiB spread evenly from first to last byte. A path that
+    does not exist (a hub name) is its own digest.
+    """
+    filesystem, inner = open_filesystem(path)
+    info = filesystem.get_file_info(inner)
+    if info.type == fs.FileType.NotFound:
+        return f"name:{path}"
+    if info.type == fs.FileType.File:
+        return _digest_file(filesystem, info)
+    found = filesystem.get_file_info(fs.FileSelector(inner, recursive=False))
+    lines = [f"{f.base_name} {_digest_file(filesystem, f)}" for f in found if f.type == fs.FileType.File]
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+
+
+def open_filesystem(uri: str) -> tuple[fs.FileSystem, str]:
+    """The file system of a URI or local path, and the path inside it."""
+    if "://" in uri:
+        filesystem, path = fs.FileSystem.from_uri(uri)
+        return filesystem, path
+    return fs.LocalFileSystem(), absolute(uri)
+
+
+def absolute(uri: str) -> str:
+    """A URI unchanged, a local path made absolute: workers have another working directory than the driver."""
+    return uri.rstrip("/") if "://" in uri else str(Path(uri).expanduser().absolute())
+
+
+@dataclass(frozen=True)
+class Directory:
+    """A directory (or file) by URI; cheap to copy and to send to another process."""
+
+    uri: str
+
+    @cached_property
+    def _opened(self) -> tuple[fs.FileSystem, str]:
+        return open_filesystem(self.uri)
+
+    @property
+    def filesystem(self) -> fs.FileSystem:
+        return self._opened[0]
+
+    def path(self, name: str = "") -> str:
+        """Path of `name` inside the file system."""
+        return f"{self._opened[1]}/{name}" if name else self._opened[1]
+
+    def exists(self, name: str = "") -> bool:
+        return bool(self.filesystem.get_file_info(self.path(name)).type != fs.FileType.NotFound)
+
+    def require(self, what: str) -> None:
+        """Raise ValueError if there is no file or directory here."""
+        if not self.exists():
+            raise ValueError(f"{what}: {self.uri} does not exist; correct the path in the configuration")
+
+    def read_text(self, name: str) -> str:
+        with self.filesystem.open_input_stream(self.path(name)) as stream:
+            return bytes(stream.read()).decode()
+
+    def write_bytes(self, name: str, data: bytes) -> None:
+        """Write whole or not at all: to a temporary name first, then moved."""
+        target = self.path(name)
+        self.filesystem.create_dir(target.rsplit("/", 1)[0], recursive=True)
+        temporary = f"{target.rsplit('/', 1)[0]}/_tmp-{uuid.uuid4().hex}"
+        with self.filesystem.open_output_stream(temporary) as stream:
+            stream.write(data)
+        self.filesystem.move(temporary, target)
+
+    def write_text(self, name: str, text: str) -> None:
+        self.write_bytes(name, text.encode())
+
+    def __getstate__(self) -> dict[str, str]:
+        return {"uri": self.uri}
+
+
+@dataclass(frozen=True)
+class StageDir(Directory):
+    """`<run>/<stage>/<fingerprint>`: parts, rejects, manifest."""
+
+    stage: str = ""
+    fingerprint: str = ""
+
+    def __getstate__(self) -> dict[str, str]:
+        return {"uri": self.uri, "stage": self.stage, "fingerprint": self.fingerprint}
+
+    def parts(self) -> list[str]:
+        """Names of the committed parts, sorted."""
+        selector = fs.FileSelector(self.path(), allow_not_found=True)
+        names = [info.base_name for info in self.filesystem.get_file_info(selector)]
+        return sorted(n for n in names if n.startswith("part-") and n.endswith(".parquet"))
+
+    def commit(self, part: str, table: pa.Table, *, schema: pa.Schema, rejects: pa.Table | None = None) -> None:
+        """Commit one part and its rejects; committing the same part again replaces it."""
+        if rejects is not None:
+            self._commit_rejects(part, rejects)
+        self.write_bytes(part, _parquet(cast(table, schema)))
+
+    def _commit_rejects(self, part: str, rejects: pa.Table) -> None:
+        name = f"rejects/{part}"
+        if rejects.num_rows:
+            self.write_bytes(name, _parquet(cast(rejects, REJECTS)))
+        elif self.exists(name):
+            self.filesystem.delete_file(self.path(name))
+
+    def read(self, *, schema: pa.Schema, columns: Sequence[str] | None = None) -> pa.Table:
+        """All committed rows, parts in the order of their names."""
+        return self.read_parts(self.parts(), schema=schema, columns=columns)
+
+    def read_parts(self, parts: Sequence[str], *, schema: pa.Schema, columns: Sequence[str] | None = None) -> pa.Table:
+        wanted = schema if columns is None else pa.schema([schema.field(c) for c in columns])
+        tables = [self._read(name).select(wanted.names).cast(wanted) for name in parts]
+        return pa.concat_tables([wanted.empty_table(), *tables])
+
+    def read_rejects(self) -> pa.Table:
+        """All rejects of the committed parts."""
+        tables = [self._read(f"rejects/{p}") for p in self.parts() if self.exists(f"rejects/{p}")]
+        return pa.concat_tables([REJECTS.empty_table(), *(t.cast(REJECTS) for t in tables)])
+
+    def manifest(self) -> Manifest | None:
+        """The manifest, or None while the stage is unfinished."""
+        if not self.exists("manifest.json"):
+            return None
+        return Manifest(**json.loads(self.read_text("manifest.json")))
+
+    def seal(self, manifest: Manifest) -> None:
+        """Write the manifest: from now on the stage is complete."""
+        self.write_text("manifest.json", json.dumps(asdict(manifest), indent=1))
+
+    def _read(self, name: str) -> pa.Table:
+        with self.filesystem.open_input_file(self.path(name)) as stream:
+            return pq.read_table(stream)
+
+
+def part_name(key: str) -> str:
+    """File name of the part identified by `key` (a number or a content hash)."""
+    return f"part-{key}.parquet"
+
+
+def drop_repeated(out: StageDir, *, schema: pa.Schema) -> int:
+    """Remove rows whose row_id stands in an earlier part; return how many.
+
+    A retried Ray task can commit a row twice under another part name; a stage calls this before it is sealed.
+    """
+    seen: set[str] = set()
+    repeated = 0
+    for name in out.parts():
+        table = out.read_parts([name], schema=schema)
+        ids = table.column("row_id").to_pylist()
+        keep = [row_id not in seen for row_id in ids]
+        seen.update(ids)
+        if not all(keep):
+            repeated += keep.count(False)
+            out.commit(name, table.filter(pa.array(keep)), schema=schema)
+    return repeated
+
+
+def _parquet(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    return bytes(sink.getvalue())
+
+
+def _digest_file(filesystem: fs.FileSystem, info: fs.FileInfo) -> str:
+    hasher = hashlib.sha256(str(info.size).encode())
+    with filesystem.open_input_file(info.path) as stream:
+        if info.size <= _SAMPLED_ABOVE:
+            hasher.update(stream.read())
+        else:
+            step = (info.size - _BLOCK) // 63
+            for block in range(64):
+                stream.seek(block * step)
+                hasher.update(stream.read(_BLOCK))
+    return hasher.hexdigest()

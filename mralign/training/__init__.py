@@ -1,0 +1,1 @@
+"""Training: weighted examples become a policy (KTO, MR-ALIGN, SFT)."""

@@ -1,0 +1,62 @@
+"""Examples: from labelled candidates to tokens that know their step.
+
+A candidate and its annotation enter; prompt and completion token ids with the step index of every completion token
+leave (-1 for the answer). Weights are looked up later by that index, so a changed weight setting makes no new example
+and no new reference. A sequence longer than the limit is a reject, never cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mralign.rejects import Reject
+
+
+@dataclass(frozen=True)
+class Example:
+    """One training example in memory. Arrays over completion tokens have length T."""
+
+    row_id: str
+    question_id: str
+    polarity: int  # +1 | -1
+    prompt_ids: np.ndarray  # int64 (P,)
+    completion_ids: np.ndarray  # int64 (T,)
+    weights_T: np.ndarray  # float32 (T,): w_t of each completion token
+
+
+def token_weights(token_step: Sequence[int], step_weights: Sequence[float]) -> np.ndarray:
+    """w_t of each completion token, float32 (T,): its step's weight, 1 for the answer (METHOD 4).
+
+    Raises ValueError if a token points at a step that has no weight.
+    """
+    steps = np.asarray(token_step, dtype=np.int64)
+    if steps.size and steps.max() >= len(step_weights):
+        raise ValueError(
+            f"a token belongs to step {steps.max()}, but there are weights for {len(step_weights)} steps; "
+            f"weights and examples must come from the same annotation"
+        )
+    table = np.append(np.asarray(step_weights, dtype=np.float32), np.float32(1.0))  # index -1 is the answer
+    return table[steps]
+
+
+def segment_steps(steps: Sequence[dict[str, Any]], *, segments: int) -> list[int]:
+    """The step index of every segment; `steps` are schema.STEP rows that cover 0..segments-1."""
+    owner = [-1] * segments
+    for index, step in enumerate(steps):
+        for segment in range(step["first_segment"], step["last_segment"] + 1):
+            owner[segment] = index
+    if -1 in owner:
+        raise ValueError(f"segment {owner.index(-1)} of {segments} belongs to no step; the annotation is incomplete")
+    return owner
+
+
+def too_long(row: dict[str, Any], *, max_length: int) -> Reject | None:
+    """A reject if prompt and completion together exceed `max_length` tokens."""
+    length = len(row["prompt_token_ids"]) + len(row["token_ids"])
+    if length <= max_length:
+        return None
+    return Reject(row["row_id"], "too_long", f"{length} tokens, examples.max_length is {max_length}", row["text"])

@@ -1,0 +1,119 @@
+"""Which step every token belongs to.
+
+A completion as text and as the token ids the engine sampled enters; the character span of every token and its step
+leave. All in characters of the text, never from re-tokenised pieces: ".\\n\\n" is one token in Qwen's vocabulary, and
+sampled ids need not be the canonical ones. METHOD.md section 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+ANSWER = -1  # step of a token that is part of the answer
+
+_REPLACEMENT = "\ufffd"  # what decoders put for bytes that are no character, or none yet
+_PENDING_TOKENS = 16  # a character has at most 4 bytes, so more tokens than this never wait for one
+
+
+def token_steps(
+    offsets: Sequence[tuple[int, int]],
+    *,
+    segment_spans: Sequence[tuple[int, int]],
+    segment_steps: Sequence[int],
+    thought_end: int,
+) -> list[int]:
+    """The step of every completion token; ANSWER (-1) from `thought_end` on.
+
+    `offsets`: character span of each token (`token_offsets`). `segment_steps`: the step of each segment.
+    METHOD.md section 4, DECISION: a token belongs to the segment in which its first character lies; the blank text
+    after a segment belongs to that segment, and all before the first segment goes with the first.
+    """
+    assert len(segment_spans) == len(segment_steps), (len(segment_spans), len(segment_steps))
+    first_chars = np.array([start for start, _ in offsets], dtype=np.int64)
+    in_answer = first_chars >= thought_end
+    assert len(segment_spans) or in_answer.all(), "tokens of a thought that has no segment"
+    if in_answer.all():
+        return [ANSWER] * len(first_chars)
+    starts = np.array([start for start, _ in segment_spans], dtype=np.int64)
+    segment = np.maximum(np.searchsorted(starts, first_chars, side="right") - 1, 0)
+    return np.where(in_answer, ANSWER, np.asarray(segment_steps, dtype=np.int64)[segment]).tolist()
+
+
+def token_offsets(tokenizer: Any, *, token_ids: Sequence[int], text: str) -> list[tuple[int, int]]:
+    """The character span in `text` of every sampled token; starts never fall.
+
+    `tokenizer`: a fast Hugging Face tokenizer. `text`: the ids decoded, with or without the literals of special
+    tokens. A token that completes no character has the span of the character it is part of; a special token that is
+    not in the text has no width. Ids that are the canonical tokenisation take its offsets if these cover the text,
+    others are decoded piece by piece, in time linear in their number.
+    Raises ValueError if the ids do not spell the text.
+    """
+    encoding = tokenizer(text, return_offsets_mapping=True, add_special_tokens=False)
+    canonical = encoding["input_ids"]
+    rest = token_ids[len(canonical) :]
+    same = list(token_ids[: len(canonical)]) == canonical and set(rest) <= set(tokenizer.all_special_ids)
+    if same and _tiles(encoding["offset_mapping"], length=len(text)):
+        return encoding["offset_mapping"] + [(len(text), len(text))] * len(rest)
+    return _decoded_offsets(tokenizer, token_ids=list(token_ids), text=text)
+
+
+def _tiles(offsets: Sequence[tuple[int, int]], *, length: int) -> bool:
+    """True if the spans leave out no character. Those of tokenizers with `trim_offsets` (Llama 3) leave out blanks."""
+    reached = 0
+    for start, end in offsets:
+        if start > reached:
+            return False
+        reached = max(reached, end)
+    return reached == length
+
+
+def _decoded_offsets(tokenizer: Any, *, token_ids: list[int], text: str) -> list[tuple[int, int]]:
+    """Offsets by decoding prefixes, from the last clean position on and not from the start.
+
+    ids[:settled] spell text[:base]. Windows start one clean position earlier (`context`), because some decoders strip
+    the blank before the first token they are given. `done` is the number of characters spelt in full.
+    """
+
+    backend = tokenizer.backend_tokenizer  # what `tokenizer.decode` calls, without 100 µs of wrapping a call
+
+    def decode(first: int, last: int) -> str:
+        return backend.decode(token_ids[first:last], skip_special_tokens=True)
+
+    special = set(tokenizer.all_special_ids)
+    offsets: list[tuple[int, int]] = []
+    context = settled = base = done = 0
+    before = ""  # decode(context, settled)
+    for index, token_id in enumerate(token_ids):
+        if token_id in special:
+            literal = tokenizer.convert_ids_to_tokens(token_id)
+            width = len(literal) if text.startswith(literal, done) else 0
+            offsets.append((done, done + width))
+            done += width
+            base += width
+            continue
+        fresh = decode(context, index + 1)[len(before) :]
+        whole = fresh.rstrip(_REPLACEMENT)
+        spelt = base + len(whole)
+        while spelt < base + len(fresh) and text.startswith(_REPLACEMENT, spelt):
+            spelt += 1  # bytes that are no character, in the text as well
+        pending = len(fresh) > spelt - base
+        if not text.startswith(whole, base) or (pending and index - settled >= _PENDING_TOKENS):
+            raise _does_not_spell(text, position=base, index=index)
+        offsets.append((done, min(max(done, spelt) + pending, len(text))))
+        done = max(done, spelt)
+        if fresh and not pending:
+            context, settled, base = settled, index + 1, done
+            before = decode(context, settled)
+    if done != len(text):
+        raise _does_not_spell(text, position=done, index=len(token_ids))
+    return offsets
+
+
+def _does_not_spell(text: str, *, position: int, index: int) -> ValueError:
+    return ValueError(
+        f"token ids do not spell their text: at token {index} it goes on with {text[position : position + 40]!r}; "
+        f"give the ids as sampled, the text they decode to, and the tokenizer they were sampled with"
+    )

@@ -1,0 +1,1 @@
+"""Transitions: step labels become counts, matrices P, P+ and P-, and step weights."""

@@ -1,0 +1,176 @@
+"""Annotated steps become a count of every distinct transition between state sets (METHOD.md §3, sufficient statistic).
+
+Tables of schema.ANNOTATIONS enter, tables of schema.COUNTS leave: a shard gives one small table, `add` merges any
+number of them exactly (int64 sums, rows in one order), so shards, their order and their number cannot change a result.
+The states are a tuple: <start>, the labels in taxonomy order, <stop>; K is its length. A set of one or two states
+a <= b is the number a*K + b (a = b: a single state).
+
+Axes: N trajectories, S steps of all trajectories in order, T transitions, E = 4 base edges of a transition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mralign.schema import COUNTS
+
+UNLABELLED = -1  # code of an empty set
+START = 0  # code of {<start>}: state 0 alone
+
+Labels = Literal["all", "single"]
+_KEYS = ["dataset", "polarity", "source", "target"]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Distinct transitions of the chosen polarities: set codes (T,) int64 and how often each occurs, (T,) int64."""
+
+    source_sets: np.ndarray
+    target_sets: np.ndarray
+    n: np.ndarray
+    polarities: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Chains:
+    """The steps of N trajectories in order, flat: which trajectory, which set, and the set before it."""
+
+    row_S: np.ndarray  # int64
+    set_S: np.ndarray  # int64, UNLABELLED for an empty set
+    previous_S: (
+        np.ndarray
+    )  # int64, nearest labelled set before in the trajectory, else START; UNLABELLED where set_S is
+
+
+def stop_code(K: int) -> int:
+    """Code of {<stop>}, the last of K states alone."""
+    return K * K - 1
+
+
+def encode_sets(label_sets: pa.Array, *, states: Sequence[str], labels: Labels = "all") -> np.ndarray:
+    """Codes (S,) int64 of label sets, a list<string> array of length S with 0 to 2 labels each; UNLABELLED if empty.
+
+    `labels="single"` keeps only the first label, the most confident one. Raises ValueError on an unknown label and on
+    more than two labels.
+    """
+    if labels not in ("all", "single"):
+        raise ValueError(f"labels is {labels!r}; allowed are 'all' and 'single' (transitions.labels)")
+    K = len(states)
+    lengths = pc.list_value_length(label_sets).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
+    if lengths.size and lengths.max() > 2:
+        raise ValueError(
+            f"a step has {lengths.max()} labels; allowed are 0, 1 or 2: run the consensus of METHOD.md §2a"
+        )
+    values = label_sets.flatten()
+    index = pc.index_in(values, value_set=pa.array(states[1:-1], pa.string()))
+    if index.null_count:
+        unknown = pc.unique(values.filter(pc.is_null(index))).to_pylist()
+        raise ValueError(
+            f"labels {unknown} are not states; allowed are {list(states[1:-1])}: give the states of the taxonomy that "
+            f"the steps were annotated with"
+        )
+    place = index.to_numpy(zero_copy_only=False).astype(np.int64) + 1  # state 0 is <start>
+    begin = np.cumsum(lengths) - lengths
+    some = lengths > 0
+    first = place[begin[some]]
+    second = place[begin[some] + (lengths[some] - 1 if labels == "all" else 0)]
+    codes = np.full(lengths.size, UNLABELLED, dtype=np.int64)
+    codes[some] = np.minimum(first, second) * K + np.maximum(first, second)
+    return codes
+
+
+def chains(steps: pa.Table, *, states: Sequence[str], labels: Labels = "all", field: str = "labels") -> Chains:
+    """Every step of `steps` (schema.ANNOTATIONS) with its set and its predecessor (METHOD.md §2a, DECISION, and §3).
+
+    Unlabelled steps are nobody's predecessor: their neighbours become adjacent.
+    """
+    nested = steps.column("steps").combine_chunks()
+    lengths = pc.list_value_length(nested).fill_null(0).to_numpy(zero_copy_only=False)
+    row_S = np.repeat(np.arange(steps.num_rows, dtype=np.int64), lengths)
+    set_S = encode_sets(pc.struct_field(nested.flatten(), field), states=states, labels=labels)
+    labelled = np.flatnonzero(set_S != UNLABELLED)
+    row, code = row_S[labelled], set_S[labelled]
+    follows = np.zeros(labelled.size, dtype=bool)
+    follows[1:] = row[1:] == row[:-1]
+    previous_S = np.full(set_S.size, UNLABELLED, dtype=np.int64)
+    previous_S[labelled] = np.where(follows, np.roll(code, 1), START)
+    return Chains(row_S=row_S, set_S=set_S, previous_S=previous_S)
+
+
+def count(steps: pa.Table, *, states: Sequence[str], labels: Labels = "all", field: str = "labels") -> pa.Table:
+    """Transitions of the trajectories in `steps` (schema.ANNOTATIONS), counted: a table of schema.COUNTS.
+
+    A trajectory's observations are {<start>}, its labelled steps, {<stop>} (METHOD.md §3). DECISION: a trajectory
+    without a labelled step contributes nothing; <start> -> <stop> would claim a thought without strategy where only its
+    labels are missing. `field` picks the final labels or one annotator's (labels_a, labels_b: METHOD.md §2c).
+    """
+    chain = chains(steps, states=states, labels=labels, field=field)
+    labelled = np.flatnonzero(chain.set_S != UNLABELLED)
+    row, code = chain.row_S[labelled], chain.set_S[labelled]
+    last = np.ones(labelled.size, dtype=bool)
+    last[:-1] = row[1:] != row[:-1]
+    row_T = pa.array(np.concatenate([row, row[last]]))
+    source_T = np.concatenate([chain.previous_S[labelled], code[last]])
+    target_T = np.concatenate([code, np.full(int(last.sum()), stop_code(len(states)), dtype=np.int64)])
+    return _merged(
+        pa.table(
+            {
+                "dataset": steps.column("dataset").take(row_T),
+                "polarity": steps.column("polarity").take(row_T),
+                "source": pa.array(source_T, pa.int32()),
+                "target": pa.array(target_T, pa.int32()),
+                "count": pa.array(np.ones(len(row_T), dtype=np.int64)),
+            },
+            schema=COUNTS,
+        )
+    )
+
+
+def add(tables: Sequence[pa.Table]) -> pa.Table:
+    """The sum of count tables (schema.COUNTS): exact, associative, commutative, rows sorted by their keys."""
+    return _merged(pa.concat_tables([COUNTS.empty_table(), *tables]))
+
+
+def _merged(table: pa.Table) -> pa.Table:
+    """One row a distinct (dataset, polarity, source, target), sorted by them, counts added."""
+    summed = table.group_by(_KEYS, use_threads=False).aggregate([("count", "sum")])
+    ordered = summed.rename_columns({"count_sum": "count"}).select(COUNTS.names)
+    return ordered.sort_by([(key, "ascending") for key in _KEYS]).cast(COUNTS).combine_chunks()
+
+
+def select(counts: pa.Table, *, polarities: Collection[int]) -> Counts:
+    """The transitions of the given polarities (schema.COUNTS), summed over data sets, in ascending order of codes.
+
+    P: (1, -1), with 0 for all annotated rollouts; P+: (1,); P-: (-1,) (METHOD.md §3).
+    """
+    kept = counts.filter(pc.is_in(counts.column("polarity"), value_set=pa.array(sorted(polarities), pa.int8())))
+    summed = kept.group_by(["source", "target"], use_threads=False).aggregate([("count", "sum")])
+    summed = summed.sort_by([("source", "ascending"), ("target", "ascending")])
+    return Counts(
+        source_sets=summed.column("source").to_numpy().astype(np.int64),
+        target_sets=summed.column("target").to_numpy().astype(np.int64),
+        n=summed.column("count_sum").to_numpy().astype(np.int64),
+        polarities=tuple(sorted(polarities)),
+    )
+
+
+def base_edges(
+    source_sets: np.ndarray, target_sets: np.ndarray, *, K: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The base edges a -> b, a in I, b in J, of transitions I -> J given as codes (T,).
+
+    Returns states a_TE, b_TE (int64) and exists_TE (bool), E = 4; a single state fills its second place, which does not
+    exist.
+    """
+    sources, targets = np.divmod(source_sets, K), np.divmod(target_sets, K)
+    a_TE = np.stack([sources[0], sources[0], sources[1], sources[1]], axis=-1)
+    b_TE = np.stack([targets[0], targets[1], targets[0], targets[1]], axis=-1)
+    pair_I, pair_J = sources[0] != sources[1], targets[0] != targets[1]
+    exists_TE = np.stack([np.ones_like(pair_I), pair_J, pair_I, pair_I & pair_J], axis=-1)
+    return a_TE, b_TE, exists_TE

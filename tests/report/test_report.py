@@ -1,0 +1,380 @@
+"""The report of small run directories made through the store: numbers, escaping, absent stages, the closing text."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from mralign.config import RunConfig, parse
+from mralign.report import publish
+from mralign.report.evidence import Matrices
+from mralign.report.figures import diverging, heat_map, lines, nice_ticks
+from mralign.report.sections import log_ratios
+from mralign.report.tables import aligned, duration, gain, published, result_text, signed, with_interval
+from mralign.schema import ANNOTATIONS, CANDIDATES, MATRICES, WEIGHTS
+from mralign.store import Manifest, StageDir, part_name
+
+ATTACK = "<script>alert(1)</script>"
+STATES = ("<start>", "framing", "retrieval", "backtracking", "<stop>")
+ORDER = (
+    *("questions", "rollouts", "candidates", "annotation", "counts", "matrices", "weights"),
+    *("examples", "reference", "training", "evaluation_base", "evaluation"),
+)
+BASE = {
+    "base_think_off": {"acc": 0.2266, "acc_ci": [0.2, 0.25], "mis": None, "mis_ci": None, "n": 120},
+    "base_think_on": {"acc": 0.341, "acc_ci": [0.3, 0.38], "mis": 0.0989, "mis_ci": [0.08, 0.12], "n": 120},
+}
+TRAINED = {"mralign": {"acc": 0.3734, "acc_ci": [0.33, 0.41], "mis": 0.072, "mis_ci": [0.05, 0.09], "n": 120}}
+
+
+@dataclass(frozen=True)
+class Named:
+    name: str
+
+
+@dataclass(frozen=True)
+class Item:
+    """Shaped like pipeline.Planned; `manifest` is stale on purpose."""
+
+    stage: Named
+    out: StageDir
+    manifest: Manifest | None = None
+
+
+def make_config(home: Path, *, test: str = "nq_open") -> RunConfig:
+    source = {"path": "questions.jsonl"}
+    return parse(
+        {
+            "run": {"dir": str(home)},
+            "questions": {"train": [{"name": "nq_open", **source}], "test": [{"name": test, **source}]},
+        }
+    )
+
+
+def make_plan(home: Path, *, until: str = "evaluation") -> dict[str, Item]:
+    names = ORDER[: ORDER.index(until) + 1]
+    marks = {name: f"{name[:4]}0123" for name in names}
+    return {
+        name: Item(Named(name), StageDir(f"{home}/{name}/{mark}", stage=name, fingerprint=mark))
+        for name, mark in marks.items()
+    }
+
+
+def seal(item: Item, *, figures: dict[str, Any] | None = None, rejects: dict[str, int] | None = None) -> None:
+    out, versions = item.out, {"pyarrow": "26"}
+    out.seal(Manifest(out.stage, out.fingerprint, {}, {}, {}, 40, 30, rejects or {}, 1.5, versions, figures or {}))
+
+
+def candidate(question: str, *, polarity: int, thought: str = "First.\n\nThen.") -> dict[str, Any]:
+    text = f"<think>{thought}</think>The answer {ATTACK}"
+    middle = text.index("\n\n") + 2
+    return {
+        "row_id": f"{question}/on/0",
+        "question_id": question,
+        "dataset": "nq_open",
+        "question": f"Who is {question}? {ATTACK}",
+        "answers": ["A & B"],
+        "polarity": polarity,
+        "prompt_token_ids": [1],
+        "token_ids": [2],
+        "text": text,
+        "thought_start": 7,
+        "thought_end": text.index("</think>"),
+        "segment_start": [7, middle],
+        "segment_end": [middle, text.index("</think>")],
+        "em_thought": True,
+        "em_answer": polarity > 0,
+    }
+
+
+def step(segment: int, *, labels: list[str], rule: str) -> dict[str, Any]:
+    return {
+        "first_segment": segment,
+        "last_segment": segment,
+        "labels": labels,
+        "confidences": [9.0] * len(labels),
+        "rule": rule,
+        "labels_a": labels,
+        "labels_b": labels,
+    }
+
+
+def funnel_row(name: str, *, rows_in: int, rows_out: int, polarity: int | None = None) -> dict[str, Any]:
+    unit = "questions" if polarity is None or name == "verdict" else "trajectories"
+    row = {"dataset": "nq_open", "filter": name, "polarity": polarity, "unit": unit}
+    return row | {"rows_in": rows_in, "rows_out": rows_out}
+
+
+def fill_candidates(item: Item) -> None:
+    rows = [
+        candidate("p1", polarity=1, thought=f"First {ATTACK}.\n\nThen."),
+        candidate("p2", polarity=1),
+        candidate("p3", polarity=1),
+        candidate("n1", polarity=-1),
+    ]
+    for number, row in enumerate(rows):
+        table = pa.Table.from_pylist([row], schema=CANDIDATES)
+        item.out.commit(part_name(f"{number}"), table, schema=CANDIDATES)
+    funnel = [
+        funnel_row("not_generated", rows_in=40, rows_out=40),
+        funnel_row("undecided", rows_in=40, rows_out=9),
+        funnel_row("verdict", rows_in=9, rows_out=6, polarity=1),
+        funnel_row("few_segments", rows_in=6, rows_out=3, polarity=1),
+        funnel_row("kept", rows_in=3, rows_out=3, polarity=1),
+        funnel_row("verdict", rows_in=9, rows_out=3, polarity=-1),
+        funnel_row("kept", rows_in=1, rows_out=1, polarity=-1),
+    ]
+    seal(item, figures={"funnel": funnel}, rejects={"undecided": 31})
+
+
+def fill_annotation(item: Item) -> None:
+    full = [
+        step(0, labels=["framing", "retrieval"], rule="equal"),
+        step(1, labels=["backtracking"], rule="adjudicated"),
+    ]
+    bare = [step(0, labels=["framing"], rule="equal"), step(1, labels=[], rule="unlabelled")]
+    sides = {"p1": (1, full), "p2": (1, bare), "p3": (1, bare), "n1": (-1, bare)}
+    rows = [
+        {"row_id": f"{q}/on/0", "question_id": q, "dataset": "nq_open", "polarity": side, "steps": found}
+        for q, (side, found) in sides.items()
+    ]
+    item.out.commit(part_name("0"), pa.Table.from_pylist(rows, schema=ANNOTATIONS), schema=ANNOTATIONS)
+    seal(item, rejects={"invalid_annotation": 2})
+
+
+def fill_matrices(item: Item) -> None:
+    K = len(STATES)
+    for name, first in (("all", 0.4), ("positive", 0.8), ("negative", 0.1)):
+        P = np.full((K, K), (1 - first) / (K - 2))
+        P[:, 1], P[:, 0], P[4] = first, 0.0, np.eye(K)[4]
+        source, target = np.meshgrid(STATES, STATES, indexing="ij")
+        columns = {"matrix": [name] * K**2, "source": source.ravel(), "target": target.ravel()}
+        table = pa.table({**columns, "probability": P.ravel(), "responsibility": 10 * P.ravel()})
+        item.out.commit(part_name(name), table, schema=MATRICES)
+    fit = {"iterations": 5, "converged": False, "log_likelihood": [-210.5, -198.25], "transitions": 77}
+    seal(item, figures={"all": fit, "positive": fit, "negative": fit})
+
+
+def fill_weights(item: Item) -> None:
+    rows = [{"row_id": "p1/on/0", "polarity": 1, "step_weights": [2.5, 0.41]}]
+    item.out.commit(part_name("0"), pa.Table.from_pylist(rows, schema=WEIGHTS), schema=WEIGHTS)
+    edge = {"polarity": 1, "source": "framing", "target": "retrieval", "count": 17, "ratio": 3.14159}
+    summary = {"steps": {"1": 60, "-1": 20}, "clipped": {"1": 0.125, "-1": 0.0}, "mean": {"1": 1.234, "-1": 0.9}}
+    seal(item, figures={"summary": {**summary, "highest": [edge], "lowest": []}})
+
+
+def fill_training(item: Item) -> None:
+    keys = ("loss", "reward_chosen", "reward_rejected", "margin", "z0", "grad_norm", "learning_rate")
+    rows = [{"step": s, "of": 3, **{key: 0.1 * s + place for place, key in enumerate(keys)}} for s in (1, 2, 3)]
+    item.out.write_text("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    seal(item, figures={"steps": 3, "last": rows[-1]})
+
+
+def make_run(home: Path, *, until: str = "evaluation") -> tuple[RunConfig, list[Item]]:
+    plan = make_plan(home, until=until)
+    fillers = {
+        "candidates": fill_candidates,
+        "annotation": fill_annotation,
+        "matrices": fill_matrices,
+        "weights": fill_weights,
+        "training": fill_training,
+    }
+    for name, item in plan.items():
+        if name in ("evaluation_base", "evaluation"):
+            item.out.write_text("metrics.json", json.dumps(BASE if name == "evaluation_base" else TRAINED))
+        fillers.get(name, seal)(item)
+    return make_config(home), list(plan.values())
+
+
+@pytest.fixture(scope="module")
+def complete(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
+    """(directory, page, closing text) of a complete run."""
+    home = tmp_path_factory.mktemp("run") / "small"
+    text = publish(*make_run(home))
+    return home, page_of(home), text
+
+
+def page_of(home: Path) -> str:
+    return (home / "report" / "index.html").read_text(encoding="utf-8")
+
+
+def plain(page: str) -> str:
+    """The words of the page, in order, without drawings."""
+    return " ".join(re.sub(r"<svg.*?</svg>|<style>.*?</style>|<[^>]+>", " ", page, flags=re.DOTALL).split())
+
+
+def test_metrics_of_both_stages_are_merged_base_first(complete: tuple[Path, str, str]) -> None:
+    metrics = json.loads((complete[0] / "evaluation" / "metrics.json").read_text())
+    assert metrics == {**BASE, **TRAINED}
+    assert list(metrics) == ["base_think_off", "base_think_on", "mralign"]
+
+
+def test_page_holds_the_numbers_of_every_stage(complete: tuple[Path, str, str]) -> None:
+    words = plain(complete[1])
+    for passage in (
+        "mralign 37.3 [33.0, 41.0] 7.2 [5.0, 9.0]",
+        "base_think_off 22.7 [20.0, 25.0] – – – – 120",
+        "+3.2 points against base_think_on",
+        "nq_open undecided – questions 40 9",
+        "framing 3 1",
+        "backtracking 1 0",
+        "equal 4 50.0",
+        "adjudicated 1 12.5",
+        "unlabelled 3 37.5",
+        "framing retrieval positive 17 3.14",
+        "positive 60 1.234 12.5",
+        "annotation invalid_annotation 2 5.0",
+        "candidates undecided 31 –",
+        "questions ques0123 40 30",
+        "P, all 77 5 no -198.2",
+        "weight 2.50, equal",
+        "weight 0.41, adjudicated",
+    ):
+        assert passage in words
+    assert "framing → retrieval: 0.067 (support 0.7)" in complete[1]
+
+
+def test_page_shows_one_negative_and_two_positive_trajectories(complete: tuple[Path, str, str]) -> None:
+    assert re.findall(r"<code>(\w+)/on/0</code>", complete[1]) == ["p1", "n1", "p2"]
+
+
+def test_texts_of_trajectories_are_escaped(complete: tuple[Path, str, str]) -> None:
+    page = complete[1]
+    assert "<script" not in page
+    # Question and answer of three trajectories, and one thought.
+    assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;") == 7
+    assert "gold: A &amp; B" in page
+    assert "&lt;start&gt;" in page and "<start>" not in page
+
+
+def test_drawings_are_well_formed_and_the_page_loads_nothing(complete: tuple[Path, str, str]) -> None:
+    page = complete[1]
+    drawings = re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL)
+    assert len(drawings) == 2 + 1 + 2 + 5 + 5  # result, funnel, labels, matrices and weight maps, training
+    for drawing in drawings:
+        ElementTree.fromstring(drawing)
+    assert not re.search(r"(src|href)=\"(?!#)", page)
+    assert set(re.findall(r'href="#(\w+)"', page)) == set(re.findall(r'<section id="(\w+)"', page))
+
+
+def test_published_figures_stand_only_beside_their_data_set(complete: tuple[Path, str, str], tmp_path: Path) -> None:
+    assert "MR-ALIGN 37.34/7.20" in plain(complete[1])
+    _, planned = make_run(tmp_path)
+    publish(make_config(tmp_path, test="miniworld"), planned)
+    assert "37.34/7.20" not in page_of(tmp_path)
+
+
+def test_closing_text_has_the_table_and_the_places(complete: tuple[Path, str, str]) -> None:
+    home, _, text = complete
+    rows = text.splitlines()
+    assert rows[0].split() == ["method", "Acc", "%", "[95%", "CI]", "Mis", "%", "[95%", "CI]", "n"]
+    assert rows[1].split() == ["base_think_off", "22.7", "[20.0,", "25.0]", "–", "120"]
+    assert rows[3].split() == ["mralign", "37.3", "[33.0,", "41.0]", "7.2", "[5.0,", "9.0]", "120"]
+    assert len({row.index("120") for row in rows[1:4]}) == 1
+    assert rows[4] == "mralign minus base_think_on: Acc +3.2, Mis −2.7 points"
+    assert f"report    {home}/report/index.html" in rows
+    assert f"adapter   {home}/training/trai0123/adapter" in rows
+    assert f"vllm serve {home}/training/trai0123/model" in text
+    assert "align.py" not in text
+
+
+def test_a_run_until_annotation_leaves_sections_out_and_says_so(tmp_path: Path) -> None:
+    text = publish(*make_run(tmp_path, until="annotation"))
+    words = plain(page_of(tmp_path))
+    assert "Transitions: left out, stage matrices is not part of this plan." in words
+    assert "Result: left out, stage evaluation_base is not part of this plan." in words
+    assert "weight –, equal" in words
+    assert not (tmp_path / "evaluation").exists()
+    assert "stages done: questions, rollouts, candidates, annotation" in text
+    assert f"python jobs/align.py --preset {tmp_path}/config.yaml" in text
+    assert "vllm" not in text
+
+
+def test_an_unfinished_stage_is_named_and_the_base_alone_is_reported(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path)
+    plan["evaluation_base"].out.write_text("metrics.json", json.dumps(BASE))
+    seal(plan["evaluation_base"])
+    plan["evaluation"].out.write_text("metrics.json", json.dumps(TRAINED))  # written, but the stage is not sealed
+    text = publish(make_config(tmp_path), list(plan.values()))
+    assert json.loads((tmp_path / "evaluation" / "metrics.json").read_text()) == BASE
+    assert "Training: left out, stage training is not finished yet." in plain(page_of(tmp_path))
+    assert "base_think_on" in text and "37.3" not in text and "align.py" in text
+
+
+def test_candidates_without_annotation_show_bare_segments(tmp_path: Path) -> None:
+    publish(*make_run(tmp_path, until="candidates"))
+    page = page_of(tmp_path)
+    assert re.findall(r"<code>(\w+)/on/0</code>", page) == ["p1", "n1", "p2"]
+    assert '<div class="said">Then.</div>' in page
+
+
+def test_the_same_run_gives_the_same_page(complete: tuple[Path, str, str]) -> None:
+    home, page, text = complete
+    assert publish(*make_run(home)) == text
+    assert page_of(home) == page
+
+
+def test_the_room_imports_nothing_heavy() -> None:
+    heavy = "{'ray', 'torch', 'vllm', 'transformers', 'matplotlib'}"
+    code = f"import sys, mralign.report; assert not {heavy} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_log_ratios_are_clipped_and_rare_edges_are_empty() -> None:
+    P = {"all": np.array([[0.1, 0.4, 0.5]]), "positive": np.array([[0.8, 0.2, 0.0]])}
+    found = Matrices(("a", "b", "c"), P, {"positive": np.array([[4.0, 0.5, 0.0]])})
+    ratio = log_ratios(found, "positive", anchor="all", bounds=(-1.0, 2.0))
+    assert ratio[0, 0] == 2.0
+    assert np.isnan(ratio[0, 1:]).all()
+
+
+def test_heat_map_has_one_cell_a_transition_and_escapes_its_states() -> None:
+    values = np.array([[0.25, math.nan], [0.0, 1.0]])
+    svg = heat_map(values, support_KK=np.ones((2, 2)), states=("<a>", "b"), title="t", bounds=None)
+    assert svg.count("<title>") == 4
+    assert "&lt;a&gt; → b: too rare" in svg and "b → b: 1.000" in svg
+
+
+def test_diverging_is_white_at_one_and_saturates_at_each_bound() -> None:
+    bounds = (-1.0, 2.0)
+    assert diverging(0.0, bounds=bounds) == "#ffffff"
+    assert diverging(5.0, bounds=bounds) == diverging(2.0, bounds=bounds) != diverging(1.0, bounds=bounds)
+    assert diverging(-1.0, bounds=bounds) == diverging(-9.0, bounds=bounds)
+    assert diverging(3.0, bounds=(-1.0, 0.0)) == "#ffffff"
+
+
+def test_lines_leave_out_what_is_not_finite() -> None:
+    svg = lines({"loss": ([1, 2, 3], [1.0, math.nan, 0.5], "#000")}, title="t")
+    points = re.search(r'points="([^"]*)"', svg)
+    assert points is not None and len(points[1].split()) == 2
+    assert lines({"loss": ([1], [math.inf], "#000")}, title="t") == ""
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "ticks"),
+    [(0.0, 1.0, [0, 0.2, 0.4, 0.6, 0.8, 1.0]), (22.66, 37.34, [20, 25, 30, 35, 40]), (3.0, 3.0, [3.0, 4.0])],
+)
+def test_nice_ticks_enclose_the_range(low: float, high: float, ticks: list[float]) -> None:
+    assert nice_ticks(low, high) == pytest.approx(ticks)
+
+
+def test_numbers_as_text() -> None:
+    assert with_interval(0.3734, [0.33, 0.41]) == "37.3 [33.0, 41.0]"
+    assert with_interval(None, None) == "–"
+    assert signed(-1.44) == "−1.4"
+    assert [duration(s) for s in (1.5, 245, 7620)] == ["1.5 s", "4 min 05 s", "2 h 07 min"]
+    assert aligned([("a", "b"), ("long", "c")]) == "a      b\nlong   c"
+    assert gain(BASE) is None
+    assert "[90% CI]" in result_text(BASE, level=0.9)
+    assert published(["sciq", "other"])[-1] == ("MR-ALIGN", "70.70/11.70")
