@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     log.setLevel(logging.INFO)
     signal.signal(signal.SIGTERM, _interrupt)
-    args = _parser().parse_args(arguments)
+    args = _parser().parse_intermixed_args(arguments)
     try:
         config = load(args.preset, overrides=args.overrides, presets_dir=HERE / "presets")
         planned = pipeline.plan(config, until=args.until)
@@ -58,13 +58,14 @@ def start_ray(config: RunConfig) -> None:
     if ray.is_initialized():
         return
     if os.environ.get("RAY_ADDRESS"):
-        ray.init(runtime_env=_runtime_environment(), logging_level=logging.WARNING)
+        ray.init(runtime_env=_runtime_environment(), logging_level=logging.WARNING, log_to_driver=False)
     else:
         ray.init(
             num_cpus=config.run.local_cpus,
             include_dashboard=False,
             runtime_env=_runtime_environment(),
             logging_level=logging.WARNING,
+            log_to_driver=False,  # an exception still arrives with its trace; the rest is in Ray's log files
         )
     ray.data.DataContext.get_current().enable_progress_bars = False  # ours count rows
     logging.getLogger("ray.data").setLevel(logging.WARNING)

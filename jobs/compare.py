@@ -104,7 +104,7 @@ def measure(args: argparse.Namespace, prepared: dict[int, stage.Prepared], *, ou
     def write(row: dict[str, Any]) -> None:
         results.append(row)
         with (out / "results.jsonl").open("a") as stream:
-            stream.write(json.dumps(row) + "\n")
+            stream.write("\n" + json.dumps(row))  # a line cut short by a kill stays a line of its own
         figures = row["metrics"]
         log.info("%s %s Acc %.3f Mis %s", row["split"], _key(row), figures["acc"], figures["mis"])
 

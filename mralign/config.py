@@ -132,6 +132,16 @@ class Candidates(Section):
     keep_all_draws: bool = False
     keep_neutral: bool = Field(False, description="Annotate undecided questions too, to estimate P from all rollouts.")
 
+    @model_validator(mode="after")
+    def _not_empty(self) -> Candidates:
+        for low, high in (("min_segments", "max_segments"), ("min_thought_tokens", "max_thought_tokens")):
+            if getattr(self, high) - getattr(self, low) < 2:
+                raise ValueError(
+                    f"candidates.{low}={getattr(self, low)} and {high}={getattr(self, high)} let no thought pass: "
+                    f"both bounds are open"
+                )
+        return self
+
 
 class Annotator(Section):
     """One annotator. `cues` is the offline cue-phrase engine with a rule book."""
@@ -173,6 +183,12 @@ class Weights(Section):
     control: Literal["none", "shuffle", "mean", "uniform"] = "none"
     clip_min: float = Field(1 / math.e, gt=0)
     clip_max: float = Field(math.e, gt=0)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Weights:
+        if self.clip_min > self.clip_max:
+            raise ValueError(f"weights.clip_min={self.clip_min} is above weights.clip_max={self.clip_max}")
+        return self
 
 
 class Examples(Section):
@@ -283,11 +299,14 @@ def to_yaml(config: RunConfig) -> str:
 
 
 def resolve_path(path: str) -> str:
-    """Turn `pkg://package/inner/path` into the path of that package's data; other paths come back unchanged."""
+    """`pkg://package/inner/path` becomes the path of that package's data, `~` the home; other paths stay as they are."""
     if not path.startswith("pkg://"):
-        return path
+        return str(Path(path).expanduser()) if path.startswith("~") else path
     package, _, inner = path.removeprefix("pkg://").partition("/")
-    return str(files(package).joinpath(inner))
+    try:
+        return str(files(package).joinpath(inner))
+    except (ImportError, TypeError, ValueError):
+        raise ValueError(f"{path}: no package {package!r} is installed; write pkg://package/inner/path") from None
 
 
 def _read_preset(preset: str, presets_dir: Path | None) -> dict[str, Any]:

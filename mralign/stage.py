@@ -95,7 +95,7 @@ def exchange_parts(
         return
     split: Any = ray.remote(_split).options(num_returns=buckets, max_retries=3)
     pieces = [split.remote(source, name, key, buckets, upstream_schema) for name in source.parts()]
-    columns = [[row] if buckets == 1 else row for row in pieces]
+    columns = [[row] if buckets == 1 else row for row in pieces] or [[upstream_schema.empty_table()] * buckets]
     task: Any = ray.remote(_reduce_bucket).options(max_retries=3)
     pending = [task.remote(function, context.out, b, schema, *(row[b] for row in columns)) for b in todo]
     _wait(pending, context.out.stage)
@@ -110,8 +110,13 @@ def _wait(pending: list[Any], label: str) -> None:
             ready, left = ray.wait(left, num_returns=1)
             yield ray.get(ready[0])
 
-    for _ in progress(finished(), total=len(pending), label=label):
-        pass
+    try:
+        for _ in progress(finished(), total=len(pending), label=label):
+            pass
+    except BaseException:
+        for task in pending:
+            ray.cancel(task)
+        raise
 
 
 def _map_one(

@@ -165,9 +165,10 @@ class StageDir(Directory):
         tables = [self._read(name).select(wanted.names).cast(wanted) for name in parts]
         return pa.concat_tables([wanted.empty_table(), *tables])
 
-    def read_rejects(self) -> pa.Table:
-        """All rejects of the committed parts."""
-        tables = [self._read(f"rejects/{p}") for p in self.parts() if self.exists(f"rejects/{p}")]
+    def read_rejects(self, parts: Sequence[str] | None = None) -> pa.Table:
+        """The rejects of the given committed parts, or of all."""
+        names = self.parts() if parts is None else parts
+        tables = [self._read(f"rejects/{p}") for p in names if self.exists(f"rejects/{p}")]
         return pa.concat_tables([REJECTS.empty_table(), *(t.cast(REJECTS) for t in tables)])
 
     def manifest(self) -> Manifest | None:
@@ -191,7 +192,7 @@ def part_name(key: str) -> str:
 
 
 def drop_repeated(out: StageDir, *, schema: pa.Schema) -> int:
-    """Remove rows whose row_id stands in an earlier part; return how many.
+    """Remove rows and rejects whose row_id stands in an earlier part; return how many.
 
     A retried Ray task can commit a row twice under another part name; a stage calls this before it is sealed.
     """
@@ -199,13 +200,20 @@ def drop_repeated(out: StageDir, *, schema: pa.Schema) -> int:
     repeated = 0
     for name in out.parts():
         table = out.read_parts([name], schema=schema)
-        ids = table.column("row_id").to_pylist()
-        keep = [row_id not in seen for row_id in ids]
-        seen.update(ids)
-        if not all(keep):
-            repeated += keep.count(False)
-            out.commit(name, table.filter(pa.array(keep)), schema=schema)
+        rejects = out.read_rejects([name])
+        kept, kept_rejects = _unseen(table, seen=seen), _unseen(rejects, seen=seen)
+        dropped = table.num_rows + rejects.num_rows - kept.num_rows - kept_rejects.num_rows
+        if dropped:
+            repeated += dropped
+            out.commit(name, kept, schema=schema, rejects=kept_rejects)
     return repeated
+
+
+def _unseen(table: pa.Table, *, seen: set[str]) -> pa.Table:
+    ids = table.column("row_id").to_pylist()
+    keep = pa.array([row_id not in seen for row_id in ids], pa.bool_())
+    seen.update(ids)
+    return table.filter(keep)
 
 
 def _parquet(table: pa.Table) -> bytes:
@@ -220,8 +228,7 @@ def _digest_file(filesystem: fs.FileSystem, info: fs.FileInfo) -> str:
         if info.size <= _SAMPLED_ABOVE:
             hasher.update(stream.read())
         else:
-            step = (info.size - _BLOCK) // 63
             for block in range(64):
-                stream.seek(block * step)
+                stream.seek(block * (info.size - _BLOCK) // 63)
                 hasher.update(stream.read(_BLOCK))
     return hasher.hexdigest()

@@ -91,7 +91,8 @@ def _figures(rows: list[list[dict[str, Any]]]) -> dict[str, Any]:
 
 def _inputs(config: RunConfig) -> dict[str, str]:
     settings = config.annotation
-    books = {a.name: a.rule_book for a in (*settings.annotators, settings.adjudicator)}
+    roles = zip(("first", "second", "adjudicator"), (*settings.annotators, settings.adjudicator), strict=True)
+    books = {role: annotator.rule_book for role, annotator in roles}  # by role: two annotators may share a name
     return books | ({"taxonomy": settings.taxonomy} if settings.taxonomy else {})
 
 

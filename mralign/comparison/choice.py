@@ -83,7 +83,10 @@ def summarize(test: Sequence[Mapping[str, Any]], *, reference: str = "mralign") 
     for name in names:
         if name == reference:
             continue
-        pairs = [value[w, reference, "acc"] - value[w, name, "acc"] for w in worlds]
+        both = [w for w in worlds if (w, reference, "acc") in value and (w, name, "acc") in value]
+        pairs = [value[w, reference, "acc"] - value[w, name, "acc"] for w in both]
+        if not pairs:
+            continue
         error = np.std(pairs, ddof=1) / np.sqrt(len(pairs)) if len(pairs) > 1 else float("nan")
         lines.append(f"{name:{width}}  {np.mean(pairs):+.3f} ± {error:.3f}   {' '.join(f'{p:+.3f}' for p in pairs)}")
     return "\n".join(lines)

@@ -21,7 +21,8 @@ from mralign.engines.vllm import Exchanger, build_requests, worker_environment
 from mralign.evaluation.short_answer import metrics, score
 from mralign.schema import QUESTIONS
 from mralign.store import StageDir, part_name
-from mralign.training.stage import Sources, train_alone
+from mralign.training.alone import train_alone
+from mralign.training.sources import Sources
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ def check_model_directory(path: str) -> None:
     """
     directory = Path(path)
     if not directory.exists():
-        if path.startswith((".", "/", "~")):
+        if path.startswith((".", "/", "~")) or path.count("/") > 1:  # a hub name is NAME or OWNER/NAME
             raise ValueError(f"model.path={path!r} does not exist; give a model directory or a hub name")
         return
     if not (directory / "config.json").is_file():

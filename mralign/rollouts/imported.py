@@ -29,7 +29,7 @@ def read_rollouts(
     """Generations of one mode (on | off) from the JSONL file or URI `path`.
 
     The draw is the field `fields.draw`, else the number of earlier rows with the same id. A malformed row is a reject
-    (malformed_json, missing_field, wrong_type, extra_draw). Raises ValueError if the file does not exist.
+    (malformed_json, missing_field, wrong_type, extra_draw, repeated_draw). ValueError if the file does not exist.
     """
     from transformers import AutoTokenizer
 
@@ -39,6 +39,7 @@ def read_rollouts(
     rows: list[dict[str, Any]] = []
     rejects: list[Reject] = []
     seen: Counter[str] = Counter()
+    taken: set[str] = set()
     for number, line in enumerate(_lines(path)):
         record = _parse(line, fields=fields, where=f"{name}/{mode}/row{number}")
         if isinstance(record, Reject):
@@ -48,36 +49,46 @@ def read_rollouts(
         draw = int(record["draw"]) if fields.draw else seen[question_id]
         seen[question_id] += 1
         row_id = f"{question_id}/{mode}/{draw}"
-        if draw >= draws or seen[question_id] > draws:
-            rejects.append(Reject(row_id, "extra_draw", f"rollouts.n is {draws}", line))
+        if draw >= draws:
+            rejects.append(Reject(row_id, "extra_draw", f"rollouts.n is {draws}", _text(line)))
             continue
+        if row_id in taken:
+            rejects.append(Reject(row_id, "repeated_draw", "an earlier row has the same id and draw", _text(line)))
+            continue
+        taken.add(row_id)
         rows.append(_generation(record, tokenizer=tokenizer, mode=mode, draw=draw, ids=(row_id, question_id, name)))
     return pa.Table.from_pylist(rows, schema=GENERATIONS), rejects
 
 
-def _lines(path: str) -> list[str]:
+def _lines(path: str) -> list[bytes]:
     filesystem, inner = open_filesystem(resolve_path(path))
     try:
         with filesystem.open_input_stream(inner) as stream:
-            return [line for line in bytes(stream.read()).decode("utf-8-sig").split("\n") if line.strip()]
+            data = bytes(stream.read()).removeprefix(b"\xef\xbb\xbf")
     except FileNotFoundError:
         raise ValueError(
             f"rollouts file {path} does not exist; give a JSONL file as rollouts.import_on / import_off"
         ) from None
+    return [line for line in data.split(b"\n") if line.strip()]
 
 
-def _parse(line: str, *, fields: ImportFields, where: str) -> dict[str, Any] | Reject:
+def _text(line: bytes) -> str:
+    return line.decode(errors="replace").rstrip("\r")
+
+
+def _parse(line: bytes, *, fields: ImportFields, where: str) -> dict[str, Any] | Reject:
     """The record under our own names, or the reason why it cannot be used."""
+    raw = _text(line)
     try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        return Reject(where, "malformed_json", str(error), line)
+        record = json.loads(line.decode())
+    except (ValueError, RecursionError) as error:  # bad JSON, bad UTF-8, a bottomless nest of brackets
+        return Reject(where, "malformed_json", str(error), raw)
     if not isinstance(record, dict):
-        return Reject(where, "wrong_type", f"a row must be an object, got {type(record).__name__}", line)
+        return Reject(where, "wrong_type", f"a row must be an object, got {type(record).__name__}", raw)
     wanted = {k: v for k, v in fields.model_dump().items() if v is not None}
     missing = [theirs for ours, theirs in wanted.items() if theirs not in record and ours != "thought"]
     if missing:
-        return Reject(where, "missing_field", f"{missing}; the row has {sorted(record)}", line)
+        return Reject(where, "missing_field", f"{missing}; the row has {sorted(record)}", raw)
     found = {ours: record.get(theirs) for ours, theirs in wanted.items()}
     found["answers"] = [found["answers"]] if isinstance(found["answers"], str) else found["answers"]
     texts = [
@@ -86,7 +97,13 @@ def _parse(line: str, *, fields: ImportFields, where: str) -> dict[str, Any] | R
         *(found["answers"] if isinstance(found["answers"], list) else [None]),
     ]
     if not all(isinstance(text, str) for text in texts) or not isinstance(found.get("thought"), str | None):
-        return Reject(where, "wrong_type", "question, thought, response and answers must be texts", line)
+        return Reject(where, "wrong_type", "question, thought, response and answers must be texts", raw)
+    if fields.draw and not str(found["draw"]).isdecimal():
+        return Reject(where, "wrong_type", f"the draw must be a number from 0, not {found['draw']!r:.80}", raw)
+    try:
+        "".join([str(found["id"]), *filter(None, [*texts, found.get("thought")])]).encode()
+    except UnicodeEncodeError as error:  # JSON may spell half a character (\ud83d); no tokenizer can read it
+        return Reject(where, "wrong_type", f"not valid Unicode: {error.reason}", raw)
     return found
 
 
@@ -121,6 +138,6 @@ def _joined(thought: str | None, response: str) -> str:
 
 def _without_end_marks(text: str) -> str:
     text = text.rstrip()
-    for mark in _END_MARKS:
-        text = text.removesuffix(mark).rstrip()
+    while text.endswith(_END_MARKS):  # several, in any order
+        text = text.removesuffix(next(mark for mark in _END_MARKS if text.endswith(mark))).rstrip()
     return text

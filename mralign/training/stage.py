@@ -7,12 +7,10 @@ Train runs the loop of `worker.py` and its last checkpoint becomes adapter/ and 
 from __future__ import annotations
 
 import json
-import os
-import socket
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,16 +21,16 @@ import pyarrow.compute as pc
 
 from mralign.config import Model, RunConfig, Training, resolve_path
 from mralign.rejects import Reject
-from mralign.schema import ANNOTATIONS, CANDIDATES, EXAMPLES, REFERENCE, WEIGHTS
+from mralign.schema import ANNOTATIONS, CANDIDATES, EXAMPLES, REFERENCE
 from mralign.stage import Context, Outcome, Stage, log, map_parts, progress
 from mralign.store import StageDir, part_name
-from mralign.training.examples import Example, segment_steps, token_weights, too_long
+from mralign.training.examples import segment_steps, too_long
 from mralign.training.export import merge, upload
 from mralign.training.logprobs import TokenLogProbs
 from mralign.training.reference import load_model, pairs_to_score, score
+from mralign.training.sources import Sources
 from mralign.training.tokens import token_offsets, token_steps
 from mralign.training.worker import (
-    Reference,
     State,
     Task,
     World,
@@ -102,63 +100,11 @@ def _examples(context: Context) -> Outcome:
     return Outcome(int((rows_in != 0).sum()), rows.num_rows, figures)
 
 
-@dataclass(frozen=True)
-class Sources:
-    """Where a worker finds what it trains on; loaded in the same order everywhere."""
-
-    settings: Training
-    model: Model
-    seed: int
-    examples: StageDir
-    weights: StageDir | None  # None: every token weighs 1
-    reference: StageDir | None  # None: SFT
-
-    def load(self) -> Task:
-        rows = self.examples.read(schema=EXAMPLES).sort_by("row_id").to_pylist()
-        steps = self._step_weights()
-        examples = [_example(row, steps) for row in rows if self.settings.method != "sft" or row["polarity"] > 0]
-        return Task(
-            model_path=resolve_path(self.model.path),
-            trust_remote_code=self.model.trust_remote_code,
-            settings=self.settings,
-            seed=self.seed,
-            examples=examples,
-            reference=self._reference(),
-        )
-
-    def _step_weights(self) -> dict[str, list[float]] | None:
-        if self.weights is None:
-            return None
-        rows = self.weights.read(schema=WEIGHTS).to_pylist()
-        return {row["row_id"]: row["step_weights"] for row in rows}
-
-    def _reference(self) -> Reference | None:
-        if self.reference is None:
-            return None
-        rows = self.reference.read(schema=REFERENCE).to_pylist()
-        return Reference(
-            logps={r["prompt_row"]: np.array(r["logps"], np.float32) for r in rows if r["logps"]},
-            sums={(r["prompt_row"], r["completion_row"]): r["logp_sum"] for r in rows},
-        )
-
-
-def _example(row: dict[str, Any], steps: dict[str, list[float]] | None) -> Example:
-    uniform = np.ones(len(row["token_ids"]), np.float32)
-    return Example(
-        row_id=row["row_id"],
-        question_id=row["question_id"],
-        polarity=row["polarity"],
-        prompt_ids=np.array(row["prompt_token_ids"], np.int64),
-        completion_ids=np.array(row["token_ids"], np.int64),
-        weights_T=uniform if steps is None else token_weights(row["token_step"], steps[row["row_id"]]),
-    )
-
-
 class ReferenceScorer:
     """A Ray Data actor: the base model in the training dtype, one committed part a batch of pairs."""
 
-    def __init__(self, *, task: Task, out: StageDir) -> None:
-        settings = task.settings
+    def __init__(self, *, sources: Sources, out: StageDir) -> None:
+        settings, task = sources.settings, sources.load()
         prepare_process(gpu=settings.gpu, threads=settings.threads_per_worker)
         model = load_model(task.model_path, dtype=settings.dtype, trust_remote_code=task.trust_remote_code)
         self.policy = TokenLogProbs(model.cuda() if settings.gpu else model)
@@ -196,12 +142,13 @@ def _reference_stage(context: Context) -> Outcome:
     import ray
 
     config = context.config
-    task = _sources(context, with_weights=False, with_reference=False).load()
+    sources = _sources(context, with_weights=False, with_reference=False)
+    task = sources.load()
     blocks = list(_pair_blocks(task, done=set(context.out.parts())))
     if blocks:
         dataset = ray.data.from_arrow(blocks).map_batches(
             ReferenceScorer,
-            fn_constructor_kwargs={"task": task, "out": context.out},
+            fn_constructor_kwargs={"sources": sources, "out": context.out},
             batch_size=None,
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=config.training.workers),
@@ -229,8 +176,38 @@ def _sources(context: Context, *, with_weights: bool, with_reference: bool) -> S
     )
 
 
+class Board:
+    """An actor on which rank 0 writes where the training is, for the driver to show."""
+
+    def __init__(self) -> None:
+        self.row: dict[str, float] = {}
+
+    def write(self, row: dict[str, float]) -> None:
+        self.row = row
+
+    def read(self) -> dict[str, float]:
+        return self.row
+
+
+def show_progress(board: Any, *, stop: threading.Event) -> None:
+    """A progress bar of optimizer steps, fed from the board until `stop` is set."""
+    import ray
+    from tqdm import tqdm
+
+    with tqdm(desc="training", unit="step", mininterval=1.0) as bar:
+        while not stop.wait(0.5):
+            row = ray.get(board.read.remote())
+            if row.get("resumed"):
+                log.info("training goes on after step %d", row["resumed"])
+            if "of" in row:
+                bar.total = int(row["of"])
+                bar.update(int(row["step"]) - bar.n)
+                bar.set_postfix({k: f"{row[k]:.3f}" for k in ("loss", "margin", "z0") if k in row})
+
+
 def train_worker(settings: dict[str, Any]) -> None:
     """What Ray Train runs on every worker: resume from its checkpoint, train, report checkpoints."""
+    import ray
     import ray.train
 
     sources: Sources = settings["sources"]
@@ -244,7 +221,10 @@ def train_worker(settings: dict[str, Any]) -> None:
     if checkpoint is not None:
         with checkpoint.as_directory() as directory:
             state = load_checkpoint(engine, Path(directory))
-        log.info("training goes on after step %d", state.step)
+
+    def show(row: dict[str, float]) -> None:
+        if world.rank == 0:
+            ray.get(settings["board"].write.remote(row))
 
     def save(current: State) -> None:
         with tempfile.TemporaryDirectory() as directory:
@@ -253,59 +233,41 @@ def train_worker(settings: dict[str, Any]) -> None:
             kept = ray.train.Checkpoint.from_directory(directory)
             ray.train.report(dict(current.history[-1]), checkpoint=kept)
 
-    def show(row: dict[str, float]) -> None:
-        if world.rank == 0 and (row["step"] % 10 == 0 or row["step"] == row["of"]):
-            shown = {k: round(row[k], 4) for k in ("loss", "margin", "z0", "grad_norm") if k in row}
-            print(f"training step {row['step']}/{row['of']} {shown}", flush=True)
-
+    if state.step:
+        show({"resumed": state.step})
+        time.sleep(1.0)  # longer than the driver's glance at the board
     train(engine, task, world=world, state=state, save=save, log=show)
 
 
-def train_alone(sources: Sources, *, settings: Training, target: Path) -> dict[str, Any]:
-    """The same loop with one worker in this process; `target` gets the merged model and a probe for its server.
-
-    The reference may have been planned for more epochs than are trained: the plan of an epoch does not depend on their
-    number.
-    """
-    prepare_process(gpu=settings.gpu, threads=settings.threads_per_worker)
-    os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1")
-    os.environ.setdefault("MASTER_PORT", str(_free_port()))
-    task = replace(sources.load(), settings=settings)
-    engine = start_engine(task, world=World())
-    began = time.monotonic()
-    state = train(engine, task, world=World(), state=State(), save=lambda state: None)
-    merged = engine.module.model.merge_and_unload()
-    merged.save_pretrained(target, safe_serialization=True)
-    (target / "probe.json").write_text(json.dumps(_probe(TokenLogProbs(merged), task)))
-    engine.destroy()
-    return {"steps": state.step, "seconds": round(time.monotonic() - began, 1), "last": state.history[-1]}
-
-
-def _probe(policy: TokenLogProbs, task: Task, *, size: int = 4) -> list[dict[str, Any]]:
-    """A few examples with the trained policy's log-probabilities: what a server of it must reproduce."""
-    chosen = task.examples[:: max(1, len(task.examples) // size)][:size]
-    logps = score(policy, [(e.prompt_ids, e.completion_ids) for e in chosen], pad_id=0)
-    return [
-        {"prompt_ids": e.prompt_ids.tolist(), "completion_ids": e.completion_ids.tolist(), "logps": row.tolist()}
-        for e, row in zip(chosen, logps, strict=True)
-    ]
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
 def _train(context: Context) -> Outcome:
+    import ray
+
+    config = context.config.training
+    sources = _sources(context, with_weights=config.method == "mralign", with_reference=config.method != "sft")
+    board = ray.remote(Board).options(num_cpus=0).remote()
+    stop = threading.Event()
+    shown = threading.Thread(target=show_progress, args=(board,), kwargs={"stop": stop}, daemon=True)
+    shown.start()
+    try:
+        result = _fit(context, sources=sources, board=board)
+    finally:
+        stop.set()
+        shown.join(timeout=5)
+    assert result.checkpoint is not None
+    with result.checkpoint.as_directory() as directory:
+        history = _export(context, Path(directory))
+    trained = len(sources.load().examples)
+    return Outcome(trained, trained, {"steps": len(history), "last": history[-1]})
+
+
+def _fit(context: Context, *, sources: Sources, board: Any) -> Any:
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
 
     config = context.config.training
-    sources = _sources(context, with_weights=config.method == "mralign", with_reference=config.method != "sft")
-    result = TorchTrainer(
+    return TorchTrainer(
         train_worker,
-        train_loop_config={"sources": sources},
+        train_loop_config={"sources": sources, "board": board},
         torch_config=TorchConfig(backend="nccl" if config.gpu else "gloo"),
         scaling_config=ray.train.ScalingConfig(
             num_workers=config.workers, use_gpu=config.gpu, resources_per_worker={"CPU": 1, **_gpu(config)}
@@ -318,11 +280,6 @@ def _train(context: Context) -> Outcome:
             failure_config=ray.train.FailureConfig(max_failures=config.max_failures),
         ),
     ).fit()
-    assert result.checkpoint is not None
-    with result.checkpoint.as_directory() as directory:
-        history = _export(context, Path(directory))
-    trained = len(sources.load().examples)
-    return Outcome(trained, trained, {"steps": len(history), "last": history[-1]})
 
 
 def _gpu(config: Training) -> dict[str, float]:

@@ -1,0 +1,163 @@
+"""From a question to the request that an engine gets, and from its text back to a row; no engine is started."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from mralign.config import Engine
+from mralign.engines.chat import check_model_directory, prompt_ids, switches_thinking
+from mralign.engines.vllm import REQUESTS, build_requests, judged_text, worker_environment
+from mralign.schema import QUESTIONS
+
+MODEL = Path(__file__).parents[2] / "mralign" / "miniworld" / "data" / "model"
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(MODEL)
+
+
+@pytest.fixture
+def model(tmp_path):
+    """A copy of the mini model that a test may spoil."""
+    return Path(shutil.copytree(MODEL, tmp_path / "model"))
+
+
+def questions(*names):
+    rows = [
+        {"question_id": f"d/{n}", "dataset": "d", "split": "train", "question": f"q{n}", "answers": [n], "extra": "{}"}
+        for n in names
+    ]
+    return pa.Table.from_pylist(rows, schema=QUESTIONS)
+
+
+def test_the_prompt_of_each_mode_is_the_rendered_template(tokenizer):
+    question = "name the capital of totibar"
+    on, off = (prompt_ids(tokenizer, question, mode=mode) for mode in ("on", "off"))
+    words = ["<|im_start|>", "▁user", "▁name", "▁the", "▁capital", "▁of", "▁totibar", "<|im_end|>"]
+    assert tokenizer.convert_ids_to_tokens(on) == [*words, "<|im_start|>", "▁assistant"]
+    assert off[: len(on)] == on
+    assert tokenizer.convert_ids_to_tokens(off[len(on) :]) == ["<think>", "\n\n", "</think>", "\n\n"]
+
+
+def test_the_shipped_model_and_a_hub_name_pass():
+    check_model_directory(str(MODEL))
+    check_model_directory("Qwen/Qwen3-8B")
+    assert switches_thinking(str(MODEL))
+    assert switches_thinking("Qwen/Qwen3-8B")
+
+
+@pytest.mark.parametrize("path", ["/nowhere/model", "./nowhere", "~/no-such-model"])
+def test_a_path_that_is_not_there_is_no_hub_name(path):
+    with pytest.raises(ValueError, match=r"model\.path='.*' does not exist; give a model directory or a hub name"):
+        check_model_directory(path)
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("config.json", r"has no config\.json; save it with"),
+        ("model.safetensors", r"has no \*\.safetensors; save it with"),
+        ("chat_template.jinja", "has no chat template: neither .* Use a chat model"),
+    ],
+)
+def test_what_a_model_directory_lacks_is_named(model, file, message):
+    (model / file).unlink()
+    with pytest.raises(ValueError, match=message) as error:
+        check_model_directory(str(model))
+    assert str(model) in str(error.value)
+
+
+def test_a_template_may_stand_in_the_tokenizer_configuration(model):
+    (model / "chat_template.jinja").unlink()
+    path = model / "tokenizer_config.json"
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps({**values, "chat_template": "{% if enable_thinking %}{% endif %}"}))
+    check_model_directory(str(model))
+    assert switches_thinking(str(model))
+    path.write_text(json.dumps({**values, "chat_template": "{{ messages }}"}))
+    check_model_directory(str(model))
+    assert not switches_thinking(str(model))
+    path.write_text(json.dumps({**values, "chat_template": [{"name": "default", "template": "{{ messages }}"}]}))
+    check_model_directory(str(model))
+
+
+def test_there_is_one_request_for_each_question_mode_and_draw():
+    requests = build_requests(questions("a", "b"), modes=("on", "off"), draws=2, seed=0)
+    assert requests.schema == REQUESTS
+    assert requests.column("row_id").to_pylist() == [
+        *("d/a/on/0", "d/a/on/1", "d/a/off/0", "d/a/off/1"),
+        *("d/b/on/0", "d/b/on/1", "d/b/off/0", "d/b/off/1"),
+    ]
+    row = requests.to_pylist()[5]
+    assert {**row, "seed": 0} == {
+        "row_id": "d/b/on/1",
+        "question_id": "d/b",
+        "dataset": "d",
+        "question": "qb",
+        "answers": ["b"],
+        "mode": "on",
+        "draw": 1,
+        "seed": 0,
+    }
+    assert build_requests(questions(), modes=("on",), draws=2, seed=0).num_rows == 0
+
+
+def seeds(*names, modes=("on", "off"), draws=3, seed=0):
+    requests = build_requests(questions(*names), modes=modes, draws=draws, seed=seed)
+    return dict(zip(requests.column("row_id").to_pylist(), requests.column("seed").to_pylist(), strict=True))
+
+
+def test_a_seed_depends_on_the_run_and_the_row_alone():
+    many = seeds(*map(str, range(200)))
+    assert len(set(many.values())) == len(many) == 1200
+    assert all(0 <= seed < 2**31 for seed in many.values())
+    few = seeds("7", "3", modes=("off",), draws=1)
+    assert few == {row: many[row] for row in ("d/7/off/0", "d/3/off/0")}  # whatever else is asked
+    other = seeds(*map(str, range(200)), seed=1)
+    assert not [row for row in many if many[row] == other[row]]
+    # First 4 bytes of SHA-256 of "0:d/7/off/0", halved: a resumed run must draw what the first one would have.
+    assert many["d/7/off/0"] == 481600829
+
+
+def test_a_thought_is_found_measured_and_answered(tokenizer):
+    text = "<think>so pemidir\n\nso totibar</think>\n\npemidir"
+    row = {"text": text, "mode": "on", "finish_reason": "stop"}
+    assert judged_text(row, tokenizer=tokenizer, opened=False) == {
+        "thought_start": 7,
+        "thought_end": text.index("</think>"),
+        "answer": "pemidir",
+        "thought_tokens": 5,  # so pemidir \n\n so totibar
+        "invalid": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("row", "opened", "expected"),
+    [
+        (("pemidir", "off", "stop"), False, (-1, -1, "pemidir", 0, None)),
+        (("so</think>pemidir", "on", "stop"), True, (0, 2, "pemidir", 1, None)),
+        (("pemidir", "on", "stop"), False, (-1, -1, None, 0, "no_thought")),
+        (("<think>so totibar", "on", "length"), False, (7, 17, None, 2, "truncated")),
+        (("<think>so</think>pemidir", "off", "stop"), False, (7, 9, None, 1, "unexpected_thought")),
+        (("<think></think>", "on", "stop"), False, (7, 7, None, 0, "empty_answer")),
+    ],
+)
+def test_what_cannot_be_judged_keeps_its_reason(tokenizer, row, opened, expected):
+    names = ("thought_start", "thought_end", "answer", "thought_tokens", "invalid")
+    given = dict(zip(("text", "mode", "finish_reason"), row, strict=True))
+    assert judged_text(given, tokenizer=tokenizer, opened=opened) == dict(zip(names, expected, strict=True))
+
+
+def test_an_engine_without_a_gpu_runs_in_its_actor():
+    cpu = worker_environment(Engine(gpus_per_replica=0, cpu_kv_cache_gib=3))
+    assert cpu["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
+    assert (cpu["VLLM_CPU_KVCACHE_SPACE"], cpu["CUDA_VISIBLE_DEVICES"]) == ("3", "")
+    gpu = worker_environment(Engine(gpus_per_replica=0.5))
+    assert not {"VLLM_ENABLE_V1_MULTIPROCESSING", "VLLM_CPU_KVCACHE_SPACE", "CUDA_VISIBLE_DEVICES"} & set(gpu)
+    assert gpu["VLLM_NO_USAGE_STATS"] == cpu["VLLM_NO_USAGE_STATS"] == "1"

@@ -1,0 +1,76 @@
+"""kill -9 of the driver, twice, then the same command: the result is the one an undisturbed run gives."""
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from align_process import SMALL, finish, kill, start, wait_for
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
+
+
+def stage_dir(run, stage):
+    (found,) = (run / stage).iterdir()
+    return found
+
+
+def rows(directory):
+    return [row for part in sorted(directory.glob("part-*.parquet")) for row in pq.read_table(part).to_pylist()]
+
+
+def manifest(run, stage):
+    return json.loads((stage_dir(run, stage) / "manifest.json").read_text())
+
+
+def test_a_killed_run_goes_on_where_it_was(tmp_path):
+    run, log = tmp_path / "run", tmp_path / "log"
+    checkpoints = lambda: list(run.glob("training/*/ray_train/checkpoint_*"))  # noqa: E731
+
+    first = start(run, *SMALL, log=log)
+    wait_for(lambda: list(run.glob("rollouts/*/part-*")), process=first, log=log)
+    kill(first)
+    rollouts = stage_dir(run, "rollouts")
+    assert not (rollouts / "manifest.json").exists()
+    early = {part.name: part.stat().st_mtime_ns for part in rollouts.glob("part-*")}
+    assert 0 < len(early) < 6  # 150 questions x 2 modes x 3 draws in batches of 150
+
+    second = start(run, *SMALL, log=log)
+    wait_for(lambda: len(checkpoints()) >= 1 and (checkpoints()[0] / "state.json").exists(), process=second, log=log)
+    kill(second)
+    assert not (stage_dir(run, "training") / "manifest.json").exists()
+    late = {str(part): part.stat().st_mtime_ns for part in run.glob("*/*/part-*")}
+
+    third = start(run, *SMALL, log=log)
+    finish(third, log=log)
+
+    assert {name: (rollouts / name).stat().st_mtime_ns for name in early} == early  # finished parts were not redone
+    kept = {name: Path(name).stat().st_mtime_ns for name in late}
+    assert kept == late
+    ids = [row["row_id"] for row in rows(rollouts)]
+    assert len(ids) == len(set(ids)) == 150 * 2 * 3
+    history = [json.loads(line) for line in (stage_dir(run, "training") / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in history] == list(range(1, history[-1]["of"] + 1))
+    assert "training goes on after step" in log.read_text()
+
+    undisturbed = tmp_path / "undisturbed"
+    finish(start(undisturbed, *SMALL, "--until", "examples", log=tmp_path / "log2"), log=tmp_path / "log2")
+    for stage in ("questions", "rollouts", "candidates", "annotation", "counts", "matrices", "weights", "examples"):
+        a, b = manifest(run, stage), manifest(undisturbed, stage)
+        assert (stage, a["rows_in"], a["rows_out"], a["rejects"]) == (stage, b["rows_in"], b["rows_out"], b["rejects"])
+    same = [sorted(row["row_id"] for row in rows(stage_dir(d, "candidates"))) for d in (run, undisturbed)]
+    assert same[0] == same[1]
+
+    metrics = json.loads((run / "evaluation" / "metrics.json").read_text())
+    assert set(metrics) == {"base_think_off", "base_think_on", "mralign"}
+    assert all(metrics[name]["n"] == 40 for name in metrics)
+    assert metrics["base_think_off"]["mis"] is None
+    assert 0 <= metrics["base_think_on"]["mis_ci"][0] <= metrics["base_think_on"]["mis"] <= 1
+    assert (run / "report" / "index.html").read_text().count("<svg") >= 4
+
+    again = tmp_path / "log3"
+    finish(start(run, *SMALL, log=again), log=again, timeout=60)
+    text = again.read_text()
+    assert text.count("skipped") == 12
+    assert "Started a local Ray" not in text
+    assert "mralign" in text

@@ -1,0 +1,178 @@
+"""Defaults < preset < overrides, and what a wrong configuration is told."""
+
+import math
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from mralign.config import RunConfig, load, parse, resolve_path, to_yaml
+
+ROOT = Path(__file__).parents[1]
+PRESETS = ROOT / "jobs" / "presets"
+QUESTIONS = {"train": [{"name": "a", "path": "a.jsonl"}]}
+NEEDED = {"import-rollouts": ["rollouts.import_on=on.jsonl", "rollouts.import_off=off.jsonl"]}
+
+
+def wrong(values):
+    """What `parse` says of `values`, which has every other thing right."""
+    with pytest.raises(ValueError, match="wrong configuration") as error:
+        parse({"questions": QUESTIONS, **values})
+    return str(error.value)
+
+
+def preset(tmp_path, text):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("values", "where", "close", "allowed"),
+    [
+        ({"trainig": {}}, "trainig", "training", "weights"),
+        ({"training": {"learning_rat": 1}}, "training.learning_rat", "learning_rate", "zero_stage"),
+        ({"rollouts": {"decoding": {"temprature": 1}}}, "rollouts.decoding.temprature", "temperature", "top_k"),
+        ({"questions": {"train": [{"name": "a", "path": "b", "limt": 3}]}}, "questions.train.0.limt", "limit", "path"),
+        (
+            {"annotation": {"annotators": [{"name": "a", "rule_book": "x"}, {"name": "b", "rule_bok": "y"}]}},
+            "annotation.annotators.1.rule_bok",
+            "rule_book",
+            "engine",
+        ),
+    ],
+)
+def test_an_unknown_key_is_told_where_it_is_and_what_is_allowed(values, where, close, allowed):
+    (line,) = [line for line in wrong(values).splitlines() if "unknown key" in line]
+    assert line.startswith(f"  {where}: unknown key; did you mean {close!r}? allowed here: ")
+    assert {close, allowed} <= set(line.split("allowed here: ")[1].split(", "))
+
+
+def test_an_unknown_key_like_no_other_gets_no_guess():
+    assert "training.lora.zzz: unknown key; allowed here: alpha, dropout, r" in wrong(
+        {"training": {"lora": {"zzz": 3}}}
+    )
+
+
+def test_wrong_types_and_values_are_all_told_at_once():
+    text = wrong({"training": {"epochs": "three", "batch_size": 2.5, "method": "dpo"}, "model": 3})
+    assert "training.epochs:" in text and "(given: 'three')" in text
+    assert "training.batch_size:" in text and "(given: 2.5)" in text
+    assert "training.method:" in text and "'mralign', 'kto' or 'sft'" in text
+    assert "  model:" in text
+    assert len(text.splitlines()) == 5
+
+
+def test_defaults_yield_to_the_preset_and_the_preset_to_overrides(tmp_path):
+    path = preset(
+        tmp_path, "questions: {train: [{name: a, path: b}]}\ntraining: {epochs: 7, beta: 0.5}\nrun: {dir: here}\n"
+    )
+    assert load(path).training.epochs == 7
+    config = load(path, overrides=["training.epochs=2", "training.epochs=9", "rollouts.decoding.top_k=5"])
+    assert (config.training.epochs, config.training.beta, config.training.lambda_rejected) == (9, 0.5, 1.5)
+    assert (config.rollouts.decoding.top_k, config.rollouts.decoding.top_p) == (5, 0.9)
+    assert (config.run.dir, config.weights.clip_max) == ("here", math.e)
+
+
+@pytest.mark.parametrize(
+    ("override", "section", "field", "value"),
+    [
+        ("training.learning_rate=1e-3", "training", "learning_rate", 0.001),
+        ("training.max_steps=null", "training", "max_steps", None),
+        ("training.max_steps=12", "training", "max_steps", 12),
+        ("candidates.keep_neutral=false", "candidates", "keep_neutral", False),
+        ("run.dir=s3://bucket/a=b", "run", "dir", "s3://bucket/a=b"),
+        (" run.dir = runs/x", "run", "dir", "runs/x"),
+        ("questions.dev=[]", "questions", "dev", ()),
+    ],
+)
+def test_an_override_is_section_field_and_a_yaml_value(override, section, field, value):
+    config = load("miniworld", overrides=[override], presets_dir=PRESETS)
+    assert getattr(getattr(config, section), field) == value
+
+
+def test_an_override_can_be_a_list_of_sources():
+    override = "questions.train=[{name: a, path: x.csv, fields: {answers: gold}}, {name: b, path: y.csv, limit: 2}]"
+    sources = load("miniworld", overrides=[override], presets_dir=PRESETS).questions.train
+    assert [(s.name, s.path, s.fields, s.limit) for s in sources] == [
+        ("a", "x.csv", {"answers": "gold"}, None),
+        ("b", "y.csv", {}, 2),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.epochs", "'training.epochs' is not of the form section.field=value"),
+        ("epochs=1", "'epochs=1' is not of the form"),
+        ("run.dir.name=3", "dir is no section"),
+        ("questions.train=[{name: a", "the value is not valid YAML; quote it"),
+        ("training.epoch=1", "training.epoch: unknown key; did you mean 'epochs'"),
+        ("training.epochs=0", r"training.epochs: .*greater than or equal to 1 \(given: 0\)"),
+    ],
+)
+def test_a_wrong_override_is_an_error_that_names_it(override, message):
+    with pytest.raises(ValueError, match=message):
+        load("miniworld", overrides=[override], presets_dir=PRESETS)
+
+
+def test_the_batch_must_be_a_multiple_of_what_the_workers_take():
+    text = wrong({"training": {"batch_size": 10, "workers": 2, "micro_batch_size": 3}})
+    assert "training.batch_size=10 is not a multiple of workers x micro_batch_size = 2 x 3 = 6" in text
+    fitting = {"training": {"batch_size": 12, "workers": 2, "micro_batch_size": 3}}
+    assert parse({"questions": QUESTIONS, **fitting}).training.batch_size == 12
+
+
+@pytest.mark.parametrize("given", ["import_on", "import_off"])
+def test_imports_come_in_pairs(given):
+    assert "rollouts.import_on and rollouts.import_off go together" in wrong({"rollouts": {given: "x.jsonl"}})
+
+
+@pytest.mark.parametrize("split", ["train", "dev", "test"])
+def test_two_sources_of_a_split_must_not_share_a_name(split):
+    twins = [{"name": "twin", "path": "a"}, {"name": "other", "path": "b"}, {"name": "twin", "path": "c"}]
+    assert f"questions.{split} names ['twin', 'other', 'twin']" in wrong({"questions": {**QUESTIONS, split: twins}})
+
+
+def test_train_questions_are_needed_unless_rollouts_are_imported():
+    with pytest.raises(ValueError, match=r"no training questions: give questions\.train"):
+        parse({})
+    assert parse({"rollouts": {"import_on": "a", "import_off": "b"}}).questions.train == ()
+
+
+@pytest.mark.parametrize("path", sorted(PRESETS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_preset_loads_and_its_yaml_reads_back_equal(path, tmp_path):
+    config = load(path.stem, overrides=NEEDED.get(path.stem, []), presets_dir=PRESETS)
+    assert config.run.dir == f"runs/{path.stem}"
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
+    again = load(str(tmp_path / "config.yaml"))
+    assert again == config
+    assert load(str(tmp_path / "config.yaml"), overrides=["run.seed=1"]) != config
+
+
+def test_a_missing_or_unreadable_preset_says_what_there_is(tmp_path):
+    with pytest.raises(ValueError, match=r"no preset 'miniwrld'.*'import-rollouts', 'miniworld', 'paper'"):
+        load("miniwrld", presets_dir=PRESETS)
+    with pytest.raises(ValueError, match=r"no preset .*gone\.yaml"):
+        load(str(tmp_path / "gone.yaml"), presets_dir=PRESETS)
+    with pytest.raises(ValueError, match="is not valid YAML"):
+        load(preset(tmp_path, "run: [\n"))
+    with pytest.raises(ValueError, match=r"must hold sections .* it holds list"):
+        load(preset(tmp_path, "- run\n"))
+
+
+def test_resolve_path_finds_package_data_and_leaves_other_paths_alone():
+    found = Path(resolve_path("pkg://mralign.miniworld/data/model"))
+    assert found == ROOT / "mralign" / "miniworld" / "data" / "model"
+    for path in ("Qwen/Qwen3-8B", "s3://bucket/pkg://x", "./a b", "/abs/x.jsonl"):
+        assert resolve_path(path) == path
+    with pytest.raises(ValueError, match=r"pkg://no_such_package/x: no package 'no_such_package' is installed"):
+        resolve_path("pkg://no_such_package/x")
+
+
+def test_a_configuration_is_frozen_at_every_level():
+    config = parse({"questions": QUESTIONS})
+    assert isinstance(config, RunConfig)
+    for owner, name in ((config, "run"), (config.training, "epochs"), (config.training.lora, "r")):
+        with pytest.raises(ValidationError, match="frozen"):
+            setattr(owner, name, getattr(owner, name))

@@ -1,0 +1,89 @@
+"""`python jobs/align.py` as a user starts it: exit status and messages."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+ROOT = Path(__file__).parents[1]
+STAGES = (
+    *("questions", "rollouts", "candidates", "annotation", "counts", "matrices", "weights"),
+    *("examples", "reference", "training", "evaluation_base", "evaluation"),
+)
+
+
+def align(run_dir, *arguments):
+    return subprocess.run(
+        [sys.executable, "jobs/align.py", f"run.dir={run_dir}", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "RAY_AUTH_MODE": "disabled", "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["training.learning_rat=1"], "training.learning_rat: unknown key; did you mean 'learning_rate'?"),
+        (["--preset", "miniwrld"], "no preset 'miniwrld'"),
+        (["training.epochs"], "override 'training.epochs' is not of the form section.field=value"),
+        (["questions.train=[{name: a, path: gone.jsonl}]"], "question file of train/a: gone.jsonl does not exist"),
+        (["--until", "candidate"], "--until 'candidate' is no stage of this run"),
+    ],
+)
+def test_wrong_input_ends_the_run_before_ray_starts(tmp_path, arguments, message):
+    done = align(tmp_path / "run", *arguments)
+    assert done.returncode == 2
+    assert f"stopped: {message}" in done.stderr.replace("wrong configuration:\n  ", "")
+    assert "Traceback" not in done.stderr
+    assert "Started a local Ray" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_prints_every_stage_and_touches_nothing(tmp_path):
+    done = align(tmp_path / "run", "--dry-run", "training.epochs=1")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0] == f"run directory: {tmp_path}/run"
+    assert [line.split()[0] for line in lines[2:14]] == list(STAGES)
+    assert all(line.split()[2:] == ["run"] for line in lines[2:14])
+    assert "Started a local Ray" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def questions(path, *, good, bad):
+    rows = [json.dumps({"question": f"what is number {n} ?", "answer": str(n)}) for n in range(good)]
+    path.write_text("\n".join(rows + ['{"question": "cut'] * bad) + "\n")
+    return [f"questions.train=[{{name: mine, path: {path}}}]", "questions.dev=[]", "questions.test=[]"]
+
+
+@pytest.mark.integration
+def test_malformed_rows_are_kept_as_rejects_up_to_the_limit(tmp_path):
+    run = tmp_path / "run"
+    done = align(
+        run, *questions(tmp_path / "nine.jsonl", good=9, bad=1), "run.reject_limit=0.2", "--until", "questions"
+    )
+    assert done.returncode == 0, done.stderr
+    (directory,) = (run / "questions").iterdir()
+    manifest = json.loads((directory / "manifest.json").read_text())
+    assert (manifest["rows_in"], manifest["rows_out"], manifest["rejects"]) == (10, 9, {"malformed_json": 1})
+    (reject,) = pq.read_table(directory / "rejects" / "part-train.parquet").to_pylist()
+    assert (reject["row_id"], reject["reason"], reject["raw"]) == ("mine/row9", "malformed_json", '{"question": "cut')
+
+    done = align(
+        run, *questions(tmp_path / "seven.jsonl", good=7, bad=3), "run.reject_limit=0.2", "--until", "questions"
+    )
+    assert done.returncode == 2
+    (failed,) = (place for place in (run / "questions").iterdir() if place != directory)
+    assert "stage questions: 3 of 10 rows were rejected (30.0%), above the limit of 20.0%" in done.stderr
+    assert f"{{'malformed_json': 3}}. Look at {failed}/rejects" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (failed / "manifest.json").exists()
+    assert pq.read_table(failed / "rejects" / "part-train.parquet").num_rows == 3

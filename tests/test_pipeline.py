@@ -1,0 +1,328 @@
+"""The plan of a run: what depends on what, what is skipped, what is refused before anything starts."""
+
+import logging
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from mralign import pipeline
+from mralign.config import load, resolve_path
+from mralign.rejects import Reject, to_table
+from mralign.stage import Outcome, Stage
+from mralign.store import Manifest, part_name
+
+PRESETS = Path(__file__).parents[1] / "jobs" / "presets"
+MODEL = Path(resolve_path("pkg://mralign.miniworld/data/model"))
+ROAD = (
+    *("questions", "rollouts", "candidates", "annotation", "counts", "matrices", "weights"),
+    *("examples", "reference", "training", "evaluation_base", "evaluation"),
+)
+AFTER_ROLLOUTS = {*ROAD[2:10], "evaluation"}
+ROWS = pa.schema({"row_id": pa.string()})
+
+
+@pytest.fixture
+def miniworld(tmp_path):
+    """The embedded preset in a run directory of its own; the values that tests count with are set here."""
+    values = [
+        f"run.dir={tmp_path}/run",
+        "run.reject_limit=0.2",
+        "rollouts.n=3",
+        "rollouts.decoding.max_tokens=200",
+        "evaluation.draws=3",
+        "evaluation.decoding.max_tokens=200",
+    ]
+
+    def configure(*overrides):
+        return load("miniworld", overrides=[*values, *overrides], presets_dir=PRESETS)
+
+    return configure
+
+
+@pytest.fixture
+def model(tmp_path):
+    """A copy of the mini model that a test may change."""
+    return Path(shutil.copytree(MODEL, tmp_path / "model"))
+
+
+def marks(config):
+    return {item.stage.name: item.out.fingerprint for item in pipeline.plan(config)}
+
+
+def changed(before, after):
+    return {name for name in before if before[name] != after[name]}
+
+
+def seal(item, *, rows, figures):
+    """Write the manifest that `item` would have after its run."""
+    item.out.seal(
+        Manifest(
+            stage=item.stage.name,
+            fingerprint=item.out.fingerprint,
+            config=None,
+            upstream={},
+            inputs=item.inputs,
+            rows_in=rows,
+            rows_out=rows,
+            rejects={},
+            seconds=3.0,
+            versions={},
+            figures=figures,
+        )
+    )
+
+
+def test_the_plan_has_every_stage_in_order_and_writes_nothing(miniworld, tmp_path):
+    planned = pipeline.plan(miniworld())
+    assert tuple(item.stage.name for item in planned) == ROAD
+    assert all(item.manifest is None for item in planned)
+    assert all(item.out.uri == f"{tmp_path}/run/{item.stage.name}/{item.out.fingerprint}" for item in planned)
+    assert not (tmp_path / "run").exists()
+    for place, item in enumerate(planned):  # everything a stage stands on comes before it
+        assert set(item.upstream) <= set(ROAD[:place])
+
+
+@pytest.mark.parametrize(
+    ("override", "dependent"),
+    [
+        ("weights.anchor=opposite", {"weights", "training", "evaluation"}),
+        ("transitions.prior=0.27", {"matrices", "weights", "training", "evaluation"}),
+        ("transitions.labels=single", {"counts", "matrices", "weights", "training", "evaluation"}),
+        ("training.learning_rate=1.7e-3", {"training", "evaluation"}),
+        ("training.epochs=11", {"reference", "training", "evaluation"}),
+        ("evaluation.draws=7", {"evaluation_base", "evaluation"}),
+        ("candidates.match=contains", AFTER_ROLLOUTS),
+        ("rollouts.n=7", {"rollouts", *AFTER_ROLLOUTS}),
+        ("run.seed=17", set(ROAD) - {"questions"}),
+        ("examples.max_length=101", {"examples", "reference", "training", "evaluation"}),
+        ("annotation.threshold=6.5", AFTER_ROLLOUTS - {"candidates"}),
+        ("questions.test=[{name: miniworld, path: 'pkg://mralign.miniworld/data/questions/dev.jsonl'}]", set(ROAD)),
+        ("run.reject_limit=0.93", set()),
+        ("run.local_cpus=3", set()),
+        ("engine.batch_size=7", set()),
+        ("training.checkpoint_every=17", set()),
+    ],
+)
+def test_a_setting_changes_the_stages_that_depend_on_it_and_no_other(miniworld, override, dependent):
+    assert changed(marks(miniworld()), marks(miniworld(override))) == dependent
+
+
+def test_the_run_directory_and_the_place_of_the_model_do_not_matter(miniworld, model, tmp_path):
+    assert marks(miniworld(f"run.dir={tmp_path}/elsewhere", f"model.path={model}")) == marks(miniworld())
+
+
+def test_one_byte_of_the_model_changes_all_that_stands_on_it(miniworld, model):
+    config = miniworld(f"model.path={model}")
+    before = marks(config)
+    text = (model / "generation_config.json").read_text()
+    (model / "generation_config.json").write_text(text.replace('"temperature": 1.0', '"temperature": 1.1'))
+    assert changed(before, marks(config)) == set(ROAD) - {"questions"}
+
+
+def test_the_book_of_an_annotator_matters_even_if_two_share_a_name(miniworld, tmp_path):
+    books = [
+        shutil.copy(resolve_path(f"pkg://mralign.engines/rule_books/{n}.yaml"), tmp_path) for n in ("first", "second")
+    ]
+    twins = ", ".join(f"{{name: twin, rule_book: {book}}}" for book in books)
+    config = miniworld(f"annotation.annotators=[{twins}]")
+    for book in books:
+        before = marks(config)
+        Path(book).write_text(Path(book).read_text() + "\n# another book\n")
+        assert changed(before, marks(config)) == AFTER_ROLLOUTS - {"candidates"}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "left_out"),
+    [
+        (["training.method=kto"], {"counts", "matrices", "weights"}),
+        (["training.method=sft"], {"counts", "matrices", "weights", "reference"}),
+        (["questions.test=[]", "questions.dev=[]"], {"evaluation_base", "evaluation"}),
+    ],
+)
+def test_a_run_has_only_the_stages_it_uses(miniworld, overrides, left_out):
+    planned = pipeline.plan(miniworld(*overrides))
+    assert [item.stage.name for item in planned] == [name for name in ROAD if name not in left_out]
+    assert not any(left_out & set(item.upstream) for item in planned)
+    assert pipeline.find(planned, "training").stage.name == "training"
+    assert pipeline.find(planned, left_out.pop()) is None
+
+
+def test_methods_share_what_they_have_in_common(miniworld):
+    full, kto, sft = (marks(miniworld(f"training.method={method}")) for method in ("mralign", "kto", "sft"))
+    assert changed(kto, full) == changed(sft, kto) == changed(sft, full) == {"training", "evaluation"}
+
+
+def test_until_ends_the_plan_and_must_be_a_stage(miniworld):
+    planned = pipeline.plan(miniworld(), until="candidates")
+    assert [item.stage.name for item in planned] == ["questions", "rollouts", "candidates"]
+    with pytest.raises(ValueError, match=r"--until 'candidate' is no stage of this run; allowed are \['questions', "):
+        pipeline.plan(miniworld(), until="candidate")
+    with pytest.raises(ValueError, match="--until 'weights' is no stage"):
+        pipeline.plan(miniworld("training.method=kto"), until="weights")
+
+
+def test_the_description_of_a_fresh_run(miniworld, tmp_path):
+    config = miniworld()
+    planned = pipeline.plan(config)
+    lines = pipeline.describe(config, planned).splitlines()
+    assert lines[0] == f"run directory: {tmp_path}/run"
+    assert [line.split() for line in lines[2:14]] == [[i.stage.name, i.out.fingerprint, "run"] for i in planned]
+    text = "\n".join(lines[15:])
+    assert "requests: known after the questions are read (--until questions)" in text
+    assert f"model: {(MODEL / 'model.safetensors').stat().st_size / 2**20:,.1f} MiB of weights" in text
+    assert "time: 0 s spent" in text
+    assert "no stage of this run calls a paid endpoint" in text
+
+
+def test_the_description_of_a_run_that_stopped_and_of_a_finished_one(miniworld):
+    config = miniworld()
+    planned = pipeline.plan(config)
+    seal(planned[0], rows=35, figures={"train": 10, "dev": 5, "test": 20})
+    planned[1].out.commit(part_name("a"), pa.table({"row_id": ["x"]}), schema=ROWS)
+    lines = pipeline.describe(config, pipeline.plan(config)).splitlines()
+    assert lines[2].endswith("skip: done, 35 rows in 3 s")
+    assert lines[3].endswith("run: goes on from 1 committed parts")
+    assert lines[4].endswith("  run")
+    assert "rollouts: 60 requests, at most 12,000 tokens" in lines  # 10 questions x 2 modes x 3 draws, x 200 tokens
+    assert "evaluation: 180 requests, at most 36,000 tokens" in lines  # 20 questions x 3 x 3 draws
+    for item in planned[1:]:
+        seal(item, rows=7, figures={})
+    lines = pipeline.describe(config, pipeline.plan(config)).splitlines()
+    assert [line.split(maxsplit=2)[2] for line in lines[3:14]] == ["skip: done, 7 rows in 3 s"] * 11
+    assert "time: 36 s spent on finished stages; the rest is unknown before it is measured" in lines
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("questions.train=[{name: a, path: gone.jsonl}]", r"question file of train/a: .*gone\.jsonl does not exist"),
+        ("questions.train=[{name: a, path: 'pkg://gone/a.jsonl'}]", "no package 'gone' is installed"),
+        ("questions.test=[]", r"evaluation\.split='test' has no questions; give questions\.test"),
+        ("model.path=./gone", r"model\.path='\./gone' does not exist"),
+        ("annotation.adjudicator={name: a, rule_book: gone.yaml}", r"annotation file: gone\.yaml does not exist"),
+        ("annotation.taxonomy=gone.yaml", r"annotation file: gone\.yaml does not exist"),
+    ],
+)
+def test_what_is_missing_is_refused_before_anything_starts(miniworld, tmp_path, override, message):
+    with pytest.raises(ValueError, match=message):
+        pipeline.plan(miniworld(override))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("chat_template.jinja", None, "has no chat template"),
+        ("config.json", None, r"has no config\.json"),
+        ("chat_template.jinja", "{{ messages[0].content }}", "does not read `enable_thinking`"),
+    ],
+)
+def test_a_model_that_cannot_serve_is_refused(miniworld, model, file, content, message):
+    config = miniworld(f"model.path={model}")
+    pipeline.plan(config)
+    (model / file).unlink()
+    if content:
+        (model / file).write_text(content)
+    with pytest.raises(ValueError, match=message):
+        pipeline.plan(config)
+
+
+def test_imported_rollouts_need_their_files_but_no_template_that_switches(miniworld, model, tmp_path):
+    (model / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    rows = tmp_path / "on.jsonl"
+    rows.write_text("{}\n")
+    given = [f"model.path={model}", f"rollouts.import_on={rows}"]
+    with pytest.raises(ValueError, match=r"file of imported rollouts: .*gone\.jsonl does not exist"):
+        pipeline.plan(miniworld(*given, f"rollouts.import_off={tmp_path}/gone.jsonl"), until="rollouts")
+    planned = pipeline.plan(miniworld(*given, f"rollouts.import_off={rows}"), until="rollouts")
+    assert set(planned[1].inputs) == {"on", "off", "model"}
+
+
+def writer(name, *, calls, upstream=(), rows=10, rejected=0):
+    """A stage of `rows` rows, of which it puts `rejected` aside; every run is noted in `calls`."""
+
+    def run(context):
+        calls.append(name)
+        bad = to_table(Reject(f"r{n}", "odd" if n else "long") for n in range(rejected))
+        kept = pa.table({"row_id": [f"{name}{n}" for n in range(rejected, rows)]})
+        context.out.commit(part_name("0"), kept, schema=ROWS, rejects=bad)
+        return Outcome(
+            rows, rows - rejected, {"seen": sum(o.read(schema=ROWS).num_rows for o in context.upstream.values())}
+        )
+
+    return Stage(name=name, run=run, matters=lambda config: config.run.seed, upstream=upstream)
+
+
+def go(config, monkeypatch, *road):
+    """Plan and run `road`; return how often Ray was started."""
+    starts = []
+    monkeypatch.setattr(pipeline, "stages", lambda config: road)
+    pipeline.run(config, pipeline.plan(config), start_ray=lambda: starts.append(1))
+    return len(starts)
+
+
+def test_a_sealed_stage_is_skipped_and_ray_is_started_only_for_work(miniworld, monkeypatch):
+    calls, config = [], miniworld()
+    road = (writer("a", calls=calls, rows=4), writer("b", calls=calls, upstream=("a",)))
+    assert go(config, monkeypatch, *road) == 1
+    assert calls == ["a", "b"]
+    assert go(config, monkeypatch, *road) == 0
+    assert calls == ["a", "b"]
+    third = writer("c", calls=calls, upstream=("a", "b"), rows=3)
+    assert go(config, monkeypatch, *road, third) == 1
+    assert calls == ["a", "b", "c"]
+    manifest = pipeline.plan(config)[2].manifest
+    assert (manifest.stage, manifest.rows_in, manifest.rows_out, manifest.rejects) == ("c", 3, 3, {})
+    assert manifest.figures == {"seen": 14}
+    assert set(manifest.upstream) == {"a", "b"}
+    assert manifest.versions["mralign"] == pipeline.__version__
+    assert go(miniworld("run.seed=1"), monkeypatch, *road, third) == 1
+    assert calls == ["a", "b", "c"] * 2
+
+
+def test_an_interrupted_stage_goes_on_from_its_parts(miniworld, monkeypatch, caplog):
+    calls, config = [], miniworld()
+
+    def run(context):
+        calls.append(context.out.parts())
+        context.out.commit(part_name(str(len(calls))), pa.table({"row_id": [str(len(calls))]}), schema=ROWS)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        return Outcome(2, 2)
+
+    road = (writer("a", calls=[]), Stage(name="b", run=run, matters=lambda config: None))
+    with pytest.raises(KeyboardInterrupt):
+        go(config, monkeypatch, *road)
+    assert [item.manifest is None for item in pipeline.plan(config)] == [False, True]
+    with caplog.at_level(logging.INFO, logger="mralign"):
+        go(config, monkeypatch, *road)
+    assert calls == [[], ["part-1.parquet"]]
+    assert "[1/2] a: done before (10 rows), skipped" in caplog.messages
+    assert "[2/2] b: goes on from 1 committed parts" in caplog.messages
+    assert pipeline.plan(config)[1].out.read(schema=ROWS).num_rows == 2
+
+
+def test_a_stage_with_too_many_rejects_fails_and_is_not_sealed(miniworld, monkeypatch):
+    calls = []
+    road = (writer("a", calls=calls, rejected=3), writer("b", calls=calls, upstream=("a",)))
+    with pytest.raises(ValueError, match=r"stage a: 3 of 10 .*30\.0%.*20\.0%.*'odd': 2, 'long': 1.*/rejects") as error:
+        go(miniworld(), monkeypatch, *road)
+    (planned, _) = pipeline.plan(miniworld())
+    assert planned.out.path("rejects") in str(error.value)
+    assert planned.manifest is None
+    assert calls == ["a"]
+    go(miniworld("run.reject_limit=0.3"), monkeypatch, *road)  # what was rejected stays rejected, the user allows it
+    assert pipeline.plan(miniworld())[0].manifest.rejects == {"odd": 2, "long": 1}
+
+
+def test_a_share_at_the_limit_passes_and_a_funnel_has_none(miniworld, monkeypatch):
+    go(miniworld(), monkeypatch, writer("a", calls=[], rejected=2), writer("candidates", calls=[], rejected=9))
+    assert [sum(item.manifest.rejects.values()) for item in pipeline.plan(miniworld())] == [2, 9]
+
+
+def test_the_resolved_configuration_is_kept_and_reads_back_equal(miniworld, tmp_path):
+    config = miniworld("training.learning_rate=1e-3")
+    pipeline.save_config(config)
+    assert load(str(tmp_path / "run" / "config.yaml")) == config
