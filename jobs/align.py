@@ -53,6 +53,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def start_ray(config: RunConfig) -> None:
     """Join the cluster that this process belongs to, or start a local one."""
+    # Ray's core writes remarks on its own actors to our standard error; faults still arrive as exceptions.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     import ray
 
     if ray.is_initialized():
@@ -69,6 +71,7 @@ def start_ray(config: RunConfig) -> None:
         )
     ray.data.DataContext.get_current().enable_progress_bars = False  # ours count rows
     logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
 
 
 def _runtime_environment() -> dict[str, Any]:

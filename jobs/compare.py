@@ -14,6 +14,7 @@ import logging
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -46,8 +47,11 @@ def main(arguments: list[str] | None = None) -> int:
     }
     start_ray(configs[args.worlds[0]])
     results = measure(args, prepared, out=out)
-    table = choice.summarize([row for row in results if row["split"] == "test"])
     chosen = choice.choose([row for row in results if row["split"] == "dev"])
+    judged = {_key(row) for row in chosen.values()}
+    table = choice.summarize(
+        [row for row in results if row["split"] == "test" and (_key(row) in judged or row["epochs"] is None)]
+    )
     settings = [
         f"  world {w} {m}: lr {r['learning_rate']:g}, {r['epochs']} epochs" for (w, m), r in sorted(chosen.items())
     ]
@@ -95,36 +99,42 @@ def configure(world: int, *, worlds_dir: Path, out: Path, epochs: int) -> RunCon
 
 
 def measure(args: argparse.Namespace, prepared: dict[int, stage.Prepared], *, out: Path) -> list[dict[str, Any]]:
-    """The grid on dev, then every method's choice once on test, and the base on test."""
+    """The grid on dev, then every method's choice once on test, and the base on test; the rows of this comparison.
+
+    Rows of an earlier comparison count where everything they stand on is the same (`mark`).
+    """
     import ray
 
     results = choice.read_results(out / "results.jsonl")
-    done = {_key(row) for row in results if row["split"] == "dev"}
 
     def write(row: dict[str, Any]) -> None:
         results.append(row)
         with (out / "results.jsonl").open("a") as stream:
             stream.write("\n" + json.dumps(row))  # a line cut short by a kill stays a line of its own
-        figures = row["metrics"]
-        log.info("%s %s Acc %.3f Mis %s", row["split"], _key(row), figures["acc"], figures["mis"])
+        log.info("%s %s Acc %.3f Mis %s", row["split"], _key(row)[:4], row["metrics"]["acc"], row["metrics"]["mis"])
 
     trainers = [ray.remote(stage.Trainer).options(num_cpus=1).remote() for _ in range(args.trainers)]
+    wanted: set[tuple[Any, ...]] = set()
     for world, item in prepared.items():
-        served = out / f"world-{world}" / "served"
-        server = stage.start_server(item, served=str(served))
         points = choice.grid([world], methods=args.methods, rates=args.rates, epochs=args.epochs)
-        points = [p for p in points if (p.world, p.method, p.learning_rate, p.epochs) not in done]
-        stage.run_grid(points, prepared, server=server, trainers=trainers, work=out / "models", write=write)
-        chosen = choice.choose([row for row in results if row["split"] == "dev" and row["world"] == world])
-        tested = {row["method"] for row in results if row["split"] == "test" and row["world"] == world}
-        stage.evaluate_choices(item, chosen, server=server, work=out / "models", skip=tested, write=write)
+        keys = {(world, p.method, p.learning_rate, p.epochs, item.mark(p.method)): p for p in points}
+        done = {_key(row) for row in results if row["split"] == "dev"}
+        todo = [point for key, point in keys.items() if key not in done]
+        server = stage.start_server(item, served=str(out / f"world-{world}" / "served"))
+        stage.run_grid(todo, prepared, server=server, trainers=trainers, work=out / "models", write=write)
+        chosen = choice.choose([row for row in results if row["split"] == "dev" and _key(row) in keys])
+        tests = [row for row in results if row["split"] == "test"]
+        stage.evaluate_choices(
+            item, chosen, world=world, server=server, trainers=trainers, work=out / "models", done=tests, write=write
+        )
+        wanted |= keys.keys() | {(world, f"base_think_{m}", None, None, item.mark()) for m in ("off", "on")}
         ray.kill(server)
         shutil.rmtree(out / "models" / str(world), ignore_errors=True)
-    return results
+    return [row for row in results if _key(row) in wanted]
 
 
-def _key(row: dict[str, Any]) -> tuple[Any, ...]:
-    return (row["world"], row["method"], row.get("learning_rate"), row.get("epochs"))
+def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(row.get(name) for name in ("world", "method", "learning_rate", "epochs", "mark"))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -28,7 +28,7 @@ class Run(Section):
     """Where the run lives and what holds for all of it."""
 
     dir: str = Field("runs/default", description="Run directory: a local path or any pyarrow file-system URI.")
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     reject_limit: float = Field(0.2, ge=0, le=1, description="Share of rows a stage may reject before it fails.")
     local_cpus: int = Field(6, ge=2, description="Logical CPUs of the local Ray when no cluster is running.")
 
@@ -109,6 +109,7 @@ class Rollouts(Section):
 
     n: int = Field(3, ge=1)
     decoding: Decoding = Decoding()
+    prompt: str = Field("{question}", description="The user's message; `{question}` stands for the question.")
     import_on: str | None = Field(None, description="JSONL of think-on rollouts to use in place of sampling.")
     import_off: str | None = None
     import_name: str = "imported"
@@ -209,7 +210,7 @@ class Training(Section):
     """KTO with token weights (METHOD 5), or a baseline by the same loop."""
 
     method: Literal["mralign", "kto", "sft"] = "mralign"
-    learning_rate: float = Field(5e-6, gt=0)
+    learning_rate: float | None = Field(None, gt=0, description="null is the paper's: 1e-4 for SFT, else 5e-6.")
     epochs: int = Field(3, ge=1)
     max_steps: int | None = Field(None, ge=1, description="Stop after so many optimizer steps.")
     warmup_ratio: float = Field(0.1, ge=0, le=1)
@@ -230,6 +231,11 @@ class Training(Section):
     checkpoint_every: int = Field(20, ge=1, description="Optimizer steps between checkpoints.")
     max_failures: int = Field(3, ge=0)
 
+    @property
+    def rate(self) -> float:
+        """The learning rate in use: the given one, or the paper's for the method (METHOD 5)."""
+        return self.learning_rate or (1e-4 if self.method == "sft" else 5e-6)
+
 
 class Evaluation(Section):
     """Held-out questions, decoding, and the interval of every figure (METHOD 6)."""
@@ -237,6 +243,7 @@ class Evaluation(Section):
     split: Literal["dev", "test"] = "test"
     draws: int = Field(1, ge=1)
     match: Literal["exact", "contains"] = "exact"
+    prompt: str = Field("{question}", description="The user's message; `{question}` stands for the question.")
     decoding: Decoding = Decoding(temperature=0.6, top_p=0.95, top_k=20)
     bootstrap_samples: int = Field(2000, ge=100)
     level: float = Field(0.95, gt=0, lt=1)
@@ -257,6 +264,13 @@ class RunConfig(Section):
     examples: Examples = Examples()
     training: Training = Training()
     evaluation: Evaluation = Evaluation()
+
+    @model_validator(mode="after")
+    def _prompts_ask(self) -> RunConfig:
+        for name, prompt in (("rollouts", self.rollouts.prompt), ("evaluation", self.evaluation.prompt)):
+            if "{question}" not in prompt:
+                raise ValueError(f"{name}.prompt={prompt!r} does not hold {{question}}; put it where the question goes")
+        return self
 
     @model_validator(mode="after")
     def _batch_divides(self) -> RunConfig:
@@ -299,7 +313,7 @@ def to_yaml(config: RunConfig) -> str:
 
 
 def resolve_path(path: str) -> str:
-    """`pkg://package/inner/path` becomes the path of that package's data, `~` the home; other paths stay as they are."""
+    """`pkg://package/inner/path` becomes the path of that package's data, `~` the home; others stay as they are."""
     if not path.startswith("pkg://"):
         return str(Path(path).expanduser()) if path.startswith("~") else path
     package, _, inner = path.removeprefix("pkg://").partition("/")

@@ -24,6 +24,7 @@ from mralign.schema import REJECTS, cast
 
 _SAMPLED_ABOVE = 64 * 2**20
 _BLOCK = 2**20
+_WEIGHTS = (".safetensors", ".bin", ".gguf", ".pt")
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,8 @@ def fingerprint(
 def digest(path: str) -> str:
     """Content digest of a file, or of the regular files of a directory (names and contents).
 
-    A file above 64 MiB is sampled: its size and 64 blocks of 1 MiB spread evenly from first to last byte. A path that
-    does not exist (a hub name) is its own digest.
+    Files are read whole, except model weights above 64 MiB: of those, the size and 64 blocks of 1 MiB spread evenly
+    from first to last byte (training changes every block). A path that does not exist (a hub name) is its own digest.
     """
     filesystem, inner = open_filesystem(path)
     info = filesystem.get_file_info(inner)
@@ -225,10 +226,11 @@ def _parquet(table: pa.Table) -> bytes:
 def _digest_file(filesystem: fs.FileSystem, info: fs.FileInfo) -> str:
     hasher = hashlib.sha256(str(info.size).encode())
     with filesystem.open_input_file(info.path) as stream:
-        if info.size <= _SAMPLED_ABOVE:
-            hasher.update(stream.read())
-        else:
+        if info.size > _SAMPLED_ABOVE and info.base_name.endswith(_WEIGHTS):
             for block in range(64):
                 stream.seek(block * (info.size - _BLOCK) // 63)
                 hasher.update(stream.read(_BLOCK))
+        else:
+            while data := stream.read(16 * _BLOCK):
+                hasher.update(data)
     return hasher.hexdigest()

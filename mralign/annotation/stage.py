@@ -56,13 +56,16 @@ def _label(
         fault = validate(opinion, segments=len(segments), taxonomy=taxonomy)
         if fault:
             return f"annotator {annotator.name}: {fault}"
-    return consensus(
-        *opinions,
-        segments=len(segments),
-        taxonomy=taxonomy,
-        adjudicate=partial(adjudicate, segments=segments, book=judge),
-        threshold=settings.threshold,
-    )
+    try:
+        return consensus(
+            *opinions,
+            segments=len(segments),
+            taxonomy=taxonomy,
+            adjudicate=partial(adjudicate, segments=segments, book=judge),
+            threshold=settings.threshold,
+        )
+    except ValueError as error:  # the adjudicator's answer is invalid
+        return str(error)
 
 
 def _run(context: Context) -> Outcome:
@@ -99,7 +102,14 @@ def _inputs(config: RunConfig) -> dict[str, str]:
 def _check(config: RunConfig) -> None:
     for path in _inputs(config).values():
         Directory(resolve_path(path)).require("annotation file")
-    taxonomy_of(config.annotation)
+    labels = set(taxonomy_of(config.annotation).labels)
+    for annotator in (*config.annotation.annotators, config.annotation.adjudicator):
+        unknown = set(load_rule_book(resolve_path(annotator.rule_book)).labels) - labels
+        if unknown:
+            raise ValueError(
+                f"rule book {annotator.rule_book} uses labels {sorted(unknown)} that the taxonomy does not have; "
+                f"allowed are {sorted(labels)}"
+            )
 
 
 ANNOTATION_STAGE = Stage(

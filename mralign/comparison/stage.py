@@ -16,11 +16,11 @@ from typing import Any
 
 from mralign import pipeline
 from mralign.comparison.choice import METHODS, Point
-from mralign.config import RunConfig, parse
+from mralign.config import RunConfig, parse, resolve_path
 from mralign.engines.vllm import Exchanger, build_requests, worker_environment
 from mralign.evaluation.short_answer import metrics, score
 from mralign.schema import QUESTIONS
-from mralign.store import StageDir, part_name
+from mralign.store import StageDir, digest, fingerprint, part_name
 from mralign.training.alone import train_alone
 from mralign.training.sources import Sources
 
@@ -32,6 +32,16 @@ class Prepared:
     config: RunConfig
     questions: StageDir
     sources: Mapping[str, Sources]  # by method
+
+    def mark(self, method: str | None = None) -> str:
+        """What a result of the method (None: of the base model) stands on, apart from learning rate and epochs."""
+        sources = self.sources[method] if method else None
+        parts = [sources.examples, sources.weights, sources.reference] if sources else []
+        stages = {str(n): part.fingerprint for n, part in enumerate(parts) if part is not None}
+        settings = sources.settings.model_dump(exclude={"learning_rate", "epochs"}) if sources else None
+        evaluation = self.config.evaluation.model_dump(mode="json")
+        model = {"model": digest(resolve_path(self.config.model.path)), "questions": self.questions.fingerprint}
+        return fingerprint(stage="result", version=1, config=[settings, evaluation], upstream=stages, inputs=model)
 
 
 def variant(config: RunConfig, changes: Mapping[str, Mapping[str, Any]]) -> RunConfig:
@@ -147,6 +157,7 @@ def run_grid(
                 "method": point.method,
                 "learning_rate": point.learning_rate,
                 "epochs": point.epochs,
+                "mark": prepared[point.world].mark(point.method),
                 "metrics": found["on"],
                 "probe_difference": difference,
                 **info,
@@ -180,31 +191,33 @@ def evaluate_choices(
     prepared: Prepared,
     chosen: Mapping[tuple[int, str], Mapping[str, Any]],
     *,
+    world: int,
     server: Any,
+    trainers: Sequence[Any],
     work: Path,
-    skip: set[str],
+    done: Sequence[Mapping[str, Any]],
     write: Callable[[dict[str, Any]], None],
 ) -> None:
-    """The base and every method's dev choice, once on test. `skip` holds the methods that have their result."""
+    """The base and every method's dev choice, once on test; what `done` holds for the same setting is not repeated."""
     import ray
 
-    for (world, method), row in chosen.items():
-        if method in skip:
+    kept = ("world", "method", "learning_rate", "epochs", "mark")
+    tested = {tuple(row.get(name) for name in kept) for row in done}
+    for row in chosen.values():
+        if tuple(row[name] for name in kept) in tested:
             continue
-        point = Point(world, method, row["learning_rate"], row["epochs"])
-        ray.get(server.load.remote(str(work / point.key)))
+        point = Point(world, row["method"], row["learning_rate"], row["epochs"])
+        target = str(work / point.key)
+        if not (work / point.key / "model.safetensors").exists():  # chosen in an earlier comparison: train it again
+            sources = prepared.sources[point.method]
+            ray.get(trainers[0].train.remote(sources, point.learning_rate, point.epochs, target))
+        ray.get(server.load.remote(target))
         found = ray.get(server.evaluate.remote(prepared.questions, "test", ["on"]))
-        write(
-            {
-                **{k: row[k] for k in ("world", "method", "learning_rate", "epochs")},
-                "split": "test",
-                "metrics": found["on"],
-            }
-        )
-    world = next(iter(chosen))[0]
-    if "base_think_on" in skip:
+        write({**{name: row[name] for name in kept}, "split": "test", "metrics": found["on"]})
+    base = {"world": world, "learning_rate": None, "epochs": None, "mark": prepared.mark()}
+    if (world, "base_think_on", None, None, base["mark"]) in tested:
         return
     ray.get(server.load_base.remote())
     found = ray.get(server.evaluate.remote(prepared.questions, "test", ["off", "on"]))
     for mode in ("off", "on"):
-        write({"world": world, "method": f"base_think_{mode}", "split": "test", "metrics": found[mode]})
+        write({**base, "method": f"base_think_{mode}", "split": "test", "metrics": found[mode]})

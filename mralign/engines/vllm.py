@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from pyarrow import fs
 
 from mralign.config import Decoding, Engine, Model, resolve_path
 from mralign.engines.chat import prompt_ids
@@ -23,7 +25,7 @@ from mralign.engines.thinking import split_thinking
 from mralign.rejects import Reject, to_table
 from mralign.schema import GENERATIONS
 from mralign.stage import progress
-from mralign.store import StageDir, drop_repeated, part_name
+from mralign.store import StageDir, drop_repeated, open_filesystem, part_name
 
 REQUESTS = pa.schema(
     [GENERATIONS.field(n) for n in ("row_id", "question_id", "dataset", "question", "answers", "mode", "draw", "seed")]
@@ -44,7 +46,9 @@ def build_requests(questions: pa.Table, *, modes: Sequence[str], draws: int, see
     return pa.Table.from_pylist(rows, schema=REQUESTS)
 
 
-def generate(requests: pa.Table, *, model: Model, engine: Engine, decoding: Decoding, out: StageDir) -> dict[str, Any]:
+def generate(
+    requests: pa.Table, *, model: Model, engine: Engine, decoding: Decoding, prompt: str, out: StageDir
+) -> dict[str, Any]:
     """Commit a generation for every request that has none yet; return tokens written and rows repeated by retries."""
     import ray
 
@@ -55,7 +59,13 @@ def generate(requests: pa.Table, *, model: Model, engine: Engine, decoding: Deco
         blocks = list(_slices(todo, engine.batch_size))
         dataset = ray.data.from_arrow(blocks).map_batches(
             Generator,
-            fn_constructor_kwargs={"model": model, "engine": engine, "decoding": decoding, "out": out},
+            fn_constructor_kwargs={
+                "model": model,
+                "engine": engine,
+                "decoding": decoding,
+                "prompt": prompt,
+                "out": out,
+            },
             batch_size=engine.batch_size,
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=engine.replicas),
@@ -84,6 +94,16 @@ def worker_environment(engine: Engine) -> dict[str, str]:
     }
 
 
+def local_copy(path: str) -> str:
+    """A model directory that lies on another file system, copied to this machine; other paths stay as they are."""
+    if "://" not in path:
+        return path
+    filesystem, inner = open_filesystem(path)
+    target = tempfile.mkdtemp(prefix="mralign-model-")
+    fs.copy_files(inner, target, source_filesystem=filesystem)
+    return target
+
+
 def start_engine(model_path: str, *, model: Model, engine: Engine) -> Any:
     """A `vllm.LLM` for the model directory or hub name."""
     from vllm import LLM
@@ -105,8 +125,11 @@ def start_engine(model_path: str, *, model: Model, engine: Engine) -> Any:
 class Generator:
     """A Ray Data actor: one engine, one batch of requests after the other."""
 
-    def __init__(self, *, model: Model, engine: Engine, decoding: Decoding, out: StageDir) -> None:
-        self.llm = start_engine(resolve_path(model.path), model=model, engine=engine)
+    def __init__(
+        self, *, model: Model, engine: Engine, decoding: Decoding, out: StageDir, prompt: str = "{question}"
+    ) -> None:
+        self.llm = start_engine(local_copy(resolve_path(model.path)), model=model, engine=engine)
+        self.prompt = prompt
         self.tokenizer = self.llm.get_tokenizer()
         self.model, self.engine, self.decoding, self.out = model, engine, decoding, out
 
@@ -119,7 +142,8 @@ class Generator:
 
     def complete(self, requests: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[Reject]]:
         """Generations of the requests that fit the engine, and rejects for those that do not."""
-        prompts = [prompt_ids(self.tokenizer, row["question"], mode=row["mode"]) for row in requests]
+        texts = [self.prompt.replace("{question}", row["question"]) for row in requests]
+        prompts = [prompt_ids(self.tokenizer, t, mode=row["mode"]) for t, row in zip(texts, requests, strict=True)]
         room = [self.engine.max_model_len - len(prompt) for prompt in prompts]
         fits = [i for i, left in enumerate(room) if left > 0]
         rejects = [

@@ -26,7 +26,14 @@ def _evaluate(context: Context, *, model: Model, names: dict[str, str]) -> Outco
     settings = config.evaluation
     questions = context.upstream["questions"].read_parts([part_name(settings.split)], schema=QUESTIONS)
     requests = build_requests(questions, modes=list(names), draws=settings.draws, seed=config.run.seed + 1)
-    cost = generate(requests, model=model, engine=config.engine, decoding=settings.decoding, out=context.out)
+    cost = generate(
+        requests,
+        model=model,
+        engine=config.engine,
+        decoding=settings.decoding,
+        prompt=settings.prompt,
+        out=context.out,
+    )
     rows = context.out.read(schema=GENERATIONS).to_pylist() + _unanswered(context.out, requests=requests)
     results = {name: scored(rows, mode=mode, settings=settings) for mode, name in names.items()}
     context.out.write_text("metrics.json", json.dumps(results, indent=1))
@@ -36,9 +43,18 @@ def _evaluate(context: Context, *, model: Model, names: dict[str, str]) -> Outco
 
 
 def scored(rows: list[dict[str, Any]], *, mode: str, settings: Evaluation) -> dict[str, Any]:
-    """{acc, acc_ci, mis, mis_ci, n, ...} of the generations of one mode."""
-    chosen = score([row for row in rows if row["mode"] == mode], match=settings.match)
-    return metrics(chosen, samples=settings.bootstrap_samples, level=settings.level)
+    """{acc, acc_ci, mis, mis_ci, n, ...} of the generations of one mode; `by_dataset` where there are several."""
+
+    def measured(chosen: list[dict[str, Any]]) -> dict[str, Any]:
+        scores = score(chosen, match=settings.match)
+        return metrics(scores, samples=settings.bootstrap_samples, level=settings.level)
+
+    chosen = [row for row in rows if row["mode"] == mode]
+    names = sorted({row["dataset"] for row in chosen})
+    if len(names) == 1:
+        return measured(chosen)
+    apart = {name: measured([row for row in chosen if row["dataset"] == name]) for name in names}
+    return {**measured(chosen), "by_dataset": apart}
 
 
 def _unanswered(out: StageDir, *, requests: pa.Table) -> list[dict[str, Any]]:
@@ -56,7 +72,7 @@ def _base(context: Context) -> Outcome:
 
 def _trained(context: Context) -> Outcome:
     config = context.config
-    merged = config.model.model_copy(update={"path": context.upstream["training"].path("model")})
+    merged = config.model.model_copy(update={"path": f"{context.upstream['training'].uri}/model"})
     return _evaluate(context, model=merged, names={"on": method_name(config)})
 
 

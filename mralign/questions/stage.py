@@ -60,7 +60,10 @@ def _run(context: Context) -> Outcome:
     read = {split: _read(split, group) for split, group in sources(context.config).items()}
     held_out = pa.concat_tables([read["dev"][0], read["test"][0]])
     train, overlap = drop_evaluation_overlap(read["train"][0], held_out)
-    read["train"] = (train, read["train"][1] + overlap)
+    rejects = read["train"][1]
+    if context.config.rollouts.import_on:  # a row a draw: the same question again is no fault
+        rejects = [reject for reject in rejects if reject.reason != "duplicate_id"]
+    read["train"] = (train, rejects + overlap)
     for split, (table, rejects) in read.items():
         context.out.commit(part_name(split), table, schema=QUESTIONS, rejects=to_table(rejects))
     kept = sum(table.num_rows for table, _ in read.values())

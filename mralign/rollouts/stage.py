@@ -32,7 +32,14 @@ def _sample(context: Context) -> Outcome:
     config = context.config
     requests = build_requests(_train_questions(context), modes=MODES, draws=config.rollouts.n, seed=config.run.seed)
     decoding = config.rollouts.decoding
-    figures = generate(requests, model=config.model, engine=config.engine, decoding=decoding, out=context.out)
+    figures = generate(
+        requests,
+        model=config.model,
+        engine=config.engine,
+        decoding=decoding,
+        prompt=config.rollouts.prompt,
+        out=context.out,
+    )
     rejected = context.out.read_rejects().num_rows
     return Outcome(rows_in=requests.num_rows, rows_out=requests.num_rows - rejected, figures=figures)
 
@@ -54,6 +61,7 @@ def _sampling_matters(config: RunConfig) -> object:
         "model": config.model.model_dump(mode="json", exclude={"path"}),
         "n": config.rollouts.n,
         "decoding": config.rollouts.decoding.model_dump(mode="json"),
+        "prompt": config.rollouts.prompt,
         "max_model_len": config.engine.max_model_len,
     }
 

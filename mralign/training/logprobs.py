@@ -2,7 +2,7 @@
 
 A causal model and padded sequences enter; fp32 log pi(y_t | x, y_<t) of the completion tokens leaves. The LM head is
 applied to completion positions only, in chunks that are recomputed in the backward pass. The reference pass and the
-training pass both use this module: at step 0 they agree to the last bit.
+training pass both use this module: at step 0 batches of one shape agree to the last bit, others up to rounding.
 
 Axes: B sequences, S positions of prompt and completion, T completion tokens (right-padded), N = B*T of them flat.
 """
@@ -57,9 +57,9 @@ def pad(pairs: Sequence[tuple[np.ndarray, np.ndarray]], *, pad_id: int) -> Padde
 class TokenLogProbs(nn.Module):
     """A causal LM (bare or wrapped by PEFT) whose forward returns logp_BT, fp32, 0 on padding."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, *, chunk: int = CHUNK) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.chunk = model, chunk
 
     def forward(self, batch: Padded) -> Tensor:
         causal = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
@@ -69,7 +69,7 @@ class TokenLogProbs(nn.Module):
         ).last_hidden_state
         where_BTD = batch.where_BT.to(device)[..., None].expand(-1, -1, hidden_BSD.shape[-1])
         hidden_ND = hidden_BSD.gather(1, where_BTD).flatten(0, 1)
-        logp_N = head_logps(hidden_ND, causal.lm_head, batch.target_BT.to(device).flatten())
+        logp_N = head_logps(hidden_ND, causal.lm_head, batch.target_BT.to(device).flatten(), chunk=self.chunk)
         return logp_N.view(batch.target_BT.shape) * batch.mask_BT.to(device)
 
 

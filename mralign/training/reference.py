@@ -16,16 +16,25 @@ import torch
 from mralign.training.logprobs import TokenLogProbs, pad
 from mralign.training.pairs import Batch
 
+_LOGIT_CHANGES = ("final_logit_softcapping", "logits_scaling", "logit_scale")
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def load_model(path: str, *, dtype: str, trust_remote_code: bool = False) -> Any:
-    """A causal LM from a local directory or hub name, in `dtype` (float32 | bfloat16 | float16), eval mode, CPU."""
+    """A causal LM from a local directory or hub name, in `dtype` (float32 | bfloat16 | float16), eval mode, CPU.
+
+    Raises ValueError for a model that changes its logits after the head: our log-probabilities would miss that.
+    """
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(
+    model = AutoModelForCausalLM.from_pretrained(
         path, dtype=_DTYPES[dtype], trust_remote_code=trust_remote_code, attn_implementation="sdpa"
     ).eval()
+    changed = {name: getattr(model.config, name, None) for name in _LOGIT_CHANGES}
+    changed = {name: value for name, value in changed.items() if value not in (None, 1, 1.0)}
+    if changed:
+        raise ValueError(f"model {path} changes its logits after the head ({changed}), which training does not do yet")
+    return model
 
 
 def pairs_to_score(row_ids: Sequence[str], batches: Sequence[Batch]) -> list[tuple[str, str]]:

@@ -308,9 +308,7 @@ def _training_matters(config: RunConfig) -> object:
     return {
         "seed": config.run.seed,
         "model": config.model.model_dump(mode="json", exclude={"path"}),
-        **config.training.model_dump(
-            mode="json", exclude={"checkpoint_every", "max_failures", "threads_per_worker", "gpu"}
-        ),
+        **config.training.model_dump(mode="json", exclude={"checkpoint_every", "max_failures", "threads_per_worker"}),
     }
 
 
@@ -322,6 +320,7 @@ def _plan_matters(config: RunConfig) -> object:
         "model": config.model.model_dump(mode="json", exclude={"path"}),
         "plan": [t.epochs, t.batch_size, t.max_steps],
         "dtype": t.dtype,
+        "gpu": t.gpu,
     }
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import load_file
+from safetensors.torch import load_file
 from tiny_policy import make_task, settings
 
 from mralign.training.logprobs import TokenLogProbs, pad
@@ -39,7 +39,8 @@ def run_ranks(tmp_path, model, *, ranks=1, **changes):
     ]
     assert [process.wait(timeout=240) for process in running] == [0] * ranks
     history = json.loads((target / "state.json").read_text())["history"]
-    return history, load_file(target / "adapter" / "adapter_model.safetensors")
+    adapter = load_file(target / "adapter" / "adapter_model.safetensors")
+    return history, {name: values.float().numpy() for name, values in adapter.items()}
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,13 @@ def undisturbed(tmp_path_factory, tiny_model):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"micro_batch_size": 3}, {"micro_batch_size": 6}, {"zero_stage": 0}, {"ranks": 2, "micro_batch_size": 1}],
+    [
+        {"micro_batch_size": 3},
+        {"micro_batch_size": 6},
+        {"zero_stage": 0},
+        {"ranks": 2, "micro_batch_size": 1},
+        {"ranks": 2, "zero_stage": 3, "micro_batch_size": 1},
+    ],
 )
 def test_cut_ranks_and_zero_stage_do_not_change_the_result(tmp_path, tiny_model, undisturbed, changes):
     history, adapter = run_ranks(tmp_path, tiny_model, **changes)
@@ -61,6 +68,13 @@ def test_cut_ranks_and_zero_stage_do_not_change_the_result(tmp_path, tiny_model,
             assert row[key] == pytest.approx(wanted[key], rel=2e-4, abs=2e-5), (key, row, wanted)
     for name, values in expected.items():
         np.testing.assert_allclose(adapter[name], values, atol=2e-5, err_msg=name)
+
+
+def test_bfloat16_trains_close_to_float32(tmp_path, tiny_model, undisturbed):
+    history, _ = run_ranks(tmp_path, tiny_model, dtype="bfloat16")
+    for row, wanted in zip(history, undisturbed[0], strict=True):
+        assert row["loss"] == pytest.approx(wanted["loss"], abs=0.03)
+    assert history[-1]["margin"] == pytest.approx(undisturbed[0][-1]["margin"], rel=0.3)
 
 
 def test_training_moves_the_two_classes_apart(undisturbed):
