@@ -1,6 +1,7 @@
 """kill -9 of the driver, twice, then the same command: the result is the one an undisturbed run gives."""
 
 import json
+import signal
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -34,6 +35,12 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path):
     assert not (rollouts / "manifest.json").exists()
     early = {part.name: part.stat().st_mtime_ns for part in rollouts.glob("part-*")}
     assert 0 < len(early) < 6  # 150 questions x 2 modes x 3 draws in batches of 150
+
+    stopped = start(run, *SMALL, log=log)
+    wait_for(lambda: "goes on from" in log.read_text(), process=stopped, log=log)
+    stopped.send_signal(signal.SIGTERM)  # what `ray job stop` sends
+    assert stopped.wait(timeout=60) == 130
+    assert "interrupted: what was committed is kept; run the same command to go on" in log.read_text()
 
     second = start(run, *SMALL, log=log)
     wait_for(lambda: len(checkpoints()) >= 1 and (checkpoints()[0] / "state.json").exists(), process=second, log=log)
