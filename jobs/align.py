@@ -13,6 +13,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,11 @@ def main(arguments: list[str] | None = None) -> int:
     """Exit status: 0 done, 2 wrong input, 130 interrupted (resumable)."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     log.setLevel(logging.INFO)
-    signal.signal(signal.SIGTERM, _interrupt)
+    catch_termination()
     args = _parser().parse_intermixed_args(arguments)
     try:
         config = load(args.preset, overrides=args.overrides, presets_dir=HERE / "presets")
+        check_run_directory(config)
         planned = pipeline.plan(config, until=args.until)
         if args.dry_run:
             print(pipeline.describe(config, planned))
@@ -49,6 +51,16 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
     finally:
         _stop_ray()
+
+
+def check_run_directory(config: RunConfig) -> None:
+    """Raise ValueError for a relative run directory inside a submitted job, whose working directory is thrown away."""
+    submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    if submitted and "://" not in config.run.dir and not Path(config.run.dir).expanduser().is_absolute():
+        raise ValueError(
+            f"run.dir={config.run.dir} is relative, but a submitted job runs in a temporary directory; "
+            f"give an absolute path or a URI that all nodes see"
+        )
 
 
 def start_ray(config: RunConfig) -> None:
@@ -69,6 +81,7 @@ def start_ray(config: RunConfig) -> None:
             logging_level=logging.WARNING,
             log_to_driver=False,  # an exception still arrives with its trace; the rest is in Ray's log files
         )
+    catch_termination()  # Ray's core has put its own handler, which ends the process at once, in place of ours
     ray.data.DataContext.get_current().enable_progress_bars = False  # ours count rows
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
@@ -84,6 +97,12 @@ def _stop_ray() -> None:
     ray = sys.modules.get("ray")
     if ray is not None and ray.is_initialized():
         ray.shutdown()
+
+
+def catch_termination() -> None:
+    """SIGTERM ends the run as Ctrl-C does. Signals belong to the main thread; elsewhere this does nothing."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _interrupt)
 
 
 def _interrupt(signum: int, frame: Any) -> None:

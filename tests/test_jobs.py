@@ -87,3 +87,12 @@ def test_malformed_rows_are_kept_as_rejects_up_to_the_limit(tmp_path):
     assert "Traceback" not in done.stderr
     assert not (failed / "manifest.json").exists()
     assert pq.read_table(failed / "rejects" / "part-train.parquet").num_rows == 3
+
+
+def test_a_submitted_job_needs_a_run_directory_that_stays(tmp_path):
+    environment = {**os.environ, "RAY_JOB_CONFIG_JSON_ENV_VAR": "{}"}
+    command = [sys.executable, "jobs/align.py", "run.dir=runs/here", "--dry-run"]
+    found = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert found.returncode == 2
+    assert "run.dir=runs/here is relative" in found.stderr
+    assert "absolute path or a URI" in found.stderr
