@@ -26,7 +26,6 @@ def manifest(run, stage):
 
 def test_a_killed_run_goes_on_where_it_was(tmp_path):
     run, log = tmp_path / "run", tmp_path / "log"
-    checkpoints = lambda: list(run.glob("training/*/ray_train/checkpoint_*"))  # noqa: E731
 
     first = start(run, *SMALL, log=log)
     wait_for(lambda: list(run.glob("rollouts/*/part-*")), process=first, log=log)
@@ -43,7 +42,8 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path):
     assert "interrupted: what was committed is kept; run the same command to go on" in log.read_text()
 
     second = start(run, *SMALL, log=log)
-    wait_for(lambda: len(checkpoints()) >= 1 and (checkpoints()[0] / "state.json").exists(), process=second, log=log)
+    registered = "training/*/ray_train/checkpoint_manager_snapshot.json"  # Ray Train writes it with each checkpoint
+    wait_for(lambda: list(run.glob(registered)), process=second, log=log)
     kill(second)
     assert not (stage_dir(run, "training") / "manifest.json").exists()
     late = {str(part): part.stat().st_mtime_ns for part in run.glob("*/*/part-*")}
