@@ -56,7 +56,7 @@ def digest(path: str) -> str:
     """Content digest of a file, or of the regular files of a directory (names and contents).
 
     Files are read whole, except model weights above 64 MiB: of those, the size and 64 blocks of 1 MiB spread evenly
-    from first to last byte (training changes every block). A path that does not exist (a hub name) is its own digest.
+    from first to last byte. A path that does not exist (a hub name) is its own digest.
     """
     filesystem, inner = open_filesystem(path)
     info = filesystem.get_file_info(inner)

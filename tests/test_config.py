@@ -1,12 +1,13 @@
 """Defaults < preset < overrides, and what a wrong configuration is told."""
 
 import math
+import re
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
-from mralign.config import RunConfig, load, parse, resolve_path, to_yaml
+from mralign.config import RunConfig, Training, load, parse, resolve_path, to_yaml
 
 ROOT = Path(__file__).parents[1]
 PRESETS = ROOT / "jobs" / "presets"
@@ -176,3 +177,22 @@ def test_a_configuration_is_frozen_at_every_level():
     for owner, name in ((config, "run"), (config.training, "epochs"), (config.training.lora, "r")):
         with pytest.raises(ValidationError, match="frozen"):
             setattr(owner, name, getattr(owner, name))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rollouts": {"prompt": "Answer."}}, "rollouts.prompt='Answer.' does not hold {question}"),
+        ({"evaluation": {"prompt": "Q"}}, "evaluation.prompt='Q' does not hold {question}"),
+        ({"weights": {"clip_min": 3.0}}, "weights.clip_min=3.0 is above"),
+        ({"candidates": {"min_segments": 4, "max_segments": 5}}, "let no thought pass"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(changes, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        parse({"questions": {"train": [{"name": "a", "path": "a.jsonl"}]}, **changes})
+
+
+def test_the_papers_learning_rate_goes_with_the_method():
+    assert [Training(method=m).rate for m in ("mralign", "kto", "sft")] == [5e-6, 5e-6, 1e-4]
+    assert Training(method="sft", learning_rate=3e-4).rate == 3e-4

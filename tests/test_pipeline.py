@@ -326,3 +326,11 @@ def test_the_resolved_configuration_is_kept_and_reads_back_equal(miniworld, tmp_
     config = miniworld("training.learning_rate=1e-3")
     pipeline.save_config(config)
     assert load(str(tmp_path / "run" / "config.yaml")) == config
+
+
+def test_a_rule_book_with_labels_outside_the_taxonomy_is_refused(miniworld, tmp_path):
+    (tmp_path / "small.yaml").write_text("labels: [{label: framing, macro: m}]")
+    with pytest.raises(
+        ValueError, match=r"rule book .*first\.yaml uses labels .*'analogy'.* allowed are \['framing'\]"
+    ):
+        pipeline.plan(miniworld(f"annotation.taxonomy={tmp_path / 'small.yaml'}"))

@@ -14,6 +14,11 @@ from typing import Any
 MODES = ("on", "off")
 
 
+def user_message(prompt: str, question: str) -> str:
+    """The user's message: `prompt` with the question in place of `{question}`; other braces are left alone."""
+    return prompt.replace("{question}", question)
+
+
 def prompt_ids(tokenizer: Any, question: str, *, mode: str) -> list[int]:
     """Token ids of the chat prompt for `question` in `mode` (on | off), generation prompt included."""
     rendered = tokenizer.apply_chat_template(

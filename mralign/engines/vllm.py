@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from pyarrow import fs
 
 from mralign.config import Decoding, Engine, Model, resolve_path
-from mralign.engines.chat import prompt_ids
+from mralign.engines.chat import prompt_ids, user_message
 from mralign.engines.thinking import split_thinking
 from mralign.rejects import Reject, to_table
 from mralign.schema import GENERATIONS
@@ -142,7 +142,7 @@ class Generator:
 
     def complete(self, requests: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[Reject]]:
         """Generations of the requests that fit the engine, and rejects for those that do not."""
-        texts = [self.prompt.replace("{question}", row["question"]) for row in requests]
+        texts = [user_message(self.prompt, row["question"]) for row in requests]
         prompts = [prompt_ids(self.tokenizer, t, mode=row["mode"]) for t, row in zip(texts, requests, strict=True)]
         room = [self.engine.max_model_len - len(prompt) for prompt in prompts]
         fits = [i for i, left in enumerate(room) if left > 0]

@@ -190,14 +190,22 @@ class Board:
 
 
 def show_progress(board: Any, *, stop: threading.Event) -> None:
-    """A progress bar of optimizer steps, fed from the board until `stop` is set."""
+    """A progress bar of optimizer steps, fed from the board until `stop` is set. A lost board ends the bar only."""
     import ray
     from tqdm import tqdm
 
+    resumed: set[float] = set()
     with tqdm(desc="training", unit="step", mininterval=1.0) as bar:
-        while not stop.wait(0.5):
-            row = ray.get(board.read.remote())
-            if row.get("resumed"):
+        stopped = False
+        while not stopped:
+            stopped = stop.wait(0.5)  # and then one last look
+            try:
+                row = ray.get(board.read.remote())
+            except ray.exceptions.RayError as error:
+                log.warning("the progress of training is no longer shown: %s", error)
+                return
+            if "resumed" in row and row["resumed"] not in resumed:
+                resumed.add(row["resumed"])
                 log.info("training goes on after step %d", row["resumed"])
             if "of" in row:
                 bar.total = int(row["of"])
@@ -224,7 +232,7 @@ def train_worker(settings: dict[str, Any]) -> None:
 
     def show(row: dict[str, float]) -> None:
         if world.rank == 0:
-            ray.get(settings["board"].write.remote(row))
+            settings["board"].write.remote(row)  # not waited for: a lost board must not end a training
 
     def save(current: State) -> None:
         with tempfile.TemporaryDirectory() as directory:

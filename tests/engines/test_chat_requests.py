@@ -8,8 +8,8 @@ import pyarrow as pa
 import pytest
 
 from mralign.config import Engine
-from mralign.engines.chat import check_model_directory, prompt_ids, switches_thinking
-from mralign.engines.vllm import REQUESTS, build_requests, judged_text, worker_environment
+from mralign.engines.chat import check_model_directory, prompt_ids, switches_thinking, user_message
+from mralign.engines.vllm import REQUESTS, build_requests, judged_text, local_copy, worker_environment
 from mralign.schema import QUESTIONS
 
 MODEL = Path(__file__).parents[2] / "mralign" / "miniworld" / "data" / "model"
@@ -161,3 +161,17 @@ def test_an_engine_without_a_gpu_runs_in_its_actor():
     gpu = worker_environment(Engine(gpus_per_replica=0.5))
     assert not {"VLLM_ENABLE_V1_MULTIPROCESSING", "VLLM_CPU_KVCACHE_SPACE", "CUDA_VISIBLE_DEVICES"} & set(gpu)
     assert gpu["VLLM_NO_USAGE_STATS"] == cpu["VLLM_NO_USAGE_STATS"] == "1"
+
+
+def test_the_question_stands_in_the_prompt_and_other_braces_stay():
+    assert user_message("Use {json}. Question: {question}", "who {is} it?") == "Use {json}. Question: who {is} it?"
+
+
+def test_a_model_on_another_file_system_is_copied_and_a_local_one_is_not(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    assert local_copy(str(tmp_path / "model")) == str(tmp_path / "model")
+    copied = Path(local_copy((tmp_path / "model").as_uri()))
+    assert copied != tmp_path / "model"
+    assert (copied / "config.json").read_text() == "{}"
+    shutil.rmtree(copied)

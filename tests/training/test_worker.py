@@ -55,7 +55,7 @@ def undisturbed(tmp_path_factory, tiny_model):
         {"micro_batch_size": 6},
         {"zero_stage": 0},
         {"ranks": 2, "micro_batch_size": 1},
-        {"ranks": 2, "zero_stage": 3, "micro_batch_size": 1},
+        {"ranks": 2, "zero_stage": 3, "micro_batch_size": 1, "gather_all": True},
     ],
 )
 def test_cut_ranks_and_zero_stage_do_not_change_the_result(tmp_path, tiny_model, undisturbed, changes):
