@@ -206,8 +206,20 @@ def _sizes(config: RunConfig, planned: Sequence[Planned]) -> list[str]:
         )
     seconds = sum(manifest.seconds for manifest in done.values())
     lines.append(f"time: {seconds:.0f} s spent on finished stages; the rest is unknown before it is measured")
-    lines.append("money: no stage of this run calls a paid endpoint")
+    lines.append(_money(config, questions))
     return lines
+
+
+def _money(config: RunConfig, questions: Mapping[str, int] | None) -> str:
+    """The most that the endpoint can cost: every completion as long as it may be. Prompts are not counted yet."""
+    http = config.http
+    if config.rollouts.engine != "http" or config.rollouts.import_on:
+        return "money: no stage of this run calls a paid endpoint"
+    limit = "no budget" if http.budget is None else f"stops at http.budget={http.budget:g}"
+    if questions is None:
+        return f"money: known after the questions are read; {limit}"
+    tokens = questions["train"] * 2 * config.rollouts.n * config.rollouts.decoding.max_tokens
+    return f"money: at most {tokens * http.price_completion / 1e6:,.2f} for completions, prompts beside it; {limit}"
 
 
 def model_bytes(path: str) -> int | None:

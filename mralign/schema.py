@@ -34,6 +34,7 @@ GENERATIONS = pa.schema(
         "seed": pa.int64(),
         "prompt_token_ids": _ids,
         "token_ids": _ids,  # the completion as the engine sampled it, end token included
+        "completion_tokens": pa.int32(),  # how many those are
         "text": pa.string(),  # the completion, special tokens removed
         "finish_reason": pa.string(),  # stop | length
         "thought_start": pa.int32(),  # characters of `text`; -1 where there is no thought

@@ -71,10 +71,27 @@ def digest(path: str) -> str:
 
 def open_filesystem(uri: str) -> tuple[fs.FileSystem, str]:
     """The file system of a URI or local path, and the path inside it."""
-    if "://" in uri:
+    if "://" not in uri:
+        return fs.LocalFileSystem(), absolute(uri)
+    try:
         filesystem, path = fs.FileSystem.from_uri(uri)
-        return filesystem, path
-    return fs.LocalFileSystem(), absolute(uri)
+    except pa.ArrowInvalid as error:
+        return _fsspec_filesystem(uri, error)
+    return filesystem, path
+
+
+def _fsspec_filesystem(uri: str, error: Exception) -> tuple[fs.FileSystem, str]:
+    """The file system of a URI that only fsspec knows (https://, hf://, ...); ValueError if it does not either."""
+    import fsspec
+
+    try:
+        filesystem, path = fsspec.core.url_to_fs(uri)
+    except (ValueError, ImportError) as other:
+        raise ValueError(
+            f"{uri} is on a file system that neither pyarrow ({error}) nor fsspec ({other}) knows; give a local path, "
+            f"or a URI such as s3://, gs://, hdfs:// or https://"
+        ) from None
+    return fs.PyFileSystem(fs.FSSpecHandler(filesystem)), path
 
 
 def absolute(uri: str) -> str:
@@ -124,6 +141,11 @@ class Directory:
     def write_text(self, name: str, text: str) -> None:
         self.write_bytes(name, text.encode())
 
+    def remove(self) -> None:
+        """Delete the directory and everything in it."""
+        if self.exists():
+            self.filesystem.delete_dir(self.path())
+
     def __getstate__(self) -> dict[str, str]:
         return {"uri": self.uri}
 
@@ -138,19 +160,33 @@ class StageDir(Directory):
     def __getstate__(self) -> dict[str, str]:
         return {"uri": self.uri, "stage": self.stage, "fingerprint": self.fingerprint}
 
-    def parts(self) -> list[str]:
-        """Names of the committed parts, sorted."""
+    def parts(self, group: str = "") -> list[str]:
+        """Names of the committed parts, sorted; with `group`, of those whose key is `group` or begins `group-`."""
         selector = fs.FileSelector(self.path(), allow_not_found=True)
         names = [info.base_name for info in self.filesystem.get_file_info(selector)]
-        return sorted(n for n in names if n.startswith("part-") and n.endswith(".parquet"))
+        names = sorted(n for n in names if n.startswith("part-") and n.endswith(".parquet"))
+        return [n for n in names if not group or f"{part_key(n)}-".startswith(f"{group}-")]
+
+    def rows(self, part: str) -> int:
+        """Number of rows of a committed part, from its footer."""
+        return self._rows(part)
+
+    def reject_rows(self, part: str) -> int:
+        """Number of rejects of a committed part."""
+        return self._rows(f"rejects/{part}") if self.exists(f"rejects/{part}") else 0
+
+    def _rows(self, name: str) -> int:
+        with self.filesystem.open_input_file(self.path(name)) as stream:
+            return int(pq.ParquetFile(stream).metadata.num_rows)
 
     def commit(self, part: str, table: pa.Table, *, schema: pa.Schema, rejects: pa.Table | None = None) -> None:
         """Commit one part and its rejects; committing the same part again replaces it."""
         if rejects is not None:
-            self._commit_rejects(part, rejects)
+            self.commit_rejects(part, rejects)
         self.write_bytes(part, _parquet(cast(table, schema)))
 
-    def _commit_rejects(self, part: str, rejects: pa.Table) -> None:
+    def commit_rejects(self, part: str, rejects: pa.Table) -> None:
+        """Replace the rejects of a part."""
         name = f"rejects/{part}"
         if rejects.num_rows:
             self.write_bytes(name, _parquet(cast(rejects, REJECTS)))
@@ -163,14 +199,16 @@ class StageDir(Directory):
 
     def read_parts(self, parts: Sequence[str], *, schema: pa.Schema, columns: Sequence[str] | None = None) -> pa.Table:
         wanted = schema if columns is None else pa.schema([schema.field(c) for c in columns])
-        tables = [self._read(name).select(wanted.names).cast(wanted) for name in parts]
+        tables = [self._read(name, columns=wanted.names).select(wanted.names).cast(wanted) for name in parts]
         return pa.concat_tables([wanted.empty_table(), *tables])
 
-    def read_rejects(self, parts: Sequence[str] | None = None) -> pa.Table:
+    def read_rejects(self, parts: Sequence[str] | None = None, *, columns: Sequence[str] | None = None) -> pa.Table:
         """The rejects of the given committed parts, or of all."""
+        wanted = REJECTS if columns is None else pa.schema([REJECTS.field(c) for c in columns])
         names = self.parts() if parts is None else parts
-        tables = [self._read(f"rejects/{p}") for p in names if self.exists(f"rejects/{p}")]
-        return pa.concat_tables([REJECTS.empty_table(), *(t.cast(REJECTS) for t in tables)])
+        found = [f"rejects/{part}" for part in names if self.exists(f"rejects/{part}")]
+        tables = [self._read(name, columns=wanted.names).select(wanted.names).cast(wanted) for name in found]
+        return pa.concat_tables([wanted.empty_table(), *tables])
 
     def manifest(self) -> Manifest | None:
         """The manifest, or None while the stage is unfinished."""
@@ -182,9 +220,9 @@ class StageDir(Directory):
         """Write the manifest: from now on the stage is complete."""
         self.write_text("manifest.json", json.dumps(asdict(manifest), indent=1))
 
-    def _read(self, name: str) -> pa.Table:
+    def _read(self, name: str, *, columns: Sequence[str] | None = None) -> pa.Table:
         with self.filesystem.open_input_file(self.path(name)) as stream:
-            return pq.read_table(stream)
+            return pq.read_table(stream, columns=columns)
 
 
 def part_name(key: str) -> str:
@@ -192,29 +230,39 @@ def part_name(key: str) -> str:
     return f"part-{key}.parquet"
 
 
+def part_key(name: str) -> str:
+    """The key in the file name of a part: `part_name` backwards."""
+    return name.removeprefix("part-").removesuffix(".parquet")
+
+
 def drop_repeated(out: StageDir, *, schema: pa.Schema) -> int:
     """Remove rows and rejects whose row_id stands in an earlier part; return how many.
 
-    A retried Ray task can commit a row twice under another part name; a stage calls this before it is sealed.
+    A batch that was cut otherwise before and after a failure commits a row twice under another part name; a stage
+    calls this before it is sealed.
     """
     seen: set[str] = set()
     repeated = 0
     for name in out.parts():
-        table = out.read_parts([name], schema=schema)
-        rejects = out.read_rejects([name])
-        kept, kept_rejects = _unseen(table, seen=seen), _unseen(rejects, seen=seen)
-        dropped = table.num_rows + rejects.num_rows - kept.num_rows - kept_rejects.num_rows
-        if dropped:
-            repeated += dropped
+        ids = out.read_parts([name], schema=schema, columns=["row_id"]).column("row_id").to_pylist()
+        ids += out.read_rejects([name]).column("row_id").to_pylist()
+        fresh = set(ids) - seen
+        if len(fresh) < len(ids):
+            kept = _first(out.read_parts([name], schema=schema), fresh=fresh)
+            kept_rejects = _first(out.read_rejects([name]), fresh=fresh)
+            repeated += len(ids) - kept.num_rows - kept_rejects.num_rows
             out.commit(name, kept, schema=schema, rejects=kept_rejects)
+        seen.update(ids)
     return repeated
 
 
-def _unseen(table: pa.Table, *, seen: set[str]) -> pa.Table:
-    ids = table.column("row_id").to_pylist()
-    keep = pa.array([row_id not in seen for row_id in ids], pa.bool_())
-    seen.update(ids)
-    return table.filter(keep)
+def _first(table: pa.Table, *, fresh: set[str]) -> pa.Table:
+    """The first row of each id in `fresh`, which loses those ids."""
+    keep = []
+    for row_id in table.column("row_id").to_pylist():
+        keep.append(row_id in fresh)
+        fresh.discard(row_id)
+    return table.filter(pa.array(keep, pa.bool_()))
 
 
 def _parquet(table: pa.Table) -> bytes:

@@ -1,4 +1,4 @@
-"""The two ways a stage spreads over Ray, on a real local one."""
+"""How a stage spreads over Ray, on a real local one."""
 
 import logging
 import shutil
@@ -12,7 +12,7 @@ import pytest
 
 from mralign.config import parse
 from mralign.rejects import Reject
-from mralign.stage import Context, exchange_parts, map_parts
+from mralign.stage import Context, map_groups, map_parts
 from mralign.store import StageDir, part_name
 
 pytestmark = pytest.mark.integration
@@ -26,7 +26,7 @@ CONFIG = parse({"questions": {"train": [{"name": "a", "path": "a"}]}})
 def local_ray():
     import ray
 
-    directory = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # Ray's sockets need a short path
+    directory = tempfile.mkdtemp(prefix="mralign-ray-", dir="/tmp")  # Ray's sockets need a short path
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_MODE", "disabled")
         ray.init(
@@ -99,20 +99,6 @@ def grouping(folder):
     return group
 
 
-def exchange(place, folder, *, source, buckets):
-    target = context(place)
-    exchange_parts(
-        target,
-        grouping(folder),
-        source=source,
-        key="key",
-        buckets=buckets,
-        schema=GROUPS,
-        upstream_schema=ROWS,
-    )
-    return target.out
-
-
 def by_part(out, schema):
     return {part: out.read_parts([part], schema=schema).to_pylist() for part in out.parts()}
 
@@ -163,46 +149,23 @@ def test_a_part_that_raises_fails_the_call_and_leaves_the_others(tmp_path, calls
     assert target.out.parts() == source.parts()
 
 
-@pytest.mark.parametrize("buckets", [1, 3])
-def test_exchange_parts_brings_equal_keys_together(tmp_path, calls, buckets):
-    source = upstream(tmp_path / "source", rows=50, parts=4)
-    out = exchange(tmp_path / "target", calls, source=source, buckets=buckets)
-    assert out.parts() == [f"part-{b:05d}.parquet" for b in range(buckets)]
-    rows = [row for part in by_part(out, GROUPS).values() for row in part]
+def test_map_groups_brings_the_parts_of_a_group_together(tmp_path, calls):
+    source, target = upstream(tmp_path / "source", rows=50, parts=4), context(tmp_path / "target")
+    first, second, third, _ = source.parts()
+    groups = {"part-a.parquet": [first, third], "part-b.parquet": [second], "part-c.parquet": []}
+
+    def run():
+        map_groups(target, grouping(calls), groups=groups, source=source, schema=GROUPS, upstream_schema=ROWS)
+        return by_part(target.out, GROUPS)
+
+    whole = run()
     expected = {}
-    for n in range(50):
+    for n in [*range(13), *range(26, 39)]:
         expected.setdefault(f"k{n * n % 10}", []).append(n)
-    assert len(rows) == len(expected) == 6  # a key in two buckets would be two rows
-    assert {row["key"]: row["ns"] for row in rows} == expected
-    assert len(seen(calls)) == buckets
-
-
-def test_the_exchange_does_not_depend_on_how_the_rows_were_dealt(tmp_path, calls):
-    few, many = (
-        exchange(
-            tmp_path / f"target-{parts}",
-            calls,
-            source=upstream(tmp_path / f"source-{parts}", rows=50, parts=parts),
-            buckets=3,
-        )
-        for parts in (1, 7)
-    )
-    assert by_part(few, GROUPS) == by_part(many, GROUPS)
-
-
-def test_exchange_parts_skips_committed_buckets(tmp_path, calls):
-    source = upstream(tmp_path / "source", rows=50, parts=2)
-    whole = by_part(exchange(tmp_path / "target", calls, source=source, buckets=3), GROUPS)
-    (tmp_path / "target" / "part-00001.parquet").unlink()
-    out = exchange(tmp_path / "target", calls, source=source, buckets=3)
-    assert by_part(out, GROUPS) == whole
+    assert {row["key"]: row["ns"] for row in whole["part-a.parquet"]} == expected
+    assert sorted(n for row in whole["part-b.parquet"] for n in row["ns"]) == list(range(13, 26))
+    assert whole["part-c.parquet"] == []
+    assert len(seen(calls)) == 3
+    (tmp_path / "target" / "part-b.parquet").unlink()
+    assert run() == whole
     assert len(seen(calls)) == 4
-    exchange(tmp_path / "target", calls, source=source, buckets=3)
-    assert len(seen(calls)) == 4
-
-
-def test_an_upstream_without_parts_gives_empty_buckets(tmp_path, calls):
-    source = StageDir(str(tmp_path / "source"), stage="source", fingerprint="s")
-    out = exchange(tmp_path / "target", calls, source=source, buckets=2)
-    assert by_part(out, GROUPS) == {"part-00000.parquet": [], "part-00001.parquet": []}
-    assert seen(calls) == ["empty", "empty"]

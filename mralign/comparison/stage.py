@@ -8,6 +8,7 @@ Training is the loop of `training/worker.py` on one worker, whose result does no
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,10 +18,11 @@ from typing import Any
 from mralign import pipeline
 from mralign.comparison.choice import METHODS, Point
 from mralign.config import RunConfig, parse, resolve_path
-from mralign.engines.vllm import Exchanger, build_requests, worker_environment
+from mralign.engines.requests import build_requests, sampling_of_evaluation
+from mralign.engines.vllm import Exchanger, worker_environment
 from mralign.evaluation.short_answer import metrics, score
 from mralign.schema import QUESTIONS
-from mralign.store import StageDir, digest, fingerprint, part_name
+from mralign.store import StageDir, digest, fingerprint
 from mralign.training.alone import train_alone
 from mralign.training.sources import Sources
 
@@ -91,7 +93,8 @@ class Server:
 
     def __init__(self, config: RunConfig, served: str) -> None:
         self.config = config
-        self.engine = Exchanger(config.model, served=served, engine=config.engine, decoding=config.evaluation.decoding)
+        sampling = sampling_of_evaluation(config, model=config.model, modes=("on", "off"))
+        self.engine = Exchanger(sampling, served=served)
 
     def load(self, directory: str) -> float:
         """Serve the model in `directory`; return the largest difference of its probe's log-probabilities.
@@ -114,9 +117,9 @@ class Server:
     def evaluate(self, questions: StageDir, split: str, modes: Sequence[str]) -> dict[str, dict[str, Any]]:
         """Metrics by mode on one split of the questions."""
         settings = self.config.evaluation
-        table = questions.read_parts([part_name(split)], schema=QUESTIONS)
+        table = questions.read_parts(questions.parts(split), schema=QUESTIONS)
         requests = build_requests(table, modes=modes, draws=settings.draws, seed=self.config.run.seed + 1)
-        rows, rejects = self.engine.complete(requests.to_pylist())
+        rows, rejects = asyncio.run(self.engine.complete(requests.to_pylist()))
         if rejects:
             raise RuntimeError(f"{len(rejects)} questions of {split} could not be asked: {rejects[0]}")
         found = {mode: [row for row in rows if row["mode"] == mode] for mode in modes}

@@ -13,7 +13,16 @@ from dataclasses import dataclass
 
 MODES = ("on", "off")
 OPENING, CLOSING = "<think>", "</think>"
-END_TOKENS = ("<|im_end|>", "<|endoftext|>", "</s>", "<|eot_id|>")
+END_TOKENS = (
+    "<|im_end|>",
+    "<|endoftext|>",
+    "</s>",
+    "<|eot_id|>",
+    "<|end_of_text|>",
+    "<｜end▁of▁sentence｜>",
+    "<end_of_turn>",
+    "<|end|>",
+)
 
 _EMPTY_BLOCK = re.compile(r"\s*<think>\s*</think>")
 _ANSWER_PREFIX = re.compile(r"\**answer\s*:(\*\*)?\s*", re.IGNORECASE)
@@ -57,10 +66,11 @@ def split_thinking(text: str, *, mode: str, opened: bool = False, finish_reason:
 
 
 def clean_answer(text: str) -> str:
-    """The answer in `text`: the last `<answer>` block if any (to the end where unclosed), else all of it; without end
-    tokens at the end, a leading `Answer:` (any case, in Markdown bold or not) and white space at the edges."""
+    """The answer in `text`: the last `<answer>` block if any (to the end where unclosed, from the start where the
+    prompt opened it), else all of it; without end tokens at the end, a leading `Answer:` (any case, in Markdown bold or
+    not) and white space at the edges."""
     bare = _strip_end_tokens(text)
-    if "<answer>" in bare:
+    if "<answer>" in bare or "</answer>" in bare:
         bare = _strip_end_tokens(bare.rpartition("<answer>")[2].partition("</answer>")[0])
     return bare[prefix.end() :].strip() if (prefix := _ANSWER_PREFIX.match(bare)) else bare
 

@@ -1,85 +1,42 @@
-"""Generations by vLLM actors that Ray Data feeds.
+"""vLLM engines: one in an actor, fed from many batches at once.
 
-Requests (question, mode, draw, seed) enter; committed parts of schema GENERATIONS leave, a bad row as a reject. Each
-actor holds one engine and commits what it wrote before the rows leave it, so that a killed run loses at most the
-batches in flight. The mode only changes the prompt: both modes stream through the same engines.
+Batches of requests enter; committed parts of schema GENERATIONS leave, a bad row as a reject. An engine belongs to a
+thread that adds every request as it comes and steps as long as one is unfinished, so the requests of several batches
+decode together and the tail of one batch does not idle.
+
+Why this and not `ray.data.llm` or vLLM's AsyncLLM: WHY
 """
 
 from __future__ import annotations
 
-import hashlib
+import asyncio
+import logging
+import os
+import queue
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from pyarrow import fs
 
-from mralign.config import Decoding, Engine, Model, resolve_path
-from mralign.engines.chat import prompt_ids, user_message
-from mralign.engines.thinking import split_thinking
+from mralign.config import Engine, Model, resolve_path
+from mralign.engines.adapter import save_merged
+from mralign.engines.chat import Prompt
+from mralign.engines.guard import start_guard
+from mralign.engines.requests import Renderer, Sampling, batch_key, family_of
 from mralign.rejects import Reject, to_table
 from mralign.schema import GENERATIONS
-from mralign.stage import progress
-from mralign.store import StageDir, drop_repeated, open_filesystem, part_name
+from mralign.store import StageDir, open_filesystem, part_name
 
-REQUESTS = pa.schema(
-    [GENERATIONS.field(n) for n in ("row_id", "question_id", "dataset", "question", "answers", "mode", "draw", "seed")]
-)
-
-
-def build_requests(questions: pa.Table, *, modes: Sequence[str], draws: int, seed: int) -> pa.Table:
-    """One row a (question, mode, draw) of schema REQUESTS; the seed of a row depends on `seed` and its id only."""
-    rows = [
-        {**{k: q[k] for k in ("question_id", "dataset", "question", "answers")}, "mode": mode, "draw": draw}
-        for q in questions.to_pylist()
-        for mode in modes
-        for draw in range(draws)
-    ]
-    for row in rows:
-        row["row_id"] = f"{row['question_id']}/{row['mode']}/{row['draw']}"
-        row["seed"] = _row_seed(seed, row["row_id"])
-    return pa.Table.from_pylist(rows, schema=REQUESTS)
-
-
-def generate(
-    requests: pa.Table, *, model: Model, engine: Engine, decoding: Decoding, prompt: str, out: StageDir
-) -> dict[str, Any]:
-    """Commit a generation for every request that has none yet; return tokens written and rows repeated by retries."""
-    import ray
-
-    done = out.read(schema=GENERATIONS, columns=["row_id"]).column("row_id").to_pylist()
-    done += out.read_rejects().column("row_id").to_pylist()
-    todo = requests.filter(pa.array(~np.isin(requests.column("row_id").to_numpy(), np.array(done, dtype=object))))
-    if todo.num_rows:
-        blocks = list(_slices(todo, engine.batch_size))
-        dataset = ray.data.from_arrow(blocks).map_batches(
-            Generator,
-            fn_constructor_kwargs={
-                "model": model,
-                "engine": engine,
-                "decoding": decoding,
-                "prompt": prompt,
-                "out": out,
-            },
-            batch_size=engine.batch_size,
-            batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=engine.replicas),
-            num_cpus=engine.cpus_per_replica,
-            num_gpus=engine.gpus_per_replica or None,
-            runtime_env={"env_vars": worker_environment(engine)},
-        )
-        bar = progress(_counts(dataset), total=todo.num_rows, label=out.stage, unit="row")
-        for _ in bar:
-            pass
-    repeated = drop_repeated(out, schema=GENERATIONS)
-    lengths = out.read(schema=GENERATIONS, columns=["token_ids"]).column("token_ids")
-    tokens = int(pc.sum(pc.list_value_length(lengths)).as_py() or 0)
-    return {"completion_tokens": tokens, "rows_repeated_by_retries": repeated}
+log = logging.getLogger("mralign")
 
 
 def worker_environment(engine: Engine) -> dict[str, str]:
@@ -104,84 +61,178 @@ def local_copy(path: str) -> str:
     return target
 
 
-def start_engine(model_path: str, *, model: Model, engine: Engine) -> Any:
-    """A `vllm.LLM` for the model directory or hub name."""
-    from vllm import LLM
+class EngineThread:
+    """A `vllm.LLMEngine` and the thread that alone touches it."""
 
-    return LLM(
+    def __init__(self, engine: Any, *, lora: Any = None) -> None:
+        self.engine, self.lora = engine, lora
+        self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._waiting: dict[str, Future[Any]] = {}
+        self._number = 0
+        threading.Thread(target=self._run, name="engine", daemon=True).start()
+
+    def submit(self, token_ids: list[int], params: Any) -> Future[Any]:
+        """Ask for one completion; the future holds vLLM's finished RequestOutput, or what vLLM said against it."""
+        future: Future[Any] = Future()
+        self._inbox.put(lambda: self._add(token_ids, params, future))
+        return future
+
+    def call(self, function: Callable[[Any], Any]) -> Any:
+        """`function(engine)` in the engine's thread, between two steps."""
+        future: Future[Any] = Future()
+
+        def run() -> None:
+            try:
+                future.set_result(function(self.engine))
+            except Exception as error:
+                future.set_exception(error)
+
+        self._inbox.put(run)
+        return future.result()
+
+    def _add(self, token_ids: list[int], params: Any, future: Future[Any]) -> None:
+        self._number += 1
+        name = str(self._number)
+        try:
+            self.engine.add_request(name, {"prompt_token_ids": token_ids}, params, lora_request=self.lora)
+        except Exception as error:  # vLLM refuses one request; the others go on
+            future.set_exception(error)
+        else:
+            self._waiting[name] = future
+
+    def _run(self) -> None:
+        try:
+            while True:
+                self._take(block=not self._waiting)
+                for output in self.engine.step() if self._waiting else ():
+                    if output.finished:
+                        self._waiting.pop(output.request_id).set_result(output)
+        except BaseException:
+            # An actor without an engine is of no use, and its requests would wait for ever: Ray starts another.
+            log.exception("the engine has failed")
+            os._exit(1)
+
+    def _take(self, *, block: bool) -> None:
+        if block:
+            self._inbox.get()()
+        while not self._inbox.empty():
+            self._inbox.get()()
+
+
+def start_engine(model_path: str, *, model: Model, engine: Engine) -> EngineThread:
+    """The engine of a model directory or hub name, with its adapter if it has one."""
+    from vllm import EngineArgs, LLMEngine
+
+    lora: Any = None
+    options: dict[str, Any] = {}
+    if model.adapter is not None:
+        adapter = local_copy(resolve_path(model.adapter))
+        if engine.gpus_per_replica:
+            lora, options = _lora(adapter)
+        else:  # vLLM serves no adapters on a CPU
+            target = tempfile.mkdtemp(prefix="mralign-merged-")
+            save_merged(
+                model_path,
+                adapters=[adapter],
+                target=Path(target),
+                dtype=model.dtype,
+                trust_remote_code=model.trust_remote_code,
+            )
+            model_path = target
+    arguments = EngineArgs(
         model=model_path,
         dtype=model.dtype,
         trust_remote_code=model.trust_remote_code,
         max_model_len=engine.max_model_len,
         max_num_seqs=engine.max_num_seqs,
         tensor_parallel_size=engine.tensor_parallel,
+        pipeline_parallel_size=engine.pipeline_parallel,
         gpu_memory_utilization=engine.gpu_memory_utilization,
         enforce_eager=engine.enforce_eager or not engine.gpus_per_replica,
         enable_prefix_caching=True,
         disable_log_stats=True,
+        **options,
     )
+    if os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING") != "0":
+        start_guard()
+    return EngineThread(LLMEngine.from_engine_args(arguments), lora=lora)
+
+
+def _lora(adapter: str) -> tuple[Any, dict[str, Any]]:
+    import json
+
+    from vllm.lora.request import LoRARequest
+
+    rank = json.loads((Path(adapter) / "adapter_config.json").read_text())["r"]
+    return LoRARequest("policy", 1, adapter), {"enable_lora": True, "max_lora_rank": rank, "max_loras": 1}
 
 
 class Generator:
-    """A Ray Data actor: one engine, one batch of requests after the other."""
+    """A Ray Data actor: one engine, several batches of requests at once."""
 
-    def __init__(
-        self, *, model: Model, engine: Engine, decoding: Decoding, out: StageDir, prompt: str = "{question}"
-    ) -> None:
-        self.llm = start_engine(local_copy(resolve_path(model.path)), model=model, engine=engine)
-        self.prompt = prompt
-        self.tokenizer = self.llm.get_tokenizer()
-        self.model, self.engine, self.decoding, self.out = model, engine, decoding, out
+    def __init__(self, *, sampling: Sampling, out: StageDir) -> None:
+        path = local_copy(resolve_path(sampling.model.path))
+        family = family_of(sampling.model, path=path)
+        self.engine = start_engine(path, model=sampling.model, engine=sampling.engine)
+        tokenizer = self.engine.engine.get_tokenizer()
+        self.renderer = Renderer(sampling, tokenizer=tokenizer, family=family)
+        self.sampling, self.out, self.ready = sampling, out, time.time()
 
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        rows, rejects = self.complete(batch.to_pylist())
-        key = hashlib.sha256("\n".join(sorted(batch.column("row_id").to_pylist())).encode()).hexdigest()[:16]
+    async def __call__(self, batch: pa.Table) -> pa.Table:
+        """Commit the generations of one batch as one part; return its number of rows and when the engine was ready."""
+        requests = batch.drop_columns("question_part").to_pylist()
+        rows, rejects = await self.complete(requests)
+        part = f"{batch.column('question_part')[0]}-{batch_key([r['row_id'] for r in requests])}"
+        await asyncio.to_thread(self._commit, part_name(part), rows, rejects)
+        return pa.table({"rows": [batch.num_rows], "ready": [self.ready]})
+
+    def _commit(self, part: str, rows: list[dict[str, Any]], rejects: list[Reject]) -> None:
         table = pa.Table.from_pylist(rows, schema=GENERATIONS)
-        self.out.commit(part_name(key), table, schema=GENERATIONS, rejects=to_table(rejects))
-        return pa.table({"rows": pa.array([batch.num_rows], pa.int64())})
+        self.out.commit(part, table, schema=GENERATIONS, rejects=to_table(rejects))
 
-    def complete(self, requests: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[Reject]]:
-        """Generations of the requests that fit the engine, and rejects for those that do not."""
-        texts = [user_message(self.prompt, row["question"]) for row in requests]
-        prompts = [prompt_ids(self.tokenizer, t, mode=row["mode"]) for t, row in zip(texts, requests, strict=True)]
-        room = [self.engine.max_model_len - len(prompt) for prompt in prompts]
-        fits = [i for i, left in enumerate(room) if left > 0]
-        rejects = [
-            Reject(
-                r["row_id"], "prompt_too_long", f"{len(prompts[i])} tokens, model length {self.engine.max_model_len}"
-            )
-            for i, r in enumerate(requests)
-            if room[i] <= 0
+    async def complete(self, requests: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[Reject]]:
+        """Generations of the requests, and a reject for each that could not be asked or answered."""
+        prompts = await asyncio.to_thread(lambda: [self.renderer.prepare(request) for request in requests])
+        futures = [
+            None if isinstance(p, Reject) else asyncio.wrap_future(self._submit(request, p))
+            for request, p in zip(requests, prompts, strict=True)
         ]
-        outputs = self.llm.generate(
-            [{"prompt_token_ids": prompts[i]} for i in fits],
-            [self._sampling(requests[i]["seed"], room[i]) for i in fits],
-            use_tqdm=False,
-        )
-        rows = [self._row(requests[i], prompts[i], o.outputs[0]) for i, o in zip(fits, outputs, strict=True)]
-        return rows, rejects
+        outputs = await asyncio.gather(*(f for f in futures if f is not None), return_exceptions=True)
+        return await asyncio.to_thread(self._judge, requests, prompts, outputs)
 
-    def _sampling(self, seed: int, room: int) -> Any:
+    def _submit(self, request: dict[str, Any], prompt: Prompt) -> Future[Any]:
         from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
 
-        decoding = self.decoding
-        return SamplingParams(
+        decoding = self.sampling.decoding
+        params = SamplingParams(
             temperature=decoding.temperature,
             top_p=decoding.top_p,
             top_k=decoding.top_k,
-            max_tokens=min(decoding.max_tokens, room),
-            seed=seed,
+            max_tokens=self.renderer.max_tokens(prompt),
+            seed=request["seed"],
+            output_kind=RequestOutputKind.FINAL_ONLY,
         )
+        return self.engine.submit(list(prompt.token_ids), params)
 
-    def _row(self, request: dict[str, Any], prompt: list[int], output: Any) -> dict[str, Any]:
-        row = {
-            **request,
-            "prompt_token_ids": prompt,
-            "token_ids": list(output.token_ids),
-            "text": output.text,
-            "finish_reason": output.finish_reason,
-        }
-        return row | judged_text(row, tokenizer=self.tokenizer, opened=self.model.think_opened_by_prompt)
+    def _judge(
+        self, requests: list[dict[str, Any]], prompts: list[Prompt | Reject], outputs: list[Any]
+    ) -> tuple[list[dict[str, Any]], list[Reject]]:
+        rows, rejects, left = [], [], iter(outputs)
+        for request, prompt in zip(requests, prompts, strict=True):
+            if isinstance(prompt, Reject):
+                rejects.append(prompt)
+                continue
+            output = next(left)
+            if isinstance(output, BaseException):
+                rejects.append(Reject(request["row_id"], "engine_error", f"{output!r:.500}", request["question"]))
+                continue
+            done = output.outputs[0]
+            ids = list(done.token_ids)
+            rows.append(
+                self.renderer.row(request, prompt, text=done.text, token_ids=ids, finish_reason=done.finish_reason)
+            )
+        return rows, rejects
 
 
 class Exchanger(Generator):
@@ -191,53 +242,25 @@ class Exchanger(Generator):
     compare `difference` with the trainer's log-probabilities after every load.
     """
 
-    def __init__(self, model: Model, *, served: str, engine: Engine, decoding: Decoding) -> None:
-        shutil.copytree(resolve_path(model.path), served, dirs_exist_ok=True)
+    def __init__(self, sampling: Sampling, *, served: str) -> None:
+        shutil.copytree(resolve_path(sampling.model.path), served, dirs_exist_ok=True)
         self.served = Path(served)
-        copied = model.model_copy(update={"path": served})
-        super().__init__(model=copied, engine=engine, decoding=decoding, out=StageDir(served))
+        super().__init__(
+            sampling=replace(sampling, model=sampling.model.model_copy(update={"path": served})), out=StageDir(served)
+        )
 
     def load(self, directory: str) -> None:
         """Serve the weights of the model in `directory` (one model.safetensors)."""
         shutil.copy(Path(resolve_path(directory)) / "model.safetensors", self.served / "model.safetensors")
-        self.llm.collective_rpc("reload_weights")
-        self.llm.reset_prefix_cache()
+        self.engine.call(lambda engine: engine.collective_rpc("reload_weights"))
+        self.engine.call(lambda engine: engine.reset_prefix_cache())
 
     def difference(self, *, prompt_ids: list[int], completion_ids: list[int], logps: list[float]) -> float:
         """Largest absolute difference between the engine's and the given log-probabilities of the completion."""
         from vllm import SamplingParams
 
         params = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0)
-        request = {"prompt_token_ids": prompt_ids + completion_ids}
-        output = self.llm.generate([request], params, use_tqdm=False)[0]
+        output = self.engine.submit(prompt_ids + completion_ids, params).result()
         scored = output.prompt_logprobs[len(prompt_ids) :]
         served = [entry[token].logprob for entry, token in zip(scored, completion_ids, strict=True)]
         return float(np.abs(np.array(served) - np.array(logps)).max())
-
-
-def judged_text(row: dict[str, Any], *, tokenizer: Any, opened: bool) -> dict[str, Any]:
-    """The columns of GENERATIONS that follow from `text`: where the thought lies, the answer, why it is invalid."""
-    split = split_thinking(row["text"], mode=row["mode"], opened=opened, finish_reason=row["finish_reason"])
-    thought = row["text"][split.thought_start : split.thought_end] if split.thought_start >= 0 else ""
-    return {
-        "thought_start": split.thought_start,
-        "thought_end": split.thought_end,
-        "answer": split.answer,
-        "thought_tokens": len(tokenizer(thought, add_special_tokens=False)["input_ids"]) if thought else 0,
-        "invalid": split.invalid,
-    }
-
-
-def _row_seed(seed: int, row_id: str) -> int:
-    return int.from_bytes(hashlib.sha256(f"{seed}:{row_id}".encode()).digest()[:4], "big") >> 1
-
-
-def _slices(table: pa.Table, size: int) -> Iterator[pa.Table]:
-    for start in range(0, table.num_rows, size):
-        yield table.slice(start, size)
-
-
-def _counts(dataset: Any) -> Iterator[int]:
-    for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
-        for rows in batch.column("rows").to_pylist():
-            yield from range(rows)

@@ -13,27 +13,23 @@ from typing import Any
 import pyarrow as pa
 
 from mralign.config import Evaluation, Model, RunConfig
-from mralign.engines.vllm import build_requests, generate
+from mralign.engines.requests import build_requests, sampling_of_evaluation
+from mralign.engines.streaming import generate
 from mralign.evaluation.short_answer import metrics, score
 from mralign.schema import GENERATIONS, QUESTIONS
 from mralign.stage import Context, Outcome, Stage
-from mralign.store import StageDir, part_name
+from mralign.store import StageDir
 
 
 def _evaluate(context: Context, *, model: Model, names: dict[str, str]) -> Outcome:
     """Sample every mode in `names` (mode -> method's name) with `model` and score it."""
-    config = context.config
-    settings = config.evaluation
-    questions = context.upstream["questions"].read_parts([part_name(settings.split)], schema=QUESTIONS)
-    requests = build_requests(questions, modes=list(names), draws=settings.draws, seed=config.run.seed + 1)
-    cost = generate(
-        requests,
-        model=model,
-        engine=config.engine,
-        decoding=settings.decoding,
-        prompt=settings.prompt,
-        out=context.out,
-    )
+    settings = context.config.evaluation
+    questions = context.upstream["questions"]
+    parts = questions.parts(settings.split)
+    sampling = sampling_of_evaluation(context.config, model=model, modes=tuple(names))
+    cost = generate(questions, parts, sampling=sampling, out=context.out)
+    table = questions.read_parts(parts, schema=QUESTIONS)
+    requests = build_requests(table, modes=sampling.modes, draws=sampling.draws, seed=sampling.seed)
     rows = context.out.read(schema=GENERATIONS).to_pylist() + _unanswered(context.out, requests=requests)
     results = {name: scored(rows, mode=mode, settings=settings) for mode, name in names.items()}
     context.out.write_text("metrics.json", json.dumps(results, indent=1))
@@ -60,7 +56,14 @@ def scored(rows: list[dict[str, Any]], *, mode: str, settings: Evaluation) -> di
 def _unanswered(out: StageDir, *, requests: pa.Table) -> list[dict[str, Any]]:
     """Rejected requests as generations without text: what could not be asked counts as wrong, it never vanishes."""
     reasons = {row["row_id"]: row["reason"] for row in out.read_rejects().to_pylist()}
-    empty = {"text": "", "thought_start": -1, "thought_end": -1, "answer": None, "thought_tokens": 0}
+    empty = {
+        "text": "",
+        "completion_tokens": 0,
+        "thought_start": -1,
+        "thought_end": -1,
+        "answer": None,
+        "thought_tokens": 0,
+    }
     asked = [row for row in requests.to_pylist() if row["row_id"] in reasons]
     return [{**row, **empty, "invalid": reasons[row["row_id"]]} for row in asked]
 
@@ -72,7 +75,7 @@ def _base(context: Context) -> Outcome:
 
 def _trained(context: Context) -> Outcome:
     config = context.config
-    merged = config.model.model_copy(update={"path": f"{context.upstream['training'].uri}/model"})
+    merged = config.model.model_copy(update={"path": f"{context.upstream['training'].uri}/model", "adapter": None})
     return _evaluate(context, model=merged, names={"on": method_name(config)})
 
 
@@ -91,7 +94,7 @@ def method_name(config: RunConfig) -> str:
 def _matters(config: RunConfig) -> dict[str, Any]:
     return {
         "seed": config.run.seed,
-        "model": config.model.model_dump(mode="json", exclude={"path"}),
+        "model": config.model.matters(),
         "max_model_len": config.engine.max_model_len,
         **config.evaluation.model_dump(mode="json"),
     }
@@ -108,7 +111,7 @@ BASE_STAGE = Stage(
     run=_base,
     matters=_matters,
     upstream=("questions",),
-    inputs=lambda config: {"model": config.model.path},
+    inputs=lambda config: config.model.inputs(),
     check=_check,
 )
 

@@ -1,21 +1,31 @@
 """Stage `questions`: the configured sources become one deduplicated table of questions.
 
-Question files enter; schema QUESTIONS leaves, one part a split. Train questions that repeat or that also stand in a
-held-out split are put aside with that reason.
+Files and hub data sets enter; schema QUESTIONS leaves in parts of 2,000, named `<split>-<source>-<number>`. Ray Data
+streams each source into raw parts; then only keys meet: a 16-byte hash of every normalised question says which rows
+repeat or also stand in a held-out split, and each part is committed without those. No process holds all questions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, cast
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from mralign.config import RunConfig, Source, resolve_path
-from mralign.questions.sources import deduplicate, drop_evaluation_overlap, read_questions
-from mralign.rejects import Reject, to_table
+from mralign.questions.repeats import drop_repeats, find_repeats, question_keys
+from mralign.questions.sources import check_source, read_batches
+from mralign.rejects import to_table
 from mralign.schema import QUESTIONS
-from mralign.stage import Context, Outcome, Stage
-from mralign.store import Directory, part_name
+from mralign.stage import Context, Outcome, Stage, progress
+from mralign.store import StageDir, part_key, part_name
+
+SPLITS = ("train", "dev", "test")
+_ROWS = 2_000  # questions a part
+_PARTS = 50  # parts whose keys one task reads
+_KEYS_A_BUCKET = 2_000_000  # keys that one task compares
 
 
 def sources(config: RunConfig) -> dict[str, tuple[Source, ...]]:
@@ -44,39 +54,131 @@ def _matters(config: RunConfig) -> object:
     }
 
 
-def _read(split: str, group: tuple[Source, ...]) -> tuple[pa.Table, list[Reject]]:
-    tables, rejects = [QUESTIONS.empty_table()], []
-    for source in group:
-        path = resolve_path(source.path)
-        fields = {"answers": "answer", **source.fields}
-        table, bad = read_questions(path, name=source.name, split=split, fields=fields, limit=source.limit)
-        tables.append(table)
-        rejects += bad
-    table, repeated = deduplicate(pa.concat_tables(tables))
-    return table, rejects + repeated
+def _read(batch: pa.Table, *, raw: StageDir) -> Iterator[pa.Table]:
+    """Commit the raw parts of the sources in `batch`; yield the name of each."""
+    for row in batch.to_pylist():
+        source, key = Source.model_validate_json(row["source"]), f"{row['split']}-{row['number']:02d}"
+        tables = read_batches(
+            resolve_path(source.path),
+            name=source.name,
+            split=row["split"],
+            format=source.format,
+            fields=_fields(source),
+            limit=source.limit,
+            rows=_ROWS,
+        )
+        for number, (table, rejects) in enumerate(tables):
+            name = part_name(f"{key}-{number:05d}")
+            raw.commit(name, table, schema=QUESTIONS, rejects=to_table(rejects))
+            yield pa.table({"part": [name]})
+        raw.write_text(f"{key}.read", "")
+
+
+def _fields(source: Source) -> dict[str, str]:
+    return {"answers": "answer", **source.fields} if source.format in ("auto", "plain") else source.fields
+
+
+def _read_all(context: Context, *, raw: StageDir) -> None:
+    import ray
+
+    items = [
+        {"split": split, "number": number, "source": source.model_dump_json()}
+        for split, group in sources(context.config).items()
+        for number, source in enumerate(group)
+        if not raw.exists(f"{split}-{number:02d}.read")
+    ]
+    if not items:
+        return
+    read: Any = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+        cast(Any, _read),
+        fn_kwargs={"raw": raw},
+        batch_size=1,
+        batch_format="pyarrow",
+    )
+    parts = (
+        name for batch in read.iter_batches(batch_size=None, batch_format="pyarrow") for name in batch.column("part")
+    )
+    for _ in progress(parts, total=None, label="questions, reading"):
+        pass
+
+
+def _drop_all(context: Context, *, raw: StageDir) -> None:
+    """Commit every raw part without the questions that stand elsewhere."""
+    import ray
+
+    names = [name for split in SPLITS for name in raw.parts(split)]
+    splits = [part_key(name).partition("-")[0] for name in names]
+    groups = {start: names[start : start + _PARTS] for start in range(0, len(names), _PARTS)}
+    keys = [ray.remote(_keys).remote(raw, group) for group in groups.values()]
+    buckets = max(1, -(-sum(raw.rows(name) for name in names) // _KEYS_A_BUCKET))
+    find: Any = ray.remote(_find)
+    ids = [find.remote(splits, "id", (b, buckets), [], *keys) for b in range(buckets)]
+    questions = [find.remote(splits, "question", (b, buckets), ids, *keys) for b in range(buckets)]
+    task: Any = ray.remote(_commit)
+    imported = context.config.rollouts.import_on is not None
+    pending = [
+        task.remote(raw, context.out, group, start, imported, *ids, *questions) for start, group in groups.items()
+    ]
+    for done in progress(pending, total=len(pending), label="questions, repeats", unit=f"{_PARTS} parts"):
+        ray.get(done)
+
+
+def _keys(raw: StageDir, names: Sequence[str]) -> list[pa.Table]:
+    return [question_keys(raw.read_parts([name], schema=QUESTIONS)) for name in names]
+
+
+def _find(
+    splits: Sequence[str], by: str, share: tuple[int, int], without: Sequence[Any], *groups: list[pa.Table]
+) -> pa.Table:
+    import ray
+
+    keys = [table for group in groups for table in group]
+    gone = pa.concat_tables(ray.get(list(without))) if without else None
+    return find_repeats(keys, splits=splits, by=by, without=gone, bucket=share[0], buckets=share[1])
+
+
+def _commit(raw: StageDir, out: StageDir, names: Sequence[str], start: int, imported: bool, *repeats: pa.Table) -> None:
+    found = pa.concat_tables(repeats)
+    for number, name in enumerate(names, start):
+        mine = found.filter(pc.equal(found.column("part"), number))
+        table, repeated = drop_repeats(raw.read_parts([name], schema=QUESTIONS), mine)
+        if imported:  # a row a draw: the same question again is no fault
+            repeated = [reject for reject in repeated if reject.reason != "duplicate_id"]
+        rejects = pa.concat_tables([raw.read_rejects([name]), to_table(repeated)])
+        out.commit(name, table, schema=QUESTIONS, rejects=rejects)
 
 
 def _run(context: Context) -> Outcome:
-    read = {split: _read(split, group) for split, group in sources(context.config).items()}
-    held_out = pa.concat_tables([read["dev"][0], read["test"][0]])
-    train, overlap = drop_evaluation_overlap(read["train"][0], held_out)
-    rejects = read["train"][1]
-    if context.config.rollouts.import_on:  # a row a draw: the same question again is no fault
-        rejects = [reject for reject in rejects if reject.reason != "duplicate_id"]
-    read["train"] = (train, rejects + overlap)
-    for split, (table, rejects) in read.items():
-        context.out.commit(part_name(split), table, schema=QUESTIONS, rejects=to_table(rejects))
-    kept = sum(table.num_rows for table, _ in read.values())
-    return Outcome(
-        rows_in=kept + sum(len(rejects) for _, rejects in read.values()),
-        rows_out=kept,
-        figures={split: table.num_rows for split, (table, _) in read.items()},
-    )
+    raw = StageDir(f"{context.out.uri}/raw", stage="questions", fingerprint=context.out.fingerprint)
+    _read_all(context, raw=raw)
+    _drop_all(context, raw=raw)
+    funnel = _funnel(context)
+    raw.remove()
+    kept = {split: sum(row["kept"] for row in funnel if row["split"] == split) for split in SPLITS}
+    rows_in = sum(row["records"] for row in funnel)
+    return Outcome(rows_in=rows_in, rows_out=sum(kept.values()), figures={**kept, "funnel": funnel})
+
+
+def _funnel(context: Context) -> list[dict[str, Any]]:
+    """One row a source: records read, records put aside by reason, questions kept."""
+    rows = []
+    for split, group in sources(context.config).items():
+        for number, source in enumerate(group):
+            parts = context.out.parts(f"{split}-{number:02d}")
+            kept = sum(context.out.rows(part) for part in parts)
+            found = context.out.read_rejects(parts, columns=["reason"]).column("reason")
+            dropped = dict(Counter(found.to_pylist()).most_common())
+            records = kept + sum(dropped.values())
+            rows.append({"split": split, "dataset": source.name, "records": records, "dropped": dropped, "kept": kept})
+    return rows
 
 
 def _check(config: RunConfig) -> None:
-    for name, path in _inputs(config).items():
-        Directory(resolve_path(path)).require(f"question file of {name}")
+    for split, group in sources(config).items():
+        for source in group:
+            check_source(
+                resolve_path(source.path), name=source.name, split=split, format=source.format, fields=_fields(source)
+            )
 
 
-QUESTIONS_STAGE = Stage(name="questions", run=_run, matters=_matters, inputs=_inputs, check=_check)
+QUESTIONS_STAGE = Stage(name="questions", run=_run, matters=_matters, inputs=_inputs, check=_check, version=2)

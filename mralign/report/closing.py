@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from mralign.config import RunConfig
-from mralign.report.evidence import METRIC_STAGES, Act, finished
-from mralign.report.tables import aligned, gain, result_text, signed
+from mralign.report.evidence import METRIC_STAGES, Act, figures, finished
+from mralign.report.tables import aligned, funnel_text, gain, result_text, signed, source_rows
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,13 @@ def _result(metrics: Mapping[str, Mapping[str, Any]], *, level: float) -> str:
 
 def _stages_done(acts: Mapping[str, Act]) -> str:
     done = [act.name for act in acts.values() if act.manifest is not None]
-    return f"no evaluation yet; stages done: {', '.join(done) or 'none'}"
+    text = [f"no evaluation yet; stages done: {', '.join(done) or 'none'}"]
+    if sources := figures(acts, "questions").get("funnel"):
+        head = ("split", "data set", "read", "put aside", "kept")
+        text.append(aligned([head, *source_rows(sources)]))
+    if funnel := figures(acts, "candidates").get("funnel"):
+        text.append(funnel_text(funnel))
+    return "\n\n".join(text)
 
 
 def _next(config: RunConfig, *, acts: Mapping[str, Act], places: Places) -> list[str]:

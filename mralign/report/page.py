@@ -54,6 +54,7 @@ def _sections(config: RunConfig, *, acts: Mapping[str, Act], metrics: Metrics) -
     last = next((name for name in METRIC_STAGES if finished(acts, name)), METRIC_STAGES[0])
     return [
         section("result", "Result", last, lambda: sections.result(config, metrics=metrics)),
+        section("questions", "Questions", "questions", lambda: sections.questions(acts)),
         section("candidates", "Candidates", "candidates", lambda: sections.candidates(acts)),
         section("annotation", "Annotation", "annotation", lambda: sections.annotation(acts)),
         section("transitions", "Transitions", "matrices", lambda: sections.transitions(config, acts=acts)),

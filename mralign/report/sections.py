@@ -54,6 +54,10 @@ def result(config: RunConfig, *, metrics: Metrics) -> Content:
     }
 
 
+def questions(acts: Mapping[str, Act]) -> Content:
+    return {"rows": tables.source_rows(figures(acts, "questions").get("funnel", []))}
+
+
 def candidates(acts: Mapping[str, Act]) -> Content:
     funnel = figures(acts, "candidates").get("funnel", [])
     names = dict.fromkeys(row["dataset"] for row in funnel)

@@ -141,6 +141,27 @@ def funnel_steps(funnel: Sequence[Mapping[str, Any]], *, dataset: str) -> list[t
     return bars
 
 
+def source_rows(funnel: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str, str, str]]:
+    """(split, data set, records read, records put aside by reason, questions kept), one row a source."""
+    return [
+        (
+            row["split"],
+            row["dataset"],
+            f"{row['records']}",
+            ", ".join(f"{reason} {n}" for reason, n in row["dropped"].items()) or DASH,
+            f"{row['kept']}",
+        )
+        for row in funnel
+    ]
+
+
+def funnel_text(funnel: Sequence[Mapping[str, Any]]) -> str:
+    """The funnel of the candidates for a terminal: what was left by each filter that dropped something."""
+    names = dict.fromkeys(row["dataset"] for row in funnel)
+    rows = [(name, label, f"{n}") for name in names for label, n, _ in funnel_steps(funnel, dataset=name)]
+    return aligned([("data set", "", "rows"), *rows])
+
+
 def polarity_name(polarity: int | None) -> str:
     """positive, negative, neutral; a dash before the verdict."""
     return DASH if polarity is None else {1: "positive", -1: "negative", 0: "neutral"}[polarity]

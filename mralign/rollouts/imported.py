@@ -13,14 +13,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from mralign.config import ImportFields, Model, resolve_path
-from mralign.engines.chat import check_model_directory, prompt_ids
-from mralign.engines.vllm import judged_text
+from mralign.config import ImportFields, Model, ThinkMode, resolve_path
+from mralign.engines.chat import chat_prompt
+from mralign.engines.requests import family_of, judged_text
+from mralign.engines.thinking import END_TOKENS
 from mralign.rejects import Reject
 from mralign.schema import GENERATIONS
 from mralign.store import open_filesystem
-
-_END_MARKS = ("<|im_end|>", "<|endoftext|>", "</s>", "<|eot_id|>")
 
 
 def read_rollouts(
@@ -34,7 +33,8 @@ def read_rollouts(
     from transformers import AutoTokenizer
 
     model_path = resolve_path(model.path)
-    check_model_directory(model_path)
+    family = family_of(model, path=model_path)
+    asked = family.on if mode == "on" else family.off
     tokenizer = AutoTokenizer.from_pretrained(model_path, trust_remote_code=model.trust_remote_code)
     rows: list[dict[str, Any]] = []
     rejects: list[Reject] = []
@@ -56,7 +56,9 @@ def read_rollouts(
             rejects.append(Reject(row_id, "repeated_draw", "an earlier row has the same id and draw", _text(line)))
             continue
         taken.add(row_id)
-        rows.append(_generation(record, tokenizer=tokenizer, mode=mode, draw=draw, ids=(row_id, question_id, name)))
+        rows.append(
+            _generation(record, tokenizer=tokenizer, mode=mode, asked=asked, draw=draw, ids=(row_id, question_id, name))
+        )
     return pa.Table.from_pylist(rows, schema=GENERATIONS), rejects
 
 
@@ -108,9 +110,10 @@ def _parse(line: bytes, *, fields: ImportFields, where: str) -> dict[str, Any] |
 
 
 def _generation(
-    record: dict[str, Any], *, tokenizer: Any, mode: str, draw: int, ids: tuple[str, str, str]
+    record: dict[str, Any], *, tokenizer: Any, mode: str, asked: ThinkMode, draw: int, ids: tuple[str, str, str]
 ) -> dict[str, Any]:
     row_id, question_id, dataset = ids
+    prompt = chat_prompt(tokenizer, record["question"], mode=asked)
     text = _without_end_marks(_joined(record.get("thought") if mode == "on" else None, record["response"]))
     end = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
     row = {
@@ -122,12 +125,12 @@ def _generation(
         "mode": mode,
         "draw": draw,
         "seed": -1,
-        "prompt_token_ids": prompt_ids(tokenizer, record["question"], mode=mode),
+        "prompt_token_ids": list(prompt.token_ids),
         "token_ids": tokenizer(text, add_special_tokens=False)["input_ids"] + end,
         "text": text,
         "finish_reason": "stop",
     }
-    return row | judged_text(row, tokenizer=tokenizer, opened=False)
+    return row | judged_text(row, tokenizer=tokenizer, opened=prompt.opened)
 
 
 def _joined(thought: str | None, response: str) -> str:
@@ -138,6 +141,6 @@ def _joined(thought: str | None, response: str) -> str:
 
 def _without_end_marks(text: str) -> str:
     text = text.rstrip()
-    while text.endswith(_END_MARKS):  # several, in any order
-        text = text.removesuffix(next(mark for mark in _END_MARKS if text.endswith(mark))).rstrip()
+    while text.endswith(END_TOKENS):  # several, in any order
+        text = text.removesuffix(next(mark for mark in END_TOKENS if text.endswith(mark))).rstrip()
     return text

@@ -12,92 +12,96 @@ from functools import partial
 import pyarrow as pa
 
 from mralign.config import Candidates, RunConfig, resolve_path
-from mralign.engines.chat import MODES, check_model_directory, switches_thinking
-from mralign.engines.vllm import build_requests, generate
+from mralign.engines.adapter import check_adapter
+from mralign.engines.chat import MODES, check_model_directory
+from mralign.engines.requests import family_of, sampling_of_rollouts
+from mralign.engines.streaming import generate
 from mralign.rejects import Reject, to_table
 from mralign.rollouts.candidates import Limits, funnel, judge
 from mralign.rollouts.imported import read_rollouts
 from mralign.schema import CANDIDATES, GENERATIONS, QUESTIONS
-from mralign.stage import Context, Outcome, Stage, exchange_parts
-from mralign.store import Directory, part_name
-
-_ROWS_A_BUCKET, _MIN_BUCKETS = 50_000, 4
-
-
-def _train_questions(context: Context) -> pa.Table:
-    return context.upstream["questions"].read_parts([part_name("train")], schema=QUESTIONS)
+from mralign.stage import Context, Outcome, Stage, map_groups
+from mralign.store import Directory, StageDir, part_key, part_name
 
 
 def _sample(context: Context) -> Outcome:
-    config = context.config
-    requests = build_requests(_train_questions(context), modes=MODES, draws=config.rollouts.n, seed=config.run.seed)
-    decoding = config.rollouts.decoding
-    figures = generate(
-        requests,
-        model=config.model,
-        engine=config.engine,
-        decoding=decoding,
-        prompt=config.rollouts.prompt,
-        out=context.out,
-    )
-    rejected = context.out.read_rejects().num_rows
-    return Outcome(rows_in=requests.num_rows, rows_out=requests.num_rows - rejected, figures=figures)
+    questions = context.upstream["questions"]
+    parts = questions.parts("train")
+    sampling = sampling_of_rollouts(context.config)
+    figures = generate(questions, parts, sampling=sampling, out=context.out)
+    rows = sum(context.out.rows(part) for part in context.out.parts())
+    rejected = sum(context.out.reject_rows(part) for part in context.out.parts())
+    return Outcome(rows_in=rows + rejected, rows_out=rows, figures=figures)
 
 
 def check_model(config: RunConfig) -> None:
-    """Raise ValueError before any engine starts if the model cannot think on and off by its template."""
+    """Raise ValueError before any engine starts if the model cannot be served, or cannot think on and off."""
     path = resolve_path(config.model.path)
     check_model_directory(path)
-    if not switches_thinking(path):
-        raise ValueError(
-            f"the chat template of {path} does not read `enable_thinking`, so thinking on and off would be the same "
-            f"prompt; sample with a model that switches, or import rollouts (rollouts.import_on, rollouts.import_off)"
-        )
+    if config.model.adapter:
+        check_adapter(resolve_path(config.model.adapter))
+    family_of(config.model, path=path)
 
 
 def _sampling_matters(config: RunConfig) -> object:
+    remote = config.rollouts.engine == "http"
     return {
         "seed": config.run.seed,
-        "model": config.model.model_dump(mode="json", exclude={"path"}),
+        "model": config.model.matters(),
         "n": config.rollouts.n,
         "decoding": config.rollouts.decoding.model_dump(mode="json"),
         "prompt": config.rollouts.prompt,
         "max_model_len": config.engine.max_model_len,
+        "endpoint": {"base_url": config.http.base_url, "model": config.http.model} if remote else None,
     }
 
 
 def _check_import(config: RunConfig) -> None:
     for path in (config.rollouts.import_on, config.rollouts.import_off):
         Directory(resolve_path(path or "")).require("file of imported rollouts")
-    check_model_directory(resolve_path(config.model.path))
+    check_model(config)
 
 
 def _import(context: Context) -> Outcome:
     config = context.config.rollouts
     assert config.import_on and config.import_off
-    model = context.config.model
-    known = set(_train_questions(context).column("question_id").to_pylist())
-    rows_in = 0
+    model, tables, rejects = context.config.model, [], []
     for mode, path in zip(MODES, (config.import_on, config.import_off), strict=True):
-        table, rejects = read_rollouts(
+        table, bad = read_rollouts(
             path, mode=mode, name=config.import_name, fields=config.import_fields, model=model, draws=config.n
         )
-        table, strangers = _of_questions(table, questions=known)
-        rejects += strangers
-        context.out.commit(part_name(mode), table, schema=GENERATIONS, rejects=to_table(rejects))
-        rows_in += table.num_rows + len(rejects)
-    return Outcome(rows_in=rows_in, rows_out=context.out.read(schema=GENERATIONS, columns=["row_id"]).num_rows)
+        tables.append(table)
+        rejects += bad
+    table, strangers = _by_question_part(context, pa.concat_tables(tables), rejects=rejects)
+    rows_in = table + len(strangers)
+    return Outcome(rows_in=rows_in, rows_out=table)
 
 
-def _of_questions(table: pa.Table, *, questions: set[str]) -> tuple[pa.Table, list[Reject]]:
-    """Generations of the train questions, and rejects for the rest (duplicates, questions held out)."""
+def _by_question_part(context: Context, table: pa.Table, *, rejects: list[Reject]) -> tuple[int, list[Reject]]:
+    """Commit one part of generations a part of train questions; rows of no train question are rejects.
+
+    The first part takes all rejects. Returns the number of rows committed, and the rejects.
+    """
+    questions = context.upstream["questions"]
+    known = {part: set(_ids(questions, part)) for part in questions.parts("train")}
+    every = set().union(*known.values())
     ids = zip(table.column("row_id").to_pylist(), table.column("question_id").to_pylist(), strict=True)
-    keep, rejects = [], []
-    for row_id, question_id in ids:
-        keep.append(question_id in questions)
-        if question_id not in questions:
-            rejects.append(Reject(row_id, "question_not_in_train", "see the rejects of the stage questions"))
-    return table.filter(pa.array(keep, pa.bool_())), rejects
+    rejects = rejects + [
+        Reject(row_id, "question_not_in_train", "see the rejects of the stage questions")
+        for row_id, question_id in ids
+        if question_id not in every
+    ]
+    owners, rows = table.column("question_id").to_pylist(), 0
+    for number, (part, members) in enumerate(known.items()):
+        kept = table.filter(pa.array([owner in members for owner in owners], pa.bool_()))
+        bad = to_table(rejects if number == 0 else [])
+        context.out.commit(part_name(f"{part_key(part)}-imported"), kept, schema=GENERATIONS, rejects=bad)
+        rows += kept.num_rows
+    return rows, rejects
+
+
+def _ids(questions: StageDir, part: str) -> list[str]:
+    return questions.read_parts([part], schema=QUESTIONS, columns=["question_id"]).column("question_id").to_pylist()
 
 
 def _judge_table(table: pa.Table, *, settings: Candidates, draws: int) -> tuple[pa.Table, list[Reject]]:
@@ -120,29 +124,31 @@ def _judge_table(table: pa.Table, *, settings: Candidates, draws: int) -> tuple[
 
 def _candidates(context: Context) -> Outcome:
     config, source = context.config, context.upstream["rollouts"]
-    rows = source.read(schema=GENERATIONS, columns=["row_id"]).num_rows
-    exchange_parts(
+    questions = context.upstream["questions"]
+    train = questions.parts("train")
+    map_groups(
         context,
         partial(_judge_table, settings=config.candidates, draws=config.rollouts.n),
+        groups={part: source.parts(part_key(part)) for part in train},  # all draws of a question meet
         source=source,
-        key="question_id",
-        buckets=max(_MIN_BUCKETS, rows // _ROWS_A_BUCKET),
         schema=CANDIDATES,
         upstream_schema=GENERATIONS,
     )
-    kept = context.out.read(schema=CANDIDATES)
+    rows = sum(source.rows(part) for part in source.parts())
+    kept = context.out.read(schema=CANDIDATES, columns=["dataset", "polarity", "question_id"])
     if not kept.num_rows:
         raise ValueError(
             "no candidate is left: no question was right in every draw of one mode and wrong in every draw of the "
             f"other, or the length filter dropped all. Reasons: {_reasons(context)}. See candidates.* in the config."
         )
-    questions = Counter(_train_questions(context).column("dataset").to_pylist())
-    rejects = [Reject(**row) for row in context.out.read_rejects().to_pylist()]
-    return Outcome(rows, kept.num_rows, {"funnel": funnel(kept.to_pylist(), rejects, questions)})
+    datasets = Counter(questions.read_parts(train, schema=QUESTIONS, columns=["dataset"]).column("dataset").to_pylist())
+    columns = ["row_id", "reason", "detail"]
+    rejects = [Reject(**row) for row in context.out.read_rejects(columns=columns).to_pylist()]
+    return Outcome(rows, kept.num_rows, {"funnel": funnel(kept.to_pylist(), rejects, datasets)})
 
 
 def _reasons(context: Context) -> dict[str, int]:
-    return dict(Counter(context.out.read_rejects().column("reason").to_pylist()))
+    return dict(Counter(context.out.read_rejects(columns=["reason"]).column("reason").to_pylist()))
 
 
 ROLLOUTS_STAGE = Stage(
@@ -150,7 +156,7 @@ ROLLOUTS_STAGE = Stage(
     run=_sample,
     matters=_sampling_matters,
     upstream=("questions",),
-    inputs=lambda config: {"model": config.model.path},
+    inputs=lambda config: config.model.inputs(),
     check=check_model,
 )
 
@@ -166,7 +172,7 @@ IMPORT_STAGE = Stage(
     inputs=lambda config: {
         "on": config.rollouts.import_on or "",
         "off": config.rollouts.import_off or "",
-        "model": config.model.path,
+        **config.model.inputs(),
     },
     check=_check_import,
 )

@@ -1,6 +1,6 @@
-"""What training leaves: a PEFT adapter becomes a merged model directory that any engine can serve.
+"""What training leaves, copied to where the run lives.
 
-A base model and an adapter directory enter; a directory with merged safetensors and the base's tokenizer leaves.
+A local directory (the adapter, or the merged model) enters; the same files in the run directory leave.
 """
 
 from __future__ import annotations
@@ -8,17 +8,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from mralign.store import Directory
-from mralign.training.reference import load_model
-
-
-def merge(base: str, *, adapter: Path, target: Path, dtype: str, trust_remote_code: bool = False) -> None:
-    """Write base + adapter to `target` in `dtype`, with tokenizer and chat template."""
-    from peft import PeftModel
-    from transformers import AutoTokenizer
-
-    model = PeftModel.from_pretrained(load_model(base, dtype=dtype, trust_remote_code=trust_remote_code), str(adapter))
-    model.merge_and_unload().save_pretrained(target, safe_serialization=True)
-    AutoTokenizer.from_pretrained(base, trust_remote_code=trust_remote_code).save_pretrained(target)
 
 
 def upload(source: Path, *, out: Directory, name: str) -> None:

@@ -13,23 +13,21 @@ from typing import Any
 import numpy as np
 import torch
 
+from mralign.engines.adapter import load_merged
 from mralign.training.logprobs import TokenLogProbs, pad
 from mralign.training.pairs import Batch
 
 _LOGIT_CHANGES = ("final_logit_softcapping", "logits_scaling", "logit_scale")
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def load_model(path: str, *, dtype: str, trust_remote_code: bool = False) -> Any:
+def load_model(path: str, *, dtype: str, adapter: str | None = None, trust_remote_code: bool = False) -> Any:
     """A causal LM from a local directory or hub name, in `dtype` (float32 | bfloat16 | float16), eval mode, CPU.
 
+    `adapter`: a LoRA adapter that is merged into it first.
     Raises ValueError for a model that changes its logits after the head: our log-probabilities would miss that.
     """
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(
-        path, dtype=_DTYPES[dtype], trust_remote_code=trust_remote_code, attn_implementation="sdpa"
-    ).eval()
+    adapters = [adapter] if adapter else []
+    model = load_merged(path, adapters=adapters, dtype=dtype, trust_remote_code=trust_remote_code).eval()
     changed = {name: getattr(model.config, name, None) for name in _LOGIT_CHANGES}
     changed = {name: value for name, value in changed.items() if value not in (None, 1, 1.0)}
     if changed:

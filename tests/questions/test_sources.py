@@ -1,34 +1,30 @@
 import csv
 import json
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mralign.questions.sources import deduplicate, drop_evaluation_overlap, read_questions
+from mralign.questions.sources import read_batches
 from mralign.rejects import to_table
 from mralign.schema import QUESTIONS
 
-DATA = Path(__file__).parents[3] / "shared" / "data"
-needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"published data not found at {DATA}")
+
+def read_questions(path, *, name="set", split="train", fields=(), rows=3, **arguments):
+    """All batches of a source in one table, and the rejects."""
+    batches = list(read_batches(str(path), name=name, split=split, fields=dict(fields), rows=rows, **arguments))
+    assert all(table.num_rows + len(rejects) <= rows for table, rejects in batches)
+    tables = [QUESTIONS.empty_table(), *(table for table, _ in batches)]
+    return pa.concat_tables(tables).combine_chunks(), [reject for _, rejects in batches for reject in rejects]
 
 
 def read(path, **fields):
-    return read_questions(str(path), name="set", split="train", fields=fields)
+    return read_questions(path, fields=fields)
 
 
 def write_jsonl(path, *lines):
     path.write_text("".join(line if isinstance(line, str) else json.dumps(line) + "\n" for line in lines))
     return path
-
-
-def table(*pairs):
-    rows = [
-        {"question_id": key, "dataset": "d", "split": "train", "question": question, "answers": ["x"], "extra": "{}"}
-        for key, question in pairs
-    ]
-    return pa.Table.from_pylist(rows, schema=QUESTIONS)
 
 
 def test_jsonl_rows_become_questions(tmp_path):
@@ -78,7 +74,6 @@ def test_jsonl_rows_become_questions(tmp_path):
         ({"question": "q", "answers": {"a": 1}}, "wrong_type"),
         ({"question": "q", "answers": ["a"], "id": True}, "wrong_type"),
         ({"question": "half \ud83d", "answers": ["a"]}, "wrong_type"),
-        ({"question": "q", "answers": ["a"], "id": "good"}, "duplicate_id"),
     ],
 )
 def test_a_malformed_row_is_a_reject_with_its_raw_text(tmp_path, line, reason):
@@ -175,62 +170,3 @@ def test_wrong_arguments_say_what_to_do(tmp_path):
         (tmp_path / name).write_text(content)
         with pytest.raises(ValueError, match=name):
             read(tmp_path / name)
-
-
-def test_deduplicate_keeps_the_first_of_each_normalised_question():
-    kept, rejects = deduplicate(table(("d/1", "Who is it?"), ("d/2", "???"), ("d/3", "who is the it"), ("d/4", "!")))
-    assert kept.column("question_id").to_pylist() == ["d/1", "d/2", "d/4"]
-    assert [(r.row_id, r.reason, r.detail, r.raw) for r in rejects] == [
-        ("d/3", "duplicate_question", "same question as d/1", "who is the it")
-    ]
-
-
-def test_deduplicate_sees_one_file_given_twice():
-    kept, rejects = deduplicate(table(("d/1", "a b"), ("d/1", "a b")))
-    assert (kept.num_rows, len(rejects)) == (1, 1)
-
-
-def test_evaluation_questions_leave_the_train_split():
-    train = table(("d/1", "Who is it?"), ("d/2", "When?"))
-    kept, rejects = drop_evaluation_overlap(train, table(("e/9", "who is it")))
-    assert kept.column("question_id").to_pylist() == ["d/2"]
-    assert [(r.row_id, r.reason, r.detail) for r in rejects] == [("d/1", "in_evaluation_split", "same question as e/9")]
-    assert drop_evaluation_overlap(train, QUESTIONS.empty_table())[0] == train
-
-
-@needs_data
-def test_nq_open_reads_whole():
-    questions, rejects = read(DATA / "nq_open" / "NQ-open.dev.jsonl", answers="answer")
-    assert (questions.num_rows, rejects) == (3610, [])
-    assert questions.column("answers")[0].as_py() == ["14 December 1972 UTC", "December 1972"]
-    assert max(map(len, questions.column("answers").to_pylist())) == 23
-
-
-@needs_data
-def test_simpleqa_reads_whole_with_row_numbers_as_ids():
-    questions, rejects = read(DATA / "simpleqa" / "simple_qa_test_set.csv", question="problem", answers="answer")
-    assert (questions.num_rows, rejects) == (4326, [])
-    by_id = dict(
-        zip(questions.column("question_id").to_pylist(), questions.column("question").to_pylist(), strict=True)
-    )
-    lines = (DATA / "traces" / "simpleqa_800.jsonl").read_text().splitlines()
-    for row in map(json.loads, lines):  # traces name their questions by SimpleQA's row number
-        assert by_id[f"set/{row['id']}"] == row["problem"].strip()
-
-
-@needs_data
-def test_sciq_has_the_published_duplicates_and_overlap(tmp_path):
-    import zipfile
-
-    with zipfile.ZipFile(DATA / "sciq" / "SciQ.zip") as archive:
-        names = [name for name in archive.namelist() if name.endswith(".json") and "__MACOSX" not in name]
-        paths = {Path(name).stem: archive.extract(name, tmp_path) for name in names}
-    tables = {split: read(path, answers="correct_answer")[0] for split, path in paths.items()}
-    assert [tables[split].num_rows for split in ("train", "valid", "test")] == [11679, 1000, 1000]
-    assert {"support", "distractor1"} <= set(json.loads(tables["train"].column("extra")[0].as_py()))
-    unique, repeated = deduplicate(tables["train"])
-    # As byte strings they are 70, 12 and 7; SQuAD's normal form also sees through case, articles and punctuation.
-    assert len(tables["train"]) - len(set(tables["train"].column("question").to_pylist())) == 70
-    assert len(repeated) == 76
-    assert len(drop_evaluation_overlap(unique, tables["valid"])[1]) == 14
-    assert len(drop_evaluation_overlap(unique, tables["test"])[1]) == 11

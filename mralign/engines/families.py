@@ -1,0 +1,111 @@
+"""How each family of models switches thinking on and off.
+
+The configuration of a model, its chat template and its name enter; a `Family` leaves: what a prompt must say in either
+mode. How the output splits follows from the prompt: if it ends inside an open `<think>`, the completion begins inside
+the thought (`engines/chat.py` finds that out, `engines/thinking.py` uses it). A family is one row of FAMILIES.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from mralign.config import Model, ThinkMode
+
+# METHOD.md section 6: one inference prompt that asks for both tags [paper]. The prefill commits a model that was never
+# trained to think to its form; without a thought, the same model answers at once inside the tag.
+_ASK_ON = (
+    "Think step by step about the question between <think> and </think>, then give the final answer, as short as "
+    "possible, between <answer> and </answer>.\n\nQuestion: {question}"
+)
+_ASK_OFF = (
+    "Answer the question at once. Give only the final answer, as short as possible, between <answer> and </answer>."
+    "\n\nQuestion: {question}"
+)
+OPEN_BLOCK, EMPTY_BLOCK = "<think>\n", "<think>\n\n</think>\n\n"
+
+
+@dataclass(frozen=True)
+class Family:
+    """One way of switching. `template_sign` and `name_sign` are regular expressions; None: never found by it."""
+
+    name: str
+    on: ThinkMode
+    off: ThinkMode
+    template_sign: str | None = None
+    name_sign: str | None = None
+
+
+FAMILIES = (
+    Family(
+        name="qwen3",  # the template writes an empty block into the prompt of `off`
+        on=ThinkMode(template={"enable_thinking": True}),
+        off=ThinkMode(template={"enable_thinking": False}),
+        template_sign=r"\benable_thinking\b",
+        name_sign=r"qwen3(?!.*(instruct|coder))",
+    ),
+    Family(
+        name="nemotron_nano_v2",
+        on=ThinkMode(system="/think"),
+        off=ThinkMode(system="/no_think"),
+        template_sign=r"/no_think",
+        name_sign=r"nemotron-nano.*v2",
+    ),
+    Family(
+        name="nemotron",
+        on=ThinkMode(system="detailed thinking on"),
+        off=ThinkMode(system="detailed thinking off"),
+        template_sign=r"detailed thinking",
+        name_sign=r"nemotron",
+    ),
+    Family(
+        name="deepseek_r1",  # newer templates open the block themselves; a prefill does not open it twice
+        on=ThinkMode(prefill=OPEN_BLOCK),
+        off=ThinkMode(prefill=EMPTY_BLOCK),
+        template_sign=r"<｜Assistant｜>|split\(['\"]</think>['\"]\)",
+        name_sign=r"deepseek-r1|r1-distill",
+    ),
+    Family(
+        name="prompted",  # any chat model: asked for by name only
+        on=ThinkMode(prompt=_ASK_ON, prefill=OPEN_BLOCK),
+        off=ThinkMode(prompt=_ASK_OFF, prefill="<answer>"),
+    ),
+)
+
+
+def find_family(model: Model, *, template: str | None, name: str) -> Family:
+    """How the model is switched.
+
+    In this order: `model.think_on` and `think_off`; `model.family`; the signs of the families in the chat `template`
+    (None: not at hand); the signs in `name`, a path or hub name. Raises ValueError for an unknown family, which says
+    the two lines that are needed.
+    """
+    if model.think_on is not None and model.think_off is not None:
+        if model.think_on == model.think_off:
+            raise ValueError(f"model.think_on and model.think_off are both {model.think_on!r}: they must differ")
+        return Family("custom", model.think_on, model.think_off)
+    if model.family != "auto":
+        return _named(model.family)
+    for text, sign in ((template, "template_sign"), (name, "name_sign")):
+        for family in FAMILIES:
+            pattern = getattr(family, sign)
+            if text is not None and pattern is not None and re.search(pattern, text, re.IGNORECASE):
+                return family
+    raise ValueError(
+        f"how {name} switches thinking is not known: neither its chat template nor its name shows a family "
+        f"({_names()}). Say it in two lines, for example\n"
+        "  model.think_on={system: detailed thinking on}\n"
+        "  model.think_off={system: detailed thinking off}\n"
+        "(fields: template, system, prompt, prefill), or take model.family=prompted, which asks any chat model to think"
+    )
+
+
+def _named(name: str) -> Family:
+    for family in FAMILIES:
+        if family.name == name:
+            return family
+    raise ValueError(f"model.family={name!r} is not known; allowed are auto, {_names()}")
+
+
+def _names() -> str:
+    return ", ".join(family.name for family in FAMILIES)

@@ -1,0 +1,94 @@
+"""The same rollouts from an OpenAI-compatible endpoint in place of engines of our own.
+
+Batches of requests enter; committed parts of schema GENERATIONS leave, as from `engines/vllm.py`. One actor holds the
+endpoint, its cache and its purse, and asks for many rows at once. The prompt goes as token ids, and a vLLM server tells
+the token ids that it sampled; from another server comes text only, which is tokenised here, its end token appended.
+When the budget is spent, what has arrived is committed and the rest of the rows stay undone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from typing import Any
+
+import pyarrow as pa
+
+from mralign.config import resolve_path
+from mralign.engines.calls import Call, Failure, Reply, Stopped
+from mralign.engines.chat import Prompt
+from mralign.engines.completions import completion_payload, read_completion
+from mralign.engines.http import Endpoint
+from mralign.engines.requests import Renderer, Sampling, batch_key, family_of
+from mralign.rejects import Reject, to_table
+from mralign.schema import GENERATIONS
+from mralign.store import Directory, StageDir, part_name
+
+
+class RemoteGenerator:
+    """A Ray Data actor: one endpoint, several batches of requests at once."""
+
+    def __init__(self, *, sampling: Sampling, out: StageDir) -> None:
+        from transformers import AutoTokenizer
+
+        path = resolve_path(sampling.model.path)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=sampling.model.trust_remote_code)
+        self.renderer = Renderer(sampling, tokenizer=tokenizer, family=family_of(sampling.model, path=path))
+        self.sampling, self.out, self.ready = sampling, out, time.time()
+        assert sampling.endpoint is not None
+        self.http = sampling.endpoint
+        self.endpoint = Endpoint(self.http, cache=Directory(sampling.cache))
+
+    async def __call__(self, batch: pa.Table) -> pa.Table:
+        """Commit what is answered of one batch as one part; return its rows, and why the rest was not asked."""
+        requests = {row["row_id"]: row for row in batch.drop_columns("question_part").to_pylist()}
+        prompts = {row_id: await asyncio.to_thread(self.renderer.prepare, row) for row_id, row in requests.items()}
+        rejects = [prompt for prompt in prompts.values() if isinstance(prompt, Reject)]
+        calls = [self._call(requests[k], prompt) for k, prompt in prompts.items() if isinstance(prompt, Prompt)]
+        rows: list[dict[str, Any]] = []
+        stopped = ""
+        try:
+            async for call, answer in self.endpoint.stream(calls):
+                row = self._row(requests[call.key_id], prompts[call.key_id], answer)
+                (rejects if isinstance(row, Reject) else rows).append(row)
+        except Stopped as reason:
+            stopped = str(reason)
+        if rows or rejects:
+            part = f"{batch.column('question_part')[0]}-{batch_key(list(requests))}"
+            table = pa.Table.from_pylist(rows, schema=GENERATIONS)
+            await asyncio.to_thread(
+                self.out.commit, part_name(part), table, schema=GENERATIONS, rejects=to_table(rejects)
+            )
+        spent = json.dumps(self.endpoint.tally.figures())
+        return pa.table(
+            {"rows": [len(rows) + len(rejects)], "ready": [self.ready], "stopped": [stopped], "endpoint": [spent]}
+        )
+
+    def _call(self, request: dict[str, Any], prompt: Prompt) -> Call:
+        http, decoding = self.http, self.sampling.decoding
+        payload = completion_payload(
+            prompt.token_ids,
+            model=http.model or self.sampling.model.path,
+            decoding=decoding,
+            max_tokens=self.renderer.max_tokens(prompt),
+            seed=request["seed"],
+            vllm_extras=http.vllm_extras,
+        )
+        return Call(request["row_id"], "/completions", payload)
+
+    def _row(self, request: dict[str, Any], prompt: Any, answer: Reply | Failure) -> Any:
+        completion = read_completion(answer.body) if isinstance(answer, Reply) else answer
+        if isinstance(completion, Failure):
+            return Reject(request["row_id"], completion.reason, completion.detail, request["question"])
+        ids = completion.token_ids
+        if ids is None:
+            tokenizer = self.renderer.tokenizer
+            ended = completion.finish_reason == "stop" and tokenizer.eos_token_id is not None
+            ids = (
+                *tokenizer(completion.text, add_special_tokens=False)["input_ids"],
+                *([tokenizer.eos_token_id] if ended else []),
+            )
+        return self.renderer.row(
+            request, prompt, text=completion.text, token_ids=list(ids), finish_reason=completion.finish_reason
+        )

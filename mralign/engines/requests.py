@@ -1,0 +1,159 @@
+"""From questions to requests, and from a completion back to a row: what every engine shares.
+
+A table of questions enters; one request a (question, mode, draw) leaves, with a seed of its own. An engine prepares
+each request (the rendered prompt, or the reason why it cannot be asked), samples it, and turns text and token ids into
+a row of schema GENERATIONS. No engine, no Ray here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from mralign.config import Decoding, Engine, Http, Model, RunConfig
+from mralign.engines.chat import MODES, Prompt, chat_prompt, chat_template, question_fault
+from mralign.engines.families import Family, find_family
+from mralign.engines.thinking import split_thinking
+from mralign.rejects import Reject
+from mralign.schema import GENERATIONS
+from mralign.store import absolute
+
+REQUESTS = pa.schema(
+    [GENERATIONS.field(n) for n in ("row_id", "question_id", "dataset", "question", "answers", "mode", "draw", "seed")]
+)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """What is asked of a model, `draws` times in each of `modes`."""
+
+    model: Model
+    engine: Engine
+    decoding: Decoding
+    prompt: str = "{question}"
+    modes: tuple[str, ...] = MODES
+    draws: int = 1
+    seed: int = 0
+    endpoint: Http | None = None  # None: engines of our own
+    cache: str = ""  # directory of the endpoint's responses
+
+
+def build_requests(questions: pa.Table, *, modes: Sequence[str], draws: int, seed: int) -> pa.Table:
+    """One row a (question, mode, draw) of schema REQUESTS; the seed of a row depends on `seed` and its id only."""
+    rows = [
+        {**{k: q[k] for k in ("question_id", "dataset", "question", "answers")}, "mode": mode, "draw": draw}
+        for q in questions.to_pylist()
+        for mode in modes
+        for draw in range(draws)
+    ]
+    for row in rows:
+        row["row_id"] = f"{row['question_id']}/{row['mode']}/{row['draw']}"
+        row["seed"] = _row_seed(seed, row["row_id"])
+    return pa.Table.from_pylist(rows, schema=REQUESTS)
+
+
+def batch_key(row_ids: Sequence[str]) -> str:
+    """Sixteen hex digits that name the batch of these rows, in whatever order they come."""
+    return hashlib.sha256("\n".join(sorted(row_ids)).encode()).hexdigest()[:16]
+
+
+class Renderer:
+    """Requests to prompts and completions to rows, for one model: its tokenizer, its family, its length."""
+
+    def __init__(self, sampling: Sampling, *, tokenizer: Any, family: Family) -> None:
+        self.sampling, self.tokenizer = sampling, tokenizer
+        self.modes = {"on": family.on, "off": family.off}
+        self.special = frozenset(tokenizer.all_special_tokens)
+        self.room = sampling.engine.max_model_len
+
+    def prepare(self, request: dict[str, Any]) -> Prompt | Reject:
+        """The prompt of a request, or why it cannot be asked.
+
+        Reasons: empty_question, control_characters, control_tokens, prompt_too_long.
+        """
+        fault = question_fault(request["question"], special_tokens=self.special)
+        if fault is not None:
+            return Reject(request["row_id"], *fault, request["question"])
+        mode = self.modes[request["mode"]]
+        message = self.sampling.prompt.replace("{question}", request["question"])
+        prompt = chat_prompt(self.tokenizer, message, mode=mode)
+        if len(prompt.token_ids) >= self.room:
+            detail = f"{len(prompt.token_ids)} tokens, model length {self.room}"
+            return Reject(request["row_id"], "prompt_too_long", detail, request["question"])
+        return prompt
+
+    def max_tokens(self, prompt: Prompt) -> int:
+        """Tokens that a completion of `prompt` may have."""
+        return min(self.sampling.decoding.max_tokens, self.room - len(prompt.token_ids))
+
+    def row(
+        self, request: dict[str, Any], prompt: Prompt, *, text: str, token_ids: list[int], finish_reason: str
+    ) -> dict[str, Any]:
+        """A row of schema GENERATIONS."""
+        row = {
+            **request,
+            "prompt_token_ids": list(prompt.token_ids),
+            "token_ids": token_ids,
+            "text": text,
+            "finish_reason": finish_reason,
+        }
+        return row | judged_text(row, tokenizer=self.tokenizer, opened=prompt.opened)
+
+
+def family_of(model: Model, *, path: str) -> Family:
+    """How the model whose directory (or hub name) is `path` switches thinking; ValueError where it is not known."""
+    return find_family(model, template=chat_template(path), name=model.path)
+
+
+def judged_text(row: dict[str, Any], *, tokenizer: Any, opened: bool) -> dict[str, Any]:
+    """The columns of GENERATIONS that follow from `text`: where the thought lies, the answer, why it is invalid."""
+    split = split_thinking(row["text"], mode=row["mode"], opened=opened, finish_reason=row["finish_reason"])
+    thought = row["text"][split.thought_start : split.thought_end] if split.thought_start >= 0 else ""
+    return {
+        "completion_tokens": len(row["token_ids"]),
+        "thought_start": split.thought_start,
+        "thought_end": split.thought_end,
+        "answer": split.answer,
+        "thought_tokens": len(tokenizer(thought, add_special_tokens=False)["input_ids"]) if thought else 0,
+        "invalid": split.invalid,
+    }
+
+
+def sampling_of_rollouts(config: RunConfig) -> Sampling:
+    """What the stage `rollouts` asks."""
+    return Sampling(
+        model=config.model,
+        engine=config.engine,
+        endpoint=config.http if config.rollouts.engine == "http" else None,
+        cache=response_cache(config),
+        decoding=config.rollouts.decoding,
+        prompt=config.rollouts.prompt,
+        draws=config.rollouts.n,
+        seed=config.run.seed,
+    )
+
+
+def sampling_of_evaluation(config: RunConfig, *, model: Model, modes: tuple[str, ...]) -> Sampling:
+    """What an evaluation of `model` asks."""
+    return Sampling(
+        model=model,
+        engine=config.engine,
+        decoding=config.evaluation.decoding,
+        prompt=config.evaluation.prompt,
+        modes=modes,
+        draws=config.evaluation.draws,
+        seed=config.run.seed + 1,
+    )
+
+
+def response_cache(config: RunConfig) -> str:
+    """Where the run keeps what an endpoint has answered: it outlives every stage, so that nothing is paid twice."""
+    return f"{absolute(config.run.dir)}/responses"
+
+
+def _row_seed(seed: int, row_id: str) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed}:{row_id}".encode()).digest()[:4], "big") >> 1

@@ -1,0 +1,161 @@
+"""Requests stream through a pool of engines; committed parts of generations leave.
+
+Committed parts of questions enter, by name. Ray Data expands each to its requests, deals them in batches to engine
+actors between two bounds, and each actor commits a batch before it lets go of it: a killed run loses at most the
+batches in flight. The part of a batch is named after its rows, so a batch that Ray runs again replaces itself. Both
+modes stream through the same engines: the mode only changes the prompt.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mralign.config import Engine
+from mralign.engines.calls import RETRIED
+from mralign.engines.remote import RemoteGenerator
+from mralign.engines.requests import Sampling, build_requests
+from mralign.engines.vllm import Generator, worker_environment
+from mralign.schema import GENERATIONS, QUESTIONS
+from mralign.stage import progress
+from mralign.store import StageDir, drop_repeated, part_key
+
+_RETRIES = 10  # of a batch whose engine died under it: one that kills every engine must not go on for ever
+
+
+def generate(questions: StageDir, parts: Sequence[str], *, sampling: Sampling, out: StageDir) -> dict[str, Any]:
+    """Commit a generation (or a reject) for every request of the question `parts` that has none yet.
+
+    The parts that leave are named `<question part>-<batch>`. Returns figures: completion_tokens of all rows,
+    rows_repeated_by_retries, and of this call the seconds until the first engine was ready and those after it.
+    """
+    forget_failures(out)
+    done = {part: [p for p in out.parts() if p.startswith(f"part-{part_key(part)}-")] for part in parts}
+    rows = sum(questions.rows(part) for part in parts) * len(sampling.modes) * sampling.draws
+    kept = sum(out.rows(p) + out.reject_rows(p) for names in done.values() for p in names)
+    began = time.time()
+    ready, endpoint = began, dict[str, Any]()
+    if kept < rows:
+        ready, endpoint = _stream(questions, done, sampling=sampling, out=out, left=rows - kept)
+    repeated = drop_repeated(out, schema=GENERATIONS)
+    tokens = pc.sum(out.read(schema=GENERATIONS, columns=["completion_tokens"]).column("completion_tokens")).as_py()
+    return {
+        "completion_tokens": tokens or 0,
+        "rows_repeated_by_retries": repeated,
+        "engine_start_s": round(ready - began, 2),
+        "generating_s": round(time.time() - ready, 2),
+        **({"endpoint": endpoint} if endpoint else {}),
+    }
+
+
+def expand(
+    batch: pa.Table, *, questions: StageDir, done: dict[str, list[str]], sampling: Sampling, out: StageDir
+) -> Iterator[pa.Table]:
+    """The requests of the question parts named in `batch` that have no row in the parts `done`.
+
+    `done` is fixed when the run starts: Ray may call this again for a lost block, and must get the same rows.
+    """
+    for part in batch.column("part").to_pylist():
+        table = questions.read_parts([part], schema=QUESTIONS)
+        requests = build_requests(table, modes=sampling.modes, draws=sampling.draws, seed=sampling.seed)
+        finished = out.read_parts(done[part], schema=GENERATIONS, columns=["row_id"]).column("row_id").to_pylist()
+        finished += out.read_rejects(done[part]).column("row_id").to_pylist()
+        left = ~np.isin(requests.column("row_id").to_numpy(), np.array(finished, dtype=object))
+        todo = requests.filter(pa.array(left))
+        part_column = pa.array([part_key(part)] * todo.num_rows, pa.string())
+        yield todo.append_column("question_part", part_column)
+
+
+def forget_failures(out: StageDir) -> None:
+    """Remove the rejects that another try may mend (an endpoint that was down): their rows are asked again."""
+    for part in out.parts():
+        rejects = out.read_rejects([part])
+        passing = np.isin(rejects.column("reason").to_numpy(), np.array(sorted(RETRIED), dtype=object))
+        lasting = rejects.filter(pa.array(~passing, pa.bool_()))
+        if lasting.num_rows < rejects.num_rows:
+            out.commit_rejects(part, lasting)
+
+
+def _stream(
+    questions: StageDir, done: dict[str, list[str]], *, sampling: Sampling, out: StageDir, left: int
+) -> tuple[float, dict[str, Any]]:
+    """Sample what is left; return when the first engine was ready (seconds since the epoch) and the endpoint's figures.
+
+    Raises ValueError, when everything that arrived is committed, if an endpoint's budget is spent or it refuses us.
+    """
+    import ray
+
+    requests = (
+        ray.data.from_items([{"part": part} for part in done], override_num_blocks=len(done))
+        .map_batches(
+            cast(Any, expand),
+            fn_kwargs={"questions": questions, "done": done, "sampling": sampling, "out": out},
+            batch_size=1,
+            batch_format="pyarrow",
+        )
+        .repartition(target_num_rows_per_block=sampling.engine.batch_size)
+    )
+    remote = sampling.endpoint is not None
+    counts = requests.map_batches(
+        RemoteGenerator if remote else Generator,
+        fn_constructor_kwargs={"sampling": sampling, "out": out},
+        batch_size=None,  # a block is a batch
+        batch_format="pyarrow",
+        max_task_retries=_RETRIES,
+        **(_endpoint_pool(sampling) if remote else _engine_pool(sampling.engine)),
+    )
+    said: dict[str, Any] = {}
+    for _ in progress(_rows(counts, said=said), total=left, label=out.stage, unit="row"):
+        pass
+    if said["stopped"]:
+        raise ValueError(said["stopped"])
+    return said["ready"], said["endpoint"]
+
+
+def _engine_pool(engine: Engine) -> dict[str, Any]:
+    import ray
+
+    return {
+        "compute": ray.data.ActorPoolStrategy(
+            min_size=engine.min_replicas,
+            max_size=engine.max_replicas,
+            max_concurrent_calls_per_actor=engine.concurrent_batches,
+            max_tasks_in_flight_per_actor=2 * engine.concurrent_batches,
+        ),
+        "num_cpus": engine.cpus_per_replica,
+        "num_gpus": engine.gpus_per_replica or None,
+        "runtime_env": {"env_vars": worker_environment(engine)},
+    }
+
+
+def _endpoint_pool(sampling: Sampling) -> dict[str, Any]:
+    """One actor, whatever the cluster: it alone counts the money."""
+    import ray
+
+    assert sampling.endpoint is not None
+    calls = 2 * -(-sampling.endpoint.concurrency // sampling.engine.batch_size) + 1
+    return {
+        "compute": ray.data.ActorPoolStrategy(
+            size=1, max_concurrent_calls_per_actor=calls, max_tasks_in_flight_per_actor=2 * calls
+        ),
+        "num_cpus": 1,
+    }
+
+
+def _rows(counts: Any, *, said: dict[str, Any]) -> Iterator[int]:
+    """One item a row; `said` gets the earliest `ready`, the last `stopped` and the largest figures of the endpoint."""
+    said.update(ready=time.time(), stopped="", endpoint={})
+    for batch in counts.iter_batches(batch_size=None, batch_format="pyarrow"):
+        for row in batch.to_pylist():
+            said["ready"] = min(said["ready"], row["ready"])
+            said["stopped"] = row.get("stopped") or said["stopped"]
+            figures = json.loads(row.get("endpoint") or "{}")
+            if figures.get("requests", 0) >= said["endpoint"].get("requests", 0):
+                said["endpoint"] = figures
+            yield from range(row["rows"])

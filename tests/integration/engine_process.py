@@ -1,0 +1,54 @@
+"""A vLLM engine in a process of its own, for what the tests ask of it: one JSON line a fact.
+
+python engine_process.py adapter ADAPTER   # serve the embedded model with a LoRA adapter
+python engine_process.py hold              # an engine with a child process; print its id and wait
+"""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).parents[2])]
+
+import psutil  # noqa: E402
+
+from mralign.config import Engine, Model, resolve_path  # noqa: E402
+from mralign.engines.vllm import start_engine, worker_environment  # noqa: E402
+
+ENGINE = Engine(max_model_len=256, max_num_seqs=16)
+MODEL = Model(dtype="float32")
+
+
+def adapter(path):
+    from vllm import SamplingParams
+
+    os.environ.update(worker_environment(ENGINE))
+    model = MODEL.model_copy(update={"adapter": path})
+    thread = start_engine(resolve_path(model.path), model=model, engine=ENGINE)
+    greedy = SamplingParams(temperature=0.0, max_tokens=5, logprobs=0)
+    prompts = [[5, 9, 12, 20], [7, 7, 30], list(range(300))]  # the last is longer than the model
+    futures = [thread.submit(prompt, greedy) for prompt in prompts]
+    for future in futures:
+        try:
+            done = future.result().outputs[0]
+        except Exception as error:  # vLLM has a class of its own for it
+            print(json.dumps({"error": str(error)}), flush=True)
+            continue
+        logps = [step[token].logprob for step, token in zip(done.logprobs, done.token_ids, strict=True)]
+        print(json.dumps({"ids": list(done.token_ids), "logps": logps}), flush=True)
+    print(json.dumps({"unfinished": thread.call(lambda engine: engine.has_unfinished_requests())}), flush=True)
+    os._exit(0)  # the engine's thread does not end by itself
+
+
+def hold():
+    os.environ.update({**worker_environment(ENGINE), "VLLM_ENABLE_V1_MULTIPROCESSING": "1"})
+    start_engine(resolve_path(MODEL.path), model=MODEL, engine=ENGINE)
+    children = psutil.Process().children(recursive=True)
+    print(json.dumps({"children": [child.pid for child in children if "EngineCore" in child.cmdline()[0]]}), flush=True)
+    time.sleep(600)
+
+
+if __name__ == "__main__":
+    {"adapter": adapter, "hold": hold}[sys.argv[1]](*sys.argv[2:])

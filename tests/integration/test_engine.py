@@ -1,0 +1,79 @@
+"""The vLLM engine as an actor holds it: adapters, refused requests, and what is left of it after kill -9."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
+
+SCRIPT = Path(__file__).with_name("engine_process.py")
+MODEL = Path(__file__).parents[2] / "mralign" / "miniworld" / "data" / "model"
+
+
+def start(*arguments):
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    return subprocess.Popen(
+        [sys.executable, str(SCRIPT), *arguments], env=environment, stdout=subprocess.PIPE, text=True
+    )
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory):
+    """A LoRA adapter that changes what the embedded model says, and the adapted model in transformers."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(3)
+    base = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)
+    model = get_peft_model(base, LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", init_lora_weights=False))
+    path = tmp_path_factory.mktemp("adapter")
+    model.save_pretrained(path)
+    return path, model.eval()
+
+
+@torch.no_grad()
+def greedy(model, prompt, *, tokens):
+    """Token ids and log-probabilities of the greedy completion, by the plain forward pass."""
+    ids, logps = list(prompt), []
+    for _ in range(tokens):
+        logp_V = model(input_ids=torch.tensor([ids])).logits[0, -1].log_softmax(-1)
+        ids.append(int(logp_V.argmax()))
+        logps.append(float(logp_V.max()))
+    return ids[len(prompt) :], logps
+
+
+def test_an_adapter_is_served_and_a_refused_request_harms_no_other(adapter):
+    path, model = adapter
+    process = start("adapter", str(path))
+    output, _ = process.communicate(timeout=180)
+    assert process.returncode == 0
+    first, second, refused, last = (json.loads(line) for line in output.splitlines() if line.startswith("{"))
+    for found, prompt in ((first, [5, 9, 12, 20]), (second, [7, 7, 30])):
+        ids, logps = greedy(model, prompt, tokens=len(found["ids"]))
+        assert found["ids"] == ids
+        assert found["logps"] == pytest.approx(logps, abs=1e-3)
+        with model.disable_adapter():
+            assert greedy(model, prompt, tokens=len(ids))[1] != pytest.approx(logps, abs=1e-3)
+    assert "256" in refused["error"]
+    assert last == {"unfinished": False}
+
+
+def test_no_engine_outlives_an_owner_that_is_killed():
+    process = start("hold")
+    children = next(json.loads(line)["children"] for line in process.stdout if line.startswith("{"))
+    assert len(children) == 1
+    assert all(psutil.pid_exists(pid) for pid in children)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    end = time.monotonic() + 30
+    while any(psutil.pid_exists(pid) for pid in children):
+        assert time.monotonic() < end, f"{children} still run"
+        time.sleep(0.2)
