@@ -53,44 +53,52 @@ def fingerprint(
 
 
 def digest(path: str) -> str:
-    """Content digest of a file, or of the regular files of a directory (names and contents).
+    """Content digest of a file, or of the regular files in and below a directory (names and contents).
 
     Files are read whole, except model weights above 64 MiB: of those, the size and 64 blocks of 1 MiB spread evenly
-    from first to last byte. A path that does not exist (a hub name) is its own digest.
+    from first to last byte. A path that does not exist (a hub name, hub://...) is its own digest.
     """
+    if path.startswith("hub://"):
+        return f"name:{path}"
     filesystem, inner = open_filesystem(path)
     info = filesystem.get_file_info(inner)
     if info.type == fs.FileType.NotFound:
         return f"name:{path}"
     if info.type == fs.FileType.File:
         return _digest_file(filesystem, info)
-    found = filesystem.get_file_info(fs.FileSelector(inner, recursive=False))
-    lines = [f"{f.base_name} {_digest_file(filesystem, f)}" for f in found if f.type == fs.FileType.File]
+    found = filesystem.get_file_info(fs.FileSelector(inner, recursive=True))
+    files = [info for info in found if info.type == fs.FileType.File]
+    lines = [f"{info.path.removeprefix(inner).lstrip('/')} {_digest_file(filesystem, info)}" for info in files]
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
 
 def open_filesystem(uri: str) -> tuple[fs.FileSystem, str]:
-    """The file system of a URI or local path, and the path inside it."""
+    """The file system of a URI or local path, and the path inside it.
+
+    Schemes that pyarrow does not know (https://, hf://, memory://, ...) are opened by fsspec. ValueError for one that
+    neither knows, or whose fsspec package is not installed.
+    """
     if "://" not in uri:
         return fs.LocalFileSystem(), absolute(uri)
     try:
         filesystem, path = fs.FileSystem.from_uri(uri)
     except pa.ArrowInvalid as error:
-        return _fsspec_filesystem(uri, error)
+        if "Unrecognized filesystem type" not in str(error):
+            raise
+        return _open_fsspec(uri)
     return filesystem, path
 
 
-def _fsspec_filesystem(uri: str, error: Exception) -> tuple[fs.FileSystem, str]:
-    """The file system of a URI that only fsspec knows (https://, hf://, ...); ValueError if it does not either."""
-    import fsspec
+def _open_fsspec(uri: str) -> tuple[fs.FileSystem, str]:
+    from fsspec.core import url_to_fs
 
     try:
-        filesystem, path = fsspec.core.url_to_fs(uri)
-    except (ValueError, ImportError) as other:
+        filesystem, path = url_to_fs(uri)
+    except (ValueError, ImportError) as error:
         raise ValueError(
-            f"{uri} is on a file system that neither pyarrow ({error}) nor fsspec ({other}) knows; give a local path, "
-            f"or a URI such as s3://, gs://, hdfs:// or https://"
-        ) from None
+            f"{uri} cannot be opened: {error}; allowed are local paths, the URIs of pyarrow (file://, s3://, gs://, "
+            f"abfs://, hdfs://) and the URLs of installed fsspec file systems (https://, ...)"
+        ) from error
     return fs.PyFileSystem(fs.FSSpecHandler(filesystem)), path
 
 

@@ -1,10 +1,15 @@
-"""Leaves `.pytest_cache/ended` when pytest itself came to an end.
+"""A local Ray for the tests that ask for one, and a sign that pytest came to its end.
 
-Ray's core ends its driver, here pytest, without a word when Ray's daemon dies. `.ci/run` then finds no such file, and
-knows that no test has failed and no test has passed.
+Ray's core ends its driver, here pytest, without a word when Ray's daemon dies. `.ci/run` then finds no
+`.pytest_cache/ended`, and knows that no test has failed and no test has passed.
 """
 
+import logging
+import shutil
+import tempfile
 from pathlib import Path
+
+import pytest
 
 ENDED = Path(__file__).parents[1] / ".pytest_cache" / "ended"
 
@@ -16,3 +21,25 @@ def pytest_sessionstart(session):
 
 def pytest_sessionfinish(session, exitstatus):
     ENDED.write_text(f"{int(exitstatus)}\n")
+
+
+@pytest.fixture(scope="module")
+def local_ray():
+    """Two logical CPUs in this process's own Ray, which `.ci/run` finds by the name of its directory."""
+    import ray
+
+    directory = tempfile.mkdtemp(prefix="mralign-ray-", dir="/tmp")  # Ray's sockets need a short path
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        ray.init(
+            address="local",
+            num_cpus=2,
+            object_store_memory=100 * 2**20,
+            include_dashboard=False,
+            _temp_dir=directory,
+            logging_level=logging.ERROR,
+        )
+        logging.getLogger("ray.data").setLevel(logging.WARNING)
+        yield
+        ray.shutdown()
+    shutil.rmtree(directory, ignore_errors=True)

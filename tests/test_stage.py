@@ -1,8 +1,5 @@
 """How a stage spreads over Ray, on a real local one."""
 
-import logging
-import shutil
-import tempfile
 import time
 import uuid
 from pathlib import Path
@@ -15,31 +12,11 @@ from mralign.rejects import Reject
 from mralign.stage import Context, map_groups, map_parts
 from mralign.store import StageDir, part_name
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("local_ray")]
 
 ROWS = pa.schema({"row_id": pa.string(), "key": pa.string(), "n": pa.int64()})
 GROUPS = pa.schema({"key": pa.string(), "ns": pa.list_(pa.int64())})
 CONFIG = parse({"questions": {"train": [{"name": "a", "path": "a"}]}})
-
-
-@pytest.fixture(scope="module", autouse=True)
-def local_ray():
-    import ray
-
-    directory = tempfile.mkdtemp(prefix="mralign-ray-", dir="/tmp")  # Ray's sockets need a short path
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_MODE", "disabled")
-        ray.init(
-            address="local",
-            num_cpus=2,
-            object_store_memory=100 * 2**20,
-            include_dashboard=False,
-            _temp_dir=directory,
-            logging_level=logging.ERROR,
-        )
-        yield
-        ray.shutdown()
-    shutil.rmtree(directory, ignore_errors=True)
 
 
 @pytest.fixture

@@ -11,7 +11,17 @@ import pytest
 
 from mralign.rejects import Reject, to_table
 from mralign.schema import REJECTS
-from mralign.store import Directory, Manifest, StageDir, absolute, digest, drop_repeated, fingerprint, part_name
+from mralign.store import (
+    Directory,
+    Manifest,
+    StageDir,
+    absolute,
+    digest,
+    drop_repeated,
+    fingerprint,
+    open_filesystem,
+    part_name,
+)
 
 SCHEMA = pa.schema({"row_id": pa.string(), "n": pa.int32()})
 MIB = 2**20
@@ -268,3 +278,23 @@ def test_a_fingerprint_changes_with_everything_that_matters_and_nothing_else():
     assert all(len(mark) == 16 and int(mark, 16) >= 0 for mark in marks)
     turned = {**base, "config": {"b": [1, 2], "a": 1}, "upstream": {"y": "2", "x": "1"}}
     assert fingerprint(**turned) == marks[0]
+
+
+def test_a_file_behind_an_address_that_only_fsspec_knows_is_read(tmp_path):
+    import functools
+    import http.server
+    import threading
+
+    (tmp_path / "q.jsonl").write_text("one\ntwo\n")
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        uri = f"http://127.0.0.1:{server.server_port}/q.jsonl"
+        filesystem, path = open_filesystem(uri)
+        with filesystem.open_input_stream(path) as stream:
+            assert bytes(stream.read()) == b"one\ntwo\n"
+        assert digest(uri) == digest(str(tmp_path / "q.jsonl"))
+        assert digest(uri + "x") == f"name:{uri}x"
+        server.shutdown()
+    with pytest.raises(ValueError, match="cannot be opened: .*; allowed are local paths"):
+        open_filesystem("nosuchscheme://a/b")

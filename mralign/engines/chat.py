@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from mralign.config import ThinkMode
+from mralign.engines.thinking import CLOSING, OPENING
+from mralign.engines.thinking import MODES as MODES  # for those who ask in both
 
-MODES = ("on", "off")
-_THINK_TAGS = ("<think>", "</think>", "<answer>", "</answer>")
+# `/no_think` stands here because Qwen3 heeds it wherever it is, though its template does not know it.
+_MARKS = (OPENING, CLOSING, "<answer>", "</answer>", "/no_think")
 
 
 @dataclass(frozen=True)
@@ -31,38 +33,87 @@ class Prompt:
 def chat_prompt(tokenizer: Any, message: str, *, mode: ThinkMode) -> Prompt:
     """The prompt of one user's message, generation prompt and prefill included.
 
-    A prefill that opens a block which the template has opened already does not open it again.
+    Tokenised once, as a whole, so that the ids are those of `apply_chat_template` where there is no prefill. A prefill
+    that opens a block which the template has opened already takes the place of that opening.
     """
     asked = mode.prompt.replace("{question}", message)
-    system = [{"role": "system", "content": mode.system}] if mode.system is not None else []
-    text = tokenizer.apply_chat_template(
-        [*system, {"role": "user", "content": asked}], add_generation_prompt=True, tokenize=False, **mode.template
-    )
-    prefill = mode.prefill
-    if _ends_open(text) and prefill.startswith("<think>"):
-        prefill = prefill.removeprefix("<think>").removeprefix("\n")
-        text = text.rstrip("\n") + "\n"
-    text += prefill
+    turns = [{"role": "system", "content": mode.system}] if mode.system is not None else []
+    turns.append({"role": "user", "content": asked})
+    text = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False, **mode.template)
+    if text.rstrip().endswith(OPENING) and mode.prefill.startswith(OPENING):
+        text = text.rstrip().removesuffix(OPENING)
+    text += mode.prefill
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return Prompt(tuple(ids), text, _ends_open(text))
+    if OPENING not in text:
+        return Prompt(tuple(ids), text, False)
+    said = tokenizer.apply_chat_template(turns, add_generation_prompt=False, tokenize=False, **mode.template)
+    return Prompt(tuple(ids), text, _ends_open(text, said=said))
 
 
-def _ends_open(text: str) -> bool:
-    return text.rstrip().endswith("<think>")
+def _ends_open(text: str, *, said: str) -> bool:
+    """Whether the model's own turn, all of `text` after `said`, ends inside a thought.
+
+    The tags in the user's turn mean nothing: the message may ask for a thought by naming them. A template that writes
+    the model's turn unasked hides where that turn begins; then only a tag at the very end counts.
+    """
+    own = text[len(said) :] if text.startswith(said) else ""
+    return own.rfind(OPENING) > own.rfind(CLOSING) or text.rstrip().endswith(OPENING)
+
+
+def check_modes(tokenizer: Any, *, name: str, on: ThinkMode, off: ThinkMode) -> None:
+    """Raise ValueError if the model `name` would not be asked in two ways, as its tokenizer and template show.
+
+    Looked at: that the template takes both modes, that their token ids differ, that `off` does not end in a thought.
+    """
+    from jinja2 import TemplateError
+
+    advice = "give model.think_on and model.think_off, or take model.family=prompted"
+    try:
+        thinking, silent = (chat_prompt(tokenizer, "Who?", mode=mode) for mode in (on, off))
+    except TemplateError as error:
+        raise ValueError(
+            f"the chat template of {name} refuses the way thinking is asked for: {error}; {advice}"
+        ) from None
+    if thinking.token_ids == silent.token_ids:
+        raise ValueError(
+            f"thinking on and off would be the same prompt for {name}: its chat template heeds neither {_said(on)} "
+            f"nor {_said(off)}; {advice}"
+        )
+    if silent.opened:
+        raise ValueError(
+            f"the prompt of thinking off ends inside an open {OPENING} for {name}: {silent.text[-80:]!r}; close it by "
+            f'model.think_off={{prefill: "<think>\\n\\n</think>\\n\\n"}} (and give model.think_on), or take '
+            f"model.family=deepseek_r1"
+        )
+
+
+def _said(mode: ThinkMode) -> str:
+    return str(mode.model_dump(exclude_defaults=True))
+
+
+def control_tokens(tokenizer: Any) -> frozenset[str]:
+    """What would steer the chat if it stood in a question: special tokens, other added tokens that the template writes
+    (R1's `<｜User｜>` is no special token), and `/think`, `/no_think` where the template heeds them."""
+    template = str(tokenizer.chat_template or "")
+    added = tokenizer.added_tokens_decoder.values()
+    found = {str(token) for token in added if token.special or (str(token).strip() and str(token) in template)}
+    switches = {"/think", "/no_think"} if "/no_think" in template else set()
+    return frozenset(found | switches | set(tokenizer.all_special_tokens))
 
 
 def question_fault(question: str, *, special_tokens: Iterable[str]) -> tuple[str, str] | None:
     """(reason, detail) if the question cannot be put into a chat prompt as it is, else None.
 
-    Reasons: empty_question; control_characters (category Cc but tab and line breaks); control_tokens, a special token
-    of the tokenizer or a tag of the thought or answer, which would end the user's turn or begin a thought in it.
+    `special_tokens`: those of `control_tokens`. Reasons: empty_question; control_characters (category Cc but tab and
+    line breaks); control_tokens, one of `special_tokens` or a tag of the thought or answer, which would end the user's
+    turn, begin a thought in it or switch thinking.
     """
     if not question.strip():
         return "empty_question", ""
     odd = sorted({c for c in question if unicodedata.category(c) == "Cc" and c not in "\t\n\r"})
     if odd:
         return "control_characters", ", ".join(f"U+{ord(c):04X}" for c in odd)
-    marks = [mark for mark in (*special_tokens, *_THINK_TAGS) if mark.strip() and mark in question]
+    marks = [mark for mark in (*special_tokens, *_MARKS) if mark.strip() and mark in question]
     if marks:
         return "control_tokens", ", ".join(sorted(set(marks)))
     return None
@@ -90,7 +141,10 @@ def check_model_directory(path: str) -> None:
 
 
 def chat_template(path: str) -> str | None:
-    """The chat template of the model in the local directory `path`; None where there is none, or no such directory."""
+    """The chat template of the model in the local directory `path`; None where there is none, or no such directory.
+
+    Where the tokenizer names several, it is the one called `default`, which renders a chat without tools.
+    """
     directory = Path(path)
     jinja = directory / "chat_template.jinja"
     if jinja.is_file():
@@ -99,4 +153,6 @@ def chat_template(path: str) -> str | None:
     if not config.is_file():
         return None
     found = json.loads(config.read_text(encoding="utf-8")).get("chat_template")
-    return found if found is None or isinstance(found, str) else json.dumps(found)
+    if isinstance(found, list):
+        found = {entry["name"]: entry["template"] for entry in found}.get("default")
+    return found

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from mralign.config import Model, ThinkMode
 
 # METHOD.md section 6: one inference prompt that asks for both tags [paper]. The prefill commits a model that was never
-# trained to think to its form; without a thought, the same model answers at once inside the tag.
+# trained to think to its form. Without a thought such a model is put inside the answer tag: an empty block of thought
+# would mean nothing to it, and the open tag leaves no room for one.
 _ASK_ON = (
     "Think step by step about the question between <think> and </think>, then give the final answer, as short as "
     "possible, between <answer> and </answer>.\n\nQuestion: {question}"
@@ -27,7 +28,8 @@ OPEN_BLOCK, EMPTY_BLOCK = "<think>\n", "<think>\n\n</think>\n\n"
 
 @dataclass(frozen=True)
 class Family:
-    """One way of switching. `template_sign` and `name_sign` are regular expressions; None: never found by it."""
+    """One way of switching. `template_sign` and `name_sign` are regular expressions, searched in any case and over
+    line ends; None: never found by it. The first family of the table with a sign wins."""
 
     name: str
     on: ThinkMode
@@ -38,31 +40,36 @@ class Family:
 
 FAMILIES = (
     Family(
-        name="qwen3",  # the template writes an empty block into the prompt of `off`
+        # The template writes an empty block into the prompt of `off`. Nemotron's templates name the variable too, but
+        # set it themselves from `/no_think`; Gemma's reads it and thinks without `<think>`.
+        name="qwen3",
         on=ThinkMode(template={"enable_thinking": True}),
         off=ThinkMode(template={"enable_thinking": False}),
-        template_sign=r"\benable_thinking\b",
-        name_sign=r"qwen3(?!.*(instruct|coder))",
+        template_sign=r"\A(?!.*/no_think)(?=.*</think>).*\benable_thinking\b",
+        name_sign=r"\A(?!.*(deepseek|instruct|coder|thinking)).*qwen3|nemotron-3-(nano|super|ultra)",
     ),
     Family(
-        name="nemotron_nano_v2",
+        name="nemotron_nano_v2",  # and Llama-Nemotron v1.5, SmolLM3: the template itself reads the system message
         on=ThinkMode(system="/think"),
         off=ThinkMode(system="/no_think"),
         template_sign=r"/no_think",
-        name_sign=r"nemotron-nano.*v2",
+        name_sign=r"nemotron-nano.*v2|nemotron-super.*v1[._]5",
     ),
     Family(
+        # Llama-Nemotron v1; its relatives that always think (OpenReasoning) or never (Instruct, Mini) have no switch.
         name="nemotron",
         on=ThinkMode(system="detailed thinking on"),
         off=ThinkMode(system="detailed thinking off"),
         template_sign=r"detailed thinking",
-        name_sign=r"nemotron",
+        name_sign=r"(?<!reason-)(?<!reasoning-)nemotron(?!-mini|-4-|.*(instruct|reward|base))",
     ),
     Family(
-        name="deepseek_r1",  # newer templates open the block themselves; a prefill does not open it twice
+        # Newer templates open the block themselves; a prefill does not open it twice. DeepSeek-V3 has the same turns,
+        # but no thought in its template, and V3.1 a variable `thinking` of its own.
+        name="deepseek_r1",
         on=ThinkMode(prefill=OPEN_BLOCK),
         off=ThinkMode(prefill=EMPTY_BLOCK),
-        template_sign=r"<｜Assistant｜>|split\(['\"]</think>['\"]\)",
+        template_sign=r"\A(?!.*\bthinking is defined)(?=.*<｜Assistant｜>).*</think>",
         name_sign=r"deepseek-r1|r1-distill",
     ),
     Family(
@@ -89,7 +96,7 @@ def find_family(model: Model, *, template: str | None, name: str) -> Family:
     for text, sign in ((template, "template_sign"), (name, "name_sign")):
         for family in FAMILIES:
             pattern = getattr(family, sign)
-            if text is not None and pattern is not None and re.search(pattern, text, re.IGNORECASE):
+            if text is not None and pattern is not None and re.search(pattern, text, re.IGNORECASE | re.DOTALL):
                 return family
     raise ValueError(
         f"how {name} switches thinking is not known: neither its chat template nor its name shows a family "

@@ -22,10 +22,14 @@ END_TOKENS = (
     "<｜end▁of▁sentence｜>",
     "<end_of_turn>",
     "<|end|>",
+    "<SPECIAL_12>",  # Nemotron Nano v2
 )
 
-_EMPTY_BLOCK = re.compile(r"\s*<think>\s*</think>")
-_ANSWER_PREFIX = re.compile(r"\**answer\s*:(\*\*)?\s*", re.IGNORECASE)
+_EMPTY_BLOCK = re.compile(r"\s*(<think>)?\s*</think>")
+# `Answer: X`, `**Answer:** X`, `**Answer**: X` and `**Answer: X**`; the group is what opens the bold type.
+_ANSWER_PREFIX = re.compile(
+    r"(\*+)(?:final\s+)?answer(?:\s*:\s*\1|\s*\1\s*:|\s*:)\s*|(?:final\s+)?answer\s*:(?:\*\*)?\s*", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,8 @@ def split_thinking(text: str, *, mode: str, opened: bool = False, finish_reason:
 
     `mode`: "on" expects `<think>thought</think>answer`, "off" an answer alone. `opened`: the prompt already opened the
     block; an opening tag the model repeats at once is then the opening. A closing tag without an opening one means the
-    same. `finish_reason`: "length" makes any draw truncated. Reasons are tried in the order of `Split`.
+    same. An empty block counts as no thought in mode "off", also where only its closing tag is in the text.
+    `finish_reason`: "length" makes any draw truncated. Reasons are tried in the order of `Split`.
     A second tag of either kind makes a second_thought: where the thought ends would be a guess.
     Raises ValueError for an unknown mode.
     """
@@ -58,21 +63,33 @@ def split_thinking(text: str, *, mode: str, opened: bool = False, finish_reason:
         empty = _EMPTY_BLOCK.match(text)
         if empty and not _has_tag(text[empty.end() :]):
             return _judged(-1, -1, tail=text[empty.end() :], reason=_truncated(finish_reason))
-        reason = "unexpected_thought" if _has_tag(text) else None
-        return _judged(*_thought_span(text, opened=False), tail=text, reason=_truncated(finish_reason) or reason)
+        reason = "unexpected_thought" if opened or _has_tag(text) else None
+        return _judged(*_thought_span(text, opened=opened), tail=text, reason=_truncated(finish_reason) or reason)
     start, end = _thought_span(text, opened=opened)
     reason = _truncated(finish_reason) or _thought_fault(text, start=start, end=end)
     return _judged(start, end, tail=text[end + len(CLOSING) :], reason=reason)
 
 
 def clean_answer(text: str) -> str:
-    """The answer in `text`: the last `<answer>` block if any (to the end where unclosed, from the start where the
-    prompt opened it), else all of it; without end tokens at the end, a leading `Answer:` (any case, in Markdown bold or
-    not) and white space at the edges."""
+    """The answer in `text`: the last `<answer>` block if any (to the end where unclosed), or what stands before a
+    closing tag that nothing opened, for the prompt did; else all of it. Without end tokens at the end, a leading
+    `Answer:` or `Final answer:` (any case, in Markdown bold or not) and white space at the edges."""
     bare = _strip_end_tokens(text)
     if "<answer>" in bare or "</answer>" in bare:
-        bare = _strip_end_tokens(bare.rpartition("<answer>")[2].partition("</answer>")[0])
-    return bare[prefix.end() :].strip() if (prefix := _ANSWER_PREFIX.match(bare)) else bare
+        bare = _strip_end_tokens(_answer_block(bare))
+    prefix = _ANSWER_PREFIX.match(bare)
+    if prefix is None:
+        return bare
+    answer, bold = bare[prefix.end() :], prefix[1]
+    goes_on = bold and prefix[0].count("*") == len(bold)  # the bold type is closed after the answer, if at all
+    return (answer.rstrip().removesuffix(bold) if goes_on else answer).strip()
+
+
+def _answer_block(text: str) -> str:
+    head, closing, _ = text.partition("</answer>")
+    if closing and "<answer>" not in head and head.strip():
+        return head
+    return text.rpartition("<answer>")[2].partition("</answer>")[0]
 
 
 def _judged(start: int, end: int, *, tail: str, reason: str | None) -> Split:

@@ -1,137 +1,235 @@
-"""The published formats of the data sets that the method is trained and judged on.
+"""What a record of a plain file or of a published data set says: its question, its gold answers, everything else.
 
-The path of a data set as its authors publish it enters, with our split; records leave whose fields our reader knows.
-A format says where the records lie, which fields hold the question and its answers, and what must be mended in a record
-first. LongFact carries a canary, "should never appear in training corpora": as a source of training questions it is
-refused.
+Enters: the path of a source and, one by one, the parsed records of it. Leaves: `Draft`s, or a MalformedError that
+says why a record is none. Plain records are read by a field map; the published formats (NQ-Open, SciQ, SimpleQA,
+TruthfulQA, LongFact) have a fixed one, and quirks that stand beside the code that handles them. Gold answers keep
+their text but for white space at the edges; `matching.normalize` sees through the rest.
 """
 
 from __future__ import annotations
 
 import ast
+import io
 import json
+import re
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
 from pyarrow import fs
 
-from mralign.questions.records import MalformedError, Record, find_file, from_json, from_jsonl, read_records, reader_of
+from mralign.questions.records import READERS, MalformedError, Record, parse_array, read_bytes, read_jsonl, read_records
 from mralign.store import open_filesystem
 
-_SCIQ_FILES = {"train": "train.json", "dev": "valid.json", "test": "test.json"}
+FIELDS = ("id", "question", "answers")
+_MEMBERS = {"train": "train.json", "dev": "valid.json", "test": "test.json"}
+_LONGFACT_NAME = re.compile(r"(?:longfact-)?(?P<kind>concepts|objects)_(?P<topic>.+)\.jsonl")
+_SEPARATOR = re.compile(r";(?:\s+|$)")  # "; " or a stray ";" at the end; "a;b" is one answer
 
 
-def _same(value: dict[str, Any]) -> dict[str, Any]:
-    return value
+@dataclass(frozen=True)
+class Draft:
+    """What a record says. `own_id`: the id it carries, if any; `extra`: its other fields."""
+
+    question: str
+    answers: list[str]
+    extra: dict[str, Any]
+    own_id: str | None = None
 
 
 @dataclass(frozen=True)
 class Format:
-    """How one data set is published. `mend` may raise MalformedError; `refused`: splits it must not be used for."""
+    """How a source is read: its suffixes, its records (from path and split), and what a record says."""
 
-    name: str
-    fields: Mapping[str, str]  # our names -> theirs
-    records: Callable[[str, str], Iterator[Record]]  # path, split
-    mend: Callable[[dict[str, Any]], dict[str, Any]] = _same
-    without_answers: bool = False
-    refused: Mapping[str, str] = field(default_factory=dict)  # split -> why
+    suffixes: tuple[str, ...]
+    draft: Callable[[dict], Draft]
+    records: Callable[[str, str], Iterator[Record]] = lambda path, split: read_records(path)
 
 
-def _file(path: str, split: str) -> Iterator[Record]:
-    return read_records(path)
+def choose(format: str, *, fields: Mapping[str, str]) -> Format:
+    """The format of that name; `fields` renames our id, question and answers in a plain one.
+
+    Raises ValueError for an unknown format or field, and for `fields` with a published format, whose names are fixed.
+    """
+    if format in ("auto", "plain"):
+        unknown = sorted(set(fields) - set(FIELDS))
+        if unknown:
+            raise ValueError(
+                f"unknown field names {unknown}; allowed are {list(FIELDS)}; all others are kept in `extra`"
+            )
+        return Format(tuple(READERS), partial(_plain, names={ours: fields.get(ours, ours) for ours in FIELDS}))
+    if format not in PUBLISHED:
+        allowed = ", ".join(["auto", "plain", *PUBLISHED])
+        raise ValueError(f"format {format!r} is not known; allowed are {allowed}; choose one of them")
+    if fields:
+        raise ValueError(
+            f"format {format!r} has its own field names, given fields {dict(fields)}; leave `fields` out, or read the "
+            f"file as format 'plain'"
+        )
+    return PUBLISHED[format]
 
 
-def _sciq(path: str, split: str) -> Iterator[Record]:
-    """The published zip, whose folder has spaces in its name and a twin in __MACOSX/, or one of its JSON files."""
-    if not path.lower().endswith(".zip"):
-        yield from read_records(path)
-        return
-    filesystem, inner = find_file(path)
-    with filesystem.open_input_file(inner) as stream, zipfile.ZipFile(stream) as archive:
-        names = [name for name in archive.namelist() if not name.startswith("__MACOSX/")]
-        wanted = [name for name in names if PurePosixPath(name).name == _SCIQ_FILES[split]]
-        if len(wanted) != 1:
-            raise ValueError(f"{path!r} must hold one {_SCIQ_FILES[split]} for split {split}, it holds {names}")
-        with archive.open(wanted[0]) as member:
-            yield from from_json(member, f"{path}/{wanted[0]}")
+def longfact_files(path: str) -> tuple[fs.FileSystem, list[str]]:
+    """The prompt files under a directory, in the order of their paths; hidden files and __MACOSX are left out.
 
-
-def _longfact(path: str, split: str) -> Iterator[Record]:
-    """All JSONL files below a directory, by name; the topic stands in the file's name only."""
+    Raises ValueError if there is no such directory, no file in it, or a .jsonl file whose name tells no topic.
+    """
     filesystem, inner = open_filesystem(path)
+    if filesystem.get_file_info(inner).type != fs.FileType.Directory:
+        raise ValueError(f"LongFact source {path!r} is no directory; give the one that holds longfact-*_<topic>.jsonl")
     found = filesystem.get_file_info(fs.FileSelector(inner, recursive=True))
-    files = sorted(info.path for info in found if info.path.endswith(".jsonl"))
-    if not files:
-        raise ValueError(f"{path!r} holds no .jsonl file; give the folder that holds LongFact's files")
-    for name in files:
-        kind, _, topic = PurePosixPath(name).stem.removeprefix("longfact-").partition("_")
-        with filesystem.open_input_stream(name, compression=None) as stream:
-            for number, record in enumerate(from_jsonl(stream, name)):
-                if isinstance(record.value, dict):
-                    place = {"id": f"{kind}_{topic}-{number}", "kind": kind, "topic": topic}
-                    yield Record(record.value | place, record.raw, record.fault)
-                else:
-                    yield record
+    files = sorted(f.path for f in found if f.type == fs.FileType.File and f.path.endswith(".jsonl"))
+    files = [file for file in files if not _hidden(file.removeprefix(inner))]
+    odd = [file for file in files if not _LONGFACT_NAME.fullmatch(PurePosixPath(file).name)]
+    if odd or not files:
+        raise ValueError(
+            f"LongFact source {path!r} holds {f'the file {odd[0]!r}' if odd else 'no .jsonl file'}; topics stand in "
+            f"file names only, longfact-concepts_<topic>.jsonl or longfact-objects_<topic>.jsonl; give that directory"
+        )
+    return filesystem, files
 
 
-def _mend_simpleqa(value: dict[str, Any]) -> dict[str, Any]:
+def _hidden(path: str) -> bool:
+    return any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(path).parts)
+
+
+def _plain(value: dict, *, names: Mapping[str, str]) -> Draft:
+    own_id = _id(value.get(names["id"]), field=names["id"])
+    question = _text(value, field=names["question"])
+    answers = _aliases(value, field=names["answers"])
+    return Draft(question, answers, {k: v for k, v in value.items() if k not in names.values()}, own_id)
+
+
+_nq_open = partial(_plain, names={"id": "id", "question": "question", "answers": "answer"})
+
+
+def _sciq(value: dict) -> Draft:
+    """`distractor1` to `3` become one list. In 14 published rows one equals the answer, and stays."""
+    draft = _plain(value, names={"id": "id", "question": "question", "answers": "correct_answer"})
+    numbered = sorted(key for key in draft.extra if key.startswith("distractor"))
+    others = {key: item for key, item in draft.extra.items() if key not in numbered}
+    return replace(draft, extra={"distractors": [draft.extra[key] for key in numbered], **others})
+
+
+def _simpleqa(value: dict) -> Draft:
+    """Ids are row numbers. `metadata` is a Python dict literal, not JSON."""
+    question, answers = _text(value, field="problem"), _aliases(value, field="answer")
+    others = {key: item for key, item in value.items() if key not in ("problem", "answer")}
+    return Draft(question, answers, {**others, "metadata": _literal(value.get("metadata"))})
+
+
+def _literal(text: Any) -> dict:
     try:
-        metadata = ast.literal_eval(value["metadata"])
+        metadata = ast.literal_eval(text)
         json.dumps(metadata)
-    except (ValueError, SyntaxError, TypeError, KeyError, MemoryError, RecursionError) as error:
-        raise MalformedError("malformed_metadata", f"`metadata` is no Python literal: {error}") from error
-    return value | {"metadata": metadata}
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
+        raise MalformedError("malformed_metadata", f"field 'metadata' is no Python literal: {error}") from error
+    if not isinstance(metadata, dict):
+        raise MalformedError("malformed_metadata", f"field 'metadata' holds a {type(metadata).__name__}, not a dict")
+    return metadata
 
 
-def _mend_truthfulqa(value: dict[str, Any]) -> dict[str, Any]:
-    """Lists are joined by "; ", some with a stray ";" at the end; the best answer comes first, and once."""
-    best, correct = (value.get(name) or "" for name in ("Best Answer", "Correct Answers"))
-    value = value | {"answers": list(dict.fromkeys([*_listed(best)[:1], *_listed(correct)]))}
-    return value | {"Incorrect Answers": _listed(value.get("Incorrect Answers") or "")}
+def _truthfulqa(value: dict) -> Draft:
+    """Both CSV schemas and the hub's. Answers: the best one, then the other correct ones; names become snake_case."""
+    row = {key.lower().replace(" ", "_"): item for key, item in value.items()}
+    question, correct = _text(row, field="question"), _joined(row, field="correct_answers")
+    best = _joined({"best_answer": [row.get("best_answer") or ""]}, field="best_answer")  # one text, never split
+    answers = list(dict.fromkeys([*best, *correct]))
+    if not answers:
+        raise MalformedError("missing_answers", "field 'correct_answers' holds no answer")
+    used = ("question", "correct_answers", "best_answer")
+    others = {key: item for key, item in row.items() if key not in used}
+    return Draft(question, answers, {**others, "incorrect_answers": _joined(row, field="incorrect_answers")})
 
 
-def _listed(text: str) -> list[str]:
-    return [item.strip() for item in text.split(";") if item.strip()]
+def _joined(row: dict, *, field: str) -> list[str]:
+    value = row.get(field)
+    if value is None:
+        raise MalformedError("missing_answers", f"no field {field!r}; the row has {list(row)}")
+    parts = _SEPARATOR.split(value) if isinstance(value, str) else value
+    if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
+        raise MalformedError("wrong_type", f"field {field!r} must be text or a list of texts, not {value!r:.80}")
+    return [part.strip() for part in parts if part.strip()]
 
 
-def _mend_longfact(value: dict[str, Any]) -> dict[str, Any]:
-    return {name: item for name, item in value.items() if name != "canary"}
+def _longfact(value: dict) -> Draft:
+    """A prompt has no gold answer. The canary stays in `extra`, so that copies of the rows still carry it."""
+    question = _text(value, field="prompt")
+    return Draft(question, [], {key: item for key, item in value.items() if key != "prompt"})
 
 
-FORMATS = {
-    f.name: f
-    for f in (
-        Format("nq_open", {"id": "id", "question": "question", "answers": "answer"}, _file),
-        Format("sciq", {"id": "id", "question": "question", "answers": "correct_answer"}, _sciq),
-        Format("simpleqa", {"id": "id", "question": "problem", "answers": "answer"}, _file, _mend_simpleqa),
-        Format("truthfulqa", {"id": "id", "question": "Question", "answers": "answers"}, _file, _mend_truthfulqa),
-        Format(
-            "longfact",
-            {"id": "id", "question": "prompt", "answers": "answers"},
-            _longfact,
-            _mend_longfact,
-            without_answers=True,
-            refused={"train": "its files carry a canary and must never be trained on"},
-        ),
-    )
+def _longfact_records(path: str, split: str) -> Iterator[Record]:
+    """Records of all files, keyed `<kind>_<topic>-<row in the file>`."""
+    filesystem, files = longfact_files(path)
+    for file in files:
+        found = _LONGFACT_NAME.fullmatch(PurePosixPath(file).name)
+        assert found is not None, file
+        for number, record in enumerate(read_jsonl(filesystem, file, path)):
+            value = {**record.value, **found.groupdict()} if isinstance(record.value, dict) else record.value
+            yield replace(record, value=value, key=f"{found['kind']}_{found['topic']}-{number}")
+
+
+def _sciq_records(path: str, split: str) -> Iterator[Record]:
+    """Records of one of the JSON arrays, or of the member of the published zip that belongs to `split`.
+
+    The zip's folder has spaces in its name and stands beside a `__MACOSX/` twin; both are read whole (3 + 10 MB).
+    """
+    if not path.partition("?")[0].lower().endswith(".zip"):
+        return read_records(path)
+    wanted = _MEMBERS[split]
+    try:
+        with zipfile.ZipFile(io.BytesIO(read_bytes(path))) as archive:
+            names = [n for n in archive.namelist() if PurePosixPath(n).name == wanted and not _hidden(n)]
+            if len(names) != 1:
+                raise ValueError(
+                    f"SciQ file {path!r} holds {len(names)} files {wanted}, not one; give SciQ.zip as it is"
+                )
+            data = archive.read(names[0])
+    except (zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"SciQ file {path!r} is not a whole zip file ({error}); fetch it again") from error
+    return parse_array(data, path=f"{path}/{names[0]}")
+
+
+def _id(value: Any, *, field: str) -> str | None:
+    if value is None or value == "":
+        return None
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise MalformedError("wrong_type", f"field {field!r} must be text or an integer, not {type(value).__name__}")
+    return str(value)
+
+
+def _text(record: dict, *, field: str) -> str:
+    value = record.get(field)
+    if value is None:
+        raise MalformedError("missing_question", f"no field {field!r}; the row has {list(record)}")
+    if not isinstance(value, str):
+        raise MalformedError("wrong_type", f"field {field!r} must be text, not {type(value).__name__}")
+    if not value.strip():
+        raise MalformedError("missing_question", f"field {field!r} is blank")
+    return value.strip()
+
+
+def _aliases(record: dict, *, field: str) -> list[str]:
+    value = record.get(field)
+    if value is None:
+        raise MalformedError("missing_answers", f"no field {field!r}; the row has {list(record)}")
+    aliases = [value] if isinstance(value, str) else value
+    if not isinstance(aliases, list) or not all(isinstance(alias, str) for alias in aliases):
+        raise MalformedError("wrong_type", f"field {field!r} must be text or a list of texts, not {value!r:.80}")
+    kept = [alias.strip() for alias in aliases if alias.strip()]
+    if not kept:
+        raise MalformedError("missing_answers", f"field {field!r} holds no answer")
+    return kept
+
+
+PUBLISHED: dict[str, Format] = {
+    "nq_open": Format((".jsonl",), _nq_open),
+    "sciq": Format((".zip", ".json"), _sciq, _sciq_records),
+    "simpleqa": Format((".csv",), _simpleqa),
+    "truthfulqa": Format((".csv",), _truthfulqa),
+    "longfact": Format((), _longfact, _longfact_records),
 }
-
-
-def plain(fields: Mapping[str, str]) -> Format:
-    """A JSONL, JSON, CSV or Parquet file with the user's own field names."""
-    return Format("plain", fields, _file)
-
-
-def check_path(path: str, *, format: Format) -> None:
-    """Raise ValueError, without reading, if the records of this format cannot lie at `path`."""
-    filesystem, inner = open_filesystem(path)
-    if format.name == "longfact":
-        if filesystem.get_file_info(inner).type != fs.FileType.Directory:
-            raise ValueError(f"{path!r} is no directory; give the folder that holds LongFact's files")
-        return
-    if not (format.name == "sciq" and path.lower().endswith(".zip")):
-        reader_of(path)
-    find_file(path)

@@ -1,8 +1,8 @@
 """Data sets of the Hugging Face hub as streams of records, by the library `datasets`.
 
 Enters: `hub://OWNER/NAME?split=train&config=default&revision=main`, or `hub:///a/local/directory` in any layout that
-the library reads. Leaves: one `Record` after the other, streamed: nothing is downloaded ahead. Their rows go through
-the same formats as those of files. `datasets` is an optional extra, imported only here and only when a source asks for it.
+the library reads. Leaves: one `Record` after the other, streamed, nothing downloaded ahead; they go through the same
+formats as the records of files. `datasets` is an optional extra, imported only here and only when a source asks for it.
 """
 
 from __future__ import annotations

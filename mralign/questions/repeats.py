@@ -1,145 +1,180 @@
-"""Repeated ids and repeated questions, found by keys alone: the questions of all parts never meet in one process.
+"""Repeated ids and questions, found by keys alone: the questions of all parts never meet in one process.
 
-Parts of questions enter, one at a time; between them travel their keys, 16-byte hashes of each id and each normalised
-question. Leaves: which row of which part repeats which other one, and each part without those. A bucket of keys can be
-searched apart from the others, since equal questions have equal keys. METHOD.md section 1.
+Enters: the question tables, part by part. Between them travel their keys: 16-byte hashes of each id and each normalised
+question, with the row and the id. Leaves: which row of which part repeats which other one, and each part without those.
+A bucket of keys can be searched apart from the others, since what is equal has equal keys. METHOD.md section 1.
 
-Axes: N keys of a bucket, in reading order.
+Axes: N keys of one bucket, M those of them that occur more than once, G their groups, S splits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from hashlib import blake2b
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from mralign.questions.matching import normalize
 from mralign.rejects import Reject
 from mralign.schema import QUESTIONS, cast
 
 SPLITS = ("train", "dev", "test")
+KINDS = ("id", "question")
+
 KEYS = pa.schema(
     {
+        "row": pa.int64(),  # position in the part
+        "id_hi": pa.uint64(),  # hash of the question_id
+        "id_lo": pa.uint64(),
+        "question_hi": pa.uint64(),  # hash of the normalised question
+        "question_lo": pa.uint64(),
         "question_id": pa.string(),
-        "id_high": pa.uint64(),
-        "id_low": pa.uint64(),
-        "question_high": pa.uint64(),
-        "question_low": pa.uint64(),
     }
 )
 REPEATS = pa.schema(
     {
-        "part": pa.int32(),  # place in the list of parts
-        "row": pa.int64(),  # place in the part
+        "part": pa.int32(),
+        "row": pa.int64(),
         "reason": pa.string(),  # duplicate_id | duplicate_question | in_evaluation_split
-        "same_id": pa.string(),  # question_id of the row that stays
+        "same_part": pa.int32(),  # where that stands which this row repeats
+        "same_row": pa.int64(),
+        "same_id": pa.string(),  # and its question_id
     }
 )
-_Array = np.ndarray[Any, Any]
+_DETAILS = {"duplicate_id": "an earlier row has the id {}"}
 
 
 def question_keys(table: pa.Table) -> pa.Table:
-    """KEYS of the rows of one part (schema QUESTIONS), in its order."""
-    ids, questions = (table.column(name).to_pylist() for name in ("question_id", "question"))
+    """Keys (schema KEYS) of the questions of one part (schema QUESTIONS), in its order."""
+    ids = _hashes(table.column("question_id").to_pylist())
     # A question of nothing but punctuation and articles has an empty normal form: it is its own key.
-    hashes = (*_hashes(ids), *_hashes([normalize(question) or question for question in questions]))
-    return pa.table([table.column("question_id"), *map(pa.array, hashes)], schema=KEYS)
+    questions = _hashes([normalize(text) or text for text in table.column("question").to_pylist()])
+    rows = np.arange(table.num_rows, dtype=np.int64)
+    columns = [rows, ids[:, 0], ids[:, 1], questions[:, 0], questions[:, 1]]
+    return pa.table([*map(pa.array, columns), table.column("question_id")], schema=KEYS)
 
 
 def find_repeats(
     keys: Sequence[pa.Table],
     *,
     splits: Sequence[str],
-    by: str,
+    by: str = "question",
     without: pa.Table | None = None,
     bucket: int = 0,
     buckets: int = 1,
 ) -> pa.Table:
-    """The rows to put aside (schema REPEATS) among the keys with low % `buckets` == `bucket`.
+    """The rows to put aside (schema REPEATS, by part and row) among the keys whose low half % buckets is `bucket`.
 
-    `keys`: KEYS of every part, in reading order; `splits`: the split of each part (train | dev | test). `by` "id": rows
-    whose id an earlier row of their split has. `by` "question": rows whose normalised question an earlier row of their
-    split has, and train rows whose question also stands in dev or test (the first of those is named, dev before test).
-    `without`: REPEATS that are gone already.
+    `keys`: those of every part, in reading order; `splits`: the split of each part (train | dev | test); `by`: id or
+    question; `without`: rows (schema REPEATS) that are put aside already and count no more. Within a split the first
+    stays, and later ones are duplicate_id or duplicate_question. By question, that first one of train is
+    in_evaluation_split if dev or test has it too; `same_*` is then the first in dev, or else the first in test.
     """
-    unknown = sorted(set(splits) - set(SPLITS))
-    if unknown:
-        raise ValueError(f"splits {unknown} are not known; allowed are {', '.join(SPLITS)}")
-    columns = _columns(keys, splits=splits, by=by)
-    keep_N = columns["low"] % np.uint64(buckets) == np.uint64(bucket)
-    if without is not None and without.num_rows:
-        starts = np.cumsum([0, *(table.num_rows for table in keys)])
-        keep_N[starts[without.column("part").to_numpy()] + without.column("row").to_numpy()] = False
-    columns = {name: values_N[keep_N] for name, values_N in columns.items()}
-    first_N = _first(columns["high"], columns["low"], columns["split"])
-    again_N = first_N != np.arange(len(first_N))
-    reason = "duplicate_id" if by == "id" else "duplicate_question"
-    found = [_repeats(columns, keys, rows=np.flatnonzero(again_N), same=first_N[again_N], reason=reason)]
-    if by == "question":
-        found.append(_held_out(columns, keys, rows=np.flatnonzero(~again_N)))
-    return pa.concat_tables(found)
+    for what, given, allowed in (("splits", set(splits), SPLITS), ("by", {by}, KINDS)):
+        if unknown := sorted(given - set(allowed)):
+            raise ValueError(f"{what} {unknown} is not known; allowed are {', '.join(allowed)}")
+    hi_N, lo_N, part_N, row_N = _gather(keys, by=by, without=without, bucket=bucket, buckets=buckets)
+    order_M, group_M = _shared(hi_N, lo_N)
+    part_M, row_M = part_N[order_M], row_N[order_M]
+    split_M = np.array([SPLITS.index(split) for split in splits], dtype=np.int8)[part_M]
+    same_M, held_out_M = _same(group_M, split_M, across=by == "question")
+    found = np.flatnonzero(same_M >= 0)
+    found = found[np.lexsort((row_M[found], part_M[found]))]
+    same = same_M[found]
+    columns = {
+        "part": part_M[found],
+        "row": row_M[found],
+        "reason": pc.if_else(pa.array(held_out_M[found]), "in_evaluation_split", f"duplicate_{by}"),
+        "same_part": part_M[same],
+        "same_row": row_M[same],
+        "same_id": _ids(keys, part_M[same], row_M[same]),
+    }
+    return pa.table(columns, schema=REPEATS)
 
 
 def drop_repeats(table: pa.Table, repeats: pa.Table) -> tuple[pa.Table, list[Reject]]:
-    """`table` (schema QUESTIONS) without the rows that `repeats` (REPEATS of this part only) names, and those."""
-    keep = np.ones(table.num_rows, bool)
+    """One part (schema QUESTIONS) without the rows that `repeats` (schema REPEATS, of this part alone) names; those."""
+    keep = np.ones(table.num_rows, dtype=bool)
     keep[repeats.column("row").to_numpy()] = False
-    dropped = table.take(repeats.column("row"))
+    dropped = table.take(repeats.column("row").combine_chunks())
+    rows = zip(
+        dropped.column("question_id").to_pylist(),
+        dropped.column("question").to_pylist(),
+        repeats.column("reason").to_pylist(),
+        repeats.column("same_id").to_pylist(),
+        strict=True,
+    )
     rejects = [
-        Reject(question_id, reason, f"same {'id' if reason == 'duplicate_id' else 'question'} as {other}", question)
-        for question_id, question, reason, other in zip(
-            *(dropped.column(name).to_pylist() for name in ("question_id", "question")),
-            *(repeats.column(name).to_pylist() for name in ("reason", "same_id")),
-            strict=True,
-        )
+        Reject(question_id, reason, _DETAILS.get(reason, "same question as {}").format(same_id), question)
+        for question_id, question, reason, same_id in rows
     ]
     return cast(table.filter(pa.array(keep)), QUESTIONS), rejects
 
 
-def _hashes(texts: Sequence[str]) -> tuple[_Array, _Array]:
-    data = b"".join(blake2b(text.encode(), digest_size=16).digest() for text in texts)
-    pairs = np.frombuffer(data, "<u8").reshape(-1, 2)
-    return pairs[:, 0].copy(), pairs[:, 1].copy()
+def _hashes(texts: Sequence[str]) -> np.ndarray:
+    """(N, 2) uint64: high and low half of a 16-byte hash."""
+    digests = b"".join(blake2b(text.encode(), digest_size=16).digest() for text in texts)
+    return np.frombuffer(digests, dtype="<u8").reshape(-1, 2)
 
 
-def _columns(keys: Sequence[pa.Table], *, splits: Sequence[str], by: str) -> dict[str, _Array]:
-    """high, low, split (0 is train), part and row of every key, in reading order."""
-    sizes = [table.num_rows for table in keys]
-    joined = pa.concat_tables([KEYS.empty_table(), *keys])
-    return {
-        "high": joined.column(f"{by}_high").to_numpy(),
-        "low": joined.column(f"{by}_low").to_numpy(),
-        "split": np.repeat(np.array([SPLITS.index(split) for split in splits], np.int8), sizes),
-        "part": np.repeat(np.arange(len(keys), dtype=np.int32), sizes),
-        "row": np.concatenate([np.arange(size, dtype=np.int64) for size in (0, *sizes)]),
-    }
+def _gather(
+    keys: Sequence[pa.Table], *, by: str, without: pa.Table | None, bucket: int, buckets: int
+) -> tuple[np.ndarray, ...]:
+    """Columns (N,) of one bucket over all parts: hi, lo uint64, part int32, row int64."""
+    gone = _rows_by_part(without)
+    columns: list[tuple[np.ndarray, ...]] = [
+        (np.empty(0, np.uint64), np.empty(0, np.uint64), np.empty(0, np.int32), np.empty(0, np.int64))
+    ]
+    for part, table in enumerate(keys):
+        hi, lo, row = (table.column(name).to_numpy() for name in (f"{by}_hi", f"{by}_lo", "row"))
+        mine = lo % np.uint64(buckets) == bucket
+        if part in gone:
+            mine &= ~np.isin(row, gone[part])
+        columns.append((hi[mine], lo[mine], np.full(np.count_nonzero(mine), part, np.int32), row[mine]))
+    return tuple(np.concatenate(column) for column in zip(*columns, strict=True))
 
 
-def _first(*keys_N: _Array) -> _Array:
-    """For every place, the first place that has the same keys."""
-    size = len(keys_N[0])
-    order = np.lexsort((np.arange(size), *keys_N))
-    new = np.ones(size, bool)
-    if size:
-        new[1:] = np.any([key_N[order[1:]] != key_N[order[:-1]] for key_N in keys_N], axis=0)
-    first = np.empty(size, np.int64)
-    first[order] = order[np.maximum.accumulate(np.where(new, np.arange(size), 0))]
-    return first
+def _rows_by_part(repeats: pa.Table | None) -> dict[int, np.ndarray]:
+    if repeats is None:
+        return {}
+    part, row = repeats.column("part").to_numpy(), repeats.column("row").to_numpy()
+    order = np.argsort(part, kind="stable")
+    parts, starts = np.unique(part[order], return_index=True)
+    return dict(zip(parts.tolist(), np.split(row[order], starts[1:]), strict=True)) if len(parts) else {}
 
 
-def _held_out(columns: dict[str, _Array], keys: Sequence[pa.Table], *, rows: _Array) -> pa.Table:
-    """The train rows among `rows` (places, one a question and split) whose question also stands in dev or test."""
-    split_N = columns["split"]
-    order = rows[np.argsort(np.where(split_N[rows] == 0, len(SPLITS), split_N[rows]), kind="stable")]  # train last
-    first = order[_first(columns["high"][order], columns["low"][order])]
-    hit = (split_N[order] == 0) & (split_N[first] != 0)
-    return _repeats(columns, keys, rows=order[hit], same=first[hit], reason="in_evaluation_split")
+def _shared(hi_N: np.ndarray, lo_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Positions (M,) of the keys that occur more than once, equal ones together and in reading order; their group."""
+    order_N = np.lexsort((lo_N, hi_N))  # stable
+    hi_N, lo_N = hi_N[order_N], lo_N[order_N]
+    equal = (lo_N[1:] == lo_N[:-1]) & (hi_N[1:] == hi_N[:-1])
+    end = np.zeros(min(1, len(order_N)), bool)
+    as_before, as_after = np.concatenate([end, equal]), np.concatenate([equal, end])
+    shared = as_before | as_after
+    return order_N[shared], np.cumsum(~as_before[shared]) - 1
 
 
-def _repeats(columns: dict[str, _Array], keys: Sequence[pa.Table], *, rows: _Array, same: _Array, reason: str) -> Any:
-    part_N, row_N = columns["part"], columns["row"]
-    others = [keys[part_N[place]].column("question_id")[int(row_N[place])].as_py() for place in same]
-    return pa.table([part_N[rows], row_N[rows], [reason] * len(rows), others], schema=REPEATS)
+def _same(group_M: np.ndarray, split_M: np.ndarray, *, across: bool) -> tuple[np.ndarray, np.ndarray]:
+    """For each position the one it repeats (-1: none), and whether that stands in a held-out split."""
+    first_GS = np.full((int(group_M[-1]) + 1 if len(group_M) else 0, len(SPLITS)), -1, dtype=np.int64)
+    for split in range(len(SPLITS)):
+        positions = np.flatnonzero(split_M == split)[::-1]  # reversed: the first in reading order is written last
+        first_GS[group_M[positions], split] = positions
+    own_M = first_GS[group_M, split_M]
+    held_M = np.where(first_GS[:, 1] >= 0, first_GS[:, 1], first_GS[:, 2])[group_M]
+    is_first = own_M == np.arange(len(group_M))
+    held_out_M = is_first & (split_M == 0) & (held_M >= 0) & across
+    return np.where(held_out_M, held_M, np.where(is_first, -1, own_M)), held_out_M
+
+
+def _ids(keys: Sequence[pa.Table], part_K: np.ndarray, row_K: np.ndarray) -> pa.ChunkedArray:
+    """The question_id of each (part, row)."""
+    starts = np.cumsum([0, *(table.num_rows for table in keys)])
+    place_K = starts[part_K]
+    for part in np.unique(part_K):
+        mine = np.flatnonzero(part_K == part)
+        place_K[mine] += np.searchsorted(keys[part].column("row").to_numpy(), row_K[mine])
+    ids = [chunk for table in keys for chunk in table.column("question_id").chunks]
+    return pa.chunked_array(ids, pa.string()).take(pa.array(place_K))

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from mralign.config import Decoding, Engine, Model, ThinkMode
-from mralign.engines.chat import chat_prompt, chat_template, check_model_directory, question_fault
+from mralign.engines.chat import chat_prompt, chat_template, check_model_directory, control_tokens, question_fault
 from mralign.engines.requests import REQUESTS, Renderer, Sampling, batch_key, build_requests, family_of, judged_text
 from mralign.engines.vllm import local_copy, worker_environment
 from mralign.rejects import Reject
@@ -83,6 +83,59 @@ def test_a_prefill_is_part_of_the_prompt_and_may_open_the_thought(tokenizer):
 
 
 @pytest.mark.parametrize(
+    ("prefill", "opened"),
+    [
+        ("", False),
+        ("<think>\n", True),
+        ("<think>\nLet me see", True),  # the tag need not be the last word
+        ("<think>\n\n</think>\n\n", False),
+        ("<think>a</think><think>b", True),
+        ("<answer>", False),
+    ],
+)
+@pytest.mark.parametrize("wrap", ["{question}", "Open <think> and think: {question}", "<think> to </think> {question}"])
+def test_only_the_models_own_turn_says_whether_a_thought_is_open(tokenizer, wrap, prefill, opened):
+    assert chat_prompt(tokenizer, "name it", mode=ThinkMode(prompt=wrap, prefill=prefill)).opened is opened
+
+
+@pytest.mark.parametrize("written", ["<think>", "<think>\n", "<think>\n\n"])
+@pytest.mark.parametrize("prefill", ["<think>\n", "<think>\n\n</think>\n\n"])
+def test_a_block_that_the_template_opened_is_not_opened_twice(tokenizer, written, prefill, monkeypatch):
+    shown = tokenizer.chat_template + "{% if add_generation_prompt %}{{ " + repr(written) + " }}{% endif %}"
+    monkeypatch.setattr(tokenizer, "chat_template", shown)
+    prompt = chat_prompt(tokenizer, "name it", mode=ThinkMode(prefill=prefill))
+    assert prompt.text == "<|im_start|>user name it<|im_end|><|im_start|>assistant" + prefill
+    assert tuple(tokenizer(prompt.text, add_special_tokens=False)["input_ids"]) == prompt.token_ids
+
+
+def test_a_template_that_always_begins_the_models_turn_still_shows_an_open_thought(tokenizer, monkeypatch):
+    monkeypatch.setattr(tokenizer, "chat_template", "{{ messages[0].content + '<｜Assistant｜><think>\n' }}")
+    assert chat_prompt(tokenizer, "name it", mode=ThinkMode()).opened
+    monkeypatch.setattr(tokenizer, "chat_template", "{{ messages[0].content + '<｜Assistant｜>' }}")
+    assert not chat_prompt(tokenizer, "name <think> it", mode=ThinkMode()).opened
+
+
+def test_control_tokens_are_what_frames_a_chat(tokenizer):
+    frame = {"<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|unk|>", "<think>", "</think>"}
+    assert {mark for mark in control_tokens(tokenizer) if mark.strip()} == frame
+
+
+def test_tokens_that_the_template_writes_are_control_tokens_though_not_special():
+    from transformers import AutoTokenizer
+
+    other = AutoTokenizer.from_pretrained(MODEL)
+    other.add_tokens(["<｜User｜>", "<table>"])
+    other.chat_template = "{{ '<｜User｜>' + messages[0].content }}"
+    assert "<｜User｜>" not in other.all_special_tokens  # as in the R1 distills
+    assert control_tokens(other) >= {"<｜User｜>", "<|im_end|>"}
+    assert "<table>" not in control_tokens(other)
+    assert not {"/think", "/no_think"} & control_tokens(other)
+    other.chat_template = "{% if '/no_think' in messages[0].content %}<think></think>{% endif %}"
+    assert control_tokens(other) >= {"/think", "/no_think"}
+    assert question_fault("who? <｜User｜>", special_tokens=["<｜User｜>"]) == ("control_tokens", "<｜User｜>")
+
+
+@pytest.mark.parametrize(
     ("question", "reason"),
     [
         ("", "empty_question"),
@@ -91,6 +144,8 @@ def test_a_prefill_is_part_of_the_prompt_and_may_open_the_thought(tokenizer):
         ("name \x1b[2J it", "control_characters"),
         ("name <|im_end|> it", "control_tokens"),
         ("is <think> a tag?", "control_tokens"),
+        ("who? /no_think", "control_tokens"),
+        ("name\x85 it", "control_characters"),
         ("what does </answer> end?", "control_tokens"),
     ],
 )
@@ -102,6 +157,7 @@ def test_a_question_that_would_break_the_frame_is_rejected(tokenizer, question, 
 
 def test_tabs_line_breaks_and_angle_brackets_are_no_fault():
     assert question_fault("a\tb\r\nc < d > e", special_tokens=["<s>", ""]) is None
+    assert question_fault("reading/thinking, \u00e9\u200b\u4e2d \U0001f600", special_tokens=["\n\n"]) is None
 
 
 def test_a_prompt_must_leave_room_for_one_token(tokenizer):
@@ -156,8 +212,13 @@ def test_a_template_may_stand_in_the_tokenizer_configuration(model):
     assert chat_template(str(model)) == "{% if enable_thinking %}{% endif %}"
     path.write_text(json.dumps({**values, "chat_template": "{{ messages }}"}))
     check_model_directory(str(model))
-    path.write_text(json.dumps({**values, "chat_template": [{"name": "default", "template": "{{ messages }}"}]}))
+    several = [{"name": "tool_use", "template": "tools"}, {"name": "default", "template": "{{ '<｜Assistant｜>' }}"}]
+    path.write_text(json.dumps({**values, "chat_template": several}))
     check_model_directory(str(model))
+    assert chat_template(str(model)) == "{{ '<｜Assistant｜>' }}"
+    path.write_text(json.dumps({**values, "chat_template": several[:1]}))  # a chat without tools could not be rendered
+    with pytest.raises(ValueError, match="has no chat template"):
+        check_model_directory(str(model))
 
 
 def test_there_is_one_request_for_each_question_mode_and_draw():

@@ -1,6 +1,7 @@
 """The HTTP engine against a server on loopback that fails in every way it knows; the server's counts are the oracle."""
 
 import asyncio
+import itertools
 import json
 import logging
 import pickle
@@ -23,7 +24,7 @@ from hypothesis import strategies as st
 from mralign.config import Decoding, Http
 from mralign.engines.api_key import ApiKey
 from mralign.engines.backoff import backoff_s, retry_after_s
-from mralign.engines.calls import BudgetExceeded, Call, EndpointRefused, Failure, Reply, failure_detail
+from mralign.engines.calls import BudgetExceeded, Call, EndpointRefused, Failure, Reply, Stopped, failure_detail
 from mralign.engines.completions import Completion, completion_payload, read_completion
 from mralign.engines.http import Endpoint
 from mralign.engines.response_cache import ResponseCache, call_key
@@ -249,6 +250,52 @@ def test_the_budget_does_not_wait_for_a_pause(tmp_path, count):
         http = settings(server, concurrency=2, price_prompt=UNIT, budget=1)
         run = Run(http, tmp_path=tmp_path, wanted=calls(count))
         assert isinstance(run.end, BudgetExceeded) and set(run.results) == {"prompt 1"}
+
+
+@pytest.mark.parametrize("fault", [Fault.NONE, Fault.NO_KEY])
+def test_what_stops_one_stream_wakes_the_others_and_single_calls_out_of_a_pause(tmp_path, fault):
+    """Several streams share an endpoint; the spent budget or refused key that one of them meets is every one's."""
+
+    def plan(prompt, attempt):
+        return fault if prompt == "spends" else Fault.LONG_PAUSE
+
+    async def end_of(endpoint, prompt):
+        try:
+            async for _ in endpoint.stream([call(prompt)]):
+                pass
+        except Stopped as stop:
+            return type(stop)
+
+    async def all_three():
+        http = settings(server, price_prompt=UNIT, budget=1)
+        async with Endpoint(http, cache=cache(tmp_path)) as endpoint:
+            single = asyncio.create_task(endpoint.complete(call("single")))
+            ends = await asyncio.gather(end_of(endpoint, "spends"), end_of(endpoint, "rests"))
+            with pytest.raises(Stopped):
+                await single
+            return ends
+
+    with LoopbackServer(plan, slow="spends") as server:
+        ends = asyncio.run(asyncio.wait_for(all_three(), 20))
+        assert server.received == {"spends": 1, "rests": 1, "single": 1}
+    # The stream that spends the budget has no more to ask, and ends in peace.
+    assert ends == ([EndpointRefused] * 2 if fault is Fault.NO_KEY else [None, BudgetExceeded])
+
+
+def test_calls_are_drawn_only_when_there_is_room_for_them(tmp_path):
+    drawn = itertools.count()
+
+    async def ahead():
+        wanted = (call(f"prompt {next(drawn)}") for _ in itertools.repeat(None))  # without end
+        async with Endpoint(settings(server, concurrency=4), cache=cache(tmp_path)) as endpoint:
+            stream = endpoint.stream(wanted)
+            for _ in range(50):
+                await anext(stream)
+            await stream.aclose()
+        return next(drawn) - 50
+
+    with LoopbackServer() as server:
+        assert asyncio.run(asyncio.wait_for(ahead(), 20)) <= 4
 
 
 @given(st.integers(1, 10_000), st.floats(0.001, 1e6), st.floats(0, 1, exclude_max=True))

@@ -2,8 +2,10 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from mralign.engines.thinking import Split, split_thinking
+from mralign.engines.thinking import END_TOKENS, Split, split_thinking
 
 TRACES = Path(__file__).parents[3] / "shared" / "data" / "traces"
 
@@ -65,6 +67,15 @@ def test_truncated_comes_before_every_other_reason(text, span):
         ("<answer>Answer: Paris</answer>", "Paris"),
         ("ANSWER : Paris", "Paris"),
         ("**Answer:** Paris", "Paris"),
+        ("**Answer**: Paris", "Paris"),
+        ("**Answer: Paris**", "Paris"),
+        ("*Answer*: **Paris**", "**Paris**"),  # whose own bold type stays whole
+        ("Answer: **Paris**", "**Paris**"),
+        ("**Final Answer:**\nParis", "Paris"),
+        ("Final answer: Paris", "Paris"),
+        ("Paris</answer>", "Paris"),
+        ("Paris<|im_end|></answer>\nIt is <answer>Rome</answer>", "Paris"),
+        ("</answer>\n<answer>Paris</answer>", "Paris"),
         ("The answer: Paris", "The answer: Paris"),  # a prefix only where it leads
         ("Answering Paris", "Answering Paris"),
     ],
@@ -83,20 +94,82 @@ def test_think_off_drops_an_empty_block_and_refuses_a_full_one():
     assert split_thinking("Par", mode="off", finish_reason="length") == Split(-1, -1, None, "truncated")
 
 
+def test_think_off_takes_the_closing_tag_of_an_empty_block_alone():
+    assert split_thinking("\n</think>\n\nParis", mode="off") == Split(-1, -1, "Paris", None)
+    assert split_thinking("\n</think>\n\nParis", mode="off", opened=True) == Split(-1, -1, "Paris", None)
+    assert split_thinking("Hm.</think>Paris", mode="off") == Split(0, 3, None, "unexpected_thought")
+
+
+def test_a_thought_that_a_think_off_prompt_opened_is_no_answer():
+    assert split_thinking("Hm. Paris", mode="off", opened=True) == Split(0, 9, None, "unexpected_thought")
+
+
+@pytest.mark.parametrize("token", END_TOKENS)
+def test_every_end_token_is_cut_in_both_modes(token):
+    assert split_thinking(f"Paris{token}", mode="off").answer == "Paris"
+    assert split_thinking(f"a</think>Paris\n{token}\n", mode="on", opened=True) == Split(0, 1, "Paris", None)
+
+
+TAGS = ("<think>", "</think>", "<answer>", "</answer>", "Answer:", "**", "\n\n", " ", "Paris")
+COMPLETIONS = st.lists(st.sampled_from([*TAGS, *END_TOKENS]) | st.text(max_size=4), max_size=10).map("".join)
+
+
+@given(COMPLETIONS, st.sampled_from(["on", "off"]), st.booleans(), st.sampled_from(["stop", "length"]))
+def test_any_text_is_answered_or_has_a_reason(text, mode, opened, finish_reason):
+    split = split_thinking(text, mode=mode, opened=opened, finish_reason=finish_reason)
+    assert (split.answer is None) == (split.invalid is not None)
+    assert split.answer is None or (split.answer and split.answer == split.answer.strip() and split.answer in text)
+    assert (split.thought_start, split.thought_end) == (-1, -1) or 0 <= split.thought_start <= split.thought_end
+    assert split.thought_end <= len(text)
+    if split.invalid is None:
+        assert finish_reason == "stop"
+        assert not {"<think>", "</think>"} & {text[split.thought_start : split.thought_end], split.answer}
+        assert (split.thought_start >= 0) == (mode == "on")
+
+
+UNTAGGED = st.text().filter(lambda text: "<think>" not in text and "</think>" not in text)
+
+
+@given(UNTAGGED, st.text(alphabet="abc .", min_size=1).filter(str.strip), st.booleans())
+def test_what_was_joined_is_found_again(inner, answer, opened):
+    text = ("" if opened else "<think>") + inner + "</think>" + answer
+    split = split_thinking(text, mode="on", opened=opened)
+    assert (thought(text, split), split.answer, split.invalid) == (inner, answer.strip(), None)
+
+
 def test_unknown_mode_is_refused():
     with pytest.raises(ValueError, match=r"'auto'.*on, off"):
         split_thinking("x", mode="auto")
 
 
-@pytest.mark.skipif(not TRACES.is_dir(), reason=f"published traces not found at {TRACES}")
-def test_no_real_trace_is_lost():
-    rows = [json.loads(line) for line in (TRACES / "qwen3-8b_simpleqa.jsonl").read_text().splitlines()]
+def traces(name):
+    rows = [json.loads(line) for line in (TRACES / name).read_text(encoding="utf-8").splitlines()]
     assert len(rows) == 800
-    for row in rows:
-        text = row["thought"] + row["response"]
+    return rows
+
+
+def said(response):
+    return response.removesuffix("<|im_end|>").removeprefix("Answer:").strip()
+
+
+@pytest.mark.skipif(not TRACES.is_dir(), reason=f"published traces not found at {TRACES}")
+@pytest.mark.parametrize("between", ["", "\n\n"])
+def test_no_real_trace_is_lost(between):
+    for row in traces("qwen3-8b_simpleqa.jsonl"):
+        text = row["thought"] + between + row["response"]
         split = split_thinking(text, mode="on")
         assert split.invalid is None
-        assert f"<think>{thought(text, split)}</think>" == row["thought"]
-        assert split.answer == row["response"].removesuffix("<|im_end|>").removeprefix("Answer:").strip()
-    off = [json.loads(line) for line in (TRACES / "qwen3-8b_simpleqa_no_think.jsonl").read_text().splitlines()]
-    assert [split_thinking(row["response"], mode="off").invalid for row in off] == [None] * 800
+        assert f"<think>{thought(text, split)}</think>" == row["thought"].strip()
+        assert split.answer == said(row["response"])
+        # As an R1 distill writes the same: the prompt has opened the block, and another token ends the text.
+        other = text.replace("<think>\n", "", 1).replace("<|im_end|>", "<｜end▁of▁sentence｜>")
+        found = split_thinking(other, mode="on", opened=True)
+        assert (f"\n{thought(other, found)}", found.answer) == (thought(text, split), split.answer)
+
+
+@pytest.mark.skipif(not TRACES.is_dir(), reason=f"published traces not found at {TRACES}")
+def test_no_real_trace_without_a_thought_is_lost():
+    for row in traces("qwen3-8b_simpleqa_no_think.jsonl"):
+        assert split_thinking(row["response"], mode="off") == Split(-1, -1, said(row["response"]), None)
+        after_block = "<think>\n\n</think>\n\n" + row["response"]
+        assert split_thinking(after_block, mode="off") == Split(-1, -1, said(row["response"]), None)

@@ -1,13 +1,15 @@
-"""Repeats found by keys: against a plain loop over the rows, for any way of dealing rows to parts and buckets."""
+"""Repeats found by keys alone, against a loop over dictionaries."""
 
+import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mralign.questions.matching import normalize
-from mralign.questions.repeats import REPEATS, drop_repeats, find_repeats, question_keys
+from mralign.questions.repeats import KEYS, REPEATS, drop_repeats, find_repeats, question_keys
 from mralign.schema import QUESTIONS
+
+SPLITS = ("train", "dev", "test")
 
 
 def table(*pairs, split="train"):
@@ -18,82 +20,132 @@ def table(*pairs, split="train"):
     return pa.Table.from_pylist(rows, schema=QUESTIONS)
 
 
-def found(parts, *, by, buckets=1, without=None):
-    """{(part, row): (reason, id of the row that stays)} over all buckets."""
-    keys = [question_keys(part) for _, part in parts]
-    splits = [split for split, _ in parts]
-    tables = [
-        find_repeats(keys, splits=splits, by=by, without=without, bucket=b, buckets=buckets) for b in range(buckets)
-    ]
-    joined = pa.concat_tables(tables)
-    assert joined.schema == REPEATS
-    return {(row["part"], row["row"]): (row["reason"], row["same_id"]) for row in joined.to_pylist()}
+def drop(*parts, splits, **arguments):
+    """Each part without its repeats, and the rejects of each as (row id, reason, detail, raw)."""
+    found = find_repeats([question_keys(part) for part in parts], splits=splits, **arguments)
+    assert found.schema == REPEATS
+    kept, rejects = [], []
+    for number, part in enumerate(parts):
+        table, dropped = drop_repeats(part, found.filter(pa.compute.equal(found.column("part"), number)))
+        assert table.schema == QUESTIONS
+        kept.append(table.column("question_id").to_pylist())
+        rejects.append([(r.row_id, r.reason, r.detail, r.raw) for r in dropped])
+    return kept, rejects
 
 
-def naive(parts, *, by):
-    """The same by a loop over the rows."""
-    first, held, out = {}, {}, {}
-
-    def key(row):
-        return row["question_id"] if by == "id" else normalize(row["question"]) or row["question"]
-
-    for number, (split, part) in enumerate(parts):
-        for place, row in enumerate(part.to_pylist()):
-            if (split, key(row)) in first:
-                reason = "duplicate_id" if by == "id" else "duplicate_question"
-                out[number, place] = (reason, first[split, key(row)])
-            first.setdefault((split, key(row)), row["question_id"])
-    for split in ("dev", "test"):
-        for (owner, text), other in first.items():
-            if owner == split:
-                held.setdefault(text, other)
-    for number, (split, part) in enumerate(parts):
-        for place, row in enumerate(part.to_pylist()):
-            if by == "question" and split == "train" and (number, place) not in out and key(row) in held:
-                out[number, place] = ("in_evaluation_split", held[key(row)])
-    return out
-
-
-TEXTS = st.sampled_from(["Who?", "who", "the who", "When is it?", "when is it", "!", "?", "a b", "a  b."])
-PART = st.tuples(
-    st.sampled_from(["train", "dev", "test"]), st.lists(st.tuples(st.sampled_from("abcdef"), TEXTS), max_size=6)
-)
-
-
-@given(parts=st.lists(PART, max_size=6), buckets=st.integers(1, 3), by=st.sampled_from(["id", "question"]))
-def test_any_dealing_gives_what_a_loop_gives(parts, buckets, by):
-    parts = [(split, table(*((f"d/{i}", q) for i, q in rows), split=split)) for split, rows in parts]
-    assert found(parts, by=by, buckets=buckets) == naive(parts, by=by)
-
-
-def test_what_is_gone_already_is_nobodys_first():
-    parts = [("train", table(("d/1", "one"), ("d/1", "two"), ("d/2", "two")))]
-    keys = [question_keys(part) for _, part in parts]
-    gone = find_repeats(keys, splits=["train"], by="id")
-    assert gone.to_pylist() == [{"part": 0, "row": 1, "reason": "duplicate_id", "same_id": "d/1"}]
-    assert found(parts, by="question", without=gone) == {}
-    assert found(parts, by="question") == {(0, 2): ("duplicate_question", "d/1")}
-
-
-def test_rows_leave_with_the_question_they_repeat():
-    part = table(("d/1", "Who is it?"), ("d/2", "???"), ("d/3", "who is the it"), ("d/4", "!"))
-    repeats = find_repeats([question_keys(part)], splits=["train"], by="question")
-    kept, rejects = drop_repeats(part, repeats)
-    assert kept.column("question_id").to_pylist() == ["d/1", "d/2", "d/4"]
-    assert [(r.row_id, r.reason, r.detail, r.raw) for r in rejects] == [
-        ("d/3", "duplicate_question", "same question as d/1", "who is the it")
+def test_the_first_of_each_normalised_question_stays():
+    part = table(("d/1", "Who is it?"), ("d/2", "???"), ("d/3", "who is the it"), ("d/4", "!"), ("d/5", "???"))
+    kept, rejects = drop(part, splits=["train"])
+    assert kept == [["d/1", "d/2", "d/4"]]
+    assert rejects == [
+        [
+            ("d/3", "duplicate_question", "same question as d/1", "who is the it"),
+            ("d/5", "duplicate_question", "same question as d/2", "???"),
+        ]
     ]
 
 
-def test_evaluation_questions_leave_the_train_split():
+def test_parts_are_read_in_their_order_and_splits_apart():
     parts = [
-        ("train", table(("d/1", "Who is it?"), ("d/2", "When?"))),
-        ("test", table(("e/9", "who is it"))),
-        ("dev", table(("f/9", "who is it"))),
+        table(("a/1", "x"), ("a/2", "y")),
+        table(("b/1", "X?"), ("b/2", "z")),
+        table(("c/1", "the z"), ("c/2", "Z")),
     ]
-    assert found(parts, by="question") == {(0, 0): ("in_evaluation_split", "f/9")}
+    kept, rejects = drop(*parts, splits=["train", "train", "dev"])
+    assert kept == [["a/1", "a/2"], [], ["c/1"]]
+    assert rejects[1:] == [
+        [
+            ("b/1", "duplicate_question", "same question as a/1", "X?"),
+            ("b/2", "in_evaluation_split", "same question as c/1", "z"),
+        ],
+        [("c/2", "duplicate_question", "same question as c/1", "Z")],
+    ]
 
 
-def test_an_unknown_split_is_refused():
-    with pytest.raises(ValueError, match="allowed are train, dev, test"):
-        find_repeats([], splits=["valid"], by="id")
+def test_evaluation_questions_leave_the_train_split_and_dev_is_named_before_test():
+    train, test, dev = (
+        table(("d/1", "q"), ("d/2", "Q"), ("d/3", "p")),
+        table(("t/1", "Q"), ("t/2", "P")),
+        table(("e/1", "q!")),
+    )
+    kept, rejects = drop(train, test, dev, splits=["train", "test", "dev"])
+    assert kept == [[], ["t/1", "t/2"], ["e/1"]]  # dev and test may share a question
+    assert [(row, reason, detail) for row, reason, detail, _ in rejects[0]] == [
+        ("d/1", "in_evaluation_split", "same question as e/1"),
+        ("d/2", "duplicate_question", "same question as d/1"),
+        ("d/3", "in_evaluation_split", "same question as t/2"),
+    ]
+
+
+def test_repeated_ids_leave_first_and_count_no_more():
+    parts = [table(("d/1", "x"), ("d/1", "y")), table(("d/2", "y"), ("d/1", "x")), table(("d/1", "z"))]
+    keys, splits = [question_keys(part) for part in parts], ["train", "train", "dev"]
+    ids = find_repeats(keys, splits=splits, by="id")
+    assert ids.select(["part", "row", "reason", "same_part", "same_row", "same_id"]).to_pylist() == [
+        {"part": 0, "row": 1, "reason": "duplicate_id", "same_part": 0, "same_row": 0, "same_id": "d/1"},
+        {"part": 1, "row": 1, "reason": "duplicate_id", "same_part": 0, "same_row": 0, "same_id": "d/1"},
+    ]
+    assert find_repeats(keys, splits=splits, without=ids).num_rows == 0  # d/2 is the first `y` left
+    assert drop(*parts, splits=splits, by="id")[1][0] == [("d/1", "duplicate_id", "an earlier row has the id d/1", "y")]
+
+
+def naive(parts, splits, *, by):
+    """[(part, row, reason, same part, same row)] by dictionaries."""
+    first = {split: {} for split in SPLITS}
+    found = {}
+    for part, (pairs, split) in enumerate(zip(parts, splits, strict=True)):
+        for row, pair in enumerate(pairs):
+            key = pair[0 if by == "id" else 1]
+            if key in first[split]:
+                found[part, row] = (f"duplicate_{by}", *first[split][key])
+            else:
+                first[split][key] = (part, row)
+    if by == "question":
+        for key, place in first["train"].items():
+            held = first["dev"].get(key) or first["test"].get(key)
+            if held:
+                found[place] = ("in_evaluation_split", *held)
+    return [(*place, *rest) for place, rest in sorted(found.items())]
+
+
+letters = st.sampled_from("bcdefgh")
+partitions = st.lists(st.tuples(st.sampled_from(SPLITS), st.lists(st.tuples(letters, letters), max_size=6)), max_size=8)
+
+
+@settings(max_examples=200, deadline=None)
+@given(partitions, st.sampled_from(["id", "question"]), st.integers(1, 4))
+def test_any_partition_gives_what_a_loop_over_dictionaries_gives(partition, by, buckets):
+    splits, parts = [split for split, _ in partition], [pairs for _, pairs in partition]
+    keys = [question_keys(table(*pairs)) for pairs in parts]
+    tables = [find_repeats(keys, splits=splits, by=by, bucket=b, buckets=buckets) for b in range(buckets)]
+    found = [
+        (row["part"], row["row"], row["reason"], row["same_part"], row["same_row"])
+        for row in pa.concat_tables(tables).to_pylist()
+    ]
+    assert sorted(found) == naive(parts, splits, by=by)
+    for row in pa.concat_tables(tables).to_pylist():
+        assert row["same_id"] == parts[row["same_part"]][row["same_row"]][0]
+
+
+def test_keys_that_agree_in_one_half_only_are_different():
+    columns = {"row": [0, 1, 2, 3], "id_hi": [0, 1, 0, 0], "id_lo": [0, 0, 1, 0], "question_id": list("abcd")}
+    columns |= {"question_hi": columns["id_hi"], "question_lo": columns["id_lo"]}
+    keys = pa.table(columns).select(KEYS.names).cast(KEYS)
+    assert find_repeats([keys], splits=["train"]).column("row").to_pylist() == [3]
+
+
+def test_buckets_share_the_keys_out_evenly():
+    keys = question_keys(table(*((f"d/{n}", f"question {n}") for n in range(4000))))
+    shares = np.bincount(keys.column("question_lo").to_numpy() % np.uint64(4), minlength=4)
+    assert np.all(np.abs(shares - 1000) < 150)  # 5 standard deviations
+
+
+def test_nothing_is_no_repeat_and_unknown_names_are_refused():
+    assert find_repeats([], splits=[]).num_rows == 0
+    assert question_keys(QUESTIONS.empty_table()).schema == KEYS
+    empty = find_repeats([question_keys(QUESTIONS.empty_table())], splits=["dev"], without=REPEATS.empty_table())
+    assert drop_repeats(table(("d/1", "x")), empty) == (table(("d/1", "x")), [])
+    with pytest.raises(ValueError, match=r"splits \['valid'\] is not known; allowed are train, dev, test"):
+        find_repeats([question_keys(table())], splits=["valid"])
+    with pytest.raises(ValueError, match=r"by \['answer'\]"):
+        find_repeats([], splits=[], by="answer")
