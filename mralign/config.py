@@ -165,7 +165,10 @@ class Http(Section):
     max_backoff_s: float = Field(60, gt=0, description="Longest wait between tries, unless Retry-After asks for more.")
     price_prompt: float = Field(0, ge=0, description="Money for a million prompt tokens.")
     price_completion: float = Field(0, ge=0, description="Money for a million completion tokens.")
-    budget: float | None = Field(None, ge=0, description="Money this run may spend here, cached responses not counted.")
+    # Cached responses cost nothing; a budget needs a price to count by.
+    budget: float | None = Field(
+        None, ge=0, description="Money that this run directory may spend here, earlier runs on it included."
+    )
 
 
 class ImportFields(Section):

@@ -34,7 +34,7 @@ def align(run_dir, *arguments):
         (["training.learning_rat=1"], "training.learning_rat: unknown key; did you mean 'learning_rate'?"),
         (["--preset", "miniwrld"], "no preset 'miniwrld'"),
         (["training.epochs"], "override 'training.epochs' is not of the form section.field=value"),
-        (["questions.train=[{name: a, path: gone.jsonl}]"], "question file of train/a: gone.jsonl does not exist"),
+        (["questions.train=[{name: a, path: gone.jsonl}]"], "questions.train, source 'a': question file 'gone.jsonl'"),
         (["--until", "candidate"], "--until 'candidate' is no stage of this run"),
     ],
 )
@@ -74,7 +74,7 @@ def test_malformed_rows_are_kept_as_rejects_up_to_the_limit(tmp_path):
     (directory,) = (run / "questions").iterdir()
     manifest = json.loads((directory / "manifest.json").read_text())
     assert (manifest["rows_in"], manifest["rows_out"], manifest["rejects"]) == (10, 9, {"malformed_json": 1})
-    (reject,) = pq.read_table(directory / "rejects" / "part-train.parquet").to_pylist()
+    (reject,) = pq.read_table(directory / "rejects" / "part-train-00-00000.parquet").to_pylist()
     assert (reject["row_id"], reject["reason"], reject["raw"]) == ("mine/row9", "malformed_json", '{"question": "cut')
 
     done = align(
@@ -86,7 +86,7 @@ def test_malformed_rows_are_kept_as_rejects_up_to_the_limit(tmp_path):
     assert f"{{'malformed_json': 3}}. Look at {failed}/rejects" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (failed / "manifest.json").exists()
-    assert pq.read_table(failed / "rejects" / "part-train.parquet").num_rows == 3
+    assert pq.read_table(failed / "rejects" / "part-train-00-00000.parquet").num_rows == 3
 
 
 def test_a_submitted_job_needs_a_run_directory_that_stays(tmp_path):

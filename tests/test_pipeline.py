@@ -197,7 +197,10 @@ def test_the_description_of_a_run_that_stopped_and_of_a_finished_one(miniworld):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("questions.train=[{name: a, path: gone.jsonl}]", r"question file of train/a: .*gone\.jsonl does not exist"),
+        (
+            "questions.train=[{name: a, path: gone.jsonl}]",
+            r"questions\.train, source 'a': .*gone\.jsonl' does not exist",
+        ),
         ("questions.train=[{name: a, path: 'pkg://gone/a.jsonl'}]", "no package 'gone' is installed"),
         ("questions.test=[]", r"evaluation\.split='test' has no questions; give questions\.test"),
         ("model.path=./gone", r"model\.path='\./gone' does not exist"),
@@ -216,7 +219,7 @@ def test_what_is_missing_is_refused_before_anything_starts(miniworld, tmp_path, 
     [
         ("chat_template.jinja", None, "has no chat template"),
         ("config.json", None, r"has no config\.json"),
-        ("chat_template.jinja", "{{ messages[0].content }}", "does not read `enable_thinking`"),
+        ("chat_template.jinja", "{{ messages[0].content }}", "how .*/model switches thinking is not known"),
     ],
 )
 def test_a_model_that_cannot_serve_is_refused(miniworld, model, file, content, message):
@@ -229,11 +232,14 @@ def test_a_model_that_cannot_serve_is_refused(miniworld, model, file, content, m
         pipeline.plan(config)
 
 
-def test_imported_rollouts_need_their_files_but_no_template_that_switches(miniworld, model, tmp_path):
+def test_imported_rollouts_need_their_files_and_a_family(miniworld, model, tmp_path):
     (model / "chat_template.jinja").write_text("{{ messages[0].content }}")
     rows = tmp_path / "on.jsonl"
     rows.write_text("{}\n")
     given = [f"model.path={model}", f"rollouts.import_on={rows}"]
+    with pytest.raises(ValueError, match=r"model\.family=prompted"):
+        pipeline.plan(miniworld(*given, f"rollouts.import_off={rows}"), until="rollouts")
+    given.append("model.family=prompted")
     with pytest.raises(ValueError, match=r"file of imported rollouts: .*gone\.jsonl does not exist"):
         pipeline.plan(miniworld(*given, f"rollouts.import_off={tmp_path}/gone.jsonl"), until="rollouts")
     planned = pipeline.plan(miniworld(*given, f"rollouts.import_off={rows}"), until="rollouts")

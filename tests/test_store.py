@@ -296,5 +296,5 @@ def test_a_file_behind_an_address_that_only_fsspec_knows_is_read(tmp_path):
         assert digest(uri) == digest(str(tmp_path / "q.jsonl"))
         assert digest(uri + "x") == f"name:{uri}x"
         server.shutdown()
-    with pytest.raises(ValueError, match="cannot be opened: .*; allowed are local paths"):
+    with pytest.raises(ValueError, match=r"cannot be opened: .*; allowed are local paths"):
         open_filesystem("nosuchscheme://a/b")

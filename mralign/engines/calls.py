@@ -111,7 +111,11 @@ def _read_answer(response: Response, *, key: ApiKey, priced: bool, tries: int) -
     prompt_tokens, completion_tokens = _usage(body)
     if priced and (prompt_tokens is None or completion_tokens is None):
         return Failure("usage_missing", failure_detail(f"usage {body.get('usage')!r}: {text}", key=key))
-    return Reply(key.clean(body), prompt_tokens or 0, completion_tokens or 0, cached=False, tries=tries)
+    try:
+        cleaned = key.clean(body)
+    except RecursionError:
+        return Failure("malformed_reply", failure_detail(f"nested too deeply: {text}", key=key))
+    return Reply(cleaned, prompt_tokens or 0, completion_tokens or 0, cached=False, tries=tries)
 
 
 def _usage(body: dict[str, Any]) -> tuple[int | None, int | None]:

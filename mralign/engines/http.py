@@ -81,7 +81,7 @@ class Endpoint:
 
     def __init__(self, settings: Http, *, cache: Directory, clock: Clock | None = None) -> None:
         """Raises ValueError for an address or a budget that cannot be meant. The key is read from the environment."""
-        _check_settings(settings)
+        check_settings(settings)
         self.settings, self.tally = settings, Tally()
         self._base_url, self._cache = settings.base_url.rstrip("/"), ResponseCache(cache)
         self._key = ApiKey.from_environment(settings.key_env)
@@ -293,7 +293,7 @@ def _reason(error: Exception) -> str:
     return "malformed_reply" if isinstance(error, broken) else "connection"
 
 
-def _check_settings(settings: Http) -> None:
+def check_settings(settings: Http) -> None:
     """Raise ValueError for an address that is none or holds a secret, and for a budget that nothing counts towards."""
     parts = urlsplit(settings.base_url)
     shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"

@@ -15,7 +15,15 @@ from typing import Any
 import pyarrow as pa
 
 from mralign.config import Decoding, Engine, Http, Model, RunConfig
-from mralign.engines.chat import MODES, Prompt, chat_prompt, chat_template, question_fault
+from mralign.engines.chat import (
+    MODES,
+    Prompt,
+    chat_prompt,
+    chat_template,
+    check_modes,
+    control_tokens,
+    question_fault,
+)
 from mralign.engines.families import Family, find_family
 from mralign.engines.thinking import split_thinking
 from mralign.rejects import Reject
@@ -65,9 +73,10 @@ class Renderer:
     """Requests to prompts and completions to rows, for one model: its tokenizer, its family, its length."""
 
     def __init__(self, sampling: Sampling, *, tokenizer: Any, family: Family) -> None:
+        check_modes(tokenizer, name=sampling.model.path, on=family.on, off=family.off)
         self.sampling, self.tokenizer = sampling, tokenizer
         self.modes = {"on": family.on, "off": family.off}
-        self.special = frozenset(tokenizer.all_special_tokens)
+        self.special = control_tokens(tokenizer)
         self.room = sampling.engine.max_model_len
 
     def prepare(self, request: dict[str, Any]) -> Prompt | Reject:

@@ -112,8 +112,8 @@ def _drop_all(context: Context, *, raw: StageDir) -> None:
     keys = [ray.remote(_keys).remote(raw, group) for group in groups.values()]
     buckets = max(1, -(-sum(raw.rows(name) for name in names) // _KEYS_A_BUCKET))
     find: Any = ray.remote(_find)
-    ids = [find.remote(splits, "id", (b, buckets), [], *keys) for b in range(buckets)]
-    questions = [find.remote(splits, "question", (b, buckets), ids, *keys) for b in range(buckets)]
+    ids = [find.remote(splits, "id", (b, buckets), 0, *keys) for b in range(buckets)]
+    questions = [find.remote(splits, "question", (b, buckets), buckets, *ids, *keys) for b in range(buckets)]
     task: Any = ray.remote(_commit)
     imported = context.config.rollouts.import_on is not None
     pending = [
@@ -127,14 +127,11 @@ def _keys(raw: StageDir, names: Sequence[str]) -> list[pa.Table]:
     return [question_keys(raw.read_parts([name], schema=QUESTIONS)) for name in names]
 
 
-def _find(
-    splits: Sequence[str], by: str, share: tuple[int, int], without: Sequence[Any], *groups: list[pa.Table]
-) -> pa.Table:
-    import ray
-
-    keys = [table for group in groups for table in group]
-    gone = pa.concat_tables(ray.get(list(without))) if without else None
-    return find_repeats(keys, splits=splits, by=by, without=gone, bucket=share[0], buckets=share[1])
+def _find(splits: Sequence[str], by: str, share: tuple[int, int], gone: int, *tables: Any) -> pa.Table:
+    """The first `gone` of `tables` are REPEATS that are dropped already, the others lists of KEYS."""
+    without = pa.concat_tables(tables[:gone]) if gone else None
+    keys = [table for group in tables[gone:] for table in group]
+    return find_repeats(keys, splits=splits, by=by, without=without, bucket=share[0], buckets=share[1])
 
 
 def _commit(raw: StageDir, out: StageDir, names: Sequence[str], start: int, imported: bool, *repeats: pa.Table) -> None:
@@ -176,9 +173,11 @@ def _funnel(context: Context) -> list[dict[str, Any]]:
 def _check(config: RunConfig) -> None:
     for split, group in sources(config).items():
         for source in group:
-            check_source(
-                resolve_path(source.path), name=source.name, split=split, format=source.format, fields=_fields(source)
-            )
+            path, fields = resolve_path(source.path), _fields(source)
+            try:
+                check_source(path, name=source.name, split=split, format=source.format, fields=fields)
+            except ValueError as error:
+                raise ValueError(f"questions.{split}, source {source.name!r}: {error}") from None
 
 
 QUESTIONS_STAGE = Stage(name="questions", run=_run, matters=_matters, inputs=_inputs, check=_check, version=2)

@@ -13,31 +13,40 @@ from typing import Any
 
 import pyarrow as pa
 
-from mralign.config import ImportFields, Model, ThinkMode, resolve_path
-from mralign.engines.chat import chat_prompt
-from mralign.engines.requests import family_of, judged_text
+from mralign.config import Decoding, Engine, ImportFields, Model, resolve_path
+from mralign.engines.requests import Renderer, Sampling, family_of
 from mralign.engines.thinking import END_TOKENS
 from mralign.rejects import Reject
 from mralign.schema import GENERATIONS
 from mralign.store import open_filesystem
 
+_NO_ENGINE = Engine(max_model_len=2**31)  # nothing is sampled: examples.max_length judges the length later
+
 
 def read_rollouts(
-    path: str, *, mode: str, name: str, fields: ImportFields, model: Model, draws: int
+    path: str,
+    *,
+    mode: str,
+    name: str,
+    fields: ImportFields,
+    model: Model,
+    draws: int,
+    prompt: str = "{question}",
 ) -> tuple[pa.Table, list[Reject]]:
     """Generations of one mode (on | off) from the JSONL file or URI `path`.
 
     The draw is the field `fields.draw`, else the number of earlier rows with the same id. A malformed row is a reject
-    (malformed_json, missing_field, wrong_type, extra_draw, repeated_draw). ValueError if the file does not exist.
+    (malformed_json, missing_field, wrong_type, extra_draw, repeated_draw), and so is a question that cannot be put into
+    a prompt (`Renderer.prepare`). ValueError if the file does not exist.
     """
     from transformers import AutoTokenizer
 
     model_path = resolve_path(model.path)
-    family = family_of(model, path=model_path)
-    asked = family.on if mode == "on" else family.off
+    sampling = Sampling(model=model, engine=_NO_ENGINE, decoding=Decoding(), prompt=prompt)
     tokenizer = AutoTokenizer.from_pretrained(model_path, trust_remote_code=model.trust_remote_code)
-    rows: list[dict[str, Any]] = []
-    rejects: list[Reject] = []
+    renderer = Renderer(sampling, tokenizer=tokenizer, family=family_of(model, path=model_path))
+    rows: list[Any] = []
+    rejects: list[Any] = []
     seen: Counter[str] = Counter()
     taken: set[str] = set()
     for number, line in enumerate(_lines(path)):
@@ -56,9 +65,9 @@ def read_rollouts(
             rejects.append(Reject(row_id, "repeated_draw", "an earlier row has the same id and draw", _text(line)))
             continue
         taken.add(row_id)
-        rows.append(
-            _generation(record, tokenizer=tokenizer, mode=mode, asked=asked, draw=draw, ids=(row_id, question_id, name))
-        )
+        ids = {"row_id": row_id, "question_id": question_id, "dataset": name}
+        row = _generation(record, renderer=renderer, request={**ids, "mode": mode, "draw": draw, "seed": -1})
+        (rejects if isinstance(row, Reject) else rows).append(row)
     return pa.Table.from_pylist(rows, schema=GENERATIONS), rejects
 
 
@@ -109,28 +118,18 @@ def _parse(line: bytes, *, fields: ImportFields, where: str) -> dict[str, Any] |
     return found
 
 
-def _generation(
-    record: dict[str, Any], *, tokenizer: Any, mode: str, asked: ThinkMode, draw: int, ids: tuple[str, str, str]
-) -> dict[str, Any]:
-    row_id, question_id, dataset = ids
-    prompt = chat_prompt(tokenizer, record["question"], mode=asked)
-    text = _without_end_marks(_joined(record.get("thought") if mode == "on" else None, record["response"]))
+def _generation(record: dict[str, Any], *, renderer: Renderer, request: dict[str, Any]) -> Any:
+    request |= {"question": record["question"], "answers": record["answers"]}
+    prompt = renderer.prepare(request)
+    if isinstance(prompt, Reject):
+        return prompt
+    text = _without_end_marks(_joined(record.get("thought") if request["mode"] == "on" else None, record["response"]))
+    if prompt.opened:  # then the prompt holds the opening tag
+        text = text.lstrip().removeprefix("<think>")
+    tokenizer = renderer.tokenizer
     end = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
-    row = {
-        "row_id": row_id,
-        "question_id": question_id,
-        "dataset": dataset,
-        "question": record["question"],
-        "answers": record["answers"],
-        "mode": mode,
-        "draw": draw,
-        "seed": -1,
-        "prompt_token_ids": list(prompt.token_ids),
-        "token_ids": tokenizer(text, add_special_tokens=False)["input_ids"] + end,
-        "text": text,
-        "finish_reason": "stop",
-    }
-    return row | judged_text(row, tokenizer=tokenizer, opened=prompt.opened)
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"] + end
+    return renderer.row(request, prompt, text=text, token_ids=ids, finish_reason="stop")
 
 
 def _joined(thought: str | None, response: str) -> str:

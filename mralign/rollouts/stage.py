@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections import Counter
 from functools import partial
+from pathlib import Path
 
 import pyarrow as pa
 
 from mralign.config import Candidates, RunConfig, resolve_path
 from mralign.engines.adapter import check_adapter
-from mralign.engines.chat import MODES, check_model_directory
+from mralign.engines.chat import MODES, check_model_directory, check_modes
+from mralign.engines.http import check_settings
 from mralign.engines.requests import family_of, sampling_of_rollouts
 from mralign.engines.streaming import generate
 from mralign.rejects import Reject, to_table
@@ -40,7 +42,14 @@ def check_model(config: RunConfig) -> None:
     check_model_directory(path)
     if config.model.adapter:
         check_adapter(resolve_path(config.model.adapter))
-    family_of(config.model, path=path)
+    family = family_of(config.model, path=path)
+    if Path(path).is_dir():
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=config.model.trust_remote_code)
+        check_modes(tokenizer, name=config.model.path, on=family.on, off=family.off)
+    if config.rollouts.engine == "http":
+        check_settings(config.http)
 
 
 def _sampling_matters(config: RunConfig) -> object:
@@ -68,7 +77,13 @@ def _import(context: Context) -> Outcome:
     model, tables, rejects = context.config.model, [], []
     for mode, path in zip(MODES, (config.import_on, config.import_off), strict=True):
         table, bad = read_rollouts(
-            path, mode=mode, name=config.import_name, fields=config.import_fields, model=model, draws=config.n
+            path,
+            mode=mode,
+            name=config.import_name,
+            fields=config.import_fields,
+            model=model,
+            draws=config.n,
+            prompt=config.prompt,
         )
         tables.append(table)
         rejects += bad
@@ -167,6 +182,8 @@ IMPORT_STAGE = Stage(
         "fields": config.rollouts.import_fields.model_dump(),
         "name": config.rollouts.import_name,
         "n": config.rollouts.n,
+        "prompt": config.rollouts.prompt,
+        "model": config.model.matters(),
     },
     upstream=("questions",),
     inputs=lambda config: {

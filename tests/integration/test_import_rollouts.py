@@ -30,6 +30,7 @@ def test_real_traces_and_a_real_tokenizer(smollm2, tmp_path):
         "--preset",
         "import-rollouts",
         f"model.path={smollm2}",
+        "model.family=prompted",
         f"rollouts.import_on={TRACES / 'qwen3-8b_simpleqa.jsonl'}",
         f"rollouts.import_off={TRACES / 'qwen3-8b_simpleqa_no_think.jsonl'}",
         "examples.max_length=1500",

@@ -43,7 +43,7 @@ def test_imported_rollouts_repeat_a_question_for_every_draw_without_rejects(tmp_
 
 
 def test_repeats_are_found_across_sources_parts_and_splits(tmp_path, monkeypatch):
-    monkeypatch.setattr(stage, "_KEYS_A_BUCKET", 4)  # several tasks share the keys
+    monkeypatch.setattr(stage, "_KEYS_A_BUCKET", 2_000)  # several tasks share the keys
     many = [asked(f"question {n}") for n in range(4_999)]
     train = [
         {"name": "a", "path": write(tmp_path / "a.jsonl", *many, asked("Who, is it?"), "{not json")},
@@ -68,7 +68,7 @@ def test_repeats_are_found_across_sources_parts_and_splits(tmp_path, monkeypatch
         ("a/4999", "in_evaluation_split", "same question as t/0"),
         ("b/0", "duplicate_question", "same question as a/7"),
         ("b/1", "duplicate_question", "same question as a/8"),
-        ("c/k", "duplicate_id", "same id as c/k"),
+        ("c/k", "duplicate_id", "an earlier row has the id c/k"),
         ("t/1", "duplicate_question", "same question as t/0"),
     }
     assert (outcome.rows_in, outcome.rows_out) == (5_009, 5_003)
