@@ -107,7 +107,7 @@ def _stream(
         fn_constructor_kwargs={"sampling": sampling, "out": out},
         batch_size=None,  # a block is a batch
         batch_format="pyarrow",
-        max_task_retries=_RETRIES,
+        ray_remote_args_fn=lambda: {"max_task_retries": _RETRIES},
         **(_endpoint_pool(sampling) if remote else _engine_pool(sampling.engine)),
     )
     said: dict[str, Any] = {}

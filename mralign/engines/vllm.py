@@ -124,7 +124,7 @@ def start_engine(model_path: str, *, model: Model, engine: Engine) -> EngineThre
     from vllm import EngineArgs, LLMEngine
 
     lora: Any = None
-    options: dict[str, Any] = {}
+    options = _whole_prefill(engine) if not engine.gpus_per_replica else {}
     if model.adapter is not None:
         adapter = local_copy(resolve_path(model.adapter))
         if engine.gpus_per_replica:
@@ -156,6 +156,12 @@ def start_engine(model_path: str, *, model: Model, engine: Engine) -> EngineThre
     if os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING") != "0":
         start_guard()
     return EngineThread(LLMEngine.from_engine_args(arguments), lora=lora)
+
+
+def _whole_prefill(engine: Engine) -> dict[str, Any]:
+    """On a CPU a prompt is never prefilled in pieces: vLLM 0.32 winds a seeded sampler back after a piece, which a CPU's
+    generator cannot do ("CPU Generator does not use offset"), and the engine dies of it."""
+    return {"enable_chunked_prefill": False, "max_num_batched_tokens": max(2048, engine.max_model_len)}
 
 
 def _lora(adapter: str) -> tuple[Any, dict[str, Any]]:

@@ -38,6 +38,10 @@ def adapter(path):
             continue
         logps = [step[token].logprob for step, token in zip(done.logprobs, done.token_ids, strict=True)]
         print(json.dumps({"ids": list(done.token_ids), "logps": logps}), flush=True)
+    # More prompt tokens at once than a step takes, each with a seed: this killed the engine where prompts went in pieces.
+    seeded = [SamplingParams(temperature=1.0, seed=n, max_tokens=3) for n in range(16)]
+    many = [thread.submit([5 + n] * 200, params) for n, params in enumerate(seeded)]
+    print(json.dumps({"seeded": [len(future.result().outputs[0].token_ids) for future in many]}), flush=True)
     print(json.dumps({"unfinished": thread.call(lambda engine: engine.has_unfinished_requests())}), flush=True)
     os._exit(0)  # the engine's thread does not end by itself
 

@@ -55,7 +55,7 @@ def test_an_adapter_is_served_and_a_refused_request_harms_no_other(adapter):
     process = start("adapter", str(path))
     output, _ = process.communicate(timeout=180)
     assert process.returncode == 0
-    first, second, refused, last = (json.loads(line) for line in output.splitlines() if line.startswith("{"))
+    first, second, refused, seeded, last = (json.loads(line) for line in output.splitlines() if line.startswith("{"))
     for found, prompt in ((first, [5, 9, 12, 20]), (second, [7, 7, 30])):
         ids, logps = greedy(model, prompt, tokens=len(found["ids"]))
         assert found["ids"] == ids
@@ -63,6 +63,7 @@ def test_an_adapter_is_served_and_a_refused_request_harms_no_other(adapter):
         with model.disable_adapter():
             assert greedy(model, prompt, tokens=len(ids))[1] != pytest.approx(logps, abs=1e-3)
     assert "256" in refused["error"]
+    assert len(seeded["seeded"]) == 16
     assert last == {"unfinished": False}
 
 
