@@ -30,8 +30,10 @@ class Prompt:
     opened: bool
 
 
-def chat_prompt(tokenizer: Any, message: str, *, mode: ThinkMode) -> Prompt:
+def chat_prompt(tokenizer: Any, message: str, *, mode: ThinkMode, opened: bool | None = None) -> Prompt:
     """The prompt of one user's message, generation prompt and prefill included.
+
+    `opened`, where it is known from another prompt of the mode, spares a second rendering: no message changes it.
 
     Tokenised once, as a whole, so that the ids are those of `apply_chat_template` where there is no prefill. A prefill
     that opens a block which the template has opened already takes the place of that opening.
@@ -44,8 +46,8 @@ def chat_prompt(tokenizer: Any, message: str, *, mode: ThinkMode) -> Prompt:
         text = text.rstrip().removesuffix(OPENING)
     text += mode.prefill
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    if OPENING not in text:
-        return Prompt(tuple(ids), text, False)
+    if opened is not None or OPENING not in text:
+        return Prompt(tuple(ids), text, opened or False)
     said = tokenizer.apply_chat_template(turns, add_generation_prompt=False, tokenize=False, **mode.template)
     return Prompt(tuple(ids), text, _ends_open(text, said=said))
 

@@ -76,6 +76,7 @@ class Renderer:
         check_modes(tokenizer, name=sampling.model.path, on=family.on, off=family.off)
         self.sampling, self.tokenizer = sampling, tokenizer
         self.modes = {"on": family.on, "off": family.off}
+        self.opened = {name: chat_prompt(tokenizer, "?", mode=mode).opened for name, mode in self.modes.items()}
         self.special = control_tokens(tokenizer)
         self.room = sampling.engine.max_model_len
 
@@ -87,9 +88,9 @@ class Renderer:
         fault = question_fault(request["question"], special_tokens=self.special)
         if fault is not None:
             return Reject(request["row_id"], *fault, request["question"])
-        mode = self.modes[request["mode"]]
+        name = request["mode"]
         message = self.sampling.prompt.replace("{question}", request["question"])
-        prompt = chat_prompt(self.tokenizer, message, mode=mode)
+        prompt = chat_prompt(self.tokenizer, message, mode=self.modes[name], opened=self.opened[name])
         if len(prompt.token_ids) >= self.room:
             detail = f"{len(prompt.token_ids)} tokens, model length {self.room}"
             return Reject(request["row_id"], "prompt_too_long", detail, request["question"])

@@ -14,10 +14,11 @@ import logging
 import os
 import queue
 import shutil
+import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
@@ -61,21 +62,40 @@ def local_copy(path: str) -> str:
     return target
 
 
+class _Batch:
+    """Requests that are answered together: one wake-up of the asker for all of them."""
+
+    def __init__(self, size: int) -> None:
+        self.results: list[Any] = [None] * size
+        self.left = size
+        self.future: Future[list[Any]] = Future()
+        if not size:
+            self.future.set_result([])
+
+    def put(self, place: int, result: Any) -> None:
+        self.results[place] = result
+        self.left -= 1
+        if not self.left:
+            self.future.set_result(self.results)
+
+
 class EngineThread:
     """A `vllm.LLMEngine` and the thread that alone touches it."""
 
     def __init__(self, engine: Any, *, lora: Any = None) -> None:
         self.engine, self.lora = engine, lora
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._waiting: dict[str, Future[Any]] = {}
+        self._waiting: dict[str, tuple[_Batch, int]] = {}
         self._number = 0
+        sys.setswitchinterval(0.0005)  # the engine's short steps would wait 5 ms for each turn of another thread
         threading.Thread(target=self._run, name="engine", daemon=True).start()
 
-    def submit(self, token_ids: list[int], params: Any) -> Future[Any]:
-        """Ask for one completion; the future holds vLLM's finished RequestOutput, or what vLLM said against it."""
-        future: Future[Any] = Future()
-        self._inbox.put(lambda: self._add(token_ids, params, future))
-        return future
+    def submit(self, requests: Sequence[tuple[list[int], Any]]) -> Future[list[Any]]:
+        """Ask for one completion a (prompt token ids, SamplingParams); the future holds, in order, vLLM's finished
+        RequestOutputs, or the exception with which vLLM refused a request."""
+        batch = _Batch(len(requests))
+        self._inbox.put(lambda: self._add(requests, batch))
+        return batch.future
 
     def call(self, function: Callable[[Any], Any]) -> Any:
         """`function(engine)` in the engine's thread, between two steps."""
@@ -90,15 +110,16 @@ class EngineThread:
         self._inbox.put(run)
         return future.result()
 
-    def _add(self, token_ids: list[int], params: Any, future: Future[Any]) -> None:
-        self._number += 1
-        name = str(self._number)
-        try:
-            self.engine.add_request(name, {"prompt_token_ids": token_ids}, params, lora_request=self.lora)
-        except Exception as error:  # vLLM refuses one request; the others go on
-            future.set_exception(error)
-        else:
-            self._waiting[name] = future
+    def _add(self, requests: Sequence[tuple[list[int], Any]], batch: _Batch) -> None:
+        for place, (token_ids, params) in enumerate(requests):
+            self._number += 1
+            name = str(self._number)
+            try:
+                self.engine.add_request(name, {"prompt_token_ids": token_ids}, params, lora_request=self.lora)
+            except Exception as error:  # vLLM refuses one request; the others go on
+                batch.put(place, error)
+            else:
+                self._waiting[name] = batch, place
 
     def _run(self) -> None:
         try:
@@ -106,7 +127,8 @@ class EngineThread:
                 self._take(block=not self._waiting)
                 for output in self.engine.step() if self._waiting else ():
                     if output.finished:
-                        self._waiting.pop(output.request_id).set_result(output)
+                        batch, place = self._waiting.pop(output.request_id)
+                        batch.put(place, output)
         except BaseException:
             # An actor without an engine is of no use, and its requests would wait for ever: Ray starts another.
             log.exception("the engine has failed")
@@ -159,8 +181,8 @@ def start_engine(model_path: str, *, model: Model, engine: Engine) -> EngineThre
 
 
 def _whole_prefill(engine: Engine) -> dict[str, Any]:
-    """On a CPU a prompt is never prefilled in pieces: vLLM 0.32 winds a seeded sampler back after a piece, which a CPU's
-    generator cannot do ("CPU Generator does not use offset"), and the engine dies of it."""
+    """On a CPU a prompt is never prefilled in pieces: vLLM 0.32 winds a seeded sampler back after a piece, which the
+    generator of a CPU cannot do ("CPU Generator does not use offset"), and the engine dies of it."""
     return {"enable_chunked_prefill": False, "max_num_batched_tokens": max(2048, engine.max_model_len)}
 
 
@@ -198,20 +220,21 @@ class Generator:
 
     async def complete(self, requests: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[Reject]]:
         """Generations of the requests, and a reject for each that could not be asked or answered."""
-        prompts = await asyncio.to_thread(lambda: [self.renderer.prepare(request) for request in requests])
-        futures = [
-            None if isinstance(p, Reject) else asyncio.wrap_future(self._submit(request, p))
-            for request, p in zip(requests, prompts, strict=True)
-        ]
-        outputs = await asyncio.gather(*(f for f in futures if f is not None), return_exceptions=True)
+        prompts, work = await asyncio.to_thread(self._prepare, requests)
+        outputs = await asyncio.wrap_future(self.engine.submit(work))
         return await asyncio.to_thread(self._judge, requests, prompts, outputs)
 
-    def _submit(self, request: dict[str, Any], prompt: Prompt) -> Future[Any]:
+    def _prepare(self, requests: list[dict[str, Any]]) -> tuple[list[Prompt | Reject], list[tuple[list[int], Any]]]:
+        prompts = [self.renderer.prepare(request) for request in requests]
+        asked = [(r, p) for r, p in zip(requests, prompts, strict=True) if isinstance(p, Prompt)]
+        return prompts, [(list(prompt.token_ids), self._parameters(request, prompt)) for request, prompt in asked]
+
+    def _parameters(self, request: dict[str, Any], prompt: Prompt) -> Any:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
         decoding = self.sampling.decoding
-        params = SamplingParams(
+        return SamplingParams(
             temperature=decoding.temperature,
             top_p=decoding.top_p,
             top_k=decoding.top_k,
@@ -219,7 +242,6 @@ class Generator:
             seed=request["seed"],
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
-        return self.engine.submit(list(prompt.token_ids), params)
 
     def _judge(
         self, requests: list[dict[str, Any]], prompts: list[Prompt | Reject], outputs: list[Any]
@@ -266,7 +288,7 @@ class Exchanger(Generator):
         from vllm import SamplingParams
 
         params = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0)
-        output = self.engine.submit(prompt_ids + completion_ids, params).result()
+        (output,) = self.engine.submit([(prompt_ids + completion_ids, params)]).result()
         scored = output.prompt_logprobs[len(prompt_ids) :]
         served = [entry[token].logprob for entry, token in zip(scored, completion_ids, strict=True)]
         return float(np.abs(np.array(served) - np.array(logps)).max())

@@ -29,19 +29,17 @@ def adapter(path):
     thread = start_engine(resolve_path(model.path), model=model, engine=ENGINE)
     greedy = SamplingParams(temperature=0.0, max_tokens=5, logprobs=0)
     prompts = [[5, 9, 12, 20], [7, 7, 30], list(range(300))]  # the last is longer than the model
-    futures = [thread.submit(prompt, greedy) for prompt in prompts]
-    for future in futures:
-        try:
-            done = future.result().outputs[0]
-        except Exception as error:  # vLLM has a class of its own for it
-            print(json.dumps({"error": str(error)}), flush=True)
+    for output in thread.submit([(prompt, greedy) for prompt in prompts]).result():
+        if isinstance(output, Exception):
+            print(json.dumps({"error": str(output)}), flush=True)
             continue
+        done = output.outputs[0]
         logps = [step[token].logprob for step, token in zip(done.logprobs, done.token_ids, strict=True)]
         print(json.dumps({"ids": list(done.token_ids), "logps": logps}), flush=True)
-    # More prompt tokens at once than a step takes, each with a seed: this killed the engine where prompts went in pieces.
+    # More prompt tokens than a step takes, each with a seed: this killed the engine where prompts went in pieces.
     seeded = [SamplingParams(temperature=1.0, seed=n, max_tokens=3) for n in range(16)]
-    many = [thread.submit([5 + n] * 200, params) for n, params in enumerate(seeded)]
-    print(json.dumps({"seeded": [len(future.result().outputs[0].token_ids) for future in many]}), flush=True)
+    many = thread.submit([([5 + n] * 200, params) for n, params in enumerate(seeded)]).result()
+    print(json.dumps({"seeded": [len(output.outputs[0].token_ids) for output in many]}), flush=True)
     print(json.dumps({"unfinished": thread.call(lambda engine: engine.has_unfinished_requests())}), flush=True)
     os._exit(0)  # the engine's thread does not end by itself
 
