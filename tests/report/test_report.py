@@ -378,3 +378,20 @@ def test_numbers_as_text() -> None:
     assert gain(BASE) is None
     assert "[90% CI]" in result_text(BASE, level=0.9)
     assert published(["sciq", "other"])[-1] == ("MR-ALIGN", "70.70/11.70")
+
+
+def test_before_there_is_an_evaluation_the_funnels_are_printed(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, until="rollouts")
+    row = {"split": "train", "dataset": "nq_open", "records": 40, "kept": 36}
+    dropped = {"duplicate_question": 3, "in_evaluation_split": 1}
+    seal(plan["questions"], figures={"funnel": [{**row, "dropped": dropped}, {**row, "dataset": "b", "dropped": {}}]})
+    lines_shown = publish(make_config(tmp_path), list(plan.values())).splitlines()
+    cells = [re.split(r"\s{3,}", line) for line in lines_shown]
+    assert ["train", "nq_open", "40", "duplicate_question 3, in_evaluation_split 1", "36"] in cells
+    assert ["train", "b", "40", "–", "36"] in cells
+    assert "train nq_open 40 duplicate_question 3, in_evaluation_split 1 36" in plain(page_of(tmp_path))
+
+
+def test_the_funnel_of_the_candidates_is_printed(tmp_path: Path) -> None:
+    lines_shown = publish(*make_run(tmp_path, until="candidates")).splitlines()
+    assert ["nq_open", "questions in", "40"] in [re.split(r"\s{3,}", line) for line in lines_shown]
