@@ -72,6 +72,12 @@ def _run(context: Context) -> Outcome:
     settings = context.config.annotation
     taxonomy = taxonomy_of(settings)
     source = context.upstream["candidates"]
+    if not any(source.rows(part) for part in source.parts()):
+        raise ValueError(
+            "no candidate is left: no question was right in every draw of one mode and wrong in every draw of the "
+            "other, or its draws were invalid, or the length filter dropped it. The same command with --until "
+            "candidates prints how many went where; see candidates.*, rollouts.prompt and model.family"
+        )
     context.out.write_text("taxonomy.json", json.dumps({"states": taxonomy.states, "macro": dict(taxonomy.macro)}))
     map_parts(
         context,

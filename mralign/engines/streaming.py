@@ -150,7 +150,7 @@ def _endpoint_pool(sampling: Sampling) -> dict[str, Any]:
 
 def _rows(counts: Any, *, said: dict[str, Any]) -> Iterator[int]:
     """One item a row; `said` gets the earliest `ready`, the last `stopped` and the largest figures of the endpoint."""
-    said.update(ready=time.time(), stopped="", endpoint={})
+    said.update(ready=float("inf"), stopped="", endpoint={})
     for batch in counts.iter_batches(batch_size=None, batch_format="pyarrow"):
         for row in batch.to_pylist():
             said["ready"] = min(said["ready"], row["ready"])

@@ -151,19 +151,10 @@ def _candidates(context: Context) -> Outcome:
     )
     rows = sum(source.rows(part) for part in source.parts())
     kept = context.out.read(schema=CANDIDATES, columns=["dataset", "polarity", "question_id"])
-    if not kept.num_rows:
-        raise ValueError(
-            "no candidate is left: no question was right in every draw of one mode and wrong in every draw of the "
-            f"other, or the length filter dropped all. Reasons: {_reasons(context)}. See candidates.* in the config."
-        )
     datasets = Counter(questions.read_parts(train, schema=QUESTIONS, columns=["dataset"]).column("dataset").to_pylist())
     columns = ["row_id", "reason", "detail"]
     rejects = [Reject(**row) for row in context.out.read_rejects(columns=columns).to_pylist()]
     return Outcome(rows, kept.num_rows, {"funnel": funnel(kept.to_pylist(), rejects, datasets)})
-
-
-def _reasons(context: Context) -> dict[str, int]:
-    return dict(Counter(context.out.read_rejects(columns=["reason"]).column("reason").to_pylist()))
 
 
 ROLLOUTS_STAGE = Stage(
