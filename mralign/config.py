@@ -120,7 +120,7 @@ class Engine(Section):
 
     min_replicas: int = Field(1, ge=1, description="Engines kept while there is work.")
     max_replicas: int = Field(1, ge=1, description="Engines that may run at once: Ray Data scales between the two.")
-    cpus_per_replica: int = Field(1, ge=1)
+    cpus_per_replica: int = Field(1, ge=1, description="Also the threads of an engine without a GPU.")
     gpus_per_replica: float = Field(0, ge=0, description="GPUs of one engine: tensor_parallel x pipeline_parallel.")
     tensor_parallel: int = Field(1, ge=1)
     pipeline_parallel: int = Field(1, ge=1)
