@@ -4,10 +4,11 @@ Batches of requests enter; committed parts of schema GENERATIONS leave, a bad ro
 thread that adds every request as it comes and steps as long as one is unfinished, so the requests of several batches
 decode together and the tail of one batch does not idle.
 
-Both alternatives were tried (`tests/benchmarks/rollouts.py --others`, two cores, the embedded model, one run): over raw
-`LLM.generate`, a bare AsyncLLM gave .87, `ray.data.llm` .63, and this engine without Ray .95, its whole stage .69, since
-then .80 (SmolLM2-135M: 1.00). AsyncLLM always runs its core in a child process: 15 s more to start on a CPU, and the
-child outlives a kill -9 of its actor. `ray.data.llm` asks for a processor a mode, and commits nothing before its end.
+Both alternatives were tried (`tests/benchmarks/rollouts.py --others`, two cores, the embedded model, one run): over
+raw `LLM.generate`, a bare AsyncLLM gave .87, `ray.data.llm` .63, and this engine without Ray .95, its whole stage .69,
+since then .80 (SmolLM2-135M: 1.00). AsyncLLM always runs its core in a child process: 15 s more to start on a CPU, and
+the child outlives a kill -9 of its actor. `ray.data.llm` asks for a processor a mode, and its rows are committed by a
+later operator, not by the actor.
 """
 
 from __future__ import annotations
