@@ -203,12 +203,15 @@ def test_the_description_of_a_run_that_stopped_and_of_a_finished_one(miniworld):
         ),
         ("questions.train=[{name: a, path: 'pkg://gone/a.jsonl'}]", "no package 'gone' is installed"),
         ("questions.test=[]", r"evaluation\.split='test' has no questions; give questions\.test"),
+        ("questions.test=[{name: lf, path: LONGFACT, format: longfact}]", "LongFact has no gold answers"),
         ("model.path=./gone", r"model\.path='\./gone' does not exist"),
         ("annotation.adjudicator={name: a, rule_book: gone.yaml}", r"annotation file: gone\.yaml does not exist"),
         ("annotation.taxonomy=gone.yaml", r"annotation file: gone\.yaml does not exist"),
     ],
 )
 def test_what_is_missing_is_refused_before_anything_starts(miniworld, tmp_path, override, message):
+    (tmp_path / "longfact-concepts_x.jsonl").write_text('{"prompt": "What?"}\n')
+    override = override.replace("LONGFACT", str(tmp_path))
     with pytest.raises(ValueError, match=message):
         pipeline.plan(miniworld(override))
     assert not (tmp_path / "run").exists()

@@ -104,6 +104,12 @@ def _check(config: RunConfig) -> None:
     split = config.evaluation.split
     if not getattr(config.questions, split):
         raise ValueError(f"evaluation.split={split!r} has no questions; give questions.{split}, or another split")
+    unjudged = [source.name for source in getattr(config.questions, split) if source.format == "longfact"]
+    if unjudged:
+        raise ValueError(
+            f"questions.{split} holds {unjudged}: LongFact has no gold answers, so Acc and Mis cannot be told and its "
+            f"judge is not here yet; take it out of questions.{split}, or stop before the evaluation (--until training)"
+        )
 
 
 BASE_STAGE = Stage(

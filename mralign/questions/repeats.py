@@ -169,12 +169,11 @@ def _same(group_M: np.ndarray, split_M: np.ndarray, *, across: bool) -> tuple[np
     return np.where(held_out_M, held_M, np.where(is_first, -1, own_M)), held_out_M
 
 
-def _ids(keys: Sequence[pa.Table], part_K: np.ndarray, row_K: np.ndarray) -> pa.ChunkedArray:
-    """The question_id of each (part, row)."""
-    starts = np.cumsum([0, *(table.num_rows for table in keys)])
-    place_K = starts[part_K]
+def _ids(keys: Sequence[pa.Table], part_K: np.ndarray, row_K: np.ndarray) -> list[str]:
+    """The question_id of each (part, row), part by part: a `take` over all parts would copy the ids of all rows."""
+    ids_K = np.empty(len(part_K), dtype=object)
     for part in np.unique(part_K):
         mine = np.flatnonzero(part_K == part)
-        place_K[mine] += np.searchsorted(keys[part].column("row").to_numpy(), row_K[mine])
-    ids = [chunk for table in keys for chunk in table.column("question_id").chunks]
-    return pa.chunked_array(ids, pa.string()).take(pa.array(place_K))
+        places = np.searchsorted(keys[part].column("row").to_numpy(), row_K[mine])
+        ids_K[mine] = keys[part].column("question_id").take(pa.array(places)).to_pylist()
+    return ids_K.tolist()
