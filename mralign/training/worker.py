@@ -41,12 +41,12 @@ class Task:
     """What a run trains, the same on every worker."""
 
     model_path: str
-    adapter: str | None
     trust_remote_code: bool
     settings: Training
     seed: int
     examples: Sequence[Example]
     reference: Reference | None  # None for SFT
+    adapter: str | None = None  # merged into the model before anything else
 
     def batches(self) -> list[Batch]:
         owners = [example.question_id for example in self.examples]

@@ -22,3 +22,21 @@ def test_a_model_that_changes_its_logits_is_refused(tiny_model, tmp_path):
     (tmp_path / "capped" / "config.json").write_text(json.dumps({**config, "final_logit_softcapping": 30.0}))
     with pytest.raises(ValueError, match=r"changes its logits after the head \(\{'final_logit_softcapping': 30.0\}\)"):
         load_model(str(tmp_path / "capped"), dtype="float32")
+
+
+def test_a_policy_with_an_adapter_is_the_adapted_model(tiny_model, tmp_path):
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(1)
+    lora = LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False)
+    adapted = get_peft_model(load_model(tiny_model, dtype="float32"), lora).eval()
+    adapted.save_pretrained(tmp_path)
+    ids = torch.tensor([[1, 5, 3, 2]])
+    merged = load_model(tiny_model, dtype="float32", adapter=str(tmp_path))
+    with torch.no_grad():
+        wanted, found, base = (
+            m(input_ids=ids).logits for m in (adapted, merged, load_model(tiny_model, dtype="float32"))
+        )
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
+    assert (found - base).abs().max() > 1e-2
