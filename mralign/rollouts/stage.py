@@ -87,9 +87,8 @@ def _import(context: Context) -> Outcome:
         )
         tables.append(table)
         rejects += bad
-    table, strangers = _by_question_part(context, pa.concat_tables(tables), rejects=rejects)
-    rows_in = table + len(strangers)
-    return Outcome(rows_in=rows_in, rows_out=table)
+    rows, rejects = _by_question_part(context, pa.concat_tables(tables), rejects=rejects)
+    return Outcome(rows_in=rows + len(rejects), rows_out=rows)
 
 
 def _by_question_part(context: Context, table: pa.Table, *, rejects: list[Reject]) -> tuple[int, list[Reject]]:

@@ -94,7 +94,9 @@ def main():
             _temp_dir=f"{directory}/ray",
             runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}},
         )
+        ray.data.DataContext.get_current().enable_progress_bars = False  # the stage shows its own
         logging.getLogger("ray.data").setLevel(logging.WARNING)
+        logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
         found = [measure(size, Path(directory)) for size in (rows // 10, rows)]
         ray.shutdown()
     small, large = found

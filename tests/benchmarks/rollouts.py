@@ -246,6 +246,7 @@ def run(args, *, repeats, work):
     )
     ray.data.DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
     table, sampling = world(args.model, quick=args.quick, work=work)
     requests = build_requests(table, modes=sampling.modes, draws=sampling.draws, seed=0).to_pylist()
     found = {"raw": [], "stage": []}
