@@ -8,8 +8,9 @@ part by a remote task; `map_groups` does so with several parts that belong toget
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
@@ -83,30 +84,31 @@ def map_groups(
 
     done = set(context.out.parts())
     task: Any = ray.remote(_map_group).options(max_retries=3)
-    pending = [
-        task.remote(function, source, context.out, name, parts, schema, upstream_schema)
-        for name, parts in groups.items()
-        if name not in done
-    ]
-    _wait(pending, context.out.stage)
+    todo = {name: parts for name, parts in groups.items() if name not in done}
+    tasks = (
+        task.remote(function, source, context.out, name, parts, schema, upstream_schema) for name, parts in todo.items()
+    )
+    for _ in progress(_finished(tasks), total=len(todo), label=context.out.stage):
+        pass
 
 
-def _wait(pending: list[Any], label: str) -> None:
+def _finished(tasks: Iterator[Any]) -> Iterator[Any]:
+    """The results of `tasks` as they come; each is submitted, by drawing it, when there is room for it.
+
+    After a failure nothing more is submitted, and what runs is left to end by itself. It is not cancelled: the core of
+    Ray 2.60 ends the driver's whole process if a task completes while it is being cancelled ("Tried to complete task
+    that was not pending").
+    """
     import ray
 
-    def finished() -> Iterable[Any]:
-        left = pending
-        while left:
-            ready, left = ray.wait(left, num_returns=1)
-            yield ray.get(ready[0])
-
-    try:
-        for _ in progress(finished(), total=len(pending), label=label):
-            pass
-    except BaseException:
-        for task in pending:
-            ray.cancel(task)
-        raise
+    running: list[Any] = []
+    while True:
+        room = 2 * max(1, int(ray.cluster_resources().get("CPU", 1))) - len(running)
+        running += islice(tasks, max(0, room))
+        if not running:
+            return
+        ready, running = ray.wait(running, num_returns=1)
+        yield ray.get(ready[0])
 
 
 def _map_group(

@@ -1,7 +1,7 @@
 """A local Ray for the tests that ask for one, and a sign that pytest came to its end.
 
-Ray's core ends its driver, here pytest, without a word when Ray's daemon dies. `.ci/run` then finds no
-`.pytest_cache/ended`, and knows that no test has failed and no test has passed.
+Ray's core can end its driver, here pytest, without a word. `.ci/run` then finds no `.pytest_cache/ended`, and shows
+what Ray has logged.
 """
 
 import logging
