@@ -150,10 +150,18 @@ def _run(context: Context) -> Outcome:
     _read_all(context, raw=raw)
     _drop_all(context, raw=raw)
     funnel = _funnel(context)
-    raw.remove()
+    _remove(context.config, raw=raw)
     kept = {split: sum(row["kept"] for row in funnel if row["split"] == split) for split in SPLITS}
     rows_in = sum(row["records"] for row in funnel)
     return Outcome(rows_in=rows_in, rows_out=sum(kept.values()), figures={**kept, "funnel": funnel})
+
+
+def _remove(config: RunConfig, *, raw: StageDir) -> None:
+    """Delete the raw parts, the marks first: no kill may leave the mark of a source without its parts."""
+    for split, group in sources(config).items():
+        for number in range(len(group)):
+            raw.filesystem.delete_file(raw.path(f"{split}-{number:02d}.read"))
+    raw.remove()
 
 
 def _funnel(context: Context) -> list[dict[str, Any]]:

@@ -107,6 +107,23 @@ def test_a_source_that_was_read_is_not_read_again(tmp_path):
     assert out.read(schema=QUESTIONS).column("question").to_pylist() == ["marked", "from b"]
 
 
+def test_a_kill_while_the_raw_parts_are_removed_loses_no_question(tmp_path, monkeypatch):
+    path = write(tmp_path / "a.jsonl", asked("one"), asked("two"))
+    config = parse({"questions": {"train": [{"name": "a", "path": path}]}})
+
+    def cut_short(raw):
+        raw.filesystem.delete_file(raw.path("part-train-00-00000.parquet"))
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StageDir, "remove", cut_short)
+        with pytest.raises(KeyboardInterrupt):
+            run(config, tmp_path / "out")
+    outcome, out = run(config, tmp_path / "out")
+    assert outcome.rows_out == out.read(schema=QUESTIONS).num_rows == 2
+    assert not out.exists("raw")
+
+
 _PEAK = """
 import resource, sys
 from mralign.questions.sources import read_batches
