@@ -1,6 +1,6 @@
 """The run: from questions to an aligned model and a report.
 
-    python jobs/align.py [--preset NAME|FILE] [--dry-run] [--until STAGE] [section.field=value ...]
+    python jobs/align.py [--preset NAME|FILE] [--dry-run] [--until STAGE | --only STAGE] [section.field=value ...]
 
 The same command works on a laptop (a local Ray is started) and as `ray job submit -- python jobs/align.py ...` on a
 cluster. Stop it at any time, run it again: it goes on where it was.
@@ -35,13 +35,13 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         config = load(args.preset, overrides=args.overrides, presets_dir=HERE / "presets")
         check_run_directory(config)
-        planned = pipeline.plan(config, until=args.until)
+        planned = pipeline.plan(config, until=args.until, only=args.only)
         if args.dry_run:
             print(pipeline.describe(config, planned))
             return 0
         pipeline.save_config(config)
         pipeline.run(config, planned, start_ray=lambda: start_ray(config))
-        print(report.publish(config, planned))
+        print(report.publish(config, planned if args.only is None else pipeline.survey(config)))
         return 0
     except ValueError as error:
         log.error("stopped: %s", error)
@@ -114,6 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--preset", default="miniworld", help="name in jobs/presets or a YAML file")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
     parser.add_argument("--until", metavar="STAGE", help="stop after this stage")
+    parser.add_argument("--only", metavar="STAGE", help="run this stage and those that it stands on, no other")
     parser.add_argument("overrides", nargs="*", metavar="section.field=value")
     return parser
 

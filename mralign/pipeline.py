@@ -36,6 +36,7 @@ class Planned:
 
 def stages(config: RunConfig) -> tuple[Stage, ...]:
     """The stages of this configuration, in order."""
+    from mralign.annotation import agreement_stage as agreement
     from mralign.annotation import stage as annotation
     from mralign.evaluation import stage as evaluation
     from mralign.questions import stage as questions
@@ -51,6 +52,9 @@ def stages(config: RunConfig) -> tuple[Stage, ...]:
     ]
     if config.training.method == "mralign":
         road += [transitions.COUNTS_STAGE, transitions.MATRICES_STAGE, transitions.WEIGHTS_STAGE]
+    human = config.annotation.human is not None
+    road += [agreement.HUMAN_STAGE] if human else []
+    road += [transitions.annotators_stage(human=human), agreement.agreement_stage(human=human)]
     road.append(training.EXAMPLES_STAGE)
     if config.training.method != "sft":
         road.append(training.REFERENCE_STAGE)
@@ -60,18 +64,45 @@ def stages(config: RunConfig) -> tuple[Stage, ...]:
     return tuple(road)
 
 
-def plan(config: RunConfig, *, until: str | None = None) -> list[Planned]:
+def plan(config: RunConfig, *, until: str | None = None, only: str | None = None) -> list[Planned]:
     """Every stage with its fingerprint and what is already there. Opens files, starts nothing.
 
-    Raises ValueError for an unknown `until`, and for what the checks of the stages that have work refuse.
+    `until` ends the plan after a stage; `only` leaves a stage and those that it stands on. Raises ValueError for an
+    unknown stage, for both at once, and for what the checks of the stages that have work refuse.
     """
-    road = stages(config)
+    planned = _placed(config, _chosen(stages(config), until=until, only=only))
+    for item in planned:
+        if item.manifest is None:
+            item.stage.check(config)
+    return planned
+
+
+def survey(config: RunConfig) -> list[Planned]:
+    """Every stage with its fingerprint and what is already there, as `plan`, for looking only: nothing is checked."""
+    return _placed(config, stages(config))
+
+
+def _chosen(road: Sequence[Stage], *, until: str | None, only: str | None) -> list[Stage]:
     names = [stage.name for stage in road]
-    if until is not None and until not in names:
-        raise ValueError(f"--until {until!r} is no stage of this run; allowed are {names}")
+    if until is not None and only is not None:
+        raise ValueError(f"--until {until} and --only {only} exclude each other; give one of them")
+    for option, name in (("--until", until), ("--only", only)):
+        if name is not None and name not in names:
+            raise ValueError(f"{option} {name!r} is no stage of this run; allowed are {names}")
+    if only is None:
+        return list(road[: names.index(until) + 1 if until else None])
+    needed = {only}
+    for stage in reversed(road):  # what a stage stands on comes before it
+        if stage.name in needed:
+            needed.update(stage.upstream)
+    return [stage for stage in road if stage.name in needed]
+
+
+def _placed(config: RunConfig, road: Sequence[Stage]) -> list[Planned]:
+    """The stages of `road`, each with its place in the run directory."""
     planned: dict[str, Planned] = {}
     digests: dict[str, str] = {}
-    for stage in road[: names.index(until) + 1 if until else None]:
+    for stage in road:
         paths = stage.inputs(config)
         for path in paths.values():
             digests.setdefault(path, digest(resolve_path(path)))
@@ -86,8 +117,6 @@ def plan(config: RunConfig, *, until: str | None = None) -> list[Planned]:
         )
         out = StageDir(f"{absolute(config.run.dir)}/{stage.name}/{mark}", stage=stage.name, fingerprint=mark)
         planned[stage.name] = Planned(stage, out, upstream, inputs, out.manifest())
-        if planned[stage.name].manifest is None:
-            stage.check(config)
     return list(planned.values())
 
 
@@ -171,7 +200,7 @@ def find(planned: Sequence[Planned], name: str) -> Planned | None:
 def describe(config: RunConfig, planned: Sequence[Planned]) -> str:
     """The plan as text: what runs, what is skipped, and the sizes that can be known before anything starts."""
     head = f"run directory: {absolute(config.run.dir)}"
-    lines = [f"  {item.stage.name:<16} {item.out.fingerprint}  {_status(item)}" for item in planned]
+    lines = [f"  {item.stage.name:<18} {item.out.fingerprint}  {_status(item)}" for item in planned]
     return "\n".join([head, "", *lines, "", *_sizes(config, planned)])
 
 
@@ -207,14 +236,24 @@ def _sizes(config: RunConfig, planned: Sequence[Planned]) -> list[str]:
     seconds = sum(manifest.seconds for manifest in done.values())
     lines.append(f"time: {seconds:.0f} s spent on finished stages; the rest is unknown before it is measured")
     lines.append(_money(config, questions))
+    lines += [line for item in planned for line in _forecast(config, item)]
     return lines
+
+
+def _forecast(config: RunConfig, item: Planned) -> list[str]:
+    """What a stage says of its cost; it can say so when all that it stands on is there."""
+    if item.stage.forecast is None or item.manifest is not None:
+        return []
+    if any(out.manifest() is None for out in item.upstream.values()):
+        return [f"{item.stage.name}: cost known when {', '.join(item.upstream)} is finished; `--until` runs so far"]
+    return [f"{item.stage.name} will take", item.stage.forecast(Context(config, item.out, item.upstream))]
 
 
 def _money(config: RunConfig, questions: Mapping[str, int] | None) -> str:
     """The most that the endpoint can cost: every completion as long as it may be. Prompts are not counted yet."""
     http = config.http
     if config.rollouts.engine != "http" or config.rollouts.import_on:
-        return "money: no stage of this run calls a paid endpoint"
+        return "money: the rollouts call no paid endpoint"
     limit = "no budget" if http.budget is None else f"stops at http.budget={http.budget:g}"
     if questions is None:
         return f"money: known after the questions are read; {limit}"

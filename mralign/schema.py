@@ -72,8 +72,10 @@ STEP = pa.struct(
         "labels": pa.list_(pa.string()),  # 0 to 2, highest confidence first; empty: left unlabelled
         "confidences": pa.list_(pa.float32()),  # 0..10, one a label
         "rule": pa.string(),  # equal | intersection | confident | adjudicated | unlabelled
-        "labels_a": pa.list_(pa.string()),
-        "labels_b": pa.list_(pa.string()),
+        "labels_a": pa.list_(pa.string()),  # what the first annotator said of the step that this one lies in ...
+        "confidences_a": pa.list_(pa.float32()),
+        "labels_b": pa.list_(pa.string()),  # ... and the second; an adjudicated step's labels are the adjudicator's
+        "confidences_b": pa.list_(pa.float32()),
     }
 )
 
@@ -83,6 +85,9 @@ ANNOTATIONS = pa.schema(
         "question_id": pa.string(),
         "dataset": pa.string(),
         "polarity": pa.int8(),
+        "segments": pa.int32(),  # base segments of the thought
+        "confidence_a": pa.float32(),  # 0..10, of the first annotator in the whole; null where it gives none
+        "confidence_b": pa.float32(),
         "steps": pa.list_(STEP),
     }
 )
@@ -159,3 +164,35 @@ def cast(table: pa.Table, schema: pa.Schema) -> pa.Table:
             f"allowed are {schema.names}"
         )
     return table.select(schema.names).cast(schema)
+
+
+ANNOTATOR_FIELDS = {"first": "labels_a", "second": "labels_b", "final": "labels"}  # who says it -> field of a step
+HUMAN_FIELDS = {**ANNOTATOR_FIELDS, "human": "labels_human"}
+
+_HUMAN_STEP = pa.struct(
+    {"first_segment": pa.int32(), "last_segment": pa.int32()}
+    | {field: pa.list_(pa.string()) for field in HUMAN_FIELDS.values()}
+)
+
+# Trajectories that a human has labelled, cut wherever the human's steps or the final steps have a boundary.
+HUMAN_STEPS = pa.schema(
+    {
+        "row_id": pa.string(),
+        "question_id": pa.string(),
+        "dataset": pa.string(),
+        "polarity": pa.int8(),
+        "steps": pa.list_(_HUMAN_STEP),
+    }
+)
+
+_OPEN_STEP = pa.struct(
+    {
+        "first_segment": pa.int32(),
+        "last_segment": pa.int32(),  # inclusive
+        "labels": pa.list_(pa.string()),  # 1 or 2 freely found names in snake_case, highest confidence first
+        "confidences": pa.list_(pa.float32()),  # 0..10, one a name
+    }
+)
+
+# Trajectories whose strategies an annotator has named freely (METHOD.md section 2b).
+OPEN_LABELS = pa.schema({"row_id": pa.string(), "steps": pa.list_(_OPEN_STEP)})

@@ -52,6 +52,8 @@ class Stage:
     upstream: tuple[str, ...] = ()
     inputs: Callable[[RunConfig], Mapping[str, str]] = lambda config: {}  # name -> path of outside files
     check: Callable[[RunConfig], None] = lambda config: None  # ValueError for what can be refused before anything runs
+    # What a stage that has work will take, for the plan; its upstream is finished.
+    forecast: Callable[[Context], str] | None = None
     version: int = 1
 
 

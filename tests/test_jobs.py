@@ -2,17 +2,25 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
+from mralign import pipeline
+from mralign.annotation.taxonomy import PAPER
+from mralign.config import load
+from mralign.schema import ANNOTATIONS
+from mralign.store import Manifest
 
 ROOT = Path(__file__).parents[1]
 STAGES = (
     *("questions", "rollouts", "candidates", "annotation", "counts", "matrices", "weights"),
-    *("examples", "reference", "training", "evaluation_base", "evaluation"),
+    *("annotator_matrices", "agreement", "examples", "reference", "training", "evaluation_base", "evaluation"),
 )
 
 
@@ -36,6 +44,8 @@ def align(run_dir, *arguments):
         (["training.epochs"], "override 'training.epochs' is not of the form section.field=value"),
         (["questions.train=[{name: a, path: gone.jsonl}]"], "questions.train, source 'a': question file 'gone.jsonl'"),
         (["--until", "candidate"], "--until 'candidate' is no stage of this run"),
+        (["--only", "agreements"], "--only 'agreements' is no stage of this run"),
+        (["--only", "agreement", "--until", "weights"], "--until weights and --only agreement exclude each other"),
     ],
 )
 def test_wrong_input_ends_the_run_before_ray_starts(tmp_path, arguments, message):
@@ -52,10 +62,64 @@ def test_a_dry_run_prints_every_stage_and_touches_nothing(tmp_path):
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0] == f"run directory: {tmp_path}/run"
-    assert [line.split()[0] for line in lines[2:14]] == list(STAGES)
-    assert all(line.split()[2:] == ["run"] for line in lines[2:14])
+    assert [line.split()[0] for line in lines[2:16]] == list(STAGES)
+    assert all(line.split()[2:] == ["run"] for line in lines[2:16])
     assert "Started a local Ray" not in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+def seal(item, **figures):
+    """Finish a stage that the test has made by hand, or needs only the name of."""
+    versions = {"pyarrow": "26"}
+    mark = item.out.fingerprint
+    item.out.seal(Manifest(item.stage.name, mark, {}, {}, item.inputs, 2, 2, {}, 1.0, versions, figures))
+
+
+def annotated(row_id, *pairs):
+    """One row of schema.ANNOTATIONS with a step of one segment for each (labels_a, labels_b)."""
+    steps = [
+        {"first_segment": n, "last_segment": n, "labels": a, "rule": "equal", "labels_a": a, "labels_b": b}
+        for n, (a, b) in enumerate(pairs)
+    ]
+    return {"row_id": row_id, "question_id": row_id[0], "dataset": "d", "polarity": 1, "steps": steps}
+
+
+@pytest.mark.integration
+def test_only_the_agreement_of_an_annotated_run_with_a_human_beside_it(tmp_path):
+    run, human = tmp_path / "run", tmp_path / "human.csv"
+    human.write_text("row_id,first_segment,last_segment,labels\np/on/0,0,0,framing\np/on/0,1,1,\n")
+    config = load("miniworld", overrides=[f"run.dir={run}"], presets_dir=ROOT / "jobs" / "presets")
+    road = {item.stage.name: item for item in pipeline.plan(config)}
+    out = road["annotation"].out
+    out.write_text("taxonomy.json", json.dumps({"states": PAPER.states, "macro": dict(PAPER.macro)}))
+    for row in (annotated("p/on/0", (["framing"], ["framing"]), (["analogy"], [])), annotated("n/on/0", ([], []))):
+        table = pa.Table.from_pylist([row], schema=ANNOTATIONS)
+        out.commit(f"part-{row['question_id']}.parquet", table, schema=ANNOTATIONS)
+    for name in ("questions", "rollouts", "candidates", "annotation", "counts"):
+        seal(road[name], funnel=[])
+
+    done = align(run, "--only", "agreement", f"annotation.human={human}")
+    assert done.returncode == 0, done.stderr
+    assert re.findall(r"(\[\d/7\] \w+): (?:starts|done before)", done.stderr) == [
+        *("[1/7] questions", "[2/7] rollouts", "[3/7] candidates", "[4/7] annotation"),
+        *("[5/7] human_labels", "[6/7] annotator_matrices", "[7/7] agreement"),
+    ]
+    (written,) = run.glob("agreement/*/agreement.json")
+    found = {" ".join(entry["pair"]): entry for entry in json.loads(written.read_text())}
+    assert list(found) == [
+        *("first second", "first final", "second final"),
+        *("first human", "second human", "final human"),
+    ]
+    assert (found["first second"]["steps"], found["first second"]["strict"]) == (3, 2 / 3)
+    assert (found["first human"]["steps"], found["first human"]["strict"]) == (2, 1 / 2)
+    assert (found["second human"]["strict"], found["second human"]["mean_l1"]) == (1, 0)
+    assert {place.name for place in run.iterdir()} == {
+        *("questions", "rollouts", "candidates", "annotation", "counts"),
+        *("human_labels", "annotator_matrices", "agreement", "report", "config.yaml"),
+    }
+    page = (run / "report" / "index.html").read_text()
+    assert '<section id="agreement">' in page
+    assert "8 of 15 planned stages finished" in page  # the page keeps what else is finished
 
 
 def questions(path, *, good, bad):

@@ -17,9 +17,10 @@ PRESETS = Path(__file__).parents[1] / "jobs" / "presets"
 MODEL = Path(resolve_path("pkg://mralign.miniworld/data/model"))
 ROAD = (
     *("questions", "rollouts", "candidates", "annotation", "counts", "matrices", "weights"),
-    *("examples", "reference", "training", "evaluation_base", "evaluation"),
+    *("annotator_matrices", "agreement", "examples", "reference", "training", "evaluation_base", "evaluation"),
 )
-AFTER_ROLLOUTS = {*ROAD[2:10], "evaluation"}
+AFTER_ROLLOUTS = {*ROAD[2:12], "evaluation"}
+COMPARED = {"annotator_matrices", "agreement"}
 ROWS = pa.schema({"row_id": pa.string()})
 
 
@@ -88,8 +89,8 @@ def test_the_plan_has_every_stage_in_order_and_writes_nothing(miniworld, tmp_pat
     ("override", "dependent"),
     [
         ("weights.anchor=opposite", {"weights", "training", "evaluation"}),
-        ("transitions.prior=0.27", {"matrices", "weights", "training", "evaluation"}),
-        ("transitions.labels=single", {"counts", "matrices", "weights", "training", "evaluation"}),
+        ("transitions.prior=0.27", {"matrices", "weights", *COMPARED, "training", "evaluation"}),
+        ("transitions.labels=single", {"counts", "matrices", "weights", *COMPARED, "training", "evaluation"}),
         ("training.learning_rate=1.7e-3", {"training", "evaluation"}),
         ("training.epochs=11", {"reference", "training", "evaluation"}),
         ("evaluation.draws=7", {"evaluation_base", "evaluation"}),
@@ -121,11 +122,11 @@ def test_one_byte_of_the_model_changes_all_that_stands_on_it(miniworld, model):
     assert changed(before, marks(config)) == set(ROAD) - {"questions"}
 
 
-def test_the_book_of_an_annotator_matters_even_if_two_share_a_name(miniworld, tmp_path):
+def test_the_book_of_each_annotator_matters(miniworld, tmp_path):
     books = [
         shutil.copy(resolve_path(f"pkg://mralign.engines/rule_books/{n}.yaml"), tmp_path) for n in ("first", "second")
     ]
-    twins = ", ".join(f"{{name: twin, rule_book: {book}}}" for book in books)
+    twins = ", ".join(f"{{name: twin {place}, rule_book: {book}}}" for place, book in enumerate(books))
     config = miniworld(f"annotation.annotators=[{twins}]")
     for book in books:
         before = marks(config)
@@ -163,17 +164,59 @@ def test_until_ends_the_plan_and_must_be_a_stage(miniworld):
         pipeline.plan(miniworld("training.method=kto"), until="weights")
 
 
+def test_only_leaves_a_stage_and_what_it_stands_on(miniworld):
+    def names(*overrides, only):
+        return [item.stage.name for item in pipeline.plan(miniworld(*overrides), only=only)]
+
+    assert names(only="questions") == ["questions"]
+    assert names(only="agreement") == [*ROAD[:4], "annotator_matrices", "agreement"]
+    assert names("training.method=kto", only="agreement") == names(only="agreement")
+    assert names(only="weights") == [*ROAD[:4], "counts", "matrices", "weights"]
+    assert names(only="evaluation_base") == ["questions", "evaluation_base"]
+    whole = marks(miniworld())
+    for item in pipeline.plan(miniworld(), only="agreement"):  # the same directories as in the whole run
+        assert item.out.fingerprint == whole[item.stage.name]
+
+
+def test_only_must_be_a_stage_and_goes_without_until(miniworld):
+    with pytest.raises(ValueError, match=r"--only 'agreements' is no stage of this run; allowed are \['questions', "):
+        pipeline.plan(miniworld(), only="agreements")
+    with pytest.raises(ValueError, match="--until weights and --only agreement exclude each other"):
+        pipeline.plan(miniworld(), until="weights", only="agreement")
+
+
+def test_only_what_is_chosen_is_checked_and_a_survey_checks_nothing(miniworld):
+    config = miniworld("questions.test=[]", "questions.dev=[]", "annotation.human=gone.csv")
+    assert pipeline.plan(config, only="candidates")
+    with pytest.raises(ValueError, match=r"annotation\.human: gone\.csv does not exist"):
+        pipeline.plan(config, only="agreement")
+    assert [item.stage.name for item in pipeline.survey(config)][7:10] == ["human_labels", *ROAD[7:9]]
+
+
+def test_a_human_is_one_more_stage_on_which_only_the_agreement_stands(miniworld, tmp_path):
+    (tmp_path / "human.csv").write_text("row_id,first_segment,last_segment,labels\nr,0,0,framing\n")
+    config = miniworld(f"annotation.human={tmp_path}/human.csv")
+    before = marks(config)
+    assert [name for name in before if name != "human_labels"] == list(ROAD)
+    assert {name for name, mark in marks(miniworld()).items() if mark != before[name]} == COMPARED
+    assert [item.stage.name for item in pipeline.plan(config, only="agreement")][4:] == [
+        *("human_labels", "annotator_matrices", "agreement")
+    ]
+    (tmp_path / "human.csv").write_text("row_id,first_segment,last_segment,labels\nr,0,0,analogy\n")
+    assert changed(before, marks(config)) == {"human_labels", *COMPARED}
+
+
 def test_the_description_of_a_fresh_run(miniworld, tmp_path):
     config = miniworld()
     planned = pipeline.plan(config)
     lines = pipeline.describe(config, planned).splitlines()
     assert lines[0] == f"run directory: {tmp_path}/run"
-    assert [line.split() for line in lines[2:14]] == [[i.stage.name, i.out.fingerprint, "run"] for i in planned]
-    text = "\n".join(lines[15:])
+    assert [line.split() for line in lines[2:16]] == [[i.stage.name, i.out.fingerprint, "run"] for i in planned]
+    text = "\n".join(lines[17:])
     assert "requests: known after the questions are read (--until questions)" in text
     assert f"model: {(MODEL / 'model.safetensors').stat().st_size / 2**20:,.1f} MiB of weights" in text
     assert "time: 0 s spent" in text
-    assert "no stage of this run calls a paid endpoint" in text
+    assert "the rollouts call no paid endpoint" in text
 
 
 def test_the_description_of_a_run_that_stopped_and_of_a_finished_one(miniworld):
@@ -190,8 +233,8 @@ def test_the_description_of_a_run_that_stopped_and_of_a_finished_one(miniworld):
     for item in planned[1:]:
         seal(item, rows=7, figures={})
     lines = pipeline.describe(config, pipeline.plan(config)).splitlines()
-    assert [line.split(maxsplit=2)[2] for line in lines[3:14]] == ["skip: done, 7 rows in 3 s"] * 11
-    assert "time: 36 s spent on finished stages; the rest is unknown before it is measured" in lines
+    assert [line.split(maxsplit=2)[2] for line in lines[3:16]] == ["skip: done, 7 rows in 3 s"] * 13
+    assert "time: 42 s spent on finished stages; the rest is unknown before it is measured" in lines
 
 
 @pytest.mark.parametrize(

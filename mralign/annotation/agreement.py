@@ -1,20 +1,27 @@
 """How far two annotations of the same steps agree (METHOD.md §2c).
 
-Two lists of label sets for the same steps enter, shares and chance-corrected kappas leave; the same at macro level, and
-the distance between the transition matrices that each annotator's labels give. Numbers for a report: nothing downstream
-computes with them.
+How often each pair of label sets (X, Y) stands at one step enters, shares and chance-corrected kappas leave; the same
+at macro level, and the distance between the transition matrices that each annotator's labels give. Counts add up: of
+any corpus, parts are counted one by one, and the result depends on nothing but the steps. Numbers for a report: nothing
+downstream computes with them.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from mralign.annotation.taxonomy import Taxonomy
+
+LabelSet = frozenset[str]
+Pairs = Mapping[tuple[LabelSet, LabelSet], int]  # how many steps have labels X from one annotator and Y from the other
+
+_SEPARATOR = "\x1f"  # between the labels of a set while Arrow counts: it has no groups by lists
 
 
 @dataclass(frozen=True)
@@ -40,16 +47,25 @@ def agreement(x: Sequence[Collection[str]], *, y: Sequence[Collection[str]]) -> 
             f"{len(x)} and {len(y)} steps given; allowed are two equally long lists of at least one step: "
             f"compare two annotations of the same steps"
         )
-    sets_x, sets_y = [frozenset(labels) for labels in x], [frozenset(labels) for labels in y]
-    pairs = list(zip(sets_x, sets_y, strict=True))
-    strict = sum(left == right for left, right in pairs) / len(pairs)
-    entail = sum(left <= right or right <= left for left, right in pairs) / len(pairs)
+    return agreement_of(Counter((frozenset(left), frozenset(right)) for left, right in zip(x, y, strict=True)))
+
+
+def agreement_of(pairs: Pairs) -> Agreement:
+    """Strict and entailment agreement of counted pairs of label sets (METHOD.md §2c); ValueError if there are none."""
+    steps = sum(pairs.values())
+    if not steps:
+        raise ValueError("0 steps given; allowed is at least one: compare annotations that have a trajectory in common")
+    marginal_x, marginal_y = Counter[LabelSet](), Counter[LabelSet]()
+    for (x, y), n in pairs.items():
+        marginal_x[x] += n
+        marginal_y[y] += n
+    strict = sum(n for (x, y), n in pairs.items() if x == y) / steps
+    entail = sum(n for (x, y), n in pairs.items() if x <= y or y <= x) / steps
     # p_e = sum over label sets s of P_X(s) P_Y(s)
-    marginal_x, marginal_y = Counter(sets_x), Counter(sets_y)
-    chance = sum(count * marginal_y[labels] for labels, count in marginal_x.items()) / len(pairs) ** 2
+    chance = sum(n * marginal_y[labels] for labels, n in marginal_x.items()) / steps**2
     return Agreement(
-        steps=len(pairs),
-        unlabelled=sum(not left or not right for left, right in pairs),
+        steps=steps,
+        unlabelled=sum(n for (x, y), n in pairs.items() if not x or not y),
         strict=strict,
         entail=entail,
         chance=chance,
@@ -63,7 +79,7 @@ def kappa(observed: float, *, chance: float) -> float:
     return (observed - chance) / (1 - chance) if chance < 1 else float("nan")
 
 
-def to_macro(label_sets: Sequence[Collection[str]], *, taxonomy: Taxonomy) -> list[frozenset[str]]:
+def to_macro(label_sets: Sequence[Collection[str]], *, taxonomy: Taxonomy) -> list[LabelSet]:
     """Each label set as the set of its macro-strategies; ValueError on a label the taxonomy does not hold."""
     for labels in label_sets:
         for label in labels:
@@ -72,9 +88,31 @@ def to_macro(label_sets: Sequence[Collection[str]], *, taxonomy: Taxonomy) -> li
     return [frozenset(taxonomy.macro[label] for label in labels) for labels in label_sets]
 
 
-def label_sets(annotations: pa.Table, *, field: str) -> list[frozenset[str]]:
-    """Label sets of every step of a schema.ANNOTATIONS table, row by row; `field` is labels, labels_a or labels_b."""
-    return [frozenset(step[field] or ()) for steps in annotations.column("steps").to_pylist() for step in steps]
+def macro_pairs(pairs: Pairs, *, taxonomy: Taxonomy) -> Counter[tuple[LabelSet, LabelSet]]:
+    """Counted pairs of label sets as counted pairs of macro sets; ValueError as in `to_macro`."""
+    joined = Counter[tuple[LabelSet, LabelSet]]()
+    for pair, n in pairs.items():
+        x, y = to_macro(pair, taxonomy=taxonomy)
+        joined[x, y] += n
+    return joined
+
+
+def count_pairs(table: pa.Table, *, x: str, y: str) -> Counter[tuple[LabelSet, LabelSet]]:
+    """How often each pair of label sets stands at one step of `table` (schema.ANNOTATIONS or schema.HUMAN_STEPS).
+
+    `x` and `y` name two fields of a step, such as labels_a and labels_b. No step becomes a Python object.
+    """
+    steps = table.column("steps").combine_chunks().flatten()
+    names = {side: pc.binary_join(pc.struct_field(steps, field), _SEPARATOR) for side, field in (("x", x), ("y", y))}
+    counted = pa.table(names).group_by(["x", "y"]).aggregate([([], "count_all")])
+    found = Counter[tuple[LabelSet, LabelSet]]()
+    for row in counted.to_pylist():  # one row a pair of ORDERED label lists: several may be one pair of sets
+        found[_label_set(row["x"]), _label_set(row["y"])] += row["count_all"]
+    return found
+
+
+def _label_set(joined: str | None) -> LabelSet:
+    return frozenset(joined.split(_SEPARATOR)) if joined else frozenset()
 
 
 def mean_l1(p: np.ndarray, *, other: np.ndarray) -> float:

@@ -33,7 +33,9 @@ class FinalStep:
     confidences: tuple[float, ...]
     rule: str
     labels_a: tuple[str, ...]
+    confidences_a: tuple[float, ...]
     labels_b: tuple[str, ...]
+    confidences_b: tuple[float, ...]
 
 
 def validate(steps: Sequence[StepLabels], *, segments: int, taxonomy: Taxonomy) -> str | None:
@@ -45,14 +47,15 @@ def validate(steps: Sequence[StepLabels], *, segments: int, taxonomy: Taxonomy) 
     for number, step in enumerate(steps):
         if step.first_segment != expected:
             return (
-                f"step {number} begins at segment {step.first_segment}, expected {expected}: steps must be ascending, "
-                f"disjoint and cover every segment from 0 to {segments - 1}"
+                f"step {number} begins at segment {step.first_segment!r:.20}, expected {expected}: steps must be "
+                f"ascending, disjoint and cover every segment from 0 to {segments - 1}"
             )
         if not step.first_segment <= step.last_segment < segments:
             return (
-                f"step {number} ends at segment {step.last_segment}; allowed are {step.first_segment} to {segments - 1}"
+                f"step {number} ends at segment {step.last_segment!r:.20}; "
+                f"allowed are {step.first_segment} to {segments - 1}"
             )
-        fault = _label_fault(step, taxonomy=taxonomy)
+        fault = label_fault(step, taxonomy=taxonomy)
         if fault:
             return f"step {number} {fault}"
         expected = step.last_segment + 1
@@ -61,13 +64,13 @@ def validate(steps: Sequence[StepLabels], *, segments: int, taxonomy: Taxonomy) 
     return None
 
 
-def _label_fault(step: StepLabels, *, taxonomy: Taxonomy) -> str | None:
-    """What is wrong with one step's labels and confidences, or None."""
+def label_fault(step: StepLabels, *, taxonomy: Taxonomy) -> str | None:
+    """What is wrong with one step's labels and confidences, or None (METHOD.md §2a, validation)."""
     unknown = [label for label in step.labels if label not in taxonomy.labels]
     if unknown:
-        return f"has unknown labels {unknown}; allowed are {list(taxonomy.labels)}"
+        return f"has unknown labels {unknown!r:.150}; allowed are {list(taxonomy.labels)}"
     if len(step.labels) > 2 or len(set(step.labels)) < len(step.labels):
-        return f"has labels {list(step.labels)}; allowed are at most two different ones"
+        return f"has labels {list(step.labels)!r:.150}; allowed are at most two different ones"
     if len(step.confidences) != len(step.labels):
         return f"has {len(step.confidences)} confidences for {len(step.labels)} labels; allowed is one each"
     bad = [value for value in step.confidences if not 0 <= value <= 10]  # NaN fails every comparison
@@ -121,6 +124,14 @@ def consolidate(a: StepLabels, *, b: StepLabels, taxonomy: Taxonomy, threshold: 
     return _final(a, b=b, chosen={label: higher[label] for label in kept}, rule=rule, taxonomy=taxonomy)
 
 
+def disputes(
+    a: Sequence[StepLabels], b: Sequence[StepLabels], *, segments: int, taxonomy: Taxonomy, threshold: float = 7.0
+) -> list[tuple[StepLabels, StepLabels]]:
+    """The final steps that rules 1 and 2 leave open, each with A's and B's labels: what the adjudicator is asked."""
+    pairs = align(a, b, segments=segments)
+    return [pair for pair in pairs if consolidate(pair[0], b=pair[1], taxonomy=taxonomy, threshold=threshold) is None]
+
+
 def consensus(
     a: Sequence[StepLabels],
     b: Sequence[StepLabels],
@@ -158,7 +169,7 @@ def _checked(verdicts: Sequence[StepLabels], *, spans: Sequence[Span], taxonomy:
     if given != list(spans):
         raise ValueError(f"adjudicator answered for spans {given}; it was asked for {list(spans)}, in this order")
     for span, verdict in zip(spans, verdicts, strict=True):
-        fault = _label_fault(verdict, taxonomy=taxonomy)
+        fault = label_fault(verdict, taxonomy=taxonomy)
         if fault:
             raise ValueError(f"adjudicator: span {span} {fault}; quarantine the row with the raw reply")
     return verdicts
@@ -172,16 +183,26 @@ def _adjudicated(a: StepLabels, *, b: StepLabels, verdict: StepLabels, taxonomy:
 
 def _final(a: StepLabels, *, b: StepLabels, chosen: Mapping[str, float], rule: str, taxonomy: Taxonomy) -> FinalStep:
     """The final step with the chosen labels, highest confidence first."""
-    labels = _rank(chosen, taxonomy=taxonomy)
+    labels, confidences = _ranked(chosen, taxonomy=taxonomy)
+    labels_a, confidences_a = _ranked(dict(zip(a.labels, a.confidences, strict=True)), taxonomy=taxonomy)
+    labels_b, confidences_b = _ranked(dict(zip(b.labels, b.confidences, strict=True)), taxonomy=taxonomy)
     return FinalStep(
         first_segment=a.first_segment,
         last_segment=a.last_segment,
-        labels=tuple(labels),
-        confidences=tuple(chosen[label] for label in labels),
+        labels=labels,
+        confidences=confidences,
         rule=rule,
-        labels_a=tuple(_rank(dict(zip(a.labels, a.confidences, strict=True)), taxonomy=taxonomy)),
-        labels_b=tuple(_rank(dict(zip(b.labels, b.confidences, strict=True)), taxonomy=taxonomy)),
+        labels_a=labels_a,
+        confidences_a=confidences_a,
+        labels_b=labels_b,
+        confidences_b=confidences_b,
     )
+
+
+def _ranked(confidences: Mapping[str, float], *, taxonomy: Taxonomy) -> tuple[tuple[str, ...], tuple[float, ...]]:
+    """Labels and confidences, highest confidence first."""
+    labels = _rank(confidences, taxonomy=taxonomy)
+    return tuple(labels), tuple(confidences[label] for label in labels)
 
 
 def _rank(confidences: Mapping[str, float], *, taxonomy: Taxonomy) -> list[str]:

@@ -1,128 +1,314 @@
 """Stage `annotation`: two annotators and an adjudicator label every candidate's thought.
 
 Candidates enter; one row of schema ANNOTATIONS a candidate leaves, with `taxonomy.json` (the states of the chain, in
-order) beside the parts. Each upstream part is annotated by one remote task; the engines and the consensus are pure
-functions of its texts.
+order) beside the parts, and `tallies/` with what each part took. Where chats are asked, candidates stream through the
+engines that they visit (Ray Data scales and feeds each pool), and the last one commits; where all are cue phrases, each
+upstream part is one remote task. The annotators, the consensus and the figures are pure functions.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections import Counter
-from dataclasses import asdict
+import math
+import time
+from collections.abc import Iterator
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import pyarrow as pa
 
-from mralign.annotation.consensus import FinalStep, consensus, validate
-from mralign.annotation.taxonomy import PAPER, Taxonomy, load_taxonomy
-from mralign.config import Annotation, RunConfig, resolve_path
-from mralign.engines.cues import RuleBook, adjudicate, annotate, load_rule_book
-from mralign.rejects import Reject
+from mralign.annotation.costs import describe_expected, expect, figures, money
+from mralign.annotation.desk import (
+    Desk,
+    add_tallies,
+    annotate_by_cues,
+    annotate_row,
+    desk_of,
+    instructions,
+    roles_of,
+    taxonomy_of,
+    trajectory_of,
+)
+from mralign.annotation.panel import Hearing, Visit, hear
+from mralign.config import RunConfig, resolve_path
+from mralign.engines.asking import ChatHouse, Speaker, check_speaker
+from mralign.engines.calls import Stopped
+from mralign.engines.chat import check_model_directory
+from mralign.engines.cues import load_rule_book
+from mralign.engines.requests import batch_key
+from mralign.engines.streaming import endpoint_pool, engine_pool, forget_failures
+from mralign.engines.vllm import local_copy
+from mralign.rejects import Reject, to_table
 from mralign.schema import ANNOTATIONS, CANDIDATES
-from mralign.stage import Context, Outcome, Stage, map_parts
-from mralign.store import Directory
+from mralign.stage import Context, Outcome, Stage, log, map_parts, progress
+from mralign.store import Directory, StageDir, drop_repeated, part_key, part_name
 
-
-def taxonomy_of(settings: Annotation) -> Taxonomy:
-    """The taxonomy of this run: the paper's, or the user's file."""
-    return load_taxonomy(resolve_path(settings.taxonomy)) if settings.taxonomy else PAPER
-
-
-def _annotate_table(table: pa.Table, *, settings: Annotation, taxonomy: Taxonomy) -> tuple[pa.Table, list[Reject]]:
-    first, second = (load_rule_book(resolve_path(a.rule_book)) for a in settings.annotators)
-    judge = load_rule_book(resolve_path(settings.adjudicator.rule_book))
-    rows, rejects = [], []
-    for row in table.to_pylist():
-        spans = zip(row["segment_start"], row["segment_end"], strict=True)
-        segments = [row["text"][start:end] for start, end in spans]
-        steps = _label(segments, books=(first, second, judge), settings=settings, taxonomy=taxonomy)
-        if isinstance(steps, str):
-            rejects.append(Reject(row["row_id"], "invalid_annotation", steps, row["text"]))
-        else:
-            names = ("row_id", "question_id", "dataset", "polarity")
-            rows.append({**{n: row[n] for n in names}, "steps": [asdict(step) for step in steps]})
-    return pa.Table.from_pylist(rows, schema=ANNOTATIONS), rejects
-
-
-def _label(
-    segments: list[str], *, books: tuple[RuleBook, RuleBook, RuleBook], settings: Annotation, taxonomy: Taxonomy
-) -> list[FinalStep] | str:
-    """The final steps, or why an annotator's opinion is invalid."""
-    first, second, judge = books
-    opinions = [annotate(segments, book=book) for book in (first, second)]
-    for annotator, opinion in zip(settings.annotators, opinions, strict=True):
-        fault = validate(opinion, segments=len(segments), taxonomy=taxonomy)
-        if fault:
-            return f"annotator {annotator.name}: {fault}"
-    try:
-        return consensus(
-            *opinions,
-            segments=len(segments),
-            taxonomy=taxonomy,
-            adjudicate=partial(adjudicate, segments=segments, book=judge),
-            threshold=settings.threshold,
-        )
-    except ValueError as error:  # the adjudicator's answer is invalid
-        return str(error)
+_RETRIES = 10  # of a batch whose engine died under it
+_SAMPLE = 200  # candidates that the expected cost is measured on
+_COLUMNS = ["row_id", "question_id", "dataset", "polarity", "question", "answers", "text"]
+_COLUMNS += ["segment_start", "segment_end"]
 
 
 def _run(context: Context) -> Outcome:
-    settings = context.config.annotation
-    taxonomy = taxonomy_of(settings)
+    desk = desk_of(context.config)
     source = context.upstream["candidates"]
-    if not any(source.rows(part) for part in source.parts()):
+    rows_in = sum(source.rows(part) for part in source.parts())
+    if not rows_in:
         raise ValueError(
             "no candidate is left: no question was right in every draw of one mode and wrong in every draw of the "
             "other, or its draws were invalid, or the length filter dropped it. The same command with --until "
             "candidates prints how many went where; see candidates.*, rollouts.prompt and model.family"
         )
-    context.out.write_text("taxonomy.json", json.dumps({"states": taxonomy.states, "macro": dict(taxonomy.macro)}))
-    map_parts(
-        context,
-        partial(_annotate_table, settings=settings, taxonomy=taxonomy),
-        source=source,
-        schema=ANNOTATIONS,
-        upstream_schema=CANDIDATES,
+    states = {"states": desk.taxonomy.states, "macro": dict(desk.taxonomy.macro)}
+    context.out.write_text("taxonomy.json", json.dumps(states))
+    times: dict[str, float] = {}
+    if desk.visits:
+        times = _ask_chats(context, desk=desk, rows=rows_in)
+    else:
+        by_cues = partial(_annotate_part, desk=desk)
+        map_parts(context, by_cues, source=source, schema=ANNOTATIONS, upstream_schema=CANDIDATES)
+    done = context.out.parts()
+    tallies = (json.loads(context.out.read_text(_tally_name(p))) for p in done if context.out.exists(_tally_name(p)))
+    steps = (context.out.read_parts([part], schema=ANNOTATIONS, columns=["steps"]) for part in done)
+    rows_out = sum(context.out.rows(part) for part in done)
+    return Outcome(rows_in, rows_out, figures(steps, tallies=tallies, desk=desk) | times)
+
+
+def _tally_name(part: str) -> str:
+    return f"tallies/{part_key(part)}.json"
+
+
+def _annotate_part(table: pa.Table, *, desk: Desk) -> tuple[pa.Table, list[Reject]]:
+    rows, rejects = annotate_by_cues(table, desk=desk)
+    return pa.Table.from_pylist(rows, schema=ANNOTATIONS), rejects
+
+
+class Annotating:
+    """A Ray Data actor: one engine (or endpoint) that trajectories visit. At the last one they are committed."""
+
+    def __init__(self, *, desk: Desk, visit: Visit, last: bool, out: StageDir) -> None:
+        self.house = ChatHouse(desk.speaker(visit))
+        self.seated = desk.seat(visit, house=self.house)
+        self.desk, self.last, self.out, self.ready = desk, last, out, time.time()
+
+    async def __call__(self, batch: pa.Table) -> pa.Table:
+        """Not the last: the batch with what was heard. The last: its rows committed, and what they took."""
+        rows = batch.to_pylist()
+        hearings = [Hearing.from_json(row["heard"]) for row in rows]
+        pairs = zip(rows, hearings, strict=True)
+        done = await asyncio.gather(*(self._visit(row, hearing=hearing) for row, hearing in pairs))
+        if not self.last:
+            heard = pa.array([hearing.to_json() for hearing in hearings], pa.string())
+            stopped = pa.array([answer if isinstance(answer, str) else "" for answer in done], pa.string())
+            kept = batch.drop_columns(["heard", "stopped"])
+            return kept.append_column("heard", heard).append_column("stopped", stopped)
+        return await asyncio.to_thread(self._commit, batch, hearings, done)
+
+    async def _visit(self, row: dict[str, Any], *, hearing: Hearing) -> dict[str, Any] | Reject | str | None:
+        """A row, a reject, or (text) why nothing may be asked any more; None where the row goes on."""
+        if row["stopped"]:
+            return str(row["stopped"])
+        try:
+            if self.last:
+                return await annotate_row(row, desk=self.desk, hearing=hearing, seated=self.seated)
+            await hear(trajectory_of(row), hearing=hearing, annotators=self.seated)
+        except Stopped as reason:
+            return str(reason)
+        return None
+
+    def _commit(self, batch: pa.Table, hearings: list[Hearing], done: list[Any]) -> pa.Table:
+        rows = [answer for answer in done if isinstance(answer, dict)]
+        rejects = [answer for answer in done if isinstance(answer, Reject)]
+        finished = [hearing for hearing, answer in zip(hearings, done, strict=True) if not isinstance(answer, str)]
+        tallies = add_tallies(finished)
+        if finished:
+            key = f"{batch.column('part')[0]}-{batch_key(batch.column('row_id').to_pylist())}"
+            part = part_name(key)
+            self.out.write_text(_tally_name(part), json.dumps(tallies))
+            table = pa.Table.from_pylist(rows, schema=ANNOTATIONS)
+            self.out.commit(part, table, schema=ANNOTATIONS, rejects=to_table(rejects))
+        stopped = next((answer for answer in done if isinstance(answer, str)), "")
+        counted = json.dumps(tallies)
+        return pa.table({"rows": [len(finished)], "ready": [self.ready], "stopped": [stopped], "tallies": [counted]})
+
+
+def _ask_chats(context: Context, *, desk: Desk, rows: int) -> dict[str, float]:
+    """Annotate by engines what is not annotated yet. Returns the seconds of this call until the last engine was ready
+    and those after it. Raises ValueError when a budget is spent; what came is kept."""
+    out, source = context.out, context.upstream["candidates"]
+    forget_failures(out)
+    done = {part: [p for p in out.parts() if p.startswith(f"part-{part_key(part)}-")] for part in source.parts()}
+    left = rows - sum(out.rows(p) + out.reject_rows(p) for names in done.values() for p in names)
+    ready = began = time.time()
+    if left > 0:
+        if desk.twins:
+            log.warning("annotation.annotators are one model at temperature 0: both will say the same, always")
+        log.info("annotation of %d trajectories will take\n%s", left, _expected(context, desk=desk, rows=left))
+        ready = _follow(_stream(source, done, desk=desk, out=out), desk=desk, total=left)
+    drop_repeated(out, schema=ANNOTATIONS)
+    return {"engine_start_s": round(ready - began, 2), "annotating_s": round(time.time() - ready, 2)}
+
+
+def _follow(reports: Iterator[dict[str, Any]], *, desk: Desk, total: int) -> float:
+    """Drive the stream with a progress bar of rows, tokens and money; when the last engine was ready."""
+    stopped, ready, tokens, spent = "", math.inf, 0, 0.0
+
+    def rows() -> Iterator[int]:
+        nonlocal stopped, ready, tokens, spent
+        for report in reports:
+            for role, tally in json.loads(report["tallies"]).items():
+                tokens += tally.get("fresh_prompt_tokens", 0) + tally.get("fresh_completion_tokens", 0)
+                spent += money(tally, desk=desk, role=role, fresh=True)
+            stopped, ready = report["stopped"] or stopped, min(ready, report["ready"])
+            yield from range(report["rows"])
+
+    bar: Any = progress(rows(), total=total, label="annotation", unit="row")
+    for _ in bar:
+        bar.set_postfix_str(f"{tokens:,} tokens, money {spent:,.2f}", refresh=False)
+    if stopped:
+        raise ValueError(stopped)
+    return ready
+
+
+def _stream(source: StageDir, done: dict[str, list[str]], *, desk: Desk, out: StageDir) -> Iterator[dict[str, Any]]:
+    """One report a committed batch."""
+    import ray
+
+    visits = desk.visits
+    data = (
+        ray.data.from_items([{"part": part} for part in done], override_num_blocks=len(done))
+        .map_batches(
+            cast(Any, _rows_left),
+            fn_kwargs={"source": source, "done": done, "out": out},
+            batch_size=1,
+            batch_format="pyarrow",
+        )
+        .repartition(target_num_rows_per_block=desk.speaker(visits[0]).serving.batch_size)
     )
-    rows_in = source.read(schema=CANDIDATES, columns=["row_id"]).num_rows
-    rows = context.out.read(schema=ANNOTATIONS, columns=["steps"]).column("steps").to_pylist()
-    return Outcome(rows_in, len(rows), _figures(rows))
+    for visit in visits:
+        data = data.map_batches(
+            Annotating,
+            fn_constructor_kwargs={"desk": desk, "visit": visit, "last": visit == visits[-1], "out": out},
+            batch_size=None,  # a block is a batch
+            batch_format="pyarrow",
+            ray_remote_args_fn=lambda: {"max_task_retries": _RETRIES},
+            **_pool(desk.speaker(visit)),
+        )
+    for batch in data.iter_batches(batch_size=None, batch_format="pyarrow"):
+        yield from cast(pa.Table, batch).to_pylist()
 
 
-def _figures(rows: list[list[dict[str, Any]]]) -> dict[str, Any]:
-    steps = [step for row in rows for step in row]
-    rules = Counter(step["rule"] for step in steps)
-    labels = Counter(label for step in steps for label in step["labels"])
-    return {"steps": len(steps), "rules": dict(rules.most_common()), "labels": dict(labels.most_common())}
+def _pool(speaker: Speaker) -> dict[str, Any]:
+    if speaker.http is not None:
+        return endpoint_pool(speaker.http, batch_size=speaker.serving.batch_size)
+    return engine_pool(speaker.serving)
+
+
+def _rows_left(batch: pa.Table, *, source: StageDir, done: dict[str, list[str]], out: StageDir) -> Iterator[pa.Table]:
+    """The candidates of the parts named in `batch` that have no row in the parts `done`, nothing heard of them yet."""
+    for part in batch.column("part").to_pylist():
+        table = source.read_parts([part], schema=CANDIDATES, columns=_COLUMNS)
+        finished = out.read_parts(done[part], schema=ANNOTATIONS, columns=["row_id"]).column("row_id").to_pylist()
+        finished += out.read_rejects(done[part]).column("row_id").to_pylist()
+        left = ~np.isin(table.column("row_id").to_numpy(), np.array(finished, dtype=object))
+        todo = table.filter(pa.array(left, pa.bool_()))
+        for name, text in (("part", part_key(part)), ("heard", Hearing().to_json()), ("stopped", "")):
+            todo = todo.append_column(name, pa.array([text] * todo.num_rows, pa.string()))
+        yield todo
+
+
+def _expected(context: Context, *, desk: Desk, rows: int) -> str:
+    """The expected cost as text, measured on the first candidates with the tokenizer of the model that thought."""
+    from transformers import AutoTokenizer
+
+    source, model = context.upstream["candidates"], context.config.model
+    sample: list[Any] = []
+    for part in source.parts():
+        table = source.read_parts([part], schema=CANDIDATES, columns=_COLUMNS)
+        sample += [trajectory_of(row) for row in table.slice(0, _SAMPLE - len(sample)).to_pylist()]
+        if len(sample) >= _SAMPLE:
+            break
+    path = local_copy(resolve_path(model.path))
+    tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=model.trust_remote_code)
+    count = lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])  # noqa: E731
+    return describe_expected(expect(sample, rows=rows, desk=desk, count=count))
+
+
+def _forecast(context: Context) -> str:
+    desk, source = desk_of(context.config), context.upstream["candidates"]
+    rows = sum(source.rows(part) for part in source.parts())
+    if not rows or not desk.visits:
+        return "  no model is asked"
+    return _expected(context, desk=desk, rows=rows)
+
+
+def _matters(config: RunConfig) -> dict[str, Any]:
+    settings = config.annotation
+    chats = {role: _chat_matters(role, config=config) for role, a in roles_of(settings).items() if a.engine != "cues"}
+    if not chats:
+        return {"threshold": settings.threshold}
+    return {
+        "threshold": settings.threshold,
+        "seed": config.run.seed,
+        "show_answers": settings.show_answers,
+        "instructions": instructions(taxonomy_of(settings)),
+        "chats": chats,
+    }
+
+
+def _chat_matters(role: str, *, config: RunConfig) -> dict[str, Any]:
+    annotator = roles_of(config.annotation)[role]
+    model, http = annotator.model or config.model, annotator.http or config.http
+    asked = {
+        "name": annotator.name,  # its seed comes from it
+        "decoding": annotator.decoding.model_dump(mode="json"),
+        "mode": annotator.mode.model_dump(mode="json") if annotator.mode else None,
+        "structured": annotator.structured,
+    }
+    if annotator.engine == "http":
+        return asked | {"base_url": http.base_url, "model": http.model or model.path, "request": http.request}
+    return asked | {"model": model.matters(), "max_model_len": (annotator.serving or config.engine).max_model_len}
 
 
 def _inputs(config: RunConfig) -> dict[str, str]:
     settings = config.annotation
-    roles = zip(("first", "second", "adjudicator"), (*settings.annotators, settings.adjudicator), strict=True)
-    books = {role: annotator.rule_book for role, annotator in roles}  # by role: two annotators may share a name
-    return books | ({"taxonomy": settings.taxonomy} if settings.taxonomy else {})
+    found = {"taxonomy": settings.taxonomy} if settings.taxonomy else {}
+    for role, annotator in roles_of(settings).items():
+        if annotator.rule_book:
+            found[role] = annotator.rule_book
+        elif annotator.engine == "vllm":
+            model = annotator.model or config.model
+            found |= {f"{role} {name}": path for name, path in model.inputs().items()}
+    return found
 
 
 def _check(config: RunConfig) -> None:
-    for path in _inputs(config).values():
-        Directory(resolve_path(path)).require("annotation file")
-    labels = set(taxonomy_of(config.annotation).labels)
-    for annotator in (*config.annotation.annotators, config.annotation.adjudicator):
-        unknown = set(load_rule_book(resolve_path(annotator.rule_book)).labels) - labels
-        if unknown:
-            raise ValueError(
-                f"rule book {annotator.rule_book} uses labels {sorted(unknown)} that the taxonomy does not have; "
-                f"allowed are {sorted(labels)}"
-            )
+    settings = config.annotation
+    labels = set(taxonomy_of(settings).labels)
+    for annotator in roles_of(settings).values():
+        if annotator.rule_book:
+            Directory(resolve_path(annotator.rule_book)).require("annotation file")
+            unknown = set(load_rule_book(resolve_path(annotator.rule_book)).labels) - labels
+            if unknown:
+                raise ValueError(
+                    f"rule book {annotator.rule_book} uses labels {sorted(unknown)} that the taxonomy does not have; "
+                    f"allowed are {sorted(labels)}"
+                )
+        elif annotator.engine == "vllm":
+            check_model_directory(resolve_path((annotator.model or config.model).path))
+    for speaker in desk_of(config).speakers.values():
+        check_speaker(speaker)
 
 
 ANNOTATION_STAGE = Stage(
     name="annotation",
     run=_run,
-    matters=lambda config: {"threshold": config.annotation.threshold},
+    matters=_matters,
     upstream=("candidates",),
     inputs=_inputs,
     check=_check,
+    forecast=_forecast,
+    version=2,
 )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -28,6 +29,7 @@ class Taxonomy:
 
     labels: tuple[str, ...]
     macro: Mapping[str, str] = field(hash=False)
+    meaning: Mapping[str, str] = field(default_factory=dict, hash=False)  # one sentence a label, for the instruction
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.labels) <= MAX_LABELS:
@@ -46,6 +48,8 @@ class Taxonomy:
         if set(self.macro) != set(self.labels):
             odd = sorted(set(self.macro) ^ set(self.labels))
             raise ValueError(f"`macro` must name exactly the labels; they differ in {odd}: give each label its macro")
+        if not set(self.meaning) <= set(self.labels):
+            raise ValueError(f"`meaning` names {sorted(set(self.meaning) - set(self.labels))}, which are no labels")
 
     @property
     def states(self) -> tuple[str, ...]:
@@ -68,51 +72,71 @@ class Taxonomy:
             ) from None
 
 
-_PAPER_MACROS = {
-    "Meta-cognitive Regulation": ("framing", "backtracking", "self_verification", "evaluation"),
-    "Problem-Solving Operations": ("decomposition", "chaining"),
-    "Knowledge Operations": (
-        "causal_reasoning",
-        "retrieval",
-        "analogy",
-        "synthesis",
-        "comparison",
-        "categorization",
-        "case_analysis",
-    ),
-    "Explanatory & Communication": ("explanation", "summarization"),
+# The paper names the labels and groups them; the sentences that say what they mean are ours.
+_PAPER = {
+    "Meta-cognitive Regulation": {
+        "framing": "says what is asked, what kind of answer is wanted, or how to go about it, before going about it",
+        "backtracking": "gives up an earlier claim, candidate or line of thought and goes back",
+        "self_verification": "checks an own earlier claim: recalls it again, looks for a contradiction, tests it",
+        "evaluation": "judges how good, certain, relevant or complete a claim, a source or the own knowledge is",
+    },
+    "Problem-Solving Operations": {
+        "decomposition": "splits the question into parts or sub-questions",
+        "chaining": "takes the result of the step before and draws the next one from it, one after another",
+    },
+    "Knowledge Operations": {
+        "causal_reasoning": "explains something by its cause, or infers an effect from a cause",
+        "retrieval": "brings up a fact, name, date or definition from memory",
+        "analogy": "carries something over from a similar case",
+        "synthesis": "joins several pieces of knowledge into one claim",
+        "comparison": "sets two or more candidates, facts or options against each other",
+        "categorization": "says to which kind or class something belongs",
+        "case_analysis": "goes through the possible cases one by one",
+    },
+    "Explanatory & Communication": {
+        "explanation": "makes clear to a reader why or how something is so",
+        "summarization": "states again in short what was found, or states the conclusion",
+    },
 }
 
 PAPER = Taxonomy(
-    labels=tuple(label for labels in _PAPER_MACROS.values() for label in labels),
-    macro={label: macro for macro, labels in _PAPER_MACROS.items() for label in labels},
+    labels=tuple(label for labels in _PAPER.values() for label in labels),
+    macro={label: macro for macro, labels in _PAPER.items() for label in labels},
+    meaning={label: text for labels in _PAPER.values() for label, text in labels.items()},
 )
 
 
 def load_taxonomy(path: str) -> Taxonomy:
-    """Read a taxonomy: `labels`, a list of {label, macro} in order.
+    """Read a taxonomy: `labels`, a list of {label, macro, meaning} in order; the meaning may be left out.
 
     Raises ValueError naming the file, the entry (counted from 1), what is allowed and what to do.
     """
-    with open(path, encoding="utf-8") as file:
-        try:
-            raw = yaml.safe_load(file)
-        except yaml.YAMLError as error:
-            raise ValueError(f"{path} is not YAML: {error}; mend the file") from error
+    try:
+        raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"annotation file: {path} does not exist; correct annotation.taxonomy") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not YAML: {error}; mend the file") from error
     if not isinstance(raw, dict) or set(raw) != {"labels"} or not isinstance(raw["labels"], list):
         raise ValueError(f"{path}: a taxonomy has exactly one key, `labels`, with a list of {{label, macro}}; mend it")
-    pairs = [_entry(item, where=f"{path}: label {number}") for number, item in enumerate(raw["labels"], start=1)]
+    entries = [_entry(item, where=f"{path}: label {number}") for number, item in enumerate(raw["labels"], start=1)]
     try:
-        return Taxonomy(labels=tuple(label for label, _ in pairs), macro=dict(pairs))
+        return Taxonomy(
+            labels=tuple(label for label, _, _ in entries),
+            macro={label: macro for label, macro, _ in entries},
+            meaning={label: meaning for label, _, meaning in entries if meaning},
+        )
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
 
-def _entry(item: Any, *, where: str) -> tuple[str, str]:
-    """(label, macro) of one entry of the file; ValueError beginning with `where`."""
-    if not isinstance(item, dict) or set(item) != {"label", "macro"}:
-        raise ValueError(f"{where} is {item!r}; allowed are exactly the keys label and macro; mend the entry")
-    label, macro = item["label"], item["macro"]
-    if not isinstance(label, str) or not isinstance(macro, str) or not macro.strip():
+def _entry(item: Any, *, where: str) -> tuple[str, str, str]:
+    """(label, macro, meaning or "") of one entry of the file; ValueError beginning with `where`."""
+    if not isinstance(item, dict) or not {"label", "macro"} <= set(item) <= {"label", "macro", "meaning"}:
+        raise ValueError(
+            f"{where} is {item!r}; allowed are exactly the keys label and macro, and meaning where wanted; mend it"
+        )
+    label, macro, meaning = item["label"], item["macro"], item.get("meaning", "")
+    if not isinstance(label, str) or not isinstance(macro, str) or not macro.strip() or not isinstance(meaning, str):
         raise ValueError(f"{where} is {item!r}; label and macro must be texts that are not empty: quote them")
-    return label, macro
+    return label, macro, meaning

@@ -7,7 +7,7 @@ generation_config.json; the in-process engine does not. With `vllm_extras` they 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +54,12 @@ def completion_payload(
             f"has no such field; set top_k to 0, or vllm_extras to true if the server is vLLM"
         )
     return payload
+
+
+def amend(payload: dict[str, Any], *, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The payload with the fields of `http.request` put in, and those that are null there taken out."""
+    merged = payload | dict(changes)
+    return {name: value for name, value in merged.items() if value is not None}
 
 
 def read_completion(body: dict[str, Any]) -> Completion | Failure:

@@ -18,7 +18,7 @@ import pyarrow as pa
 from mralign.config import resolve_path
 from mralign.engines.calls import Call, Failure, Reply, Stopped
 from mralign.engines.chat import Prompt
-from mralign.engines.completions import completion_payload, read_completion
+from mralign.engines.completions import amend, completion_payload, read_completion
 from mralign.engines.http import Endpoint
 from mralign.engines.requests import Renderer, Sampling, batch_key, family_of
 from mralign.rejects import Reject, to_table
@@ -75,7 +75,7 @@ class RemoteGenerator:
             seed=request["seed"],
             vllm_extras=http.vllm_extras,
         )
-        return Call(request["row_id"], "/completions", payload)
+        return Call(request["row_id"], "/completions", amend(payload, changes=http.request))
 
     def _row(self, request: dict[str, Any], prompt: Any, answer: Reply | Failure) -> Any:
         completion = read_completion(answer.body) if isinstance(answer, Reply) else answer

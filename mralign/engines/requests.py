@@ -60,7 +60,7 @@ def build_requests(questions: pa.Table, *, modes: Sequence[str], draws: int, see
     ]
     for row in rows:
         row["row_id"] = f"{row['question_id']}/{row['mode']}/{row['draw']}"
-        row["seed"] = _row_seed(seed, row["row_id"])
+        row["seed"] = row_seed(seed, row["row_id"])
     return pa.Table.from_pylist(rows, schema=REQUESTS)
 
 
@@ -165,5 +165,6 @@ def response_cache(config: RunConfig) -> str:
     return f"{absolute(config.run.dir)}/responses"
 
 
-def _row_seed(seed: int, row_id: str) -> int:
+def row_seed(seed: int, row_id: str) -> int:
+    """A seed below 2^31 for whatever `row_id` names, from the run's seed and that name only."""
     return int.from_bytes(hashlib.sha256(f"{seed}:{row_id}".encode()).digest()[:4], "big") >> 1

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mralign.config import Engine
+from mralign.config import Engine, Http
 from mralign.engines.calls import RETRIED
 from mralign.engines.remote import RemoteGenerator
 from mralign.engines.requests import Sampling, build_requests
@@ -108,7 +108,11 @@ def _stream(
         batch_size=None,  # a block is a batch
         batch_format="pyarrow",
         ray_remote_args_fn=lambda: {"max_task_retries": _RETRIES},
-        **(_endpoint_pool(sampling) if remote else _engine_pool(sampling.engine)),
+        **(
+            endpoint_pool(sampling.endpoint, batch_size=sampling.engine.batch_size)
+            if sampling.endpoint is not None
+            else engine_pool(sampling.engine)
+        ),
     )
     said: dict[str, Any] = {}
     for _ in progress(_rows(counts, said=said), total=left, label=out.stage, unit="row"):
@@ -118,7 +122,8 @@ def _stream(
     return said["ready"], said["endpoint"]
 
 
-def _engine_pool(engine: Engine) -> dict[str, Any]:
+def engine_pool(engine: Engine) -> dict[str, Any]:
+    """Ray Data's arguments for actors that each hold a vLLM engine."""
     import ray
 
     return {
@@ -134,12 +139,11 @@ def _engine_pool(engine: Engine) -> dict[str, Any]:
     }
 
 
-def _endpoint_pool(sampling: Sampling) -> dict[str, Any]:
-    """One actor, whatever the cluster: it alone counts the money."""
+def endpoint_pool(endpoint: Http, *, batch_size: int) -> dict[str, Any]:
+    """Ray Data's arguments for an endpoint: one actor, whatever the cluster. It alone counts the money."""
     import ray
 
-    assert sampling.endpoint is not None
-    calls = 2 * -(-sampling.endpoint.concurrency // sampling.engine.batch_size) + 1
+    calls = 2 * -(-endpoint.concurrency // batch_size) + 1
     return {
         "compute": ray.data.ActorPoolStrategy(
             size=1, max_concurrent_calls_per_actor=calls, max_tasks_in_flight_per_actor=2 * calls

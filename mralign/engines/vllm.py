@@ -32,7 +32,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import fs
 
-from mralign.config import Engine, Model, resolve_path
+from mralign.config import Decoding, Engine, Model, resolve_path
 from mralign.engines.adapter import save_merged
 from mralign.engines.chat import Prompt
 from mralign.engines.guard import start_guard
@@ -148,6 +148,7 @@ class EngineThread:
 def start_engine(model_path: str, *, model: Model, engine: Engine) -> EngineThread:
     """The engine of a model directory or hub name, with its adapter if it has one."""
     from vllm import EngineArgs, LLMEngine
+    from vllm.config import StructuredOutputsConfig
 
     lora: Any = None
     options = _whole_prefill(engine) if not engine.gpus_per_replica else {}
@@ -176,12 +177,35 @@ def start_engine(model_path: str, *, model: Model, engine: Engine) -> EngineThre
         gpu_memory_utilization=engine.gpu_memory_utilization,
         enforce_eager=engine.enforce_eager or not engine.gpus_per_replica,
         enable_prefix_caching=True,
+        # A weak model can write white space between the tokens of a JSON object until its tokens are spent.
+        structured_outputs_config=StructuredOutputsConfig(backend="xgrammar", disable_any_whitespace=True),
         disable_log_stats=True,
         **options,
     )
     if os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING") != "0":
         start_guard()
     return EngineThread(LLMEngine.from_engine_args(arguments), lora=lora)
+
+
+def sampling_parameters(
+    decoding: Decoding, *, max_tokens: int, seed: int, schema: dict[str, Any] | None = None, any_object: bool = False
+) -> Any:
+    """vLLM's SamplingParams; `schema` holds the completion to a JSON schema, or to any JSON object."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+
+    held: dict[str, Any] = {}
+    if schema is not None:
+        held = {"json_object": True} if any_object else {"json": schema}
+    return SamplingParams(
+        temperature=decoding.temperature,
+        top_p=decoding.top_p,
+        top_k=decoding.top_k,
+        max_tokens=max_tokens,
+        seed=seed,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+        structured_outputs=StructuredOutputsParams(**held) if held else None,
+    )
 
 
 def _whole_prefill(engine: Engine) -> dict[str, Any]:
@@ -234,18 +258,8 @@ class Generator:
         return prompts, [(list(prompt.token_ids), self._parameters(request, prompt)) for request, prompt in asked]
 
     def _parameters(self, request: dict[str, Any], prompt: Prompt) -> Any:
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
-
-        decoding = self.sampling.decoding
-        return SamplingParams(
-            temperature=decoding.temperature,
-            top_p=decoding.top_p,
-            top_k=decoding.top_k,
-            max_tokens=self.renderer.max_tokens(prompt),
-            seed=request["seed"],
-            output_kind=RequestOutputKind.FINAL_ONLY,
-        )
+        decoding, room = self.sampling.decoding, self.renderer.max_tokens(prompt)
+        return sampling_parameters(decoding, max_tokens=room, seed=request["seed"])
 
     def _judge(
         self, requests: list[dict[str, Any]], prompts: list[Prompt | Reject], outputs: list[Any]

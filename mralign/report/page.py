@@ -57,6 +57,7 @@ def _sections(config: RunConfig, *, acts: Mapping[str, Act], metrics: Metrics) -
         section("questions", "Questions", "questions", lambda: sections.questions(acts)),
         section("candidates", "Candidates", "candidates", lambda: sections.candidates(acts)),
         section("annotation", "Annotation", "annotation", lambda: sections.annotation(acts)),
+        section("agreement", "Agreement", "agreement", lambda: sections.agreement(acts)),
         section("transitions", "Transitions", "matrices", lambda: sections.transitions(config, acts=acts)),
         section("weights", "Weights", "weights", lambda: sections.weights(config, acts=acts)),
         section("training", "Training", "training", lambda: sections.training(acts)),

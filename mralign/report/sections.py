@@ -16,8 +16,8 @@ import numpy as np
 from markupsafe import Markup
 
 from mralign.config import RunConfig
+from mralign.report import annotators, tables
 from mralign.report import figures as draw
-from mralign.report import tables
 from mralign.report.evidence import (
     Act,
     Matrices,
@@ -90,6 +90,27 @@ def annotation(acts: Mapping[str, Act]) -> Content:
         "pictures": pictures,
         "labels": [(label, [found.labels[p].get(label, 0) for p in polarities]) for label in order],
         "rules": tables.rule_rows(found.rules),
+        **_annotators(figures(acts, "annotation")),
+    }
+
+
+def _annotators(written: Mapping[str, Any]) -> Content:
+    """What the annotators did, as far as the stage has written it."""
+    adjudicated = written.get("adjudicated")
+    return {
+        "annotators": annotators.annotator_rows(written.get("annotators", {})),
+        "adjudicated": None if adjudicated is None else tables.percent(adjudicated),
+        "by_label": annotators.label_rows(written.get("by_label", {})),
+    }
+
+
+def agreement(acts: Mapping[str, Act]) -> Content:
+    """Every pair of annotators; `human` is (trajectories in use, trajectories given), None without a human's labels."""
+    act = acts.get("human_labels")
+    return {
+        "rows": annotators.agreement_rows(figures(acts, "agreement")["pairs"]),
+        "human": (act.manifest.rows_out, act.manifest.rows_in) if act is not None and act.manifest else None,
+        "published": annotators.PUBLISHED,
     }
 
 

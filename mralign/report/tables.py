@@ -36,9 +36,9 @@ class ResultRow:
     n: str
 
 
-def percent(share: float | None) -> str:
-    """A share as percent with one decimal; a dash for None."""
-    return DASH if share is None else f"{100 * share:.1f}"
+def percent(share: float | None, *, digits: int = 1) -> str:
+    """A share as percent with one decimal, or `digits` of them; a dash for None."""
+    return DASH if share is None else f"{100 * share:.{digits}f}"
 
 
 def with_interval(share: float | None, interval: Sequence[float] | None) -> str:

@@ -110,38 +110,81 @@ def count(steps: pa.Table, *, states: Sequence[str], labels: Labels = "all", fie
     without a labelled step contributes nothing; <start> -> <stop> would claim a thought without strategy where only its
     labels are missing. `field` picks the final labels or one annotator's (labels_a, labels_b: METHOD.md §2c).
     """
+    return count_rows(steps, states=states, labels=labels, field=field)[0]
+
+
+def count_rows(
+    steps: pa.Table, *, states: Sequence[str], labels: Labels = "all", field: str = "labels"
+) -> tuple[pa.Table, np.ndarray, np.ndarray]:
+    """As `count`, and where each transition comes from: its row in `steps`, (T,), and its row in the table, (T,)."""
     chain = chains(steps, states=states, labels=labels, field=field)
     labelled = np.flatnonzero(chain.set_S != UNLABELLED)
     row, code = chain.row_S[labelled], chain.set_S[labelled]
     last = np.ones(labelled.size, dtype=bool)
     last[:-1] = row[1:] != row[:-1]
-    row_T = pa.array(np.concatenate([row, row[last]]))
+    row_T = np.concatenate([row, row[last]])
     source_T = np.concatenate([chain.previous_S[labelled], code[last]])
     target_T = np.concatenate([code, np.full(int(last.sum()), stop_code(len(states)), dtype=np.int64)])
-    return _merged(
-        pa.table(
-            {
-                "dataset": steps.column("dataset").take(row_T),
-                "polarity": steps.column("polarity").take(row_T),
-                "source": pa.array(source_T, pa.int32()),
-                "target": pa.array(target_T, pa.int32()),
-                "count": pa.array(np.ones(len(row_T), dtype=np.int64)),
-            },
-            schema=COUNTS,
-        )
-    )
+    names, dataset_N = _datasets(steps.column("dataset"))
+    polarity_N = steps.column("polarity").to_numpy().astype(np.int64)
+    key_T = _packed(dataset_N[row_T], polarity_N[row_T], source_T, target_T)
+    order_T, begin_G = _sorted_groups(key_T)
+    group_T = np.empty(key_T.size, dtype=np.int64)
+    group_T[order_T] = np.repeat(np.arange(begin_G.size), np.diff(begin_G, append=key_T.size))
+    n_G = np.diff(begin_G, append=key_T.size)
+    return _unpacked(key_T[order_T[begin_G]], names=names, n_G=n_G), row_T, group_T
 
 
 def add(tables: Sequence[pa.Table]) -> pa.Table:
     """The sum of count tables (schema.COUNTS): exact, associative, commutative, rows sorted by their keys."""
-    return _merged(pa.concat_tables([COUNTS.empty_table(), *tables]))
+    whole = pa.concat_tables([COUNTS.empty_table(), *tables])
+    order_R, begin_G, keys = merge(whole)
+    n_R = whole.column("count").to_numpy()
+    return keys.append_column(COUNTS.field("count"), pa.array(np.add.reduceat(n_R[order_R], begin_G), pa.int64()))
 
 
-def _merged(table: pa.Table) -> pa.Table:
-    """One row a distinct (dataset, polarity, source, target), sorted by them, counts added."""
-    summed = table.group_by(_KEYS, use_threads=False).aggregate([("count", "sum")])
-    ordered = summed.rename_columns({"count_sum": "count"}).select(COUNTS.names)
-    return ordered.sort_by([(key, "ascending") for key in _KEYS]).cast(COUNTS).combine_chunks()
+def merge(whole: pa.Table) -> tuple[np.ndarray, np.ndarray, pa.Table]:
+    """Which rows of `whole` (schema.COUNTS) belong together: an order (R,) that puts them beside each other, where each
+    group begins in it, (G,), and the columns other than the count, (G rows), sorted."""
+    names, dataset_R = _datasets(whole.column("dataset"))
+    polarity, source, target = (whole.column(name).to_numpy().astype(np.int64) for name in _KEYS[1:])
+    key_R = _packed(dataset_R, polarity, source, target)
+    order_R, begin_G = _sorted_groups(key_R)
+    table = _unpacked(key_R[order_R[begin_G]], names=names, n_G=np.zeros(begin_G.size, dtype=np.int64))
+    return order_R, begin_G, table.drop_columns(["count"])
+
+
+def _datasets(column: pa.ChunkedArray) -> tuple[pa.Array, np.ndarray]:
+    """The names in ascending order, and the place of each row's name among them, (N,) int64."""
+    distinct = pc.unique(column)
+    names = distinct.take(pc.sort_indices(distinct))
+    return names, pc.index_in(column, value_set=names).to_numpy().astype(np.int64)
+
+
+def _packed(dataset: np.ndarray, polarity: np.ndarray, source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """One int64 a row that ascends as (dataset, polarity, source, target) do; set codes below 2**20: K up to 1024."""
+    return (dataset << 48) | ((polarity + 128) << 40) | (source << 20) | target
+
+
+def _unpacked(key_G: np.ndarray, *, names: pa.Array, n_G: np.ndarray) -> pa.Table:
+    """The rows of schema.COUNTS that the keys stand for."""
+    return pa.table(
+        {
+            "dataset": names.take(pa.array(key_G >> 48)),
+            "polarity": pa.array((key_G >> 40 & 255) - 128, pa.int8()),
+            "source": pa.array(key_G >> 20 & 0xFFFFF, pa.int32()),
+            "target": pa.array(key_G & 0xFFFFF, pa.int32()),
+            "count": pa.array(n_G, pa.int64()),
+        },
+        schema=COUNTS,
+    )
+
+
+def _sorted_groups(key_R: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """An order (R,) that sorts the keys, and the places in it where another key begins, (G,)."""
+    order_R = np.argsort(key_R)
+    ordered = key_R[order_R]
+    return order_R, np.flatnonzero(np.diff(ordered, prepend=-1))
 
 
 def select(counts: pa.Table, *, polarities: Collection[int]) -> Counts:

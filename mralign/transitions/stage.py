@@ -1,7 +1,8 @@
-"""Stages `counts`, `matrices` and `weights`: label sets become count tables, P, P+ and P-, and step weights.
+"""Stages `counts`, `matrices`, `weights`, `annotator_matrices`: label sets become count tables, matrices, step weights.
 
-Counting is a remote task a part and a tree of remote additions; each matrix is one remote EM on the reduced table, at
-a cost that does not depend on the corpus; weights are a remote task a part. No arithmetic lives here.
+Counting is a remote task a part and a tree of remote additions; each matrix is one EM on the reduced table, at a cost
+that does not depend on the corpus; weights are a remote task a part. `annotator_matrices` does so with the labels of
+each annotator, for the agreement of METHOD.md §2c. No arithmetic lives here.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import pyarrow as pa
 
 from mralign.config import Transitions, Weights
 from mralign.rejects import Reject
-from mralign.schema import ANNOTATIONS, COUNTS, MATRICES, WEIGHTS
+from mralign.schema import ANNOTATIONS, ANNOTATOR_FIELDS, COUNTS, HUMAN_FIELDS, HUMAN_STEPS, MATRICES, WEIGHTS
 from mralign.stage import Context, Outcome, Stage, map_parts
 from mralign.store import StageDir, part_name
 from mralign.transitions.counts import Labels, add, count, select
@@ -57,8 +58,14 @@ def reduce_tree(source: StageDir) -> pa.Table:
     import ray
 
     read: Any = ray.remote(lambda name: source.read_parts([name], schema=COUNTS))
+    return _sum([read.remote(name) for name in source.parts()])
+
+
+def _sum(level: list[Any]) -> pa.Table:
+    """The sum of remote count tables, `_FAN_IN` at a time."""
+    import ray
+
     merge: Any = ray.remote(lambda *tables: add(tables))
-    level = [read.remote(name) for name in source.parts()]
     while len(level) > 1:
         level = [merge.remote(*level[i : i + _FAN_IN]) for i in range(0, len(level), _FAN_IN)]
     return ray.get(level[0])
@@ -90,16 +97,17 @@ def _matrices(context: Context) -> Outcome:
     found = dict(zip(names, estimates, strict=True))
     for name, result in found.items():
         context.out.commit(part_name(name), _long_form(name, result=result, states=states), schema=MATRICES)
-    figures = {
-        name: {
-            "iterations": result.iterations,
-            "converged": result.converged,
-            "log_likelihood": list(result.log_likelihood),
-            "transitions": int(select(counts, polarities=MATRIX_POLARITIES[name]).n.sum()),
-        }
-        for name, result in found.items()
-    }
+    figures = {name: _fit(result, counts=counts, polarities=MATRIX_POLARITIES[name]) for name, result in found.items()}
     return Outcome(counts.num_rows, len(names) * len(states) ** 2, figures)
+
+
+def _fit(result: Estimate, *, counts: pa.Table, polarities: Sequence[int]) -> dict[str, Any]:
+    return {
+        "iterations": result.iterations,
+        "converged": result.converged,
+        "log_likelihood": list(result.log_likelihood),
+        "transitions": int(select(counts, polarities=polarities).n.sum()),
+    }
 
 
 def _long_form(name: str, *, result: Estimate, states: Sequence[str]) -> pa.Table:
@@ -173,6 +181,45 @@ def _weights(context: Context) -> Outcome:
     return Outcome(rows, rows, {"summary": asdict(overview)})
 
 
+def _annotator_matrices(context: Context) -> Outcome:
+    """Matrices `<stage>-<role>`, such as annotation-first and human_labels-human, of all polarities together.
+
+    Whoever labelled no step at all has no matrix. Those of the human are compared with the others' on the same
+    trajectories, cut into the same steps, so these get matrices of their own there.
+    """
+    config, states = context.config.transitions, _states(context.upstream["annotation"])
+    figures, rows_in = {}, 0
+    for stage, (schema, fields) in _ANNOTATED.items():
+        if stage not in context.upstream:
+            continue
+        source = context.upstream[stage]
+        rows_in += sum(source.rows(part) for part in source.parts())
+        tables = _count_annotators(source, schema=schema, fields=fields, states=states, labels=config.labels)
+        for name, counts in ((f"{stage}-{role}", table) for role, table in tables.items() if table.num_rows):
+            result = _estimate(counts, name="all", K=len(states), settings=config)
+            context.out.commit(part_name(name), _long_form(name, result=result, states=states), schema=MATRICES)
+            figures[name] = _fit(result, counts=counts, polarities=MATRIX_POLARITIES["all"])
+    return Outcome(rows_in, len(figures) * len(states) ** 2, figures)
+
+
+_ANNOTATED = {"annotation": (ANNOTATIONS, ANNOTATOR_FIELDS), "human_labels": (HUMAN_STEPS, HUMAN_FIELDS)}
+
+
+def _count_annotators(
+    source: StageDir, *, schema: pa.Schema, fields: Mapping[str, str], states: Sequence[str], labels: Labels
+) -> dict[str, pa.Table]:
+    """Count tables by role: a remote task a part reads it once for all roles, then a tree of additions for each."""
+    import ray
+
+    def leaf(part: str) -> tuple[pa.Table, ...]:
+        table = source.read_parts([part], schema=schema)
+        return tuple(count(table, states=states, labels=labels, field=field) for field in fields.values())
+
+    function: Any = ray.remote(leaf).options(num_returns=len(fields))
+    parts = [function.remote(part) for part in source.parts()]
+    return {role: _sum([tables[place] for tables in parts]) for place, role in enumerate(fields)}
+
+
 COUNTS_STAGE = Stage(
     name="counts",
     run=_counts,
@@ -197,3 +244,13 @@ WEIGHTS_STAGE = Stage(
     },
     upstream=("annotation", "counts", "matrices"),
 )
+
+
+def annotators_stage(*, human: bool) -> Stage:
+    """Matrices from each annotator's labels; with `human`, also from those in stage `human_labels`."""
+    return Stage(
+        name="annotator_matrices",
+        run=_annotator_matrices,
+        matters=lambda config: config.transitions.model_dump(),
+        upstream=("annotation", *(["human_labels"] if human else [])),
+    )

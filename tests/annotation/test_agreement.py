@@ -1,12 +1,25 @@
 """Agreement of two annotations (METHOD.md §2c), worked by hand."""
 
 import math
+from collections import Counter
+from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from mralign.annotation.agreement import agreement, kappa, label_sets, mean_l1, to_macro
+from mralign.annotation.agreement import (
+    agreement,
+    agreement_of,
+    count_pairs,
+    kappa,
+    macro_pairs,
+    mean_l1,
+    to_macro,
+)
 from mralign.annotation.taxonomy import PAPER
 from mralign.schema import ANNOTATIONS
 
@@ -68,14 +81,119 @@ def test_lists_must_be_of_the_same_steps() -> None:
         agreement([], y=[])
 
 
-def test_label_sets_of_each_annotator_come_from_the_table() -> None:
-    steps = [
-        {"labels": ["framing"], "labels_a": ["framing"], "labels_b": []},
-        {"labels": [], "labels_a": [], "labels_b": ["analogy", "chaining"]},
-    ]
-    table = pa.Table.from_pylist([{"row_id": "r", "polarity": 1, "steps": steps}], schema=ANNOTATIONS)
-    assert label_sets(table, field="labels_a") == [{"framing"}, set()]
-    assert label_sets(table, field="labels_b") == [set(), {"analogy", "chaining"}]
+def annotations(*trajectories: list[tuple[list[str], list[str]]]) -> pa.Table:
+    """Steps of (labels_a, labels_b), one list a trajectory."""
+    steps = [[{"labels": [], "labels_a": a, "labels_b": b} for a, b in steps] for steps in trajectories]
+    rows = [{"row_id": str(n), "polarity": 1, "steps": found} for n, found in enumerate(steps)]
+    return pa.Table.from_pylist(rows, schema=ANNOTATIONS)
+
+
+def test_pairs_of_sets_are_counted_whatever_the_order_of_their_labels() -> None:
+    table = annotations(
+        [(["framing"], []), (["analogy", "chaining"], ["chaining", "analogy"])],
+        [(["chaining", "analogy"], ["chaining", "analogy"])],
+        [],
+    )
+    both = frozenset({"analogy", "chaining"})
+    assert count_pairs(table, x="labels_a", y="labels_b") == {
+        (frozenset({"framing"}), frozenset()): 1,
+        (both, both): 2,
+    }
+    assert count_pairs(table, x="labels_b", y="labels")[both, frozenset()] == 2
+
+
+def test_a_table_without_a_step_has_no_pair_and_no_agreement() -> None:
+    assert not count_pairs(annotations(), x="labels_a", y="labels_b")
+    assert not count_pairs(annotations([]), x="labels_a", y="labels_b")
+    with pytest.raises(ValueError, match="0 steps given"):
+        agreement_of({})
+
+
+labels = st.lists(st.sampled_from(PAPER.labels), max_size=2, unique=True)
+corpora = st.lists(st.lists(st.tuples(labels, labels), max_size=5), min_size=1, max_size=8).filter(any)
+
+
+def same(left: object, right: object) -> bool:
+    """Equal, nan included: repr keeps every bit of a float."""
+    return repr(left) == repr(right)
+
+
+@given(corpora)
+def test_counts_say_what_the_lists_say(corpus: list[list[tuple[list[str], list[str]]]]) -> None:
+    x, y = zip(*(pair for steps in corpus for pair in steps), strict=True)
+    counted = count_pairs(annotations(*corpus), x="labels_a", y="labels_b")
+    assert same(agreement_of(counted), agreement(x, y=y))
+    macro = agreement(to_macro(x, taxonomy=PAPER), y=to_macro(y, taxonomy=PAPER))
+    assert same(agreement_of(macro_pairs(counted, taxonomy=PAPER)), macro)
+
+
+@given(corpora)
+def test_both_kappas_follow_the_formula_written_out(corpus: list[list[tuple[list[str], list[str]]]]) -> None:
+    """The oracle: p_e as the share of ALL combinations of a step of X with a step of Y that have the same set."""
+    pairs = [(frozenset(a), frozenset(b)) for steps in corpus for a, b in steps]
+    n = len(pairs)
+    chance = Fraction(sum(a == b for a, _ in pairs for _, b in pairs), n * n)
+    result = agreement([a for a, _ in pairs], y=[b for _, b in pairs])
+    assert result.chance == pytest.approx(float(chance), abs=1e-15)
+    for found, hits in (
+        (result.kappa_strict, sum(a == b for a, b in pairs)),
+        (result.kappa_entail, sum(not a - b or not b - a for a, b in pairs)),
+    ):
+        if chance == 1:
+            assert math.isnan(found)
+        else:
+            assert found == pytest.approx(float((Fraction(hits, n) - chance) / (1 - chance)), abs=1e-9)
+
+
+@given(corpora)
+def test_agreement_is_symmetric_and_bounded(corpus: list[list[tuple[list[str], list[str]]]]) -> None:
+    table = annotations(*corpus)
+    found = agreement_of(count_pairs(table, x="labels_a", y="labels_b"))
+    assert same(found, agreement_of(count_pairs(table, x="labels_b", y="labels_a")))
+    assert 0 <= found.strict <= found.entail <= 1
+    assert 0 <= found.chance <= 1
+    if found.chance < 1:
+        assert -1 - 1e-9 <= found.kappa_strict <= found.kappa_entail <= 1
+
+
+@given(corpora)
+def test_macro_sets_agree_wherever_the_labels_do(corpus: list[list[tuple[list[str], list[str]]]]) -> None:
+    """Equal sets have equal macro sets, and a subset stays one; kappa may fall, as chance rises as well."""
+    pairs = count_pairs(annotations(*corpus), x="labels_a", y="labels_b")
+    fine, macro = agreement_of(pairs), agreement_of(macro_pairs(pairs, taxonomy=PAPER))
+    assert (macro.steps, macro.unlabelled) == (fine.steps, fine.unlabelled)
+    assert macro.strict >= fine.strict
+    assert macro.entail >= fine.entail
+    assert macro.chance >= fine.chance
+
+
+def test_kappa_may_fall_at_macro_level() -> None:
+    x = [{"framing"}, {"evaluation"}, {"retrieval"}, {"framing"}]
+    y = [{"framing"}, {"evaluation"}, {"framing"}, {"retrieval"}]
+    fine, macro = agreement(x, y=y), agreement(to_macro(x, taxonomy=PAPER), y=to_macro(y, taxonomy=PAPER))
+    assert (fine.strict, fine.chance) == (0.5, (4 + 1 + 1) / 16)
+    assert (macro.strict, macro.chance) == (0.5, (9 + 1) / 16)
+    assert macro.kappa_strict < 0 < fine.kappa_strict
+
+
+@given(corpora, st.randoms(use_true_random=False))
+def test_no_sharding_and_no_order_changes_a_figure(corpus: list[list[tuple[list[str], list[str]]]], random) -> None:
+    whole = count_pairs(annotations(*corpus), x="labels_a", y="labels_b")
+    shuffled = random.sample(corpus, len(corpus))
+    shards, end = Counter(), 0
+    while end < len(shuffled):
+        begin, end = end, end + random.randint(1, 3)
+        shards.update(count_pairs(annotations(*shuffled[begin:end]), x="labels_a", y="labels_b"))
+    assert shards == whole
+    assert same(agreement_of(shards), agreement_of(whole))
+
+
+@given(corpora, st.integers(2, 10**9))
+def test_a_corpus_repeated_agrees_as_far(corpus: list[list[tuple[list[str], list[str]]]], times: int) -> None:
+    pairs = count_pairs(annotations(*corpus), x="labels_a", y="labels_b")
+    once, often = agreement_of(pairs), agreement_of({pair: n * times for pair, n in pairs.items()})
+    assert often.steps == once.steps * times
+    assert same(replace(often, steps=once.steps, unlabelled=once.unlabelled), once)
 
 
 def test_mean_l1_divides_by_all_entries() -> None:

@@ -115,9 +115,9 @@ def test_rule_3_asks_once_for_all_disputed_spans_and_its_word_is_final() -> None
     final = consensus(a, b, segments=4, taxonomy=PAPER, adjudicate=adjudicate)
     assert calls == [[(0, 1), (3, 3)]]
     assert final == [
-        FinalStep(0, 1, ("comparison", "evaluation"), (6, 3), "adjudicated", ("framing",), ("chaining",)),
-        FinalStep(2, 2, ("retrieval",), (8,), "equal", ("retrieval",), ("retrieval",)),
-        FinalStep(3, 3, (), (), "unlabelled", (), ()),
+        FinalStep(0, 1, ("comparison", "evaluation"), (6, 3), "adjudicated", ("framing",), (9,), ("chaining",), (2,)),
+        FinalStep(2, 2, ("retrieval",), (8,), "equal", ("retrieval",), (8,), ("retrieval",), (3,)),
+        FinalStep(3, 3, (), (), "unlabelled", (), (), (), ()),
     ]
 
 
@@ -242,7 +242,8 @@ def test_swapping_the_annotators_changes_no_label_set(data: st.DataObject, segme
 
 def test_final_steps_fit_the_schema() -> None:
     steps = consensus([step(0, 1, framing=9)], [step(0, 1, framing=8)], segments=2, taxonomy=PAPER, adjudicate=never)
-    row = {"row_id": "q/on/0", "question_id": "q", "dataset": "d", "polarity": 1, "steps": [asdict(s) for s in steps]}
+    row = {"row_id": "q/on/0", "question_id": "q", "dataset": "d", "polarity": 1, "segments": 2}
+    row |= {"confidence_a": None, "confidence_b": None, "steps": [asdict(s) for s in steps]}
     table = cast(pa.Table.from_pylist([row], schema=ANNOTATIONS), ANNOTATIONS)
     assert table.to_pylist()[0]["steps"] == [
         {
@@ -252,6 +253,8 @@ def test_final_steps_fit_the_schema() -> None:
             "confidences": [9.0],
             "rule": "equal",
             "labels_a": ["framing"],
+            "confidences_a": [9.0],
             "labels_b": ["framing"],
+            "confidences_b": [8.0],
         }
     ]

@@ -56,8 +56,18 @@ def test_a_file_of_another_size_gives_its_own_K(tmp_path: Path) -> None:
 
 
 def test_the_paper_written_as_a_file_is_the_paper(tmp_path: Path) -> None:
-    rows = [{"label": label, "macro": PAPER.macro[label]} for label in PAPER.labels]
+    rows = [{"label": n, "macro": PAPER.macro[n], "meaning": PAPER.meaning[n]} for n in PAPER.labels]
     assert load_taxonomy(_write(tmp_path, {"labels": rows})) == PAPER
+
+
+def test_a_meaning_may_be_left_out(tmp_path: Path) -> None:
+    rows = [{"label": "a", "macro": "all", "meaning": "says a"}, {"label": "b", "macro": "all"}]
+    assert load_taxonomy(_write(tmp_path, {"labels": rows})).meaning == {"a": "says a"}
+
+
+def test_a_meaning_of_no_label_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"`meaning` names \['b'\], which are no labels"):
+        Taxonomy(labels=("a",), macro={"a": "all"}, meaning={"b": "says b"})
 
 
 def test_a_taxonomy_travels_between_processes_and_can_be_a_key() -> None:

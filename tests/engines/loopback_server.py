@@ -80,9 +80,19 @@ def tokens_of(prompt: str) -> tuple[int, int]:
 class LoopbackServer:
     """`with LoopbackServer(plan) as server:` serves in a thread of its own; the counts are keyed by prompt."""
 
-    def __init__(self, plan: Plan = no_faults, *, latency_s: float = 0.0, slow: str = "") -> None:
-        """Answers take up to `latency_s` seconds; those to the prompt `slow` a quarter of a second more."""
+    def __init__(
+        self,
+        plan: Plan = no_faults,
+        *,
+        latency_s: float = 0.0,
+        slow: str = "",
+        prompt: Callable[[dict], str] | None = None,
+        answer: Callable[[str], str] | None = None,
+    ) -> None:
+        """Answers take up to `latency_s` seconds; those to the prompt `slow` a quarter of a second more. `prompt` says
+        what of a payload counts as its prompt, `answer` what is answered to it."""
         self.plan, self.latency_s, self.slow = plan, latency_s, slow
+        self.prompt, self.answer = prompt or prompt_of, answer or answer_to
         self.received: Counter[str] = Counter()
         self.accepted: Counter[str] = Counter()
         self.charged: Counter[str] = Counter()
@@ -130,7 +140,7 @@ class LoopbackServer:
         lines = head.decode().split("\r\n")
         headers = {n.lower(): v.strip() for n, _, v in (line.partition(":") for line in lines[1:] if line)}
         payload = json.loads(await reader.readexactly(int(headers["content-length"])))
-        prompt = prompt_of(payload)
+        prompt = self.prompt(payload)
         fault = self.plan(prompt, self.received[prompt])
         self.received[prompt] += 1
         self.keys.setdefault(prompt, set()).add(headers.get("idempotency-key", ""))
@@ -146,13 +156,13 @@ class LoopbackServer:
     async def _act(self, fault: Fault, prompt: str, credential: str, reader, writer) -> bool:
         if fault in (Fault.HANG, Fault.HANG_BODY):
             if fault is Fault.HANG_BODY:
-                writer.write(whole(200, body_of(prompt))[:-40])
+                writer.write(whole(200, body_of(prompt, self.answer(prompt)))[:-40])
             await reader.read()  # until the client gives up
             return False
         if fault in (Fault.RESET, Fault.TRUNCATED):
             self.charged[prompt] = 1  # the work was done: a server with idempotency keys charges it once
             if fault is Fault.TRUNCATED:
-                writer.write(whole(200, body_of(prompt))[:-40])
+                writer.write(whole(200, body_of(prompt, self.answer(prompt)))[:-40])
                 await writer.drain()
             else:
                 writer.transport.abort()
@@ -160,7 +170,7 @@ class LoopbackServer:
         if fault is Fault.GARBAGE:
             writer.write(b"\x00\xffnot HTTP\r\n\r\n")
             return False
-        writer.write(response_to(fault, prompt, credential))
+        writer.write(response_to(fault, prompt, credential, self.answer(prompt)))
         await writer.drain()
         if fault in (Fault.NONE, Fault.ECHO_ANSWER):
             self.charged[prompt] = 1
@@ -175,10 +185,10 @@ def prompt_of(payload: dict) -> str:
     return prompt if isinstance(prompt, str) else ",".join(map(str, prompt))
 
 
-def body_of(prompt: str) -> dict:
+def body_of(prompt: str, answer: str) -> dict:
     prompt_tokens, completion_tokens = tokens_of(prompt)
-    choice = {"index": 0, "text": answer_to(prompt), "finish_reason": "stop", "token_ids": [5, 6, 7]}
-    choice["message"] = {"role": "assistant", "content": answer_to(prompt)}
+    choice = {"index": 0, "text": answer, "finish_reason": "stop", "token_ids": [5, 6, 7]}
+    choice["message"] = {"role": "assistant", "content": answer}
     return {
         "id": "cmpl-1",
         "choices": [choice],
@@ -192,8 +202,8 @@ def whole(status: int, body: dict | str, *, kind: str = "application/json", head
     return head.encode() + raw
 
 
-def response_to(fault: Fault, prompt: str, credential: str) -> bytes:
-    right, error = body_of(prompt), {"error": {"message": "try later", "type": "server_error"}}
+def response_to(fault: Fault, prompt: str, credential: str, answer: str) -> bytes:
+    right, error = body_of(prompt, answer), {"error": {"message": "try later", "type": "server_error"}}
     echo = {"error": {"message": f"you sent {credential}; as a URL: ?k={credential.removeprefix('Bearer ')}"}}
     return {
         Fault.NONE: lambda: whole(200, right),

@@ -78,6 +78,6 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path):
     again = tmp_path / "log3"
     finish(start(run, *SMALL, log=again), log=again, timeout=60)
     text = again.read_text()
-    assert text.count("skipped") == 12
+    assert text.count("skipped") == 14
     assert "Started a local Ray" not in text
     assert "mralign" in text

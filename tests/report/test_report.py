@@ -29,7 +29,7 @@ ATTACK = "<script>alert(1)</script>"
 STATES = ("<start>", "framing", "retrieval", "backtracking", "<stop>")
 ORDER = (
     *("questions", "rollouts", "candidates", "annotation", "counts", "matrices", "weights"),
-    *("examples", "reference", "training", "evaluation_base", "evaluation"),
+    *("annotator_matrices", "agreement", "examples", "reference", "training", "evaluation_base", "evaluation"),
 )
 BASE = {
     "base_think_off": {"acc": 0.2266, "acc_ci": [0.2, 0.25], "mis": None, "mis_ci": None, "n": 120},
@@ -153,6 +153,20 @@ def fill_annotation(item: Item) -> None:
     seal(item, rejects={"invalid_annotation": 2})
 
 
+def agreement_entry(pair: list[str], *, strict: float, mean_l1: float | None) -> dict[str, Any]:
+    fine = {"strict": strict, "entail": 0.75, "chance": 0.3125, "kappa_strict": -0.25, "kappa_entail": 0.6364}
+    macro = {"strict": 1.0, "entail": 1.0, "chance": 1.0, "kappa_strict": None, "kappa_entail": None}
+    return {"pair": pair, "steps": 1234, "unlabelled": 5, **fine, "macro": macro, "mean_l1": mean_l1}
+
+
+def fill_agreement(item: Item) -> None:
+    pairs = [
+        agreement_entry(["strict <b>", "gpt"], strict=0.5, mean_l1=0.01234),
+        agreement_entry(["gpt", "human"], strict=0.25, mean_l1=None),
+    ]
+    seal(item, figures={"pairs": pairs})
+
+
 def fill_matrices(item: Item) -> None:
     K = len(STATES)
     for name, first in (("all", 0.4), ("positive", 0.8), ("negative", 0.1)):
@@ -186,6 +200,7 @@ def make_run(home: Path, *, until: str = "evaluation") -> tuple[RunConfig, list[
     fillers = {
         "candidates": fill_candidates,
         "annotation": fill_annotation,
+        "agreement": fill_agreement,
         "matrices": fill_matrices,
         "weights": fill_weights,
         "training": fill_training,
@@ -232,6 +247,9 @@ def test_page_holds_the_numbers_of_every_stage(complete: tuple[Path, str, str]) 
         "equal 4 50.0",
         "adjudicated 1 12.5",
         "unlabelled 3 37.5",
+        "strict &lt;b&gt; – gpt labels 1 234 5 50.0 75.0 0.312 −0.250 0.636 1.23 macro 100.0 100.0 1.000 – –",
+        "gpt – human labels 1 234 5 25.0 75.0 0.312 −0.250 0.636 – macro 100.0 100.0 1.000 – –",
+        "strict, macro 48.4 % κ 0.294 entail, macro 97.8 % κ 0.970 mean ℓ1 between matrices 1.0–1.3 %",
         "framing retrieval positive 17 3.14",
         "positive 60 1.234 12.5",
         "annotation invalid_annotation 2 5.0",
@@ -299,6 +317,38 @@ def test_a_run_until_annotation_leaves_sections_out_and_says_so(tmp_path: Path) 
     assert "stages done: questions, rollouts, candidates, annotation" in text
     assert f"python jobs/align.py --preset {tmp_path}/config.yaml" in text
     assert "vllm" not in text
+
+
+def test_what_the_annotators_did_is_shown_once_the_stage_writes_it(
+    complete: tuple[Path, str, str], tmp_path: Path
+) -> None:
+    bare = plain(complete[1])
+    assert "Prompt tokens" not in bare and "went to the adjudicator" not in bare and "Escalated" not in bare
+    config, planned = make_run(tmp_path, until="agreement")
+    spent = {"requests": 1200, "repaired": 7, "rejected": 2, "prompt_tokens": 98765, "completion_tokens": 4321}
+    figures = {
+        "annotators": {"gpt <b>": {**spent, "money": 0.12345}, "cues": dict.fromkeys([*spent, "money"], 0)},
+        "adjudicated": 0.125,
+        "by_label": {"framing": {"proposed_first": 31, "proposed_second": 29, "final": 33, "escalated": 4}},
+    }
+    seal(next(item for item in planned if item.stage.name == "annotation"), figures=figures)
+    human = StageDir(f"{tmp_path}/human_labels/0123", stage="human_labels", fingerprint="0123")
+    publish(config, [*planned, Item(Named("human_labels"), human)])
+    words = plain(page_of(tmp_path))
+    assert "gpt &lt;b&gt; 1 200 7 2 98 765 4 321 0.1235 cues 0 0 0 0 0 0" in words
+    assert "12.5 % of the steps went to the adjudicator." in words
+    assert "Label First annotator Second annotator Final Escalated framing 31 29 33 4" in words
+    assert "The human's labels of" not in words  # that stage is planned, not finished
+    seal(Item(Named("human_labels"), human))
+    publish(config, [*planned, Item(Named("human_labels"), human)])
+    assert "The human's labels of 30 of 40 given trajectories are in use;" in plain(page_of(tmp_path))
+
+
+def test_no_pair_is_said_in_words(tmp_path: Path) -> None:
+    config, planned = make_run(tmp_path, until="agreement")
+    seal(planned[-1], figures={"pairs": []})
+    publish(config, planned)
+    assert "No two annotators have a step in common." in plain(page_of(tmp_path))
 
 
 def test_an_unfinished_stage_is_named_and_the_base_alone_is_reported(tmp_path: Path) -> None:

@@ -1,0 +1,159 @@
+"""A taxonomy of one's own: the strategies that an annotator finds freely in the thoughts of a run (METHOD.md §2b).
+
+    python jobs/taxonomy.py [--preset NAME|FILE] [--out DIR] [section.field=value ...]
+
+The candidates of the run directory are used; the stages up to them run first where they are not finished. Stop it at
+any time, run it again: labels are kept in the run directory, replies are not paid for twice. See `discovery.*`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import shlex
+import sys
+from functools import partial
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE.parent), str(HERE)]
+
+from align import catch_termination, check_run_directory, start_ray  # noqa: E402
+
+from mralign import pipeline  # noqa: E402
+from mralign.annotation import cluster_map, discovery, naming  # noqa: E402
+from mralign.annotation.discovery_stage import OPEN_LABELS_STAGE, labeller_of  # noqa: E402
+from mralign.annotation.interview import name_clusters  # noqa: E402
+from mralign.annotation.taxonomy import Taxonomy, load_taxonomy  # noqa: E402
+from mralign.config import RunConfig, load, to_yaml  # noqa: E402
+from mralign.engines.asking import open_chat  # noqa: E402
+from mralign.engines.embedding import embed  # noqa: E402
+from mralign.schema import OPEN_LABELS  # noqa: E402
+from mralign.store import Directory, StageDir, absolute, fingerprint  # noqa: E402
+
+log = logging.getLogger("mralign")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit status: 0 done, 2 wrong input, 130 interrupted (resumable)."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    log.setLevel(logging.INFO)
+    catch_termination()
+    args = _parser().parse_intermixed_args(arguments)
+    try:
+        config = load(args.preset, overrides=args.overrides, presets_dir=HERE / "presets")
+        out = out_directory(config, out=args.out)
+        check_run_directory(config)
+        OPEN_LABELS_STAGE.check(config)
+        labels = label(config)
+        taxonomy = discover(labels, config=config, out=out)
+        print(closing(taxonomy, args=args, out=out))
+        return 0
+    except ValueError as error:
+        log.error("stopped: %s", error)
+        return 2
+    except KeyboardInterrupt:
+        log.error("interrupted: what was committed is kept; run the same command to go on")
+        return 130
+
+
+def out_directory(config: RunConfig, *, out: str | None) -> Path:
+    """Where the taxonomy goes: a local directory, for annotation reads a local file."""
+    place = out or f"{config.run.dir}/taxonomy"
+    if "://" in place:
+        raise ValueError(f"a taxonomy is a local file, {place} is not local; give --out DIR")
+    return Path(absolute(place))
+
+
+def label(config: RunConfig) -> StageDir:
+    """The open labels of the sample, committed; what they stand on is run first where it is not finished."""
+    start = partial(start_ray, config)
+    planned = pipeline.plan(config, until="candidates")
+    pipeline.run(config, planned, start_ray=start)
+    candidates = pipeline.find(planned, "candidates")
+    assert candidates is not None
+    item = place(config, candidates=candidates.out)
+    needs_ray = labeller_of(config).engine == "vllm"
+    pipeline.run(config, [item], start_ray=start if needs_ray else lambda: None)
+    return item.out
+
+
+def place(config: RunConfig, *, candidates: StageDir) -> pipeline.Planned:
+    """The stage `open_labels`, and where in the run directory it writes."""
+    stage = OPEN_LABELS_STAGE
+    mark = fingerprint(
+        stage=stage.name,
+        version=stage.version,
+        config=stage.matters(config),
+        upstream={"candidates": candidates.fingerprint},
+        inputs={},
+    )
+    out = StageDir(f"{absolute(config.run.dir)}/{stage.name}/{mark}", stage=stage.name, fingerprint=mark)
+    return pipeline.Planned(stage, out, {"candidates": candidates}, {}, out.manifest())
+
+
+def discover(labels: StageDir, *, config: RunConfig, out: Path) -> Taxonomy:
+    """Cluster the names and have the clusters named; taxonomy.yaml and what it came from are in `out` then."""
+    settings = config.discovery
+    counts = discovery.name_counts(labels.read(schema=OPEN_LABELS).to_pylist())
+    kept = discovery.frequent(counts, min_frequency=settings.min_frequency)
+    log.info("%d instances of %d names, %d names often enough", sum(counts.values()), len(counts), len(kept))
+    embedding_ND = embed([discovery.as_text(name) for name in kept], settings=settings.embedding)
+    clusters = discovery.cluster(kept, embedding_ND=embedding_ND, settings=settings)
+    log.info("%s", discovery.describe(clusters))
+    typical = discovery.representatives(clusters, embedding_ND=embedding_ND, limit=settings.representatives)
+    if labeller_of(config).engine == "vllm":
+        start_ray(config)
+    strategies = asyncio.run(_name(typical, frequency=kept, config=config))
+    taxonomy = naming.assemble(strategies, instances=[clusters.instances(c) for c in range(clusters.count)])
+    names = [strategy.name for strategy in strategies]
+    directory = Directory(str(out))
+    directory.write_text("config.yaml", to_yaml(config))
+    directory.write_text("clusters.svg", cluster_map.draw(clusters, embedding_ND=embedding_ND, labels=names))
+    directory.write_text("clusters.json", json.dumps(discovery.record(clusters, labels=names, counts=counts), indent=1))
+    directory.write_text("taxonomy.yaml", naming.to_yaml(taxonomy))
+    return load_taxonomy(str(out / "taxonomy.yaml"))
+
+
+async def _name(
+    typical: list[list[str]], *, frequency: dict[str, int], config: RunConfig
+) -> tuple[naming.Strategy, ...]:
+    async with open_chat(labeller_of(config), config=config) as chat:
+        return await name_clusters(typical, frequency=frequency, chat=chat)
+
+
+def closing(taxonomy: Taxonomy, *, args: argparse.Namespace, out: Path) -> str:
+    """What the user reads last: what was found, where it lies, how to use it."""
+    groups = dict.fromkeys(taxonomy.macro.values())
+    kept = [override for override in args.overrides if not override.startswith("discovery.")]
+    command = [
+        "python",
+        "jobs/align.py",
+        "--preset",
+        args.preset,
+        *kept,
+        f"annotation.taxonomy={out / 'taxonomy.yaml'}",
+    ]
+    return "\n".join(
+        [
+            f"{len(taxonomy.labels)} strategies in {len(groups)} groups: {', '.join(taxonomy.labels)}",
+            f"taxonomy: {out / 'taxonomy.yaml'}",
+            f"picture:  {out / 'clusters.svg'}",
+            f"clusters: {out / 'clusters.json'}",
+            f"annotate with it: {shlex.join(command)}",
+        ]
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", default="miniworld", help="name in jobs/presets or a YAML file")
+    parser.add_argument("--out", metavar="DIR", help="where the taxonomy goes; default: taxonomy in the run directory")
+    parser.add_argument("overrides", nargs="*", metavar="section.field=value")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,171 @@
+"""An annotator gives its opinion of a trajectory; the adjudicator decides what two opinions leave open.
+
+A `Trajectory` enters; an `Opinion` (or the labels of the disputed steps) leaves, or a `Reject` that says why there is
+none, with a tally of what it took. A chat is asked once, and once more with the error quoted if its reply cannot be
+used; then the row is put aside with the raw reply (METHOD.md §2a). The cue phrases answer at once. No Ray here.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
+
+from mralign.annotation.consensus import validate
+from mralign.annotation.instruction import (
+    Trajectory,
+    adjudication_messages,
+    adjudicator_instruction,
+    annotation_messages,
+    annotator_instruction,
+    repair_messages,
+)
+from mralign.annotation.taxonomy import Taxonomy
+from mralign.annotation.verdict import (
+    Fault,
+    Opinion,
+    adjudication_schema,
+    annotation_schema,
+    read_adjudication,
+    read_annotation,
+)
+from mralign.engines.calls import Failure
+from mralign.engines.conversation import Chat, ChatReply, ChatRequest
+from mralign.engines.cues import RuleBook, adjudicate, annotate
+from mralign.engines.labels import StepLabels
+from mralign.rejects import Reject
+
+Dispute = tuple[StepLabels, StepLabels]
+Said = TypeVar("Said")
+
+# What is counted of every annotator: trajectories asked about, those put aside, those that needed a second request;
+# requests answered, those of them that an earlier run had paid for; tokens, and those of them that cost something now.
+TALLIED = (
+    "trajectories",
+    "rejected",
+    "repaired",
+    "requests",
+    "cached",
+    "prompt_tokens",
+    "completion_tokens",
+    "prefix_tokens",
+    "fresh_prompt_tokens",
+    "fresh_completion_tokens",
+)
+
+
+class Annotator(Protocol):
+    """Who can be asked for an opinion and to adjudicate. `tally` gets counts named in TALLIED."""
+
+    async def annotate(self, trajectory: Trajectory, *, tally: Counter[str]) -> Opinion | Reject: ...
+
+    async def adjudicate(
+        self, trajectory: Trajectory, disputed: Sequence[Dispute], *, tally: Counter[str]
+    ) -> tuple[StepLabels, ...] | Reject: ...
+
+
+class CueAnnotator:
+    """The cue phrases of a rule book."""
+
+    def __init__(self, name: str, *, book: RuleBook, taxonomy: Taxonomy) -> None:
+        self.name, self.book, self.taxonomy = name, book, taxonomy
+
+    async def annotate(self, trajectory: Trajectory, *, tally: Counter[str]) -> Opinion | Reject:
+        tally["trajectories"] += 1
+        steps = annotate(trajectory.segments, book=self.book)
+        fault = validate(steps, segments=len(trajectory.segments), taxonomy=self.taxonomy)
+        if fault is None:
+            return Opinion(tuple(steps))
+        tally["rejected"] += 1
+        return _reject(trajectory, self.name, reason="bad_labels", detail=fault)
+
+    async def adjudicate(
+        self, trajectory: Trajectory, disputed: Sequence[Dispute], *, tally: Counter[str]
+    ) -> tuple[StepLabels, ...] | Reject:
+        tally["trajectories"] += 1
+        spans = [(a.first_segment, a.last_segment) for a, _ in disputed]
+        return tuple(adjudicate(spans, segments=trajectory.segments, book=self.book))
+
+
+class ChatAnnotator:
+    """A chat model; its instruction is made once."""
+
+    def __init__(self, name: str, *, chat: Chat, taxonomy: Taxonomy, show_answers: bool) -> None:
+        self.name, self.chat, self.taxonomy, self.show_answers = name, chat, taxonomy, show_answers
+        self.instructions = annotator_instruction(taxonomy), adjudicator_instruction(taxonomy)
+
+    async def annotate(self, trajectory: Trajectory, *, tally: Counter[str]) -> Opinion | Reject:
+        segments = len(trajectory.segments)
+        asked = annotation_messages(trajectory, instruction=self.instructions[0], show_answers=self.show_answers)
+        request = ChatRequest(trajectory.row_id, asked, annotation_schema(segments=segments, taxonomy=self.taxonomy))
+        return await self._ask(
+            trajectory,
+            request,
+            read=lambda text: read_annotation(text, segments=segments, taxonomy=self.taxonomy),
+            tally=tally,
+        )
+
+    async def adjudicate(
+        self, trajectory: Trajectory, disputed: Sequence[Dispute], *, tally: Counter[str]
+    ) -> tuple[StepLabels, ...] | Reject:
+        spans = [(a.first_segment, a.last_segment) for a, _ in disputed]
+        asked = adjudication_messages(
+            trajectory, disputed, instruction=self.instructions[1], show_answers=self.show_answers
+        )
+        schema = adjudication_schema(disputes=len(spans), taxonomy=self.taxonomy)
+        return await self._ask(
+            trajectory,
+            ChatRequest(trajectory.row_id, asked, schema),
+            read=lambda text: read_adjudication(text, spans=spans, taxonomy=self.taxonomy),
+            tally=tally,
+        )
+
+    async def _ask(
+        self,
+        trajectory: Trajectory,
+        request: ChatRequest,
+        *,
+        read: Callable[[str], Said | Fault],
+        tally: Counter[str],
+    ) -> Said | Reject:
+        """The reply as `read` reads it, at the second attempt at the latest."""
+        tally["trajectories"] += 1
+        first = await self._reply(request, tally=tally)
+        said = _read(first, read=read)
+        if isinstance(said, Fault) and isinstance(first, ChatReply):
+            tally["repaired"] += 1
+            messages = repair_messages(request.messages, reply=first.text, fault=said)
+            first = await self._reply(ChatRequest(request.key_id, messages, request.schema), tally=tally)
+            said = _read(first, read=read)
+        if not isinstance(said, Fault):
+            return said
+        tally["rejected"] += 1
+        raw = first.text if isinstance(first, ChatReply) else trajectory.question
+        return _reject(trajectory, self.name, reason=said.reason, detail=said.detail, raw=raw)
+
+    async def _reply(self, request: ChatRequest, *, tally: Counter[str]) -> ChatReply | Failure:
+        reply = await self.chat.reply(request)
+        if isinstance(reply, ChatReply):
+            tally.update(
+                requests=1,
+                cached=int(reply.cached),
+                prompt_tokens=reply.prompt_tokens,
+                completion_tokens=reply.completion_tokens,
+                prefix_tokens=reply.prefix_tokens,
+                fresh_prompt_tokens=0 if reply.cached else reply.prompt_tokens,
+                fresh_completion_tokens=0 if reply.cached else reply.completion_tokens,
+            )
+        return reply
+
+
+def _read(reply: ChatReply | Failure, *, read: Callable[[str], Said | Fault]) -> Said | Fault:
+    if isinstance(reply, Failure):
+        return Fault(reply.reason, reply.detail)
+    said = read(reply.text)
+    if isinstance(said, Fault) and reply.finish_reason == "length":
+        return Fault("truncated", f"the reply was cut off after {reply.completion_tokens} tokens; be shorter")
+    return said
+
+
+def _reject(trajectory: Trajectory, name: str, *, reason: str, detail: str, raw: str = "") -> Reject:
+    return Reject(trajectory.row_id, reason, f"annotator {name}: {detail}", raw or trajectory.question)

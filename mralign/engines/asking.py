@@ -1,0 +1,292 @@
+"""Chat models that are asked for JSON: vLLM in this process, or an endpoint, behind one interface.
+
+A `Speaker` (an annotator of the configuration with everything filled in) enters; a `Chat` leaves. Speakers that name
+the same engine share it: one vLLM engine with one prefix cache, one endpoint with one purse. Every reply is kept in the
+run directory before anybody sees it, whoever made it, under a key of all that could change it: nothing is asked twice,
+and a changed instruction asks again for just what it changes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+from weakref import WeakValueDictionary
+
+from mralign.config import Annotator, Decoding, Engine, Http, Model, RunConfig, ThinkMode, resolve_path
+from mralign.engines.calls import Call, Failure
+from mralign.engines.chat import chat_template, control_tokens
+from mralign.engines.chat_completions import Structured, chat_payload, read_chat, reply_body, say
+from mralign.engines.completions import amend
+from mralign.engines.conversation import Chat, ChatReply, ChatRequest, Message
+from mralign.engines.families import find_family
+from mralign.engines.http import Endpoint, check_settings
+from mralign.engines.requests import row_seed
+from mralign.engines.response_cache import Entry, ResponseCache, call_key
+from mralign.store import Directory, absolute, digest, fingerprint
+
+Locks = WeakValueDictionary[str, asyncio.Lock]  # by key: equal requests wait for the first of them
+
+
+@dataclass(frozen=True)
+class Speaker:
+    """How one model is asked. `http` None: a vLLM engine of ours. `mark` stands for the files of the model."""
+
+    name: str
+    model: Model
+    serving: Engine
+    http: Http | None
+    mode: ThinkMode
+    decoding: Decoding
+    structured: Structured
+    seed: int  # of its own: two annotators may be one model, sampled twice
+    mark: str
+    cache: str
+
+    @property
+    def engine_key(self) -> str:
+        """Equal for speakers that share an engine or an endpoint."""
+        parts = [self.http] if self.http else [self.model, self.serving]
+        return json.dumps([part.model_dump(mode="json") for part in parts], sort_keys=True)
+
+
+def speaker_of(annotator: Annotator, *, config: RunConfig) -> Speaker:
+    """The speaker of an annotator with engine vllm or http: what is null there is the run's own."""
+    assert annotator.engine != "cues"
+    model, http = annotator.model or config.model, None
+    if annotator.engine == "http":
+        http, mark = annotator.http or config.http, ""
+    else:
+        mark = fingerprint(
+            stage="speaker",
+            version=1,
+            config=model.matters(),
+            upstream={},
+            inputs={name: digest(resolve_path(path)) for name, path in model.inputs().items()},
+        )
+    return Speaker(
+        name=annotator.name,
+        model=model,
+        serving=annotator.serving or config.engine,
+        http=http,
+        mode=annotator.mode or (ThinkMode() if http else _silent(model)),
+        decoding=annotator.decoding,
+        structured=annotator.structured,
+        seed=row_seed(config.run.seed, annotator.name),
+        mark=mark,
+        cache=f"{absolute(config.run.dir)}/{_cache_name(http, mark=mark, config=config)}",
+    )
+
+
+def _cache_name(http: Http | None, *, mark: str, config: RunConfig) -> str:
+    """`responses` for the section `http`; a directory of its own for every other endpoint: each has its budget."""
+    if http == config.http:
+        return "responses"
+    own = fingerprint(stage="", version=1, config=[http.base_url, http.model], upstream={}, inputs={}) if http else mark
+    return f"responses-{own}"
+
+
+def _silent(model: Model) -> ThinkMode:
+    """Thinking off where the family is known; else the chat as it is. A schema leaves no room for a thought."""
+    try:
+        return find_family(model, template=chat_template(resolve_path(model.path)), name=model.path).off
+    except ValueError:
+        return ThinkMode()
+
+
+def check_speaker(speaker: Speaker) -> None:
+    """Raise ValueError for a speaker that could never be asked, before anything starts."""
+    if speaker.http is None:
+        return
+    check_settings(speaker.http)
+    if speaker.mode.prefill:
+        raise ValueError(f"annotator {speaker.name!r}: an endpoint cannot be given a prefill; set mode.prefill to ''")
+    _payload(speaker, ChatRequest("", (Message("user", "?"),)))
+
+
+def _payload(speaker: Speaker, request: ChatRequest) -> dict[str, Any]:
+    http = speaker.http
+    payload = chat_payload(
+        request,
+        model=(http.model if http else None) or speaker.model.path,
+        decoding=speaker.decoding,
+        mode=speaker.mode,
+        structured=speaker.structured,
+        vllm_extras=http.vllm_extras if http else True,
+        seed=speaker.seed,
+    )
+    return amend(payload, changes=http.request) if http else payload
+
+
+class EndpointChat:
+    """A speaker behind an endpoint; the endpoint, its cache and its purse may serve others as well."""
+
+    def __init__(self, speaker: Speaker, *, endpoint: Endpoint) -> None:
+        self.speaker, self.endpoint = speaker, endpoint
+
+    async def reply(self, request: ChatRequest) -> ChatReply | Failure:
+        """The reply, or why there is none. Raises calls.Stopped where nothing may be sent any more."""
+        call = Call(request.key_id, "/chat/completions", _payload(self.speaker, request))
+        answer = await self.endpoint.complete(call)
+        return answer if isinstance(answer, Failure) else read_chat(answer.body, cached=answer.cached)
+
+
+class EngineChat:
+    """A speaker that a vLLM engine in this process serves."""
+
+    def __init__(self, speaker: Speaker, *, engine: Any, tokenizer: Any, locks: Locks | None = None) -> None:
+        self.speaker, self.engine, self.tokenizer = speaker, engine, tokenizer
+        self.locks: Locks = WeakValueDictionary() if locks is None else locks
+        self.cache = ResponseCache(Directory(speaker.cache))
+        self.special = sorted(control_tokens(tokenizer))
+        self.takes_system = _takes_system(tokenizer, mode=speaker.mode)
+
+    async def reply(self, request: ChatRequest) -> ChatReply | Failure:
+        """The reply, or why there is none: control_tokens, prompt_too_long, engine_error."""
+        call = Call(request.key_id, "/chat/completions", _payload(self.speaker, request))
+        key = call_key(call, base_url=f"vllm:{self.speaker.mark}")
+        async with self.locks.setdefault(key, asyncio.Lock()):
+            entry = await asyncio.to_thread(self.cache.read, key)
+            if entry is not None:
+                return read_chat(entry.body, cached=True)
+            answer = await self._ask(request)
+            if isinstance(answer, ChatReply):
+                tokens = answer.prompt_tokens, answer.completion_tokens
+                entry = Entry(key, request.key_id, "0", *tokens, reply_body(answer))
+                await asyncio.to_thread(self.cache.write, entry)
+            return answer
+
+    async def _ask(self, request: ChatRequest) -> ChatReply | Failure:
+        marks = [m for m in self.special if m.strip() and any(m in message.content for message in request.messages)]
+        if marks:
+            return Failure("control_tokens", f"the text holds {', '.join(marks)}, which would steer the chat")
+        prompt_ids = await asyncio.to_thread(self.render, request)
+        room = self.speaker.serving.max_model_len - len(prompt_ids)
+        if room < 1:
+            detail = f"{len(prompt_ids)} tokens, model length {self.speaker.serving.max_model_len}"
+            return Failure("prompt_too_long", detail)
+        work = (prompt_ids, self.parameters(request, room=room))
+        (output,) = await asyncio.wrap_future(self.engine.submit([work]))
+        if isinstance(output, BaseException):
+            return Failure("engine_error", f"{output!r:.500}")
+        done = output.outputs[0]
+        return ChatReply(
+            text=done.text,
+            finish_reason=str(done.finish_reason),
+            prompt_tokens=len(prompt_ids),
+            completion_tokens=len(done.token_ids),
+            prefix_tokens=output.num_cached_tokens or 0,
+        )
+
+    def render(self, request: ChatRequest) -> list[int]:
+        """The token ids of the prompt."""
+        turns = [asdict(message) for message in say(request.messages, mode=self.speaker.mode)]
+        if turns[0]["role"] == "system" and not self.takes_system:
+            turns[1]["content"] = f"{turns[0]['content']}\n\n{turns[1]['content']}"
+            turns = turns[1:]
+        options = self.speaker.mode.template
+        text = self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False, **options)
+        ids: list[int] = self.tokenizer(text + self.speaker.mode.prefill, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def parameters(self, request: ChatRequest, *, room: int) -> Any:
+        """vLLM's sampling parameters of a request whose prompt leaves `room` tokens."""
+        from mralign.engines.vllm import sampling_parameters
+
+        schema = request.schema if self.speaker.structured != "none" else None
+        return sampling_parameters(
+            self.speaker.decoding,
+            max_tokens=min(self.speaker.decoding.max_tokens, room),
+            seed=self.speaker.seed,
+            schema=schema,
+            any_object=self.speaker.structured == "json_object",
+        )
+
+
+def _takes_system(tokenizer: Any, *, mode: ThinkMode) -> bool:
+    """Whether the chat template knows a system message; some refuse it, and the text goes before the user's then."""
+    from jinja2 import TemplateError
+
+    turns = [{"role": "system", "content": "mralign asks"}, {"role": "user", "content": "?"}]
+    try:
+        text = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False, **mode.template)
+    except TemplateError:
+        return False
+    return "mralign asks" in text
+
+
+class ChatHouse:
+    """One engine (or endpoint) in this process, and the chats of the speakers that share it."""
+
+    def __init__(self, speaker: Speaker) -> None:
+        self.endpoint: Endpoint | None = None
+        self.locks: Locks = WeakValueDictionary()
+        if speaker.http is not None:
+            self.endpoint = Endpoint(speaker.http, cache=Directory(speaker.cache))
+            return
+        from transformers import AutoTokenizer
+
+        from mralign.engines.vllm import local_copy, start_engine
+
+        path = local_copy(resolve_path(speaker.model.path))
+        self.tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=speaker.model.trust_remote_code)
+        self.engine = start_engine(path, model=speaker.model, engine=speaker.serving)
+
+    def chat(self, speaker: Speaker) -> Chat:
+        """The chat of a speaker whose `engine_key` is that of this house."""
+        if self.endpoint is not None:
+            return EndpointChat(speaker, endpoint=self.endpoint)
+        return EngineChat(speaker, engine=self.engine, tokenizer=self.tokenizer, locks=self.locks)
+
+
+class ChatActor:
+    """A Ray actor: one speaker whose engine lives in the actor."""
+
+    def __init__(self, speaker: Speaker) -> None:
+        self.chat = ChatHouse(speaker).chat(speaker)
+
+    async def reply(self, request: ChatRequest) -> ChatReply | Failure:
+        return await self.chat.reply(request)
+
+
+class _RemoteChat:
+    def __init__(self, actor: Any) -> None:
+        self.actor = actor
+
+    async def reply(self, request: ChatRequest) -> ChatReply | Failure:
+        answer: ChatReply | Failure = await self.actor.reply.remote(request)
+        return answer
+
+
+@asynccontextmanager
+async def open_chat(annotator: Annotator, *, config: RunConfig) -> AsyncIterator[Chat]:
+    """A chat for a driver that asks a few thousand things: an endpoint from here, vLLM in one Ray actor.
+
+    Ray must have been started for a vLLM annotator. For a whole corpus stream through Ray Data instead (annotation).
+    """
+    speaker = speaker_of(annotator, config=config)
+    check_speaker(speaker)
+    if speaker.http is not None:
+        async with Endpoint(speaker.http, cache=Directory(speaker.cache)) as endpoint:
+            yield EndpointChat(speaker, endpoint=endpoint)
+        return
+    import ray
+
+    from mralign.engines.vllm import worker_environment
+
+    kind: Any = ray.remote(ChatActor)
+    actor = kind.options(
+        num_cpus=speaker.serving.cpus_per_replica,
+        num_gpus=speaker.serving.gpus_per_replica or None,
+        max_restarts=3,
+        max_task_retries=3,
+        max_concurrency=4 * speaker.serving.max_num_seqs,
+        runtime_env={"env_vars": worker_environment(speaker.serving)},
+    ).remote(speaker)
+    try:
+        yield _RemoteChat(actor)
+    finally:
+        ray.kill(actor)

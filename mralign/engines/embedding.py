@@ -1,0 +1,102 @@
+"""Short texts become vectors, by vLLM's pooling runner or by sentence-transformers.
+
+Texts enter, float32 rows leave in their order, whatever the engine. A few thousand short texts take a CPU a minute, so
+the model runs in this process and only for the length of one call.
+
+Axes: N texts, D dimensions.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mralign.config import Embedding, Engine, resolve_path
+
+
+def embed(texts: Sequence[str], *, settings: Embedding) -> np.ndarray:
+    """float32 (N, D), a row a text.
+
+    Raises ValueError if the engine is not installed, the model cannot be loaded, or a vector is not finite.
+    """
+    check_embedding(settings)
+    asked = [settings.prefix + text for text in texts]
+    run = {"vllm": _vllm, "sentence_transformers": _sentence_transformers}[settings.engine]
+    vector_ND = np.asarray(run(asked, settings=settings), dtype=np.float32)
+    if vector_ND.ndim != 2 or len(vector_ND) != len(asked) or not np.isfinite(vector_ND).all():
+        raise ValueError(
+            f"discovery.embedding.path={settings.path} gave vectors of shape {vector_ND.shape} for {len(asked)} texts, "
+            f"or some that are not finite; try discovery.embedding.dtype=float32 or another model"
+        )
+    return vector_ND
+
+
+def check_embedding(settings: Embedding) -> None:
+    """Raise ValueError, before anything is loaded, for an engine that is not installed or a path without a model."""
+    from importlib.util import find_spec
+
+    module, extra = {"vllm": ("vllm", "gpu"), "sentence_transformers": ("sentence_transformers", "discovery")}[
+        settings.engine
+    ]
+    if find_spec(module) is None:
+        raise ValueError(
+            f"discovery.embedding.engine={settings.engine} is not installed: pip install 'mralign[{extra}]', or choose "
+            f"the other of vllm and sentence_transformers"
+        )
+    path = resolve_path(settings.path)
+    if not (Path(path) / "config.json").is_file() and (Path(path).exists() or _looks_local(path)):
+        raise ValueError(
+            f"discovery.embedding.path={settings.path} holds no config.json, so no model; give a model directory or a "
+            f"hub name"
+        )
+
+
+def _looks_local(path: str) -> bool:
+    """Whether a path can be no hub name, which is NAME or OWNER/NAME."""
+    return path.startswith((".", "/")) or path.count("/") > 1
+
+
+def _sentence_transformers(texts: Sequence[str], *, settings: Embedding) -> Any:
+    from sentence_transformers import SentenceTransformer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    model = SentenceTransformer(
+        resolve_path(settings.path),
+        device="cuda" if settings.gpu else "cpu",
+        model_kwargs={"dtype": settings.dtype},
+    )
+    if settings.max_model_len is not None:
+        model.max_seq_length = settings.max_model_len
+    vectors = model.encode(list(texts), batch_size=settings.batch_size, show_progress_bar=False, convert_to_tensor=True)
+    return vectors.float().cpu().numpy()
+
+
+def _vllm(texts: Sequence[str], *, settings: Embedding) -> Any:
+    os.environ.update(_environment(settings))  # read when vLLM is imported
+    from vllm import LLM
+
+    llm = LLM(
+        model=resolve_path(settings.path),
+        runner="pooling",
+        dtype=settings.dtype,
+        max_model_len=settings.max_model_len,
+        max_num_seqs=settings.batch_size,
+        enforce_eager=True,
+        disable_log_stats=True,
+        use_tqdm_on_load=False,
+    )
+    try:
+        return [output.outputs.embedding for output in llm.embed(list(texts), use_tqdm=False)]
+    finally:
+        llm.llm_engine.engine_core.shutdown()
+
+
+def _environment(settings: Embedding) -> dict[str, str]:
+    from mralign.engines.vllm import worker_environment
+
+    return worker_environment(Engine(gpus_per_replica=1 if settings.gpu else 0))

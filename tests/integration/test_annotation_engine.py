@@ -1,0 +1,115 @@
+"""A real language model as both annotators and adjudicator: one vLLM engine for all three, replies held by schema."""
+
+import asyncio
+import json
+import re
+
+import jsonschema
+import pyarrow.parquet as pq
+import pytest
+from align_process import ROOT, finish, start
+from smollm2 import MISSING, find_gguf, save_smollm2
+
+from mralign.annotation.desk import annotate_row, desk_of
+from mralign.annotation.panel import Hearing
+from mralign.annotation.verdict import adjudication_schema, annotation_schema
+from mralign.config import load
+from mralign.engines.asking import EngineChat
+
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.slow,
+    pytest.mark.skipif(find_gguf() is None, reason=MISSING),
+]
+
+THOUGHT = (
+    "Okay, the question is who wrote the first program. Let me think about what I know.",
+    "I recall that Ada Lovelace wrote notes on the Analytical Engine in 1843.",
+    "Wait, maybe it was Charles Babbage himself? No, his drafts were not published.",
+    "So the answer is Ada Lovelace.",
+)
+
+
+def write_rollouts(directory, *, questions):
+    paths = directory / "on.jsonl", directory / "off.jsonl"
+    rows = [{"id": n, "problem": f"Who wrote program number {n}?", "answer": "Ada"} for n in range(questions)]
+    thoughts = ["\n\n".join((*THOUGHT[: 2 + n % 3], f"It is number {n}.")) for n in range(questions)]
+    on = [row | {"response": f"<think>{t}</think>Ada"} for row, t in zip(rows, thoughts, strict=True)]
+    off = [row | {"response": "Bob"} for row in rows]
+    for path, listed in zip(paths, (on, off), strict=True):
+        path.write_text("".join(json.dumps(row) + "\n" for row in listed))
+    return paths
+
+
+class Recorder(EngineChat):
+    """A chat without an engine: it finds what the run has kept, and notes what was asked."""
+
+    def __init__(self, speaker, *, tokenizer):
+        super().__init__(speaker, engine=None, tokenizer=tokenizer)
+        self.exchanges = []
+
+    async def reply(self, request):
+        reply = await super().reply(request)
+        self.exchanges.append((request, reply))
+        return reply
+
+
+def test_a_real_model_annotates_and_everything_it_said_is_found_again(tmp_path):
+    from transformers import AutoTokenizer
+
+    model = str(save_smollm2(tmp_path / "smollm2"))
+    on, off = write_rollouts(tmp_path, questions=4)
+    said = {"engine": "vllm", "decoding": {"temperature": 0.6, "top_p": 0.95, "max_tokens": 400}}
+    overrides = [
+        f"model.path={model}",
+        "model.family=prompted",
+        f"rollouts.import_on={on}",
+        f"rollouts.import_off={off}",
+        "run.reject_limit=1.0",  # of a model of 135 M parameters
+        "engine.max_model_len=4096",
+        "engine.max_num_seqs=8",
+        f"annotation.annotators={json.dumps([{'name': name} | said for name in ('Ann', 'Ben')])}",
+        f"annotation.adjudicator={json.dumps({'name': 'Jo'} | said)}",
+    ]
+    run, log = tmp_path / "run", tmp_path / "log"
+    finish(start(run, "--preset", "import-rollouts", *overrides, "--until", "annotation", log=log), log=log)
+    rows = read(run, "annotation/*/part-*.parquet")
+    rejects = read(run, "annotation/*/rejects/part-*.parquet")
+    assert len(rows) + len(rejects) == 4
+
+    presets = ROOT / "jobs" / "presets"
+    config = load("import-rollouts", overrides=[f"run.dir={run}", *overrides], presets_dir=presets)
+    desk, tokenizer = desk_of(config), AutoTokenizer.from_pretrained(model)
+    assert len(desk.visits) == 1
+    chats = {role: Recorder(desk.speakers[role], tokenizer=tokenizer) for role in desk.speakers}
+    house = type("House", (), {"chat": lambda self, speaker: next(c for c in chats.values() if c.speaker is speaker)})()
+    seated = desk.seat(desk.visits[0], house=house)
+    again = [
+        asyncio.run(annotate_row(row, desk=desk, hearing=Hearing(), seated=seated))
+        for row in read(run, "candidates/*/part-*.parquet")
+    ]
+    kept = {row["row_id"]: row for row in again if isinstance(row, dict)}
+    assert {row["row_id"]: len(row["steps"]) for row in rows} == {k: len(row["steps"]) for k, row in kept.items()}
+    exchanges = [(role, *exchange) for role, chat in chats.items() for exchange in chat.exchanges]
+    assert len(exchanges) >= 8
+    for role, request, reply in exchanges:  # whatever it says, the schema held it
+        assert reply.cached
+        if reply.finish_reason == "stop":
+            jsonschema.validate(json.loads(reply.text), schema_of(role, request, desk=desk))
+    assert any(reply.finish_reason == "stop" for _, _, reply in exchanges)
+    (manifest,) = (json.loads(path.read_text()) for path in run.glob("annotation/*/manifest.json"))
+    counted = manifest["figures"]["annotators"]
+    assert counted["Ann"]["requests"] == len(chats["first"].exchanges)
+    assert counted["Ann"]["prefix_tokens"] > 0  # the instruction was computed once
+
+
+def read(run, pattern):
+    return [row for part in run.glob(pattern) for row in pq.read_table(part).to_pylist()]
+
+
+def schema_of(role, request, *, desk):
+    """The schema that this request must be held to, from what its text says."""
+    asked = request.messages[1].content
+    if role == "adjudicator":
+        return adjudication_schema(disputes=len(re.findall(r"^dispute_", asked, re.MULTILINE)), taxonomy=desk.taxonomy)
+    return annotation_schema(segments=len(re.findall(r"^\[\d+\]", asked, re.MULTILINE)), taxonomy=desk.taxonomy)
