@@ -20,9 +20,9 @@ from mralign.annotation.instruction import (
     annotator_instruction,
     repair_messages,
 )
+from mralign.annotation.reply import Fault
 from mralign.annotation.taxonomy import Taxonomy
 from mralign.annotation.verdict import (
-    Fault,
     Opinion,
     adjudication_schema,
     annotation_schema,

@@ -24,7 +24,8 @@ def draw(clusters: Clusters, *, embedding_ND: np.ndarray, labels: Sequence[str])
     """The picture; `labels` is what each cluster is called, in order."""
     position_N2, share = principal(unit(embedding_ND, names=clusters.names))
     low_2, high_2 = position_N2.min(axis=0), position_N2.max(axis=0)
-    x_N, y_N = (_MARGIN + _SIDE * (position_N2 - low_2) / (float((high_2 - low_2).max()) or 1.0)).T  # one scale for both
+    scale = _SIDE / (float((high_2 - low_2).max()) or 1.0)  # one for both directions
+    x_N, y_N = (_MARGIN + scale * (position_N2 - low_2)).T
     order = sorted(range(len(clusters.names)), key=lambda i: int(clusters.cluster_N[i]) != NOISE)  # noise underneath
     marks = [_dot(clusters, i, x=x_N[i], y=y_N[i], labels=labels) for i in order]
     for own in range(clusters.count):

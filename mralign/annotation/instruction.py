@@ -10,8 +10,8 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mralign.annotation.reply import Fault
 from mralign.annotation.taxonomy import Taxonomy
-from mralign.annotation.verdict import Fault
 from mralign.engines.conversation import Message
 from mralign.engines.labels import StepLabels
 

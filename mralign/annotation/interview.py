@@ -17,7 +17,7 @@ import pyarrow as pa
 from mralign.annotation.instruction import Trajectory, repair_messages
 from mralign.annotation.naming import Strategy, naming_request, read_naming
 from mralign.annotation.open_labels import as_row, open_request, read_open
-from mralign.annotation.verdict import Fault
+from mralign.annotation.reply import Fault
 from mralign.engines.calls import RETRIED, Failure
 from mralign.engines.conversation import Chat, ChatReply, ChatRequest
 from mralign.engines.labels import StepLabels

@@ -14,6 +14,7 @@ from typing import Any
 
 from mralign.annotation.instruction import Trajectory, annotation_messages
 from mralign.annotation.reply import (
+    Fault,
     ShapeError,
     fields,
     integer_schema,
@@ -23,7 +24,6 @@ from mralign.annotation.reply import (
     reader,
     step_labels,
 )
-from mralign.annotation.verdict import Fault
 from mralign.engines.conversation import ChatRequest
 from mralign.engines.labels import StepLabels
 

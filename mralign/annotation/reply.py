@@ -10,15 +10,30 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
-from mralign.annotation.verdict import Fault
 from mralign.engines.labels import StepLabels
 
 P = ParamSpec("P")
 T = TypeVar("T")
+_DETAIL = 500  # characters of a fault: it goes back to the annotator
 _THOUGHT = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)  # a reasoning model may think before it replies
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Why a reply cannot be used. Reasons: not_json, wrong_shape, bad_segments, bad_labels."""
+
+    reason: str
+    detail: str
+
+    def __post_init__(self) -> None:
+        readable = self.detail.encode("utf-8", "replace").decode()  # a lone surrogate would break who quotes it
+        object.__setattr__(self, "detail", readable[:_DETAIL])
+
+
 _DEEP = Fault("wrong_shape", "the reply is nested too deeply; it must hold the keys asked for and nothing below them")
 
 

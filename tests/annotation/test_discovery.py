@@ -21,8 +21,8 @@ from mralign.annotation.discovery import NOISE, Clusters, cluster
 from mralign.annotation.instruction import Trajectory
 from mralign.annotation.interview import PART_ROWS, ask, label_openly, name_clusters
 from mralign.annotation.naming import Strategy, assemble, naming_request, naming_schema, read_naming
+from mralign.annotation.reply import Fault
 from mralign.annotation.taxonomy import load_taxonomy
-from mralign.annotation.verdict import Fault
 from mralign.config import Discovery, Embedding
 from mralign.engines.calls import Failure, Stopped
 from mralign.engines.conversation import ChatReply, ChatRequest, Message
