@@ -42,7 +42,7 @@ class Speaker:
     mode: ThinkMode
     decoding: Decoding
     structured: Structured
-    seed: int  # of its own: two annotators may be one model, sampled twice
+    seed: int  # of its own, as two annotators may be one model; every row draws from a seed made of it
     mark: str
     cache: str
 
@@ -116,7 +116,7 @@ def _payload(speaker: Speaker, request: ChatRequest) -> dict[str, Any]:
         mode=speaker.mode,
         structured=speaker.structured,
         vllm_extras=http.vllm_extras if http else True,
-        seed=speaker.seed,
+        seed=row_seed(speaker.seed, request.key_id),
     )
     return amend(payload, changes=http.request) if http else payload
 
@@ -200,7 +200,7 @@ class EngineChat:
         return sampling_parameters(
             self.speaker.decoding,
             max_tokens=min(self.speaker.decoding.max_tokens, room),
-            seed=self.speaker.seed,
+            seed=row_seed(self.speaker.seed, request.key_id),
             schema=schema,
             any_object=self.speaker.structured == "json_object",
         )

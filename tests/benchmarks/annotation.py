@@ -18,7 +18,6 @@ import logging
 import os
 import platform
 import random
-import re
 import socket
 import statistics
 import subprocess
@@ -41,9 +40,9 @@ import ray  # noqa: E402
 from mralign.annotation.desk import annotate_row, desk_of  # noqa: E402
 from mralign.annotation.panel import Hearing  # noqa: E402
 from mralign.annotation.stage import ANNOTATION_STAGE  # noqa: E402
-from mralign.annotation.verdict import adjudication_schema, annotation_schema  # noqa: E402
 from mralign.config import parse  # noqa: E402
 from mralign.engines.asking import EngineChat  # noqa: E402
+from mralign.engines.requests import row_seed  # noqa: E402
 from mralign.engines.vllm import worker_environment  # noqa: E402
 from mralign.rollouts.segments import segment_spans  # noqa: E402
 from mralign.schema import CANDIDATES  # noqa: E402
@@ -124,7 +123,7 @@ def configuration(model, run, *, quick, base_url=None):
             "questions": {"train": [{"name": "bench", "path": "bench"}]},
             "model": {"path": model, "family": "prompted", "dtype": "bfloat16"},
             "engine": {"max_model_len": 8192, "max_num_seqs": 32, "batch_size": 16},
-            "annotation": {"annotators": [who("first", 0.0), who("second", 0.7)], "adjudicator": who("third", 0.0)},
+            "annotation": {"annotators": [who("first", 0.0), who("second", 0.3)], "adjudicator": who("third", 0.0)},
         }
     )
 
@@ -146,7 +145,8 @@ class Recorder(EngineChat):
 
     async def reply(self, request):
         reply = await super().reply(request)
-        self.exchanges.append((self.speaker, self.render(request), request.schema, request.messages[1].content, reply))
+        seed = row_seed(self.speaker.seed, request.key_id)
+        self.exchanges.append((self.speaker.decoding, seed, self.render(request), request.schema, reply))
         return reply
 
 
@@ -164,19 +164,13 @@ def replay(config, source):
     seated = desk.seat(desk.visits[0], house=House())
     for row in source.read(schema=CANDIDATES).to_pylist():
         asyncio.run(annotate_row(row, desk=desk, hearing=Hearing(), seated=seated))
-    return [exchange for chat in chats.values() for exchange in chat.exchanges], desk
+    return [exchange for chat in chats.values() for exchange in chat.exchanges]
 
 
-def schema_valid(exchanges, desk):
+def schema_valid(exchanges):
     """How many replies fit the schema of their request, and how many there are."""
     valid = 0
-    for _, _, schema, asked, reply in exchanges:
-        again = (
-            adjudication_schema(disputes=len(re.findall(r"^dispute_", asked, re.MULTILINE)), taxonomy=desk.taxonomy)
-            if "Disputed steps:" in asked
-            else annotation_schema(segments=len(re.findall(r"^\[\d+\] ", asked, re.MULTILINE)), taxonomy=desk.taxonomy)
-        )
-        del again  # the text may hold such marks itself; the request's own schema decides
+    for _, _, _, schema, reply in exchanges:
         try:
             jsonschema.validate(json.loads(reply.text), schema)
             valid += 1
@@ -220,7 +214,7 @@ class Raw:
 def measure_raw(config, exchanges):
     environment = worker_environment(config.engine)
     actor = ray.remote(Raw).options(num_cpus=1, runtime_env={"env_vars": environment}).remote()
-    work = [(ids, speaker.decoding, speaker.seed, schema) for speaker, ids, schema, _, _ in exchanges]
+    work = [(ids, decoding, seed, schema) for decoding, seed, ids, schema, _ in exchanges]
     found = ray.get(actor.measure.remote(config.model.path, config.engine, work))
     ray.kill(actor)
     return found
@@ -298,14 +292,14 @@ def run_all(args, work, *, model, source, repeats):
         run = work / f"run-{number}"
         config = configuration(model, run, quick=args.quick)
         tokens, seconds, outcome, out = measure_stage(config, source, run)
-        exchanges, desk = replay(config, source)
+        exchanges = replay(config, source)
         stage.append(tokens / seconds)
         raw_tokens, raw_seconds, raw_prefix = measure_raw(config, exchanges)
         raw.append(raw_tokens / raw_seconds)
         print(f"repeat {number}: stage {tokens} tokens in {seconds:.1f} s, raw {raw_tokens} in {raw_seconds:.1f} s")
         prefix.append((shares(outcome), raw_prefix))
     describe("vLLM in the stage", outcome, out)
-    valid, total = schema_valid(exchanges, desk)
+    valid, total = schema_valid(exchanges)
     print(f"  schema-valid replies: {valid} of {total}")
     figures = {"trajectories": outcome.rows_in, "schema_valid": valid / total, "annotated": outcome.rows_out}
     if args.http:
