@@ -130,17 +130,18 @@ class ChatAnnotator:
     ) -> Said | Reject:
         """The reply as `read` reads it, at the second attempt at the latest."""
         tally["trajectories"] += 1
-        first = await self._reply(request, tally=tally)
-        said = _read(first, read=read)
-        if isinstance(said, Fault) and isinstance(first, ChatReply):
+        reply, raw = await self._reply(request, tally=tally), trajectory.question
+        said = _read(reply, read=read)
+        if isinstance(said, Fault) and isinstance(reply, ChatReply):
             tally["repaired"] += 1
-            messages = repair_messages(request.messages, reply=first.text, fault=said)
-            first = await self._reply(ChatRequest(request.key_id, messages, request.schema), tally=tally)
-            said = _read(first, read=read)
+            raw = reply.text
+            messages = repair_messages(request.messages, reply=raw, fault=said)
+            reply = await self._reply(ChatRequest(request.key_id, messages, request.schema), tally=tally)
+            said = _read(reply, read=read)
+            raw = reply.text if isinstance(reply, ChatReply) else raw
         if not isinstance(said, Fault):
             return said
         tally["rejected"] += 1
-        raw = first.text if isinstance(first, ChatReply) else trajectory.question
         return _reject(trajectory, self.name, reason=said.reason, detail=said.detail, raw=raw)
 
     async def _reply(self, request: ChatRequest, *, tally: Counter[str]) -> ChatReply | Failure:

@@ -112,7 +112,8 @@ def money(tokens: Mapping[str, int], *, desk: Desk, role: str, fresh: bool = Fal
 def figures(parts: Iterable[pa.Table], *, tallies: Iterable[Tallies], desk: Desk) -> dict[str, Any]:
     """The figures of the manifest; `parts` hold the column `steps` of schema ANNOTATIONS.
 
-    annotators: by name what was counted, with repair_rate and reject_rate (of the trajectories asked about) and money.
+    annotators: by name what was counted, with repair_rate and reject_rate (of the trajectories asked about), the
+    money that its replies are worth, and money_now, without those that an earlier stage of the run had paid for.
     adjudicated: share of final steps that went to the adjudicator. by_label: how many final steps the annotators
     proposed the label for, in how many of those it was not kept, in how many steps it is final, and how many of the
     proposals were escalated.
@@ -163,5 +164,6 @@ def _by_annotator(tallies: Iterable[Tallies], *, desk: Desk) -> dict[str, dict[s
                 "repair_rate": counts["repaired"] / asked,
                 "reject_rate": counts["rejected"] / asked,
                 "money": money(counts, desk=desk, role=role),
+                "money_now": money(counts, desk=desk, role=role, fresh=True),
             }
     return found

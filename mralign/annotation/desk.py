@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -133,7 +133,7 @@ def annotate_by_cues(table: pa.Table, *, desk: Desk) -> tuple[list[dict[str, Any
     return [row for row in done if not isinstance(row, Reject)], [row for row in done if isinstance(row, Reject)]
 
 
-def add_tallies(hearings: list[Hearing]) -> Tallies:
+def add_tallies(hearings: Iterable[Hearing]) -> Tallies:
     """The sum of what the hearings took, by role."""
     total: Tallies = {role: Counter() for role in ROLES}
     for hearing in hearings:

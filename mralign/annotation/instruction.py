@@ -117,7 +117,8 @@ def adjudication_messages(
 def repair_messages(asked: Sequence[Message], *, reply: str, fault: Fault) -> tuple[Message, ...]:
     """The same request once more, with the refused reply and what was wrong with it."""
     text = f"This reply cannot be used: {fault.detail}\nReply again with the whole corrected JSON object, nothing else."
-    return (*asked, Message("assistant", reply[:_QUOTED]), Message("user", text))
+    said = reply.rpartition("</think>")[2].strip()[:_QUOTED] or "(nothing)"  # a thought would steer the chat
+    return (*asked, Message("assistant", said), Message("user", text))
 
 
 def _list_labels(taxonomy: Taxonomy) -> str:

@@ -73,6 +73,9 @@ def parse_object(text: str) -> Any:
     bare = _THOUGHT.sub("", text).lstrip()
     if bare.startswith("<think>"):  # what stands in it is a draft
         raise ShapeError("not_json", "the thought has no end; reply with the JSON object after </think>, or alone")
+    before, mark, after = bare.partition("</think>")
+    if mark and "{" in after and not before.startswith("{"):  # the template opened the thought; the reply only ends it
+        bare = after
     start = bare.find("{")
     if start < 0:
         raise ShapeError("not_json", "the reply holds no JSON object; reply with the JSON object alone")

@@ -33,7 +33,7 @@ from mralign.annotation.desk import (
 )
 from mralign.annotation.panel import Hearing, Visit, hear
 from mralign.config import RunConfig, resolve_path
-from mralign.engines.asking import ChatHouse, Speaker, check_speaker
+from mralign.engines.asking import ChatHouse, Speaker, check_purses, check_speaker
 from mralign.engines.calls import Stopped
 from mralign.engines.chat import check_model_directory
 from mralign.engines.cues import load_rule_book
@@ -46,6 +46,7 @@ from mralign.stage import Context, Outcome, Stage, log, map_parts, progress
 from mralign.store import Directory, StageDir, drop_repeated, part_key, part_name
 
 _RETRIES = 10  # of a batch whose engine died under it
+_HALT = "halted.txt"
 _SAMPLE = 200  # candidates that the expected cost is measured on
 _COLUMNS = ["row_id", "question_id", "dataset", "polarity", "question", "answers", "text"]
 _COLUMNS += ["segment_start", "segment_end"]
@@ -70,7 +71,7 @@ def _run(context: Context) -> Outcome:
         by_cues = partial(_annotate_part, desk=desk)
         map_parts(context, by_cues, source=source, schema=ANNOTATIONS, upstream_schema=CANDIDATES)
     done = context.out.parts()
-    tallies = (json.loads(context.out.read_text(_tally_name(p))) for p in done if context.out.exists(_tally_name(p)))
+    tallies = (tally for part in done for tally in _tallies(context.out, part))
     steps = (context.out.read_parts([part], schema=ANNOTATIONS, columns=["steps"]) for part in done)
     rows_out = sum(context.out.rows(part) for part in done)
     return Outcome(rows_in, rows_out, figures(steps, tallies=tallies, desk=desk) | times)
@@ -78,6 +79,16 @@ def _run(context: Context) -> Outcome:
 
 def _tally_name(part: str) -> str:
     return f"tallies/{part_key(part)}.json"
+
+
+def _tallies(out: StageDir, part: str) -> list[dict[str, Any]]:
+    """What each row (or reject) took that stands in the part now; a row that was asked again stands in another."""
+    if not out.exists(_tally_name(part)):
+        return []  # cue phrases take nothing
+    standing = out.read_parts([part], schema=ANNOTATIONS, columns=["row_id"]).column("row_id").to_pylist()
+    standing += out.read_rejects([part], columns=["row_id"]).column("row_id").to_pylist()
+    found = json.loads(out.read_text(_tally_name(part)))
+    return [found[row_id] for row_id in standing]
 
 
 def _annotate_part(table: pa.Table, *, desk: Desk) -> tuple[pa.Table, list[Reject]]:
@@ -96,15 +107,21 @@ class Annotating:
     async def __call__(self, batch: pa.Table) -> pa.Table:
         """Not the last: the batch with what was heard. The last: its rows committed, and what they took."""
         rows = batch.to_pylist()
+        halted = await asyncio.to_thread(_read_halt, self.out)
+        if halted:  # at another engine: nothing more is paid for that would be of no use
+            rows = [row | {"stopped": row["stopped"] or halted} for row in rows]
         hearings = [Hearing.from_json(row["heard"]) for row in rows]
         pairs = zip(rows, hearings, strict=True)
         done = await asyncio.gather(*(self._visit(row, hearing=hearing) for row, hearing in pairs))
+        reason = next((answer for answer in done if isinstance(answer, str)), "")
+        if reason and not halted:
+            await asyncio.to_thread(self.out.write_text, _HALT, reason)
         if not self.last:
             heard = pa.array([hearing.to_json() for hearing in hearings], pa.string())
             stopped = pa.array([answer if isinstance(answer, str) else "" for answer in done], pa.string())
             kept = batch.drop_columns(["heard", "stopped"])
             return kept.append_column("heard", heard).append_column("stopped", stopped)
-        return await asyncio.to_thread(self._commit, batch, hearings, done)
+        return await asyncio.to_thread(self._commit, batch, hearings, done, reason)
 
     async def _visit(self, row: dict[str, Any], *, hearing: Hearing) -> dict[str, Any] | Reject | str | None:
         """A row, a reject, or (text) why nothing may be asked any more; None where the row goes on."""
@@ -118,41 +135,74 @@ class Annotating:
             return str(reason)
         return None
 
-    def _commit(self, batch: pa.Table, hearings: list[Hearing], done: list[Any]) -> pa.Table:
+    def _commit(self, batch: pa.Table, hearings: list[Hearing], done: list[Any], stopped: str) -> pa.Table:
         rows = [answer for answer in done if isinstance(answer, dict)]
         rejects = [answer for answer in done if isinstance(answer, Reject)]
-        finished = [hearing for hearing, answer in zip(hearings, done, strict=True) if not isinstance(answer, str)]
-        tallies = add_tallies(finished)
+        ids = batch.column("row_id").to_pylist()
+        ended = zip(ids, hearings, done, strict=True)
+        finished = {row_id: hearing for row_id, hearing, answer in ended if not isinstance(answer, str)}
         if finished:
-            key = f"{batch.column('part')[0]}-{batch_key(batch.column('row_id').to_pylist())}"
-            part = part_name(key)
+            part = part_name(f"{batch.column('part')[0]}-{batch_key(ids)}")
+            tallies = {row_id: hearing.tallies for row_id, hearing in finished.items()}
             self.out.write_text(_tally_name(part), json.dumps(tallies))
             table = pa.Table.from_pylist(rows, schema=ANNOTATIONS)
             self.out.commit(part, table, schema=ANNOTATIONS, rejects=to_table(rejects))
-        stopped = next((answer for answer in done if isinstance(answer, str)), "")
-        counted = json.dumps(tallies)
+        counted = json.dumps(add_tallies(finished.values()))
         return pa.table({"rows": [len(finished)], "ready": [self.ready], "stopped": [stopped], "tallies": [counted]})
 
 
 def _ask_chats(context: Context, *, desk: Desk, rows: int) -> dict[str, float]:
-    """Annotate by engines what is not annotated yet. Returns the seconds of this call until the last engine was ready
-    and those after it. Raises ValueError when a budget is spent; what came is kept."""
+    """Annotate by engines what is not annotated yet. Returns the seconds of this call until the engine of the last
+    visit was ready and those after it. Raises ValueError when a budget is spent; what came is kept."""
     out, source = context.out, context.upstream["candidates"]
     forget_failures(out)
+    drop_repeated(out, schema=ANNOTATIONS)  # of a run that was killed before it came to that
+    _clear_halt(out)
     done = {part: [p for p in out.parts() if p.startswith(f"part-{part_key(part)}-")] for part in source.parts()}
     left = rows - sum(out.rows(p) + out.reject_rows(p) for names in done.values() for p in names)
     ready = began = time.time()
     if left > 0:
         if desk.twins:
             log.warning("annotation.annotators are one model at temperature 0: both will say the same, always")
+        _warn_of_too_little(desk)
         log.info("annotation of %d trajectories will take\n%s", left, _expected(context, desk=desk, rows=left))
         ready = _follow(_stream(source, done, desk=desk, out=out), desk=desk, total=left)
     drop_repeated(out, schema=ANNOTATIONS)
     return {"engine_start_s": round(ready - began, 2), "annotating_s": round(time.time() - ready, 2)}
 
 
+def _read_halt(out: StageDir) -> str:
+    """Why nothing may be asked any more, as another engine's actor wrote it; empty if all may go on."""
+    return out.read_text(_HALT) if out.exists(_HALT) else ""
+
+
+def _clear_halt(out: StageDir) -> None:
+    if out.exists(_HALT):
+        out.filesystem.delete_file(out.path(_HALT))
+
+
+def _warn_of_too_little(desk: Desk) -> None:
+    """Engines that do not fit on the cluster together wait for each other; one that grows may still bring them in."""
+    import ray
+
+    servings = [s.serving for s in map(desk.speaker, desk.visits) if s.http is None]
+    for kind, needed in (
+        ("GPU", sum(serving.min_replicas * serving.gpus_per_replica for serving in servings)),
+        ("CPU", 1 + sum(serving.min_replicas * serving.cpus_per_replica for serving in servings)),
+    ):
+        there = ray.cluster_resources().get(kind, 0)
+        if needed > there:
+            log.warning(
+                "the annotators' engines need %g %s together and the cluster has %g: unless it grows, they wait for "
+                "ever. Give several annotators the same model and `serving`: they share one engine",
+                needed,
+                kind,
+                there,
+            )
+
+
 def _follow(reports: Iterator[dict[str, Any]], *, desk: Desk, total: int) -> float:
-    """Drive the stream with a progress bar of rows, tokens and money; when the last engine was ready."""
+    """Drive the stream with a progress bar of rows, tokens and money; when the engine of the last visit was ready."""
     stopped, ready, tokens, spent = "", math.inf, 0, 0.0
 
     def rows() -> Iterator[int]:
@@ -298,8 +348,10 @@ def _check(config: RunConfig) -> None:
                 )
         elif annotator.engine == "vllm":
             check_model_directory(resolve_path((annotator.model or config.model).path))
-    for speaker in desk_of(config).speakers.values():
+    speakers = desk_of(config).speakers.values()
+    for speaker in speakers:
         check_speaker(speaker)
+    check_purses(speakers)
 
 
 ANNOTATION_STAGE = Stage(

@@ -49,7 +49,9 @@ def annotation_schema(*, segments: int, taxonomy: Taxonomy) -> dict[str, Any]:
 
 def adjudication_schema(*, disputes: int, taxonomy: Taxonomy) -> dict[str, Any]:
     """The JSON schema of an adjudicator's reply on so many disputed steps: one entry each, by its number from 1."""
-    return object_schema(**{f"dispute_{number}": _labels_schema(taxonomy) for number in range(1, disputes + 1)})
+    entry = {"$ref": "#/$defs/labels"}  # the labels stand in it once: endpoints limit the size of a schema
+    schema = object_schema(**{f"dispute_{number}": entry for number in range(1, disputes + 1)})
+    return schema | {"$defs": {"labels": _labels_schema(taxonomy)}}
 
 
 @reader

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
+from itertools import combinations
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -26,6 +27,7 @@ from mralign.engines.families import find_family
 from mralign.engines.http import Endpoint, check_settings
 from mralign.engines.requests import row_seed
 from mralign.engines.response_cache import Entry, ResponseCache, call_key
+from mralign.engines.thinking import OPENING
 from mralign.store import Directory, absolute, digest, fingerprint
 
 Locks = WeakValueDictionary[str, asyncio.Lock]  # by key: equal requests wait for the first of them
@@ -77,24 +79,26 @@ def speaker_of(annotator: Annotator, *, config: RunConfig) -> Speaker:
         structured=annotator.structured,
         seed=row_seed(config.run.seed, annotator.name),
         mark=mark,
-        cache=f"{absolute(config.run.dir)}/{_cache_name(http, mark=mark, config=config)}",
+        cache=f"{absolute(config.run.dir)}/{_cache_name(annotator.http, mark=mark)}",
     )
 
 
-def _cache_name(http: Http | None, *, mark: str, config: RunConfig) -> str:
-    """`responses` for the section `http`; a directory of its own for every other endpoint: each has its budget."""
-    if http == config.http:
-        return "responses"
-    own = fingerprint(stage="", version=1, config=[http.base_url, http.model], upstream={}, inputs={}) if http else mark
-    return f"responses-{own}"
+def _cache_name(own: Http | None, *, mark: str) -> str:
+    """`responses` for the section `http` of the run; a directory for every model of ours (`mark`) and every endpoint
+    that an annotator names itself. Its name does not hold what a user tunes: budget, prices, concurrency."""
+    if own is None:
+        return f"responses-{mark}" if mark else "responses"
+    what = [own.base_url, own.model, own.key_env]
+    return f"responses-{fingerprint(stage='endpoint', version=1, config=what, upstream={}, inputs={})}"
 
 
 def _silent(model: Model) -> ThinkMode:
     """Thinking off where the family is known; else the chat as it is. A schema leaves no room for a thought."""
     try:
-        return find_family(model, template=chat_template(resolve_path(model.path)), name=model.path).off
+        off = find_family(model, template=chat_template(resolve_path(model.path)), name=model.path).off
     except ValueError:
         return ThinkMode()
+    return off if off.prompt == ThinkMode().prompt else ThinkMode()  # a prompt of its own asks for an answer
 
 
 def check_speaker(speaker: Speaker) -> None:
@@ -105,6 +109,16 @@ def check_speaker(speaker: Speaker) -> None:
     if speaker.mode.prefill:
         raise ValueError(f"annotator {speaker.name!r}: an endpoint cannot be given a prefill; set mode.prefill to ''")
     _payload(speaker, ChatRequest("", (Message("user", "?"),)))
+
+
+def check_purses(speakers: Collection[Speaker]) -> None:
+    """Raise ValueError where two speakers would count the money of one endpoint apart from each other."""
+    for one, other in combinations((s for s in speakers if s.http is not None), 2):
+        if one.cache == other.cache and one.http != other.http:
+            raise ValueError(
+                f"annotators {one.name!r} and {other.name!r} ask one model of one endpoint by http sections that "
+                f"differ; make them equal: they share a purse"
+            )
 
 
 def _payload(speaker: Speaker, request: ChatRequest) -> dict[str, Any]:
@@ -146,7 +160,8 @@ class EngineChat:
 
     async def reply(self, request: ChatRequest) -> ChatReply | Failure:
         """The reply, or why there is none: control_tokens, prompt_too_long, engine_error."""
-        call = Call(request.key_id, "/chat/completions", _payload(self.speaker, request))
+        held = {"prefill": self.speaker.mode.prefill, "max_model_len": self.speaker.serving.max_model_len}
+        call = Call(request.key_id, "/chat/completions", _payload(self.speaker, request) | held)
         key = call_key(call, base_url=f"vllm:{self.speaker.mark}")
         async with self.locks.setdefault(key, asyncio.Lock()):
             entry = await asyncio.to_thread(self.cache.read, key)
@@ -189,7 +204,10 @@ class EngineChat:
             turns = turns[1:]
         options = self.speaker.mode.template
         text = self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False, **options)
-        ids: list[int] = self.tokenizer(text + self.speaker.mode.prefill, add_special_tokens=False)["input_ids"]
+        prefill = self.speaker.mode.prefill
+        if text.rstrip().endswith(OPENING) and prefill.startswith(OPENING):  # the template has opened it
+            text = text.rstrip().removesuffix(OPENING)
+        ids: list[int] = self.tokenizer(text + prefill, add_special_tokens=False)["input_ids"]
         return ids
 
     def parameters(self, request: ChatRequest, *, room: int) -> Any:

@@ -127,6 +127,8 @@ def check_model_directory(path: str) -> None:
     Looked at: config.json, weights, a chat template (in tokenizer_config.json or chat_template.jinja).
     """
     directory = Path(path)
+    if "://" in path:
+        return  # on another file system: copied, and looked at, where it is served
     if not directory.exists():
         if path.startswith((".", "/", "~")) or path.count("/") > 1:  # a hub name is NAME or OWNER/NAME
             raise ValueError(f"model.path={path!r} does not exist; give a model directory or a hub name")

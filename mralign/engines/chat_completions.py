@@ -81,20 +81,19 @@ def reply_body(reply: ChatReply) -> dict[str, Any]:
 
 
 def read_chat(body: Mapping[str, Any], *, cached: bool) -> ChatReply | Failure:
-    """The first choice of a reply's body. Failures: refused_reply, and malformed_completion where it is no chat."""
+    """The first choice of a reply's body; a refusal is text as well. Failure malformed_completion: it is no chat."""
     choice = body["choices"][0]
     message = choice.get("message")
     if not isinstance(message, dict):
         return Failure("malformed_completion", f"message is {type(message).__name__}, not an object")
-    if message.get("refusal"):
-        return Failure("refused_reply", f"{message['refusal']!s:.500}")
-    if not isinstance(message.get("content"), str):
-        return Failure("malformed_completion", f"content is {type(message.get('content')).__name__}, not a string")
+    text = message.get("content") or message.get("refusal") or ""  # null where all tokens went into a thought
+    if not isinstance(text, str):
+        return Failure("malformed_completion", f"content is {type(text).__name__}, not a string")
     usage = body.get("usage")
     usage = usage if isinstance(usage, dict) else {}
     details = usage.get("prompt_tokens_details")
     return ChatReply(
-        text=message["content"],
+        text=text,
         finish_reason=str(choice.get("finish_reason")),
         prompt_tokens=_whole(usage, "prompt_tokens"),
         completion_tokens=_whole(usage, "completion_tokens"),

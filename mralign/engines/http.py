@@ -262,7 +262,8 @@ class Endpoint:
         if budget is not None and spent >= Decimal(str(budget)):
             return BudgetExceeded(
                 f"http.budget={budget:g} is spent: the replies in {self._cache.directory.uri} have cost "
-                f"{spent.normalize():f}. Raise http.budget and run the same command again; those replies cost nothing"
+                f"{spent.normalize():f}. Raise http.budget (the annotator's own, where it has one) and run the same "
+                f"command again; those replies cost nothing"
             )
         return None
 

@@ -73,10 +73,12 @@ def expand(
 
 
 def forget_failures(out: StageDir) -> None:
-    """Remove the rejects that another try may mend (an endpoint that was down): their rows are asked again."""
+    """Remove the rejects that another try may mend: their rows are asked again. An endpoint that was down, or that
+    refused a call (http_400: a wrong name or setting, mended since); neither had a price."""
     for part in out.parts():
         rejects = out.read_rejects([part])
-        passing = np.isin(rejects.column("reason").to_numpy(), np.array(sorted(RETRIED), dtype=object))
+        reasons = rejects.column("reason").to_pylist()
+        passing = np.array([reason in RETRIED or reason.startswith("http_") for reason in reasons], dtype=bool)
         lasting = rejects.filter(pa.array(~passing, pa.bool_()))
         if lasting.num_rows < rejects.num_rows:
             out.commit_rejects(part, lasting)
@@ -140,7 +142,10 @@ def engine_pool(engine: Engine) -> dict[str, Any]:
 
 
 def endpoint_pool(endpoint: Http, *, batch_size: int) -> dict[str, Any]:
-    """Ray Data's arguments for an endpoint: one actor, whatever the cluster. It alone counts the money."""
+    """Ray Data's arguments for an endpoint: one actor, whatever the cluster. It alone counts the money.
+
+    It waits on the network and takes no CPU: three of them must not fill a laptop and wait for each other.
+    """
     import ray
 
     calls = 2 * -(-endpoint.concurrency // batch_size) + 1
@@ -148,7 +153,7 @@ def endpoint_pool(endpoint: Http, *, batch_size: int) -> dict[str, Any]:
         "compute": ray.data.ActorPoolStrategy(
             size=1, max_concurrent_calls_per_actor=calls, max_tasks_in_flight_per_actor=2 * calls
         ),
-        "num_cpus": 1,
+        "num_cpus": 0,
     }
 
 

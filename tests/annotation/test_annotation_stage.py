@@ -60,24 +60,43 @@ def config_of(tmp_path, *, base_url, **first):
 CUES = "pkg://mralign.engines/rule_books/second.yaml"
 
 
-def test_an_engine_whose_budget_is_spent_leaves_the_rest_undone_and_says_why(tmp_path):
+def test_a_spent_budget_stops_every_engine_and_a_raised_one_finds_what_was_paid_for(tmp_path):
+    out = StageDir(str(tmp_path / "annotation"), stage="annotation", fingerprint="a")
+    rows = [candidate(n) | {"part": "d", "heard": Hearing().to_json(), "stopped": ""} for n in range(12)]
+
+    async def both(desk):
+        first, last = (
+            Annotating(desk=desk, visit=visit, last=visit == desk.visits[-1], out=out) for visit in desk.visits
+        )
+        return await last(await first(pa.Table.from_pylist(rows)))
+
     with LoopbackServer(prompt=request_of, answer=answer_to) as server:
         desk = desk_of(config_of(tmp_path, base_url=server.base_url, price_completion=1e6, budget=10.0))
         assert [visit.roles for visit in desk.visits] == [("first",), ("second", "adjudicator")]
+        (report,) = asyncio.run(both(desk)).to_pylist()
+        assert report["stopped"].startswith("http.budget=10 is spent")
+        assert report["rows"] == 0
+        assert 0 < len(server.accepted) < 12
+        assert {json.loads(request)[0] for request in server.accepted} == {"a"}  # the adjudicator was not paid
+
+        out.filesystem.delete_file(out.path("halted.txt"))  # as the stage does when it starts
+        richer = desk_of(config_of(tmp_path, base_url=server.base_url, price_completion=1e6, budget=1e6))
+        (report,) = asyncio.run(both(richer)).to_pylist()
+        assert (report["stopped"], report["rows"]) == ("", 12)
+        assert set(server.accepted.values()) == {1}
+    assert out.read(schema=ANNOTATIONS).num_rows + out.read_rejects().num_rows == 12
+
+
+def test_what_stops_one_engine_stops_the_others_before_they_pay(tmp_path):
+    with LoopbackServer(prompt=request_of, answer=answer_to) as server:
+        desk = desk_of(config_of(tmp_path, base_url=server.base_url))
         out = StageDir(str(tmp_path / "annotation"), stage="annotation", fingerprint="a")
-        rows = [candidate(n) | {"part": "d", "heard": Hearing().to_json(), "stopped": ""} for n in range(12)]
-
-        async def both():
-            first, last = (
-                Annotating(desk=desk, visit=visit, last=visit == desk.visits[-1], out=out) for visit in desk.visits
-            )
-            return await last(await first(pa.Table.from_pylist(rows)))
-
-        (report,) = asyncio.run(both()).to_pylist()
-        spent = [request for request in server.accepted if json.loads(request)[0] == "a"]
-    assert report["stopped"].startswith("http.budget=10 is spent")
-    done = out.read(schema=ANNOTATIONS).num_rows + out.read_rejects().num_rows
-    assert 0 < done == report["rows"] <= len(spent) < 12  # what was paid for is committed
+        out.write_text("halted.txt", "the endpoint refuses to serve")
+        rows = [candidate(n) | {"part": "d", "heard": Hearing().to_json(), "stopped": ""} for n in range(3)]
+        actor = Annotating(desk=desk, visit=desk.visits[0], last=False, out=out)
+        batch = asyncio.run(actor(pa.Table.from_pylist(rows)))
+        assert set(batch.column("stopped").to_pylist()) == {"the endpoint refuses to serve"}
+        assert not server.received
 
 
 def test_the_plan_says_what_annotation_will_take(tmp_path):

@@ -91,6 +91,19 @@ def test_a_reply_cut_off_says_so():
     assert "cut off after 20 tokens; be shorter" in chat.requests[1].messages[3].content
 
 
+def test_a_repair_that_fails_keeps_the_raw_reply_and_quotes_no_thought():
+    said, chat, tally = annotate(reply("<think>hm</think> no json"), Failure("http_400", "too long"))
+    assert chat.requests[1].messages[2].content == "no json"
+    assert (said.reason, said.raw) == ("http_400", "<think>hm</think> no json")
+    assert (tally["requests"], tally["repaired"], tally["rejected"]) == (1, 1, 1)
+
+
+def test_an_empty_reply_is_repaired():
+    said, chat, _ = annotate(reply(""), reply(good([0, 1, 2])))
+    assert isinstance(said, Opinion)
+    assert chat.requests[1].messages[2].content == "(nothing)"
+
+
 def test_a_failure_of_the_engine_is_not_repaired():
     said, chat, tally = annotate(Failure("prompt_too_long", "9000 tokens"))
     assert said == Reject("q/on/0", "prompt_too_long", "annotator Ann: 9000 tokens", "Who?")

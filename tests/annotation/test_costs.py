@@ -93,5 +93,11 @@ def test_the_figures_of_a_small_annotation(desk):
     }
     assert found["annotators"]["Ann"]["repair_rate"] == found["annotators"]["Ann"]["reject_rate"] == 0.25
     assert found["annotators"]["Ann"]["requests"] == 3
-    assert found["annotators"]["Ben"] == {"trajectories": 2, "repair_rate": 0, "reject_rate": 0, "money": 0}
+    assert found["annotators"]["Ben"] == {
+        "trajectories": 2,
+        "repair_rate": 0,
+        "reject_rate": 0,
+        "money": 0,
+        "money_now": 0,
+    }
     assert "Jo" not in found["annotators"]  # never asked

@@ -84,6 +84,7 @@ FRAMES = {
     "thought with a draft": '<think>{{"steps": []}} no: {{"steps": [{{"segments": [9]</think>{}',
     "empty thought, then a fence": "\n<think>\n\n</think>\n\n```json\n{}\n```",
     "thought, then prose": "<think>Hm.</think>So: {}",
+    "thought that the template opened": 'Hm. {{"steps": 1}}</think>\n\n{}',
 }
 
 

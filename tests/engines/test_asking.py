@@ -6,7 +6,7 @@ import pytest
 from engines.loopback_server import Fault, LoopbackServer
 
 from mralign.config import Decoding, ThinkMode, parse
-from mralign.engines.asking import EngineChat, check_speaker, open_chat, speaker_of
+from mralign.engines.asking import EngineChat, check_purses, check_speaker, open_chat, speaker_of
 from mralign.engines.calls import Failure
 from mralign.engines.chat_completions import chat_payload, read_chat, reply_body, say
 from mralign.engines.conversation import ChatReply, ChatRequest, Message
@@ -78,13 +78,20 @@ def test_a_mode_goes_before_and_around_our_messages():
 @pytest.mark.parametrize(
     ("choice", "reason"),
     [
-        ({"message": {"refusal": "I must not"}}, "refused_reply"),
-        ({"message": {"content": None}}, "malformed_completion"),
+        ({"message": {"content": 5}}, "malformed_completion"),
         ({"text": "x"}, "malformed_completion"),
     ],
 )
 def test_a_body_that_is_no_chat_is_a_failure(choice, reason):
     assert read_chat({"choices": [choice]}, cached=False).reason == reason
+
+
+@pytest.mark.parametrize(
+    ("message", "text"), [({"refusal": "I must not", "content": None}, "I must not"), ({"content": None}, "")]
+)
+def test_what_was_paid_for_is_a_reply_even_if_it_says_nothing(message, text):
+    body = {"choices": [{"message": message, "finish_reason": "length"}], "usage": {"completion_tokens": 9}}
+    assert read_chat(body, cached=False) == ChatReply(text, "length", 0, 9)
 
 
 def test_a_reply_of_our_engine_reads_back_as_it_was():
@@ -143,6 +150,12 @@ def test_every_endpoint_has_a_purse_of_its_own(tmp_path):
     assert a.cache.endswith("/run/responses")
     assert b.cache == j.cache != a.cache
     assert b.engine_key == j.engine_key != a.engine_key
+    check_purses([a, b, j])
+    richer = other | {"budget": 9.0, "price_prompt": 1.0}
+    apart = speakers(config_of(tmp_path, {"engine": "http", "http": other}, {"engine": "http", "http": richer}))
+    assert apart[0].cache == apart[1].cache == b.cache  # a raised budget finds what was paid for
+    with pytest.raises(ValueError, match=r"'A' and 'B' ask one model .* they share a purse"):
+        check_purses(apart)
 
 
 def test_a_prefill_for_an_endpoint_is_refused(tmp_path):
@@ -164,6 +177,34 @@ def test_the_text_of_a_trajectory_cannot_steer_an_engines_chat(tmp_path):
     assert isinstance(said, Failure)
     assert said.reason == "control_tokens"
     assert mark in said.detail
+
+
+def test_what_changes_an_engines_reply_changes_its_key(tmp_path):
+    from transformers import AutoTokenizer
+
+    from mralign.config import resolve_path
+
+    tokenizer = AutoTokenizer.from_pretrained(resolve_path(MODEL))
+    keys = set()
+    for first in (
+        {},
+        {"mode": {"prefill": "{"}},
+        {"serving": {"max_model_len": 64}},
+        {"structured": "none"},
+        {"decoding": {"temperature": 1.0}},
+    ):
+        (speaker,) = speakers(config_of(tmp_path, {"engine": "vllm"} | first))
+        chat = EngineChat(speaker, engine=None, tokenizer=tokenizer)
+        chat.cache = type("Cache", (), {"read": lambda self, key: keys.add(key), "write": None})()
+        chat._ask = None
+        with pytest.raises(TypeError):  # there is no engine to ask
+            asyncio.run(chat.reply(REQUEST))
+    assert len(keys) == 5
+
+
+def test_a_family_that_asks_for_an_answer_does_not_ask_annotators_for_one(tmp_path):
+    config = config_of(tmp_path, {"engine": "vllm", "model": {"path": MODEL, "family": "prompted"}})
+    assert speakers(config)[0].mode == ThinkMode()
 
 
 def test_a_template_without_a_system_turn_gets_its_text_before_the_users(tmp_path):
