@@ -306,14 +306,35 @@ class Discovery(Section):
 
 
 class Transitions(Section):
-    """Estimation of P, P+ and P- (METHOD 3)."""
+    """Estimation of P, P+ and P- (METHOD 3).
 
+    `preset: converged` runs EM undamped until no entry moves by 1e-9 or more; values given beside a preset win.
+    """
+
+    preset: Literal["paper", "converged"] = "paper"
     estimator: Literal["em", "frequency"] = "em"
     labels: Literal["all", "single"] = "all"
+    em: Literal["reduced", "sharded"] = Field(
+        "reduced", description="E-step on the summed count table, or on the table of each part, once an iteration."
+    )
+    bootstrap: int = Field(50, ge=0, description="Replicates for the standard errors; 0 is none, 1 is no spread.")
     max_iter: int = Field(5, ge=1)
     tol: float = Field(1e-6, ge=0)
     damping: float = Field(0.6, gt=0, le=1)
     prior: float = Field(0.1, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _filled(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("preset") == "converged":
+            return {"max_iter": 1000, "tol": 1e-9, "damping": 1.0} | values
+        return values
+
+    @model_validator(mode="after")
+    def _has_a_spread(self) -> Transitions:
+        if self.bootstrap == 1:
+            raise ValueError("transitions.bootstrap=1 has no spread; allowed are 0 (no standard errors) or 2 and more")
+        return self
 
 
 class Weights(Section):

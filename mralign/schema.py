@@ -102,6 +102,9 @@ COUNTS = pa.schema(
     }
 )
 
+# COUNTS, and the same counts where trajectory i counts Poisson(1) times, once a replicate; empty without a bootstrap.
+REPLICATED_COUNTS = COUNTS.append(pa.field("replicates", pa.list_(pa.int64())))
+
 MATRICES = pa.schema(
     {
         "matrix": pa.string(),  # all | positive | negative
@@ -109,6 +112,24 @@ MATRICES = pa.schema(
         "target": pa.string(),
         "probability": pa.float64(),
         "responsibility": pa.float64(),  # expected count C_ab of the last E-step: the support of the entry
+        "standard_error": pa.float64(),  # of the probability, over bootstrap replicates; null without a bootstrap
+        "replicates": pa.list_(pa.float64()),  # the probability in each replicate; empty without a bootstrap
+    }
+)
+
+EDGES = pa.schema(
+    {
+        "level": pa.string(),  # sets: a transition between label sets, as steps are weighed | states: a single edge
+        "polarity": pa.int8(),
+        "source": pa.string(),  # a state; on level sets, one or two joined by +
+        "target": pa.string(),
+        "count": pa.float64(),  # how often it occurs in that polarity; on level states the expected count C_ab
+        "ratio": pa.float64(),  # before clipping
+        "ratio_standard_error": pa.float64(),  # null without a bootstrap, or where a replicate has no ratio
+        "weight": pa.float64(),  # the ratio after clipping
+        "weight_standard_error": pa.float64(),
+        "clipped": pa.bool_(),
+        "band": pa.string(),  # high | low: in the 15 % with the highest, lowest ratio of its level and polarity | none
     }
 )
 

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mralign.schema import ANNOTATIONS, CANDIDATES, MATRICES, WEIGHTS
+from mralign.schema import ANNOTATIONS, CANDIDATES, EDGES, MATRICES, WEIGHTS
 from mralign.store import Manifest, StageDir
 
 METRIC_STAGES = ("evaluation_base", "evaluation")
@@ -53,11 +53,15 @@ class Act:
 
 @dataclass(frozen=True)
 class Matrices:
-    """Transition probabilities and expected counts, (K, K) each, by name: all, positive, negative."""
+    """Transition probabilities, expected counts and standard errors, (K, K) each, by name: all, positive, negative.
+
+    Without a bootstrap the errors are nan.
+    """
 
     states: tuple[str, ...]
     probability: Mapping[str, np.ndarray]
     support: Mapping[str, np.ndarray]
+    error: Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -117,18 +121,30 @@ def merged_metrics(acts: Mapping[str, Act]) -> dict[str, dict[str, Any]]:
 
 def read_matrices(out: StageDir) -> Matrices:
     """The matrices of stage `matrices`, states in the order in which they were written."""
-    table = out.read(schema=MATRICES)
+    columns = ("probability", "responsibility", "standard_error")
+    table = out.read(schema=MATRICES, columns=["matrix", "source", "target", *columns])
     states = tuple(dict.fromkeys(table.column("source").to_pylist()))
-    place = pa.array(states, pa.string())
-    probability: dict[str, np.ndarray] = {}
-    support: dict[str, np.ndarray] = {}
+    found: dict[str, dict[str, np.ndarray]] = {column: {} for column in columns}
     for name in pc.unique(table.column("matrix")).to_pylist():
         rows = table.filter(pc.equal(table.column("matrix"), name))
-        at = tuple(pc.index_in(rows.column(side), value_set=place).to_numpy() for side in ("source", "target"))
-        for column, target in (("probability", probability), ("responsibility", support)):
-            target[name] = np.zeros((len(states), len(states)))
-            target[name][at] = rows.column(column).to_numpy()
-    return Matrices(states, probability, support)
+        for column in columns:
+            found[column][name] = square(rows, column=column, states=states, missing=0.0)
+    return Matrices(states, *found.values())
+
+
+def read_edges(out: StageDir) -> pa.Table:
+    """What stage `weights` says of every transition: a table of schema.EDGES."""
+    return StageDir(f"{out.uri}/edges", stage=out.stage, fingerprint=out.fingerprint).read(schema=EDGES)
+
+
+def square(rows: pa.Table, *, column: str, states: Sequence[str], missing: Any) -> np.ndarray:
+    """A column of rows with a source and a target each as (K, K); `missing` where no row stands, nan for null."""
+    place = pa.array(states, pa.string())
+    at = tuple(pc.index_in(rows.column(side), value_set=place).to_numpy() for side in ("source", "target"))
+    values = rows.column(column).to_numpy(zero_copy_only=False)
+    square_KK = np.full((len(states), len(states)), missing, dtype=object if isinstance(missing, str) else np.float64)
+    square_KK[at] = values
+    return square_KK
 
 
 def read_labelling(out: StageDir) -> Labelling:

@@ -20,6 +20,11 @@ TONE = {1: TEAL, -1: RUST, 0: SLATE, None: SLATE}
 _WHITE, _DEEP = (255, 255, 255), (11, 92, 98)
 _MORE, _LESS = (15, 118, 110), (194, 87, 26)
 _CHARACTER = 6.3  # width of a character of 11 px text
+_FRAMES = {
+    "none": "",
+    "high": f' stroke="{INK}" stroke-width="1.5"',
+    "low": f' stroke="{INK}" stroke-width="1.5" stroke-dasharray="3 2"',
+}
 
 
 def bars(rows: Sequence[tuple[str, float, str, str]], *, title: str, top: float | None = None) -> str:
@@ -65,11 +70,14 @@ def heat_map(
     states: Sequence[str],
     title: str,
     bounds: tuple[float, float] | None,
+    errors_KK: np.ndarray | None = None,
+    bands_KK: np.ndarray | None = None,
 ) -> str:
     """A square of cells, one a transition; nan cells stay empty.
 
     `bounds` None: shares in [0, 1], dark for much, on a square-root scale. Else log2 ratios between the bounds: teal
-    above 0, rust below. The tooltip names the transition, its value and its support.
+    above 0, rust below. The tooltip names the transition, its value, its support and, where it is a number, its
+    standard error. `bands_KK` (str): cells of the band `high` get a solid frame, those of `low` a dashed one.
     """
     cell, left = 20, _margin(states)
     marks = []
@@ -82,8 +90,12 @@ def heat_map(
             colour = (
                 EMPTY if math.isnan(value) else (shade(value) if bounds is None else diverging(value, bounds=bounds))
             )
+            error = math.nan if errors_KK is None else float(errors_KK[row, column])
+            shown += "" if math.isnan(value) or math.isnan(error) else f" ± {error:.2g}"
             tip = f"{source} → {target}: {shown} (support {support_KK[row, column]:.1f})"
-            marks.append(_rect(left + cell * column, left + cell * row, cell - 1, cell - 1, colour, tip=tip))
+            frame = _FRAMES["none" if bands_KK is None else str(bands_KK[row, column])]
+            place = (left + cell * column, left + cell * row)
+            marks.append(_rect(*place, cell - 1, cell - 1, colour, tip=tip, frame=frame))
     side = left + cell * len(states)
     return _svg(side + 4, side + 34, [*marks, *_key(left, side + 12, bounds=bounds)], title=title)
 
@@ -185,9 +197,10 @@ def _rect(
     tip: str = "",
     radius: int = 0,
     border: bool = False,
+    frame: str = "",
 ) -> str:
     inside = f"<title>{escape(tip)}</title>" if tip else ""
-    extra = (f' rx="{radius}"' if radius else "") + (f' stroke="{GRID}"' if border else "")
+    extra = (f' rx="{radius}"' if radius else "") + (f' stroke="{GRID}"' if border else frame)
     place = f'x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}"'
     return f'<rect {place} fill="{colour}"{extra}>{inside}</rect>'
 

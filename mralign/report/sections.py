@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from markupsafe import Markup
 
 from mralign.config import RunConfig
@@ -24,15 +26,19 @@ from mralign.report.evidence import (
     Trace,
     figures,
     finished,
+    read_edges,
     read_history,
     read_labelling,
     read_matrices,
     sample_traces,
+    square,
 )
+from mralign.schema import EDGES
 
 Metrics = Mapping[str, Mapping[str, Any]]
 Content = dict[str, Any]
 
+_SHOWN = 5  # edges at either end of the ratios
 _MIN_SUPPORT = 1.0  # expected count below which a ratio of two probabilities says more of the prior than of the data
 
 
@@ -115,9 +121,9 @@ def agreement(acts: Mapping[str, Act]) -> Content:
 
 
 def transitions(config: RunConfig, *, acts: Mapping[str, Act]) -> Content:
-    out = finished(acts, "matrices")
+    out, weighed = finished(acts, "matrices"), finished(acts, "weights")
     assert out is not None
-    found = read_matrices(out)
+    found, edges = read_matrices(out), read_edges(weighed) if weighed else EDGES.empty_table()
     names = (("all", "P, all"), ("positive", "P⁺, thinking helped"), ("negative", "P⁻, thinking hurt"))
     maps = [(title, _map(found, name, found.probability[name], title=title)) for name, title in names]
     bounds = _bounds(config)
@@ -126,9 +132,12 @@ def transitions(config: RunConfig, *, acts: Mapping[str, Act]) -> Content:
         under = {"all": "P", "positive": "P⁺", "negative": "P⁻"}[anchor]
         title = f"Weight map P{sign} / {under}"
         ratio = log_ratios(found, name, anchor=anchor, bounds=bounds)
-        maps.append((title, _map(found, name, ratio, title=title, bounds=bounds)))
+        polarity = 1 if name == "positive" else -1
+        single = edges.filter((pc.field("level") == "states") & (pc.field("polarity") == polarity))
+        maps.append((title, _map(found, name, ratio, title=title, bounds=bounds, edges=single)))
     fits = [(title, figures(acts, "matrices").get(name)) for name, title in names]
-    return {"maps": maps, "fits": [fit for fit in fits if fit[1]], "min_support": _MIN_SUPPORT}
+    banded = bool(edges.num_rows)
+    return {"maps": maps, "fits": [fit for fit in fits if fit[1]], "min_support": _MIN_SUPPORT, "banded": banded}
 
 
 def log_ratios(found: Matrices, name: str, *, anchor: str, bounds: tuple[float, float]) -> np.ndarray:
@@ -141,10 +150,30 @@ def log_ratios(found: Matrices, name: str, *, anchor: str, bounds: tuple[float, 
 
 
 def _map(
-    found: Matrices, name: str, values_KK: np.ndarray, *, title: str, bounds: tuple[float, float] | None = None
+    found: Matrices,
+    name: str,
+    values_KK: np.ndarray,
+    *,
+    title: str,
+    bounds: tuple[float, float] | None = None,
+    edges: pa.Table | None = None,
 ) -> Markup:
-    svg = draw.heat_map(values_KK, support_KK=found.support[name], states=found.states, title=title, bounds=bounds)
-    return Markup(svg)
+    """A heat map of probabilities, or with `edges` of their ratios, with the standard errors of either."""
+    errors_KK, bands_KK = found.error[name], None
+    if edges is not None:
+        errors_KK = square(edges, column="ratio_standard_error", states=found.states, missing=math.nan)
+        bands_KK = square(edges, column="band", states=found.states, missing="none")
+    return Markup(
+        draw.heat_map(
+            values_KK,
+            support_KK=found.support[name],
+            states=found.states,
+            title=title,
+            bounds=bounds,
+            errors_KK=errors_KK,
+            bands_KK=bands_KK,
+        )
+    )
 
 
 def _bounds(config: RunConfig) -> tuple[float, float]:
@@ -159,11 +188,25 @@ def weights(config: RunConfig, *, acts: Mapping[str, Act]) -> Content:
         for key, name in (("1", "positive"), ("-1", "negative"))
         if key in summary.get("steps", {})
     ]
-    edges = [
-        (title, [{**edge, "polarity": tables.polarity_name(edge["polarity"])} for edge in summary.get(key, [])])
-        for key, title in (("highest", "Raised most"), ("lowest", "Lowered most"))
-    ]
-    return {"sides": sides, "edges": edges, "control": config.weights.control, "method": config.training.method}
+    out = finished(acts, "weights")
+    assert out is not None
+    edges = read_edges(out).filter(pc.field("level") == "sets")
+    ends = (("Raised most", "high", "descending"), ("Lowered most", "low", "ascending"))
+    shown = []
+    for title, band, order in ends:
+        rows = edges.filter(pc.field("band") == band).sort_by([("ratio", order)]).slice(0, _SHOWN).to_pylist()
+        shown.append((title, [_edge(edge) for edge in rows]))
+    return {"sides": sides, "edges": shown, "control": config.weights.control, "method": config.training.method}
+
+
+def _edge(edge: Mapping[str, Any]) -> dict[str, Any]:
+    error = edge["ratio_standard_error"]
+    return {
+        **{name: edge[name] for name in ("source", "target")},
+        "polarity": tables.polarity_name(edge["polarity"]),
+        "count": f"{edge['count']:.0f}",
+        "ratio": f"{edge['ratio']:.2f}" + ("" if error is None else f" ± {error:.2f}"),
+    }
 
 
 def training(acts: Mapping[str, Act]) -> Content:

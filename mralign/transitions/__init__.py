@@ -1,1 +1,9 @@
-"""Transitions: step labels become counts, matrices P, P+ and P-, and step weights."""
+"""Transitions: step labels become counts, matrices P, P+ and P-, and step weights.
+
+These functions work on plain lists, in a notebook, without Ray. The modules below them (counts, em, weights, ...) work
+on Arrow tables of any size and are what the stages are made of.
+"""
+
+from mralign.transitions.lists import Matrices, Tally, count, estimate, weights
+
+__all__ = ["Matrices", "Tally", "count", "estimate", "weights"]

@@ -128,7 +128,7 @@ def count_rows(
     names, dataset_N = _datasets(steps.column("dataset"))
     polarity_N = steps.column("polarity").to_numpy().astype(np.int64)
     key_T = _packed(dataset_N[row_T], polarity_N[row_T], source_T, target_T)
-    order_T, begin_G = _sorted_groups(key_T)
+    order_T, begin_G = sorted_groups(key_T)
     group_T = np.empty(key_T.size, dtype=np.int64)
     group_T[order_T] = np.repeat(np.arange(begin_G.size), np.diff(begin_G, append=key_T.size))
     n_G = np.diff(begin_G, append=key_T.size)
@@ -149,7 +149,7 @@ def merge(whole: pa.Table) -> tuple[np.ndarray, np.ndarray, pa.Table]:
     names, dataset_R = _datasets(whole.column("dataset"))
     polarity, source, target = (whole.column(name).to_numpy().astype(np.int64) for name in _KEYS[1:])
     key_R = _packed(dataset_R, polarity, source, target)
-    order_R, begin_G = _sorted_groups(key_R)
+    order_R, begin_G = sorted_groups(key_R, runs=True)
     table = _unpacked(key_R[order_R[begin_G]], names=names, n_G=np.zeros(begin_G.size, dtype=np.int64))
     return order_R, begin_G, table.drop_columns(["count"])
 
@@ -180,9 +180,13 @@ def _unpacked(key_G: np.ndarray, *, names: pa.Array, n_G: np.ndarray) -> pa.Tabl
     )
 
 
-def _sorted_groups(key_R: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """An order (R,) that sorts the keys, and the places in it where another key begins, (G,)."""
-    order_R = np.argsort(key_R)
+def sorted_groups(key_R: np.ndarray, *, runs: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """An order (R,) that sorts the keys, and the places in it where another key begins, (G,).
+
+    `runs`: the keys are a few ascending runs, as sorted tables one after another are; they are merged.
+    """
+    kind: Literal["stable", "quicksort"] = "stable" if runs else "quicksort"
+    order_R = np.argsort(key_R, kind=kind)
     ordered = key_R[order_R]
     return order_R, np.flatnonzero(np.diff(ordered, prepend=-1))
 

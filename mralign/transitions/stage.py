@@ -1,28 +1,55 @@
 """Stages `counts`, `matrices`, `weights`, `annotator_matrices`: label sets become count tables, matrices, step weights.
 
-Counting is a remote task a part and a tree of remote additions; each matrix is one EM on the reduced table, at a cost
-that does not depend on the corpus; weights are a remote task a part. `annotator_matrices` does so with the labels of
-each annotator, for the agreement of METHOD.md §2c. No arithmetic lives here.
+Counting is a remote task a part, for parts that this run directory has not counted before, and a tree of remote
+additions. Each matrix is one EM in one remote task on the sum of all tables, at a cost that does not depend on the
+corpus; with `transitions.em: sharded` the tables stay where they are, and each iteration is a remote E-step a table
+and a tree of additions. Weights are a remote task a part. `annotator_matrices` does so with the labels of each
+annotator, for the agreement of METHOD.md §2c. No arithmetic lives here.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from mralign.config import Transitions, Weights
+from mralign.config import RunConfig, Weights
 from mralign.rejects import Reject
-from mralign.schema import ANNOTATIONS, ANNOTATOR_FIELDS, COUNTS, HUMAN_FIELDS, HUMAN_STEPS, MATRICES, WEIGHTS
-from mralign.stage import Context, Outcome, Stage, map_parts
+from mralign.schema import (
+    ANNOTATIONS,
+    ANNOTATOR_FIELDS,
+    COUNTS,
+    EDGES,
+    HUMAN_FIELDS,
+    HUMAN_STEPS,
+    MATRICES,
+    REPLICATED_COUNTS,
+    WEIGHTS,
+)
+from mralign.stage import Context, Outcome, Stage, log, map_parts
 from mralign.store import StageDir, part_name
+from mralign.transitions.bootstrap import add_replicated, select_replicates, standard_error
 from mralign.transitions.counts import Labels, add, count, select
-from mralign.transitions.em import Estimate, estimate
+from mralign.transitions.edges import Rule, edges
+from mralign.transitions.em import (
+    Estimate,
+    Expected,
+    Settings,
+    Shard,
+    add_expected,
+    check,
+    estimate,
+    estimate_replicated,
+    expect,
+    maximise,
+    settings_of,
+)
+from mralign.transitions.shelf import RAW, Counting, Undecoded, fetch
 from mralign.transitions.weights import step_weights, summary
 
 MATRIX_POLARITIES = {"all": (1, -1, 0), "positive": (1,), "negative": (-1,)}
@@ -33,72 +60,121 @@ def _states(annotation: StageDir) -> tuple[str, ...]:
     return tuple(json.loads(annotation.read_text("taxonomy.json"))["states"])
 
 
-def _count_table(table: pa.Table, *, states: Sequence[str], labels: Labels) -> tuple[pa.Table, list[Reject]]:
-    return count(table, states=states, labels=labels), []
+def _below(out: StageDir, name: str) -> StageDir:
+    """A directory of further tables of a stage."""
+    return StageDir(f"{out.uri}/{name}", stage=out.stage, fingerprint=out.fingerprint)
+
+
+def _count_table(table: pa.Table, *, counting: Counting, shelf: StageDir) -> tuple[pa.Table, list[Reject]]:
+    (parquet,) = table.column("parquet").to_pylist()
+    return fetch(parquet, counting=counting, shelf=shelf), []
 
 
 def _counts(context: Context) -> Outcome:
-    source = context.upstream["annotation"]
-    labels = context.config.transitions.labels
+    """A table a part, the same parts as upstream, and their sum without replicates in `total/`."""
+    source, settings = context.upstream["annotation"], context.config.transitions
+    counting = Counting(_states(source), settings.labels, settings.bootstrap, context.config.run.seed)
+    shelf = StageDir(f"{context.out.uri.rsplit('/', 2)[0]}/counts_by_content")
+    before = set(shelf.parts())
     map_parts(
         context,
-        partial(_count_table, states=_states(source), labels=labels),
-        source=source,
-        schema=COUNTS,
-        upstream_schema=ANNOTATIONS,
+        partial(_count_table, counting=counting, shelf=shelf),
+        source=Undecoded(source.uri, stage=source.stage, fingerprint=source.fingerprint),
+        schema=REPLICATED_COUNTS,
+        upstream_schema=RAW,
     )
-    rows = context.out.read(schema=COUNTS)
-    transitions = int(rows.column("count").to_numpy().sum())
-    rows_in = source.read(schema=ANNOTATIONS, columns=["row_id"]).num_rows
-    return Outcome(rows_in, rows.num_rows, {"transitions": transitions, "tables": len(context.out.parts())})
+    parts = context.out.parts()
+    log.info("counts: %d parts, %d of them counted now", len(parts), len(set(shelf.parts()) - before))
+    total = reduce_tree(context.out)
+    _below(context.out, "total").commit(part_name("all"), total, schema=COUNTS)
+    transitions = int(total.column("count").to_numpy().sum())
+    rows_in, rows_out = (sum(out.rows(part) for part in out.parts()) for out in (source, context.out))
+    return Outcome(rows_in, rows_out, {"transitions": transitions, "tables": len(parts)})
 
 
-def reduce_tree(source: StageDir) -> pa.Table:
-    """The sum of all committed count tables by a tree of remote additions, `_FAN_IN` at a time."""
+def _total(counts: StageDir) -> pa.Table:
+    return _below(counts, "total").read(schema=COUNTS)
+
+
+def reduce_tree(source: StageDir, *, schema: pa.Schema = COUNTS) -> pa.Table:
+    """The sum of all committed count tables by a tree of remote additions; schema COUNTS leaves the replicates out."""
     import ray
 
-    read: Any = ray.remote(lambda name: source.read_parts([name], schema=COUNTS))
-    return _sum([read.remote(name) for name in source.parts()])
+    read: Any = ray.remote(lambda name: source.read_parts([name], schema=schema))
+    together = _added if schema == COUNTS else _added_replicated
+    return _reduced([read.remote(name) for name in source.parts()], together=together)
 
 
-def _sum(level: list[Any]) -> pa.Table:
-    """The sum of remote count tables, `_FAN_IN` at a time."""
+def _added(*tables: pa.Table) -> pa.Table:
+    return add(tables)
+
+
+def _added_replicated(*tables: pa.Table) -> pa.Table:
+    return add_replicated(tables)
+
+
+def _reduced(level: list[Any], *, together: Callable[..., Any]) -> Any:
+    """What `together` makes of remote values, `_FAN_IN` at a time."""
     import ray
 
-    merge: Any = ray.remote(lambda *tables: add(tables))
+    merge: Any = ray.remote(together)
     while len(level) > 1:
         level = [merge.remote(*level[i : i + _FAN_IN]) for i in range(0, len(level), _FAN_IN)]
-    return ray.get(level[0])
+    return ray.get(level[0]) if level else together()
 
 
-def _estimate(counts: pa.Table, *, name: str, K: int, settings: Transitions) -> Estimate:
-    return estimate(
-        select(counts, polarities=MATRIX_POLARITIES[name]),
-        K=K,
-        max_iter=settings.max_iter,
-        tol=settings.tol,
-        damping=settings.damping,
-        prior=settings.prior,
-        estimator=settings.estimator,
-    )
+def _estimate(table: pa.Table, *, name: str, K: int, settings: Settings) -> list[Estimate]:
+    """The estimate from a table of schema.REPLICATED_COUNTS, then those of its replicates."""
+    counts, n_TB = select_replicates(table, polarities=MATRIX_POLARITIES[name])
+    return estimate_replicated(counts, n_TB=n_TB, K=K, settings=settings)
+
+
+def _estimate_sharded(
+    tables: StageDir, *, total: pa.Table, name: str, K: int, replicates: int, settings: Settings
+) -> list[Estimate]:
+    """As `_estimate`, with an E-step a table of `tables` in each iteration; `total` is their sum (schema.COUNTS)."""
+    import ray
+
+    polarities = MATRIX_POLARITIES[name]
+    check(select(total, polarities=polarities), K=K)
+
+    def unfold(part: str) -> Shard:
+        counts, n_TB = select_replicates(tables.read_parts([part], schema=REPLICATED_COUNTS), polarities=polarities)
+        return Shard.of(counts, n_TB=n_TB.reshape(counts.n.size, replicates), K=K)
+
+    def step(shard: Shard, P_RKK: np.ndarray, which: np.ndarray) -> Expected:
+        return expect(shard, P_RKK=P_RKK, which=which, estimator=settings.estimator)
+
+    unfold_remote: Any = ray.remote(unfold)
+    step_remote: Any = ray.remote(step)
+    shards = [unfold_remote.remote(part) for part in tables.parts()]
+
+    def expectation(P_RKK: np.ndarray, which: np.ndarray) -> Expected:
+        shared = ray.put(P_RKK)
+        return _reduced([step_remote.remote(shard, shared, which) for shard in shards], together=add_expected)
+
+    return maximise(expectation, R=1 + replicates, K=K, settings=settings)
 
 
 def _matrices(context: Context) -> Outcome:
     import ray
 
-    states = _states(context.upstream["annotation"])
-    counts = reduce_tree(context.upstream["counts"])
-    shared = ray.put(counts)
-    function: Any = _estimate
-    remote: Any = ray.remote(function)
-    settings = context.config.transitions
-    names = list(MATRIX_POLARITIES)
-    estimates = ray.get([remote.remote(shared, name=n, K=len(states), settings=settings) for n in names])
-    found = dict(zip(names, estimates, strict=True))
-    for name, result in found.items():
-        context.out.commit(part_name(name), _long_form(name, result=result, states=states), schema=MATRICES)
-    figures = {name: _fit(result, counts=counts, polarities=MATRIX_POLARITIES[name]) for name, result in found.items()}
-    return Outcome(counts.num_rows, len(names) * len(states) ** 2, figures)
+    states, config = _states(context.upstream["annotation"]), context.config.transitions
+    source, settings = context.upstream["counts"], settings_of(config)
+    total, K = _total(source), len(states)
+    if config.em == "sharded":
+        sharded = partial(_estimate_sharded, source, total=total, K=K, replicates=config.bootstrap, settings=settings)
+        found = {name: sharded(name=name) for name in MATRIX_POLARITIES}
+    else:
+        function: Any = _estimate
+        remote: Any = ray.remote(function)
+        shared = ray.put(reduce_tree(source, schema=REPLICATED_COUNTS))
+        tasks = [remote.remote(shared, name=name, K=K, settings=settings) for name in MATRIX_POLARITIES]
+        found = dict(zip(MATRIX_POLARITIES, ray.get(tasks), strict=True))
+    for name, estimates in found.items():
+        context.out.commit(part_name(name), _long_form(name, estimates=estimates, states=states), schema=MATRICES)
+    figures = {name: _fit(found[name][0], counts=total, polarities=MATRIX_POLARITIES[name]) for name in found}
+    return Outcome(total.num_rows, len(found) * K**2, figures)
 
 
 def _fit(result: Estimate, *, counts: pa.Table, polarities: Sequence[int]) -> dict[str, Any]:
@@ -110,8 +186,11 @@ def _fit(result: Estimate, *, counts: pa.Table, polarities: Sequence[int]) -> di
     }
 
 
-def _long_form(name: str, *, result: Estimate, states: Sequence[str]) -> pa.Table:
+def _long_form(name: str, *, estimates: Sequence[Estimate], states: Sequence[str]) -> pa.Table:
+    """The first estimate, with standard errors from the others."""
     source, target = np.meshgrid(states, states, indexing="ij")
+    result, P_BKK = estimates[0], np.array([replicate.P for replicate in estimates[1:]])
+    error = standard_error(P_BKK).ravel() if len(P_BKK) else [None] * len(states) ** 2
     return pa.table(
         {
             "matrix": [name] * len(states) ** 2,
@@ -119,15 +198,34 @@ def _long_form(name: str, *, result: Estimate, states: Sequence[str]) -> pa.Tabl
             "target": target.ravel(),
             "probability": result.P.ravel(),
             "responsibility": result.C.ravel(),
-        }
+            "standard_error": pa.array(error, pa.float64()),
+            "replicates": P_BKK.reshape(len(P_BKK), len(states) ** 2).T.tolist(),
+        },
+        schema=MATRICES,
     )
 
 
-def read_matrices(out: StageDir, *, states: Sequence[str]) -> dict[str, np.ndarray]:
-    """The committed matrices by name, float64 (K, K) in the order of `states`."""
+@dataclass(frozen=True)
+class Fitted:
+    """Committed matrices by name, float64: P and the expected counts C, (K, K), and the replicates of P, (B, K, K)."""
+
+    P: Mapping[str, np.ndarray]
+    C: Mapping[str, np.ndarray]
+    replicates: Mapping[str, np.ndarray]
+
+
+def read_matrices(out: StageDir, *, states: Sequence[str]) -> Fitted:
+    """The committed matrices, in the order of `states`."""
     K = len(states)
     tables = {name: out.read_parts([part_name(name)], schema=MATRICES) for name in MATRIX_POLARITIES}
-    return {name: table.column("probability").to_numpy().reshape(K, K) for name, table in tables.items()}
+    drawn = {
+        name: np.array(table.column("replicates").to_pylist()).T.reshape(-1, K, K) for name, table in tables.items()
+    }
+    P, C = (
+        {name: table.column(column).to_numpy().reshape(K, K) for name, table in tables.items()}
+        for column in ("probability", "responsibility")
+    )
+    return Fitted(P, C, drawn)
 
 
 def _weight_table(
@@ -156,20 +254,17 @@ def _weight_table(
 
 
 def _weights(context: Context) -> Outcome:
+    """Step weights, a part for each of upstream, and in `edges/` what stands behind them."""
     config, source = context.config, context.upstream["annotation"]
-    states = _states(source)
-    matrices = read_matrices(context.upstream["matrices"], states=states)
-    overview = summary(
-        reduce_tree(context.upstream["counts"]),
-        matrices=matrices,
-        states=states,
-        anchor=config.weights.anchor,
-        clip_min=config.weights.clip_min,
-        clip_max=config.weights.clip_max,
-    )
+    states, total = _states(source), _total(context.upstream["counts"])
+    fitted = read_matrices(context.upstream["matrices"], states=states)
+    rule = Rule(config.weights.anchor, config.weights.clip_min, config.weights.clip_max)
+    overview = summary(total, matrices=fitted.P, states=states, **asdict(rule))
+    found = edges(total, matrices=fitted.P, support=fitted.C, replicates=fitted.replicates, states=states, rule=rule)
+    _below(context.out, "edges").commit(part_name("all"), found, schema=EDGES)
     function = partial(
         _weight_table,
-        matrices=matrices,
+        matrices=fitted.P,
         states=states,
         settings=config.weights,
         labels=config.transitions.labels,
@@ -177,7 +272,7 @@ def _weights(context: Context) -> Outcome:
         seed=config.run.seed,
     )
     map_parts(context, function, source=source, schema=WEIGHTS, upstream_schema=ANNOTATIONS)
-    rows = context.out.read(schema=WEIGHTS, columns=["row_id"]).num_rows
+    rows = sum(context.out.rows(part) for part in context.out.parts())
     return Outcome(rows, rows, {"summary": asdict(overview)})
 
 
@@ -196,8 +291,9 @@ def _annotator_matrices(context: Context) -> Outcome:
         rows_in += sum(source.rows(part) for part in source.parts())
         tables = _count_annotators(source, schema=schema, fields=fields, states=states, labels=config.labels)
         for name, counts in ((f"{stage}-{role}", table) for role, table in tables.items() if table.num_rows):
-            result = _estimate(counts, name="all", K=len(states), settings=config)
-            context.out.commit(part_name(name), _long_form(name, result=result, states=states), schema=MATRICES)
+            chosen = select(counts, polarities=MATRIX_POLARITIES["all"])
+            result = estimate(chosen, K=len(states), **asdict(settings_of(config)))
+            context.out.commit(part_name(name), _long_form(name, estimates=[result], states=states), schema=MATRICES)
             figures[name] = _fit(result, counts=counts, polarities=MATRIX_POLARITIES["all"])
     return Outcome(rows_in, len(figures) * len(states) ** 2, figures)
 
@@ -217,21 +313,29 @@ def _count_annotators(
 
     function: Any = ray.remote(leaf).options(num_returns=len(fields))
     parts = [function.remote(part) for part in source.parts()]
-    return {role: _sum([tables[place] for tables in parts]) for place, role in enumerate(fields)}
+    return {role: _reduced([tables[place] for tables in parts], together=_added) for place, role in enumerate(fields)}
+
+
+def _counting_matters(config: RunConfig) -> dict[str, Any]:
+    settings = config.transitions
+    seed = config.run.seed if settings.bootstrap else None
+    return {"labels": settings.labels, "bootstrap": settings.bootstrap, "seed": seed}
 
 
 COUNTS_STAGE = Stage(
     name="counts",
     run=_counts,
-    matters=lambda config: config.transitions.labels,
+    matters=_counting_matters,
     upstream=("annotation",),
+    version=2,
 )
 
 MATRICES_STAGE = Stage(
     name="matrices",
     run=_matrices,
-    matters=lambda config: config.transitions.model_dump(),
+    matters=lambda config: config.transitions.model_dump(exclude={"preset"}),  # the values it gave matter
     upstream=("annotation", "counts"),
+    version=2,
 )
 
 WEIGHTS_STAGE = Stage(
@@ -243,6 +347,7 @@ WEIGHTS_STAGE = Stage(
         "seed": config.run.seed if config.weights.control == "shuffle" else None,
     },
     upstream=("annotation", "counts", "matrices"),
+    version=2,
 )
 
 
@@ -251,6 +356,7 @@ def annotators_stage(*, human: bool) -> Stage:
     return Stage(
         name="annotator_matrices",
         run=_annotator_matrices,
-        matters=lambda config: config.transitions.model_dump(),
+        matters=lambda config: config.transitions.model_dump(exclude={"preset", "em", "bootstrap"}),
         upstream=("annotation", *(["human_labels"] if human else [])),
+        version=2,
     )

@@ -10,7 +10,6 @@ Axes: S steps of all trajectories in order, T transitions, E = 4 base edges of a
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,10 +21,11 @@ import pyarrow.compute as pc
 
 from mralign.schema import WEIGHTS
 from mralign.transitions.counts import UNLABELLED, Labels, base_edges, chains, select, stop_code
+from mralign.transitions.draws import GOLDEN, mixed, row_keys
 
 Anchor = Literal["global", "opposite"]
 Control = Literal["none", "shuffle", "mean", "uniform"]
-_NAME = {1: "positive", -1: "negative"}
+NAME = {1: "positive", -1: "negative"}
 
 
 @dataclass(frozen=True)
@@ -90,12 +90,12 @@ def step_weights(
     weight_T = np.ones(labelled.size)
     if control != "uniform":
         source_T, target_T = chain.previous_S[labelled], chain.set_S[labelled]
-        ratio_T = _ratios(source_T, target_T, polarity=polarity_T, matrices=matrices, states=states, anchor=anchor)
+        ratio_T = ratios(source_T, target_T, polarity=polarity_T, matrices=matrices, states=states, anchor=anchor)
         weight_T = np.clip(ratio_T, clip_min, clip_max)  # w_t = clip(Pr(. | P+-) / Pr(. | P), m, M)
     if control == "mean":
         weight_T = _meaned(weight_T, polarity=polarity_T, means=means)
     if control == "shuffle":
-        weight_T = _shuffled(weight_T, row=row_T, row_ids=kept.column("row_id").to_pylist(), seed=seed)
+        weight_T = _shuffled(weight_T, row=row_T, row_ids=kept.column("row_id"), seed=seed)
     weight_S = np.ones(chain.set_S.size)
     weight_S[labelled] = weight_T
     lengths = np.bincount(chain.row_S, minlength=kept.num_rows)
@@ -131,13 +131,13 @@ def summary(
         if not n_T.sum():
             continue
         sign_T = np.full(n_T.size, polarity)
-        ratio_T = _ratios(source_T, target_T, polarity=sign_T, matrices=matrices, states=states, anchor=anchor)
+        ratio_T = ratios(source_T, target_T, polarity=sign_T, matrices=matrices, states=states, anchor=anchor)
         n_steps[polarity] = int(n_T.sum())
         clipped[polarity] = float(n_T @ ((ratio_T < clip_min) | (ratio_T > clip_max)) / n_T.sum())
         mean[polarity] = float(n_T @ np.clip(ratio_T, clip_min, clip_max) / n_T.sum())
         rows = zip(source_T.tolist(), target_T.tolist(), n_T.tolist(), ratio_T.tolist(), strict=True)
         edges += [
-            Edge(polarity, _name(source, states=states), _name(target, states=states), n, ratio)
+            Edge(polarity, set_name(source, states=states), set_name(target, states=states), n, ratio)
             for source, target, n, ratio in rows
             if n >= min_count
         ]
@@ -155,7 +155,7 @@ def _check(*, anchor: str, control: str, clip_min: float, clip_max: float) -> No
         raise ValueError(f"clip_min {clip_min} and clip_max {clip_max} given; allowed is 0 <= clip_min <= clip_max")
 
 
-def _ratios(
+def ratios(
     source_T: np.ndarray,
     target_T: np.ndarray,
     *,
@@ -169,17 +169,19 @@ def _ratios(
     0 where only the numerator is 0, inf where only the denominator is; ValueError where both are.
     """
     ratio_T = np.ones(source_T.size)
-    for sign, name in _NAME.items():
+    for sign, name in NAME.items():
         mask = polarity == sign
         if not mask.any():
             continue
-        other = "all" if anchor == "global" else _NAME[-sign]
+        other = "all" if anchor == "global" else NAME[-sign]
         source, target = source_T[mask], target_T[mask]
         own = pair_probability(_matrix(matrices, name=name, K=len(states)), source_sets=source, target_sets=target)
         base = pair_probability(_matrix(matrices, name=other, K=len(states)), source_sets=source, target_sets=target)
         never = np.flatnonzero((own == 0) & (base == 0))
         if never.size:
-            edge = f"{_name(int(source[never[0]]), states=states)} -> {_name(int(target[never[0]]), states=states)}"
+            edge = (
+                f"{set_name(int(source[never[0]]), states=states)} -> {set_name(int(target[never[0]]), states=states)}"
+            )
             raise ValueError(
                 f"transition {edge} has probability 0 under {name!r} and {other!r}, so it has no weight; allowed is a "
                 f"positive one in either: estimate the matrices with prior > 0 (transitions.prior)"
@@ -202,7 +204,7 @@ def _matrix(matrices: Mapping[str, np.ndarray], *, name: str, K: int) -> np.ndar
 def _meaned(weight_T: np.ndarray, *, polarity: np.ndarray, means: Mapping[int, float] | None) -> np.ndarray:
     """Every step at its polarity's mean weight."""
     result = weight_T.copy()
-    for sign in _NAME:
+    for sign in NAME:
         mask = polarity == sign
         if not mask.any():
             continue
@@ -214,29 +216,16 @@ def _meaned(weight_T: np.ndarray, *, polarity: np.ndarray, means: Mapping[int, f
     return result
 
 
-def _shuffled(weight_T: np.ndarray, *, row: np.ndarray, row_ids: Sequence[str], seed: int) -> np.ndarray:
+def _shuffled(weight_T: np.ndarray, *, row: np.ndarray, row_ids: pa.ChunkedArray, seed: int) -> np.ndarray:
     """Weights permuted inside each trajectory: each step draws a key from (seed, row_id, place), keys are sorted."""
     place_T = np.arange(row.size) - np.searchsorted(row, row)  # place among the labelled steps of its trajectory
-    row_key = np.array([_row_key(row_id, seed=seed) for row_id in row_ids], dtype=np.uint64)
-    key_T = _mixed(row_key[row] + (place_T.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15))
+    row_key = row_keys(row_ids, seed=seed, purpose="shuffle")
+    key_T = mixed(row_key[row] + (place_T.astype(np.uint64) + np.uint64(1)) * GOLDEN)
     order_T: np.ndarray = np.lexsort((key_T, row))  # `row` ascends, so each trajectory keeps its own weights
     return np.take(weight_T, order_T)
 
 
-def _row_key(row_id: str, *, seed: int) -> int:
-    """64 bits of (seed, row_id), the same in every process."""
-    return int.from_bytes(hashlib.blake2b(f"{seed}/{row_id}".encode(), digest_size=8).digest(), "little")
-
-
-def _mixed(key: np.ndarray) -> np.ndarray:
-    """The finaliser of SplitMix64: uint64 keys to well-spread uint64 numbers (wraps around by design)."""
-    key = (key ^ (key >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    key = (key ^ (key >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    mixed: np.ndarray = key ^ (key >> np.uint64(31))
-    return mixed
-
-
-def _name(code: int, *, states: Sequence[str]) -> str:
+def set_name(code: int, *, states: Sequence[str]) -> str:
     """A set code as text: framing, or framing+evaluation."""
     a, b = divmod(code, len(states))
     return states[a] if a == b else f"{states[a]}+{states[b]}"

@@ -22,7 +22,7 @@ from mralign.report.evidence import Matrices
 from mralign.report.figures import diverging, heat_map, lines, nice_ticks
 from mralign.report.sections import log_ratios
 from mralign.report.tables import aligned, duration, gain, published, result_text, signed, with_interval
-from mralign.schema import ANNOTATIONS, CANDIDATES, MATRICES, WEIGHTS
+from mralign.schema import ANNOTATIONS, CANDIDATES, EDGES, MATRICES, WEIGHTS
 from mralign.store import Manifest, StageDir, part_name
 
 ATTACK = "<script>alert(1)</script>"
@@ -174,7 +174,8 @@ def fill_matrices(item: Item) -> None:
         P[:, 1], P[:, 0], P[4] = first, 0.0, np.eye(K)[4]
         source, target = np.meshgrid(STATES, STATES, indexing="ij")
         columns = {"matrix": [name] * K**2, "source": source.ravel(), "target": target.ravel()}
-        table = pa.table({**columns, "probability": P.ravel(), "responsibility": 10 * P.ravel()})
+        drawn = {"standard_error": [0.0625] * K**2, "replicates": [[]] * K**2}
+        table = pa.table({**columns, "probability": P.ravel(), "responsibility": 10 * P.ravel(), **drawn})
         item.out.commit(part_name(name), table, schema=MATRICES)
     fit = {"iterations": 5, "converged": False, "log_likelihood": [-210.5, -198.25], "transitions": 77}
     seal(item, figures={"all": fit, "positive": fit, "negative": fit})
@@ -183,9 +184,19 @@ def fill_matrices(item: Item) -> None:
 def fill_weights(item: Item) -> None:
     rows = [{"row_id": "p1/on/0", "polarity": 1, "step_weights": [2.5, 0.41]}]
     item.out.commit(part_name("0"), pa.Table.from_pylist(rows, schema=WEIGHTS), schema=WEIGHTS)
-    edge = {"polarity": 1, "source": "framing", "target": "retrieval", "count": 17, "ratio": 3.14159}
+    edge = {"level": "sets", "polarity": 1, "source": "framing", "target": "retrieval", "count": 17.0, "ratio": 3.14159}
+    edge |= {"ratio_standard_error": 0.5, "weight": math.e, "weight_standard_error": 0.1, "clipped": True}
+    rows = [
+        edge | {"band": "high"},
+        edge | {"source": "retrieval", "ratio": 0.25, "ratio_standard_error": None, "band": "low"},
+        edge | {"source": "backtracking", "ratio": 9.0, "count": 1.0, "band": "none"},  # too rare to be shown
+        edge | {"level": "states", "target": "framing", "ratio": 2.0, "band": "high"},
+        edge | {"level": "states", "target": "backtracking", "ratio": 0.3, "band": "low"},
+    ]
+    below = StageDir(f"{item.out.uri}/edges")
+    below.commit(part_name("all"), pa.Table.from_pylist(rows, schema=EDGES), schema=EDGES)
     summary = {"steps": {"1": 60, "-1": 20}, "clipped": {"1": 0.125, "-1": 0.0}, "mean": {"1": 1.234, "-1": 0.9}}
-    seal(item, figures={"summary": {**summary, "highest": [edge], "lowest": []}})
+    seal(item, figures={"summary": summary})
 
 
 def fill_training(item: Item) -> None:
@@ -250,7 +261,8 @@ def test_page_holds_the_numbers_of_every_stage(complete: tuple[Path, str, str]) 
         "strict &lt;b&gt; – gpt labels 1 234 5 50.0 75.0 0.312 −0.250 0.636 1.23 macro 100.0 100.0 1.000 – –",
         "gpt – human labels 1 234 5 25.0 75.0 0.312 −0.250 0.636 – macro 100.0 100.0 1.000 – –",
         "strict, macro 48.4 % κ 0.294 entail, macro 97.8 % κ 0.970 mean ℓ1 between matrices 1.0–1.3 %",
-        "framing retrieval positive 17 3.14",
+        "Raised most From To Polarity Count Ratio framing retrieval positive 17 3.14 ± 0.50",
+        "Lowered most From To Polarity Count Ratio retrieval retrieval positive 17 0.25",
         "positive 60 1.234 12.5",
         "annotation invalid_annotation 2 5.0",
         "candidates undecided 31 –",
@@ -260,7 +272,18 @@ def test_page_holds_the_numbers_of_every_stage(complete: tuple[Path, str, str]) 
         "weight 0.41, adjudicated",
     ):
         assert passage in words
-    assert "framing → retrieval: 0.067 (support 0.7)" in complete[1]
+    assert "framing → retrieval: 0.067 ± 0.062 (support 0.7)" in complete[1]
+
+
+def test_a_rare_transition_is_not_among_the_raised_ones(complete: tuple[Path, str, str]) -> None:
+    assert "backtracking retrieval positive" not in plain(complete[1])
+
+
+def test_weight_maps_frame_the_bands(complete: tuple[Path, str, str]) -> None:
+    framed = re.findall(r"<rect ([^>]*)><title>([^<]*)</title>", complete[1])
+    solid = [tip for marks, tip in framed if "stroke=" in marks and "dasharray" not in marks]
+    assert solid == ["framing → framing: × 2.00 ± 0.5 (support 8.0)"]
+    assert [tip for marks, tip in framed if "dasharray" in marks] == ["framing → backtracking: too rare (support 0.7)"]
 
 
 def test_page_shows_one_negative_and_two_positive_trajectories(complete: tuple[Path, str, str]) -> None:
@@ -383,7 +406,7 @@ def test_the_room_imports_nothing_heavy() -> None:
 
 def test_log_ratios_are_clipped_and_rare_edges_are_empty() -> None:
     P = {"all": np.array([[0.1, 0.4, 0.5]]), "positive": np.array([[0.8, 0.2, 0.0]])}
-    found = Matrices(("a", "b", "c"), P, {"positive": np.array([[4.0, 0.5, 0.0]])})
+    found = Matrices(("a", "b", "c"), P, {"positive": np.array([[4.0, 0.5, 0.0]])}, {})
     ratio = log_ratios(found, "positive", anchor="all", bounds=(-1.0, 2.0))
     assert ratio[0, 0] == 2.0
     assert np.isnan(ratio[0, 1:]).all()

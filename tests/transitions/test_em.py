@@ -11,7 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from mralign.transitions.counts import Counts
-from mralign.transitions.em import _responsibilities, _unfold, allowed_mask, estimate
+from mralign.transitions.em import Shard, allowed_mask, estimate, expect
 
 Pair = tuple[tuple[int, ...], tuple[int, ...]]
 
@@ -101,6 +101,21 @@ def test_table_form_equals_the_literal_loop(
     assert got.iterations == iterations
 
 
+@settings(deadline=None, max_examples=25)
+@given(corpus=corpora(max_labels=64), estimator=st.sampled_from(["em", "frequency"]))
+def test_every_allowed_number_of_labels_equals_the_literal_loop(corpus: tuple[int, list[Pair]], estimator: Any) -> None:
+    K, pairs = corpus
+    got = estimate(counts_of(pairs, K=K), K=K, max_iter=3, estimator=estimator)
+    if estimator == "em":
+        expected = np.array(literal_em(pairs, K=K, max_iter=3, tol=1e-6, dp=0.6, prior=0.1)[0])
+    else:
+        shared = 0.1 * allowed_mask(K)
+        for source, target in pairs:
+            shared[np.ix_(source, target)] += 1 / (len(source) * len(target))
+        expected = shared / shared.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(got.P, expected, rtol=0, atol=1e-12)
+
+
 def test_the_paper_size_equals_the_literal_loop_with_its_settings() -> None:
     rng, K, pairs = np.random.default_rng(0), 17, []
     for _ in range(60):
@@ -167,10 +182,12 @@ def test_frequency_and_em_differ_where_a_label_is_ambiguous() -> None:
 
 def test_a_zero_sum_is_shared_uniformly_among_the_allowed_edges() -> None:
     counts = counts_of([((1, 4), (2, 3)), ((4,), (2,))], K=5)  # 4 is <stop>: only 1 -> 2 and 1 -> 3 are allowed
-    edges = _unfold(counts, A=allowed_mask(5))
-    r_TE = _responsibilities(np.zeros((5, 5)), edges=edges)
-    assert sorted(r_TE[0].tolist()) == [0, 0, 0.5, 0.5]
-    assert r_TE[1].tolist() == [0, 0, 0, 0]
+    shard = Shard.of(counts, n_TB=np.zeros((2, 0)), K=5)
+    nothing = np.zeros((1, 5, 5))
+    found = expect(shard, P_RKK=nothing, which=np.array([0]))
+    assert found.C_RKK[0, 1].tolist() == [0, 0, 0.5, 0.5, 0]
+    assert found.C_RKK.sum() == 1  # nothing of the second
+    assert found.log_likelihood_R.tolist() == [-math.inf]
 
 
 def test_converged_says_so_and_stops_early() -> None:

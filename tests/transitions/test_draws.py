@@ -1,0 +1,51 @@
+"""Draws from (seed, purpose, row_id): nothing else may matter, and they must look like chance."""
+
+import math
+
+import numpy as np
+import pyarrow as pa
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mralign.transitions.draws import poisson, row_keys
+
+IDS = pa.array([f"q{number}/on/0" for number in range(40_000)])
+
+
+def keys(ids: pa.Array | pa.ChunkedArray, *, seed: int = 0, purpose: str = "test") -> np.ndarray:
+    return row_keys(ids, seed=seed, purpose=purpose)
+
+
+@given(ids=st.lists(st.text(max_size=30), max_size=12), data=st.data())
+def test_a_key_depends_on_its_own_id_alone(ids: list[str], data: st.DataObject) -> None:
+    whole = keys(pa.array(ids, pa.string()))
+    assert whole.tolist() == [int(keys(pa.array([row_id]))[0]) for row_id in ids]
+    cut = data.draw(st.integers(0, len(ids)))
+    array = pa.array(ids, pa.string())
+    assert keys(array.slice(cut)).tolist() == whole[cut:].tolist()
+    assert keys(pa.chunked_array([array.slice(0, cut), array.slice(cut)])).tolist() == whole.tolist()
+    assert len(set(whole.tolist())) == len(set(ids))
+
+
+def test_seed_purpose_and_the_place_of_a_byte_matter() -> None:
+    few = pa.array(["ab", "ba", "a", "b", "", "aab", "aba"])
+    found = [keys(few), keys(few, seed=1), keys(few, purpose="other")]
+    assert len({key for row in found for key in row.tolist()}) == 21
+
+
+def test_weights_are_poisson_and_independent() -> None:
+    weight_NB = poisson(keys(IDS), replicates=50)
+    assert weight_NB.shape == (40_000, 50)
+    share = np.bincount(weight_NB.ravel(), minlength=9) / weight_NB.size
+    expected = [math.exp(-1) / math.factorial(k) for k in range(9)]
+    np.testing.assert_allclose(share, expected, atol=4 * math.sqrt(0.25 / weight_NB.size))
+    between = np.corrcoef(weight_NB.T.astype(float))[np.triu_indices(50, 1)]
+    assert np.abs(between).max() < 5 / math.sqrt(40_000)  # 1,225 pairs of replicates
+    neighbours = np.corrcoef(weight_NB[:-1].ravel(), weight_NB[1:].ravel())[0, 1]
+    assert abs(neighbours) < 5 / math.sqrt(weight_NB.size)
+
+
+def test_more_replicates_keep_the_first_ones() -> None:
+    some = keys(IDS[:100])
+    assert np.array_equal(poisson(some, replicates=7), poisson(some, replicates=50)[:, :7])
+    assert poisson(some, replicates=0).shape == (100, 0)

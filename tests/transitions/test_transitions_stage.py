@@ -1,0 +1,201 @@
+"""The stages on a real local Ray: a killed mapper, parts that were counted before, and both forms of EM."""
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from mralign.annotation.taxonomy import PAPER
+from mralign.config import RunConfig, parse
+from mralign.schema import ANNOTATIONS, COUNTS, EDGES, MATRICES, REPLICATED_COUNTS, WEIGHTS
+from mralign.stage import Context, Outcome, Stage
+from mralign.store import StageDir, part_name
+from mralign.transitions import stage as stages
+from mralign.transitions.bootstrap import count_replicated, select_replicates
+from mralign.transitions.counts import count
+from mralign.transitions.em import Settings, estimate_replicated
+from mralign.transitions.shelf import Counting
+
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("local_ray")]
+
+B = 8
+
+
+def trajectories(number: int) -> list[dict[str, Any]]:
+    rng = np.random.default_rng(number)
+    return [
+        {
+            "row_id": f"q{number}-{row}/on/0",
+            "dataset": ("nq", "sciq")[row % 2],
+            "polarity": (1, -1, 0)[row % 3],
+            "steps": [
+                {"labels": list(rng.choice(PAPER.labels[:6], size=rng.integers(0, 3), replace=False))}
+                for _ in range(rng.integers(1, 9))
+            ],
+        }
+        for row in range(20)
+    ]
+
+
+def table(parts: int) -> pa.Table:
+    """All annotations of the first `parts` parts."""
+    return pa.Table.from_pylist([row for n in range(parts) for row in trajectories(n)], schema=ANNOTATIONS)
+
+
+def annotation(home: Path, mark: str, *, parts: int) -> StageDir:
+    out = StageDir(f"{home}/annotation/{mark}", stage="annotation", fingerprint=mark)
+    out.write_text("taxonomy.json", json.dumps({"states": PAPER.states, "macro": dict(PAPER.macro)}))
+    for number in range(parts):
+        part = pa.Table.from_pylist(trajectories(number), schema=ANNOTATIONS)
+        out.commit(part_name(f"{number:03d}"), part, schema=ANNOTATIONS)
+    return out
+
+
+def config_of(**transitions: Any) -> RunConfig:
+    road = {"questions": {"train": [{"name": "a", "path": "a"}]}, "run": {"seed": 4}}
+    return parse({**road, "transitions": {"bootstrap": B} | transitions})
+
+
+def go(stage: Stage, config: RunConfig, home: Path, mark: str, **upstream: StageDir) -> tuple[StageDir, Outcome]:
+    out = StageDir(f"{home}/{stage.name}/{mark}", stage=stage.name, fingerprint=mark)
+    return out, stage.run(Context(config, out, upstream))
+
+
+def expected(parts: int) -> pa.Table:
+    return count_replicated(table(parts), states=PAPER.states, replicates=B, seed=4)
+
+
+def watched(place: Path, *, kill_first: bool) -> type[Counting]:
+    """Counting that leaves a file for each part it counts; the first that counts is killed before it can."""
+
+    def leave(name: str) -> bool:
+        try:
+            os.close(os.open(place / name, os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            return False
+        return True
+
+    class Watched(Counting):
+        def count(self, parquet: bytes) -> pa.Table:
+            if kill_first and leave("killed"):
+                os.kill(os.getpid(), signal.SIGKILL)
+            assert leave(self.key(parquet)), "counted twice"
+            return super().count(parquet)
+
+    return Watched
+
+
+@pytest.fixture
+def watch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+    """Begins to watch the counting; called again, the names of what was left since the test began."""
+
+    def begin(*, kill_first: bool = False) -> list[str]:
+        place = tmp_path / "watched"
+        place.mkdir(exist_ok=True)
+        monkeypatch.setattr(stages, "Counting", watched(place, kill_first=kill_first))
+        return sorted(path.name for path in place.iterdir())
+
+    return begin
+
+
+def test_a_killed_mapper_loses_and_doubles_nothing(tmp_path: Path, watch: Callable[..., list[str]]) -> None:
+    watch(kill_first=True)
+    source = annotation(tmp_path, "a", parts=4)
+    out, outcome = go(stages.COUNTS_STAGE, config_of(), tmp_path, "a", annotation=source)
+    left = watch()
+    assert "killed" in left
+    assert len(left) == 1 + 4
+    whole = expected(4)
+    assert stages.reduce_tree(out, schema=REPLICATED_COUNTS) == whole
+    assert StageDir(f"{out.uri}/total").read(schema=COUNTS) == whole.select(COUNTS.names)
+    assert outcome.figures == {"transitions": sum(whole.column("count").to_pylist()), "tables": 4}
+    assert outcome.rows_in == 80
+
+
+def test_new_trajectories_only_count_the_new_parts(tmp_path: Path, watch: Callable[..., list[str]]) -> None:
+    watch()
+    config = config_of()
+    first, _ = go(stages.COUNTS_STAGE, config, tmp_path, "a", annotation=annotation(tmp_path, "a", parts=3))
+    assert len(watch()) == 3
+    more = annotation(tmp_path, "b", parts=4)
+    second, _ = go(stages.COUNTS_STAGE, config, tmp_path, "b", annotation=more)
+    assert len(watch()) == 4  # the three stood on the shelf: one was counted
+    assert stages.reduce_tree(second, schema=REPLICATED_COUNTS) == expected(4)
+    for part in first.parts():
+        assert second.read_parts([part], schema=REPLICATED_COUNTS) == first.read_parts([part], schema=REPLICATED_COUNTS)
+    Path(second.path(second.parts()[1])).unlink()  # as after a kill between the shelf and the stage
+    go(stages.COUNTS_STAGE, config, tmp_path, "b", annotation=more)
+    assert stages.reduce_tree(second, schema=REPLICATED_COUNTS) == expected(4)
+    assert len(watch()) == 4
+    other, _ = go(stages.COUNTS_STAGE, config_of(labels="single"), tmp_path, "d", annotation=more)
+    assert len(watch()) == 8  # other settings, other counts
+    total = StageDir(f"{other.uri}/total").read(schema=COUNTS)
+    assert total == count(table(4), states=PAPER.states, labels="single")
+
+
+def road(home: Path, mark: str, *, parts: int = 3, **transitions: Any) -> dict[str, StageDir]:
+    """The three stages on the same annotations."""
+    config, done = config_of(**transitions), {"annotation": annotation(home, mark, parts=parts)}
+    for stage in (stages.COUNTS_STAGE, stages.MATRICES_STAGE, stages.WEIGHTS_STAGE):
+        done[stage.name], _ = go(stage, config, home, mark, **{name: done[name] for name in stage.upstream})
+    return done
+
+
+def test_both_forms_of_em_give_the_matrices_of_one_table(tmp_path: Path) -> None:
+    counted = expected(3)
+    for mark in ("reduced", "sharded"):
+        matrices = stages.read_matrices(road(tmp_path, mark, em=mark)["matrices"], states=PAPER.states)
+        for name, polarities in stages.MATRIX_POLARITIES.items():
+            counts, n_TB = select_replicates(counted, polarities=polarities)
+            whole, *drawn = estimate_replicated(counts, n_TB=n_TB, K=PAPER.K, settings=Settings())
+            np.testing.assert_allclose(matrices.P[name], whole.P, rtol=0, atol=1e-12)
+            np.testing.assert_allclose(matrices.C[name], whole.C, rtol=0, atol=1e-11)
+            np.testing.assert_allclose(matrices.replicates[name], [d.P for d in drawn], rtol=0, atol=1e-12)
+
+
+def test_standard_errors_and_edges_are_committed(tmp_path: Path) -> None:
+    done = road(tmp_path, "a")
+    rows = done["matrices"].read(schema=MATRICES).to_pylist()
+    for row in rows:
+        assert len(row["replicates"]) == B
+        assert row["standard_error"] == pytest.approx(np.std(row["replicates"], ddof=1), abs=1e-15)
+    assert max(row["standard_error"] for row in rows) > 0.01
+    edges = StageDir(f"{done['weights'].uri}/edges").read(schema=EDGES)
+    sets = [row for row in edges.to_pylist() if row["level"] == "sets"]
+    assert all(row["ratio_standard_error"] > 0 for row in sets)
+    total = StageDir(f"{done['counts'].uri}/total").read(schema=COUNTS).to_pylist()
+    into_steps = {n: sum(r["count"] for r in total if r["polarity"] == n and r["target"] != 288) for n in (1, -1)}
+    assert {n: sum(row["count"] for row in sets if row["polarity"] == n) for n in (1, -1)} == into_steps
+    by_weight = {row["weight"] for row in sets} | {1.0}
+    given = {w for row in done["weights"].read(schema=WEIGHTS).to_pylist() for w in row["step_weights"]}
+    assert given <= by_weight
+    assert done["weights"].parts() == done["annotation"].parts()
+
+
+def test_without_a_bootstrap_there_are_no_errors(tmp_path: Path) -> None:
+    done = road(tmp_path, "a", bootstrap=0, em="sharded")
+    plain = road(tmp_path, "b", bootstrap=0)
+    for row, other in zip(*(d["matrices"].read(schema=MATRICES).to_pylist() for d in (done, plain)), strict=True):
+        assert (row["standard_error"], row["replicates"]) == (None, [])
+        assert row["probability"] == pytest.approx(other["probability"], abs=1e-12)
+    edges = StageDir(f"{done['weights'].uri}/edges").read(schema=EDGES)
+    assert edges.column("ratio_standard_error").null_count == edges.num_rows > 0
+
+
+def test_an_empty_polarity_is_named(tmp_path: Path) -> None:
+    source = StageDir(f"{tmp_path}/annotation/a", stage="annotation", fingerprint="a")
+    source.write_text("taxonomy.json", json.dumps({"states": PAPER.states, "macro": dict(PAPER.macro)}))
+    rows = pa.Table.from_pylist([row for row in trajectories(0) if row["polarity"] >= 0], schema=ANNOTATIONS)
+    source.commit(part_name("0"), rows, schema=ANNOTATIONS)
+    for em in ("reduced", "sharded"):
+        counts, _ = go(stages.COUNTS_STAGE, config_of(em=em), tmp_path, em, annotation=source)
+        with pytest.raises(
+            ValueError, match="no transition of polarity -1 was counted: its matrix cannot be estimated"
+        ):
+            go(stages.MATRICES_STAGE, config_of(em=em), tmp_path, em, annotation=source, counts=counts)
