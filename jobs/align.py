@@ -75,6 +75,7 @@ def start_ray(config: RunConfig) -> None:
         ray.init(runtime_env=_runtime_environment(), logging_level=logging.WARNING, log_to_driver=False)
     else:
         ray.init(
+            address="local",  # one of our own, even if a cluster runs (or was killed) on this machine
             num_cpus=config.run.local_cpus,
             include_dashboard=False,
             runtime_env=_runtime_environment(),
