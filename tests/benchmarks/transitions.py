@@ -2,19 +2,22 @@
 
     python tests/benchmarks/transitions.py [--quick]
 
-(a) Algorithm 2 (METHOD.md §3) written out in Python over raw pairs against `count` + `estimate` on the same ones.
-(b) Parquet bytes to a count table, one core, over reading the columns that it needs from the same bytes.
-(c) A corpus of 10^8 transitions: a remote task a part, a tree of additions, EM; memory of all processes (USS), sampled.
-    Its parts are copies of a few distinct ones under other names, so that the benchmark fits on a laptop's disk.
-(d) The same tasks one at a time and two at a time.
-(e) How far the estimate is from the chain that the transitions were drawn from, converged and by the paper's preset.
+(a) Algorithm 2 (METHOD.md §3) written out in Python over raw pairs that lie ready, all of them, against `count` and
+    `estimate` on the table of annotations that they came from.
+(b) Bytes of a committed part to a count table on one core, beside decoding the same columns (`read`) and all columns.
+    `stage` is what the stage `counts` does to a part without bootstrap, `stage_bootstrap` with the default replicates.
+(c) The stages `counts` and `matrices` on 10^8 transitions, every part another one, two cores; proportional memory (PSS,
+    object store included) of driver, workers and Ray's own processes, sampled. EM on 10^4, 10^6 and all transitions.
+(d) The stage `counts` on clusters of one core and of two, which take turns; their start is not timed.
+(e) Errors against the chain that was drawn from: tests/transitions/test_recovery.py says what can be recovered.
 
-Both sides of a ratio take turns; medians. Other processes on the machine disturb (c) and (d) most.
+Sides of a ratio take turns, and ratios are of medians: of CPU seconds in (a) and (b), so that other work on the machine
+counts less, of wall seconds in (c) and (d), which it disturbs. --quick is too small for (d) to mean much.
 """
 
 import argparse
-import io
 import json
+import logging
 import os
 import platform
 import statistics
@@ -22,11 +25,13 @@ import sys
 import tempfile
 import threading
 import time
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "transitions")]
+PATHS = [str(ROOT), str(ROOT / "tests" / "transitions")]
+sys.path[:0] = PATHS
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 
 import numpy as np  # noqa: E402
@@ -34,281 +39,377 @@ import psutil  # noqa: E402
 import pyarrow as pa  # noqa: E402
 import pyarrow.parquet as pq  # noqa: E402
 import ray  # noqa: E402
-from test_recovery import chain, errors, sample  # noqa: E402
+from test_recovery import TWICE, chain, efficient_error, errors, following, sample, walk  # noqa: E402
 
-from mralign.schema import ANNOTATIONS, STEP  # noqa: E402
+from mralign.annotation.taxonomy import PAPER  # noqa: E402
+from mralign.config import Transitions, parse  # noqa: E402
+from mralign.schema import ANNOTATIONS, COUNTS, STEP  # noqa: E402
+from mralign.stage import Context  # noqa: E402
 from mralign.store import StageDir, part_name  # noqa: E402
-from mralign.transitions.counts import add, count, select  # noqa: E402
-from mralign.transitions.em import allowed_mask, estimate  # noqa: E402
+from mralign.transitions.counts import count, select  # noqa: E402
+from mralign.transitions.em import estimate  # noqa: E402
+from mralign.transitions.shelf import Counting  # noqa: E402
+from mralign.transitions.stage import COUNTS_STAGE, MATRICES_STAGE  # noqa: E402
 
-LABELS = tuple(f"strategy_{n:02d}" for n in range(15))
-STATES = ("<start>", *LABELS, "<stop>")
-K = len(STATES)
-STEPS = 9  # of every trajectory: ten transitions
+STATES, K = PAPER.states, len(PAPER.states)
+ROWS = 15_000  # trajectories of a part
+POLARITIES = (1, -1, 0)
+DATASETS = ("nq_open", "sciq", "hotpot")
+RULES = ("unlabelled", "equal", "intersection", "confident", "adjudicated")
+NEEDED = ["dataset", "polarity", "steps.list.element.labels"]
+CONFIG = parse({"questions": {"train": [{"name": "a", "path": "a"}]}, "transitions": {"bootstrap": 0}})
+
+
+# --- a corpus ----------------------------------------------------------------------------------------------------
 
 
 def annotations(rows, *, seed):
-    """A table of schema ANNOTATIONS: `rows` trajectories of STEPS steps from a chain, 40 % of them with two labels."""
-    rng = np.random.default_rng(seed)
-    P = chain(K, seed=0)[:-1, 1:-1]
-    cumulative = (P / P.sum(axis=1, keepdims=True)).cumsum(axis=1)
-    state, columns = np.zeros(rows, dtype=np.int64), []
-    for _ in range(STEPS):
-        state = 1 + np.minimum((cumulative[state] < rng.random(rows)[:, None]).sum(axis=1), K - 3)
-        columns.append(state)
-    first = np.stack(columns, axis=1).reshape(-1) - 1
-    second = (first + rng.integers(1, 15, first.size)) % 15
-    both = rng.random(first.size) < 0.4
-    lengths = 1 + both.astype(np.int64)
-    flat = np.empty(lengths.sum(), dtype=np.int64)
-    begin = np.cumsum(lengths) - lengths
-    flat[begin] = first
-    flat[begin[both] + 1] = second[both]
+    """A table of schema ANNOTATIONS, `rows` trajectories of the chain with seed 0, and how many transitions it holds.
+
+    A step shows its label, at times beside another; one in fifty is left unlabelled. Annotators agree on seven in ten.
+    """
+    rng, P = np.random.default_rng(seed), chain(K, seed=0)
+    a_N, row_N, columns = np.zeros(rows, dtype=np.int64), np.arange(rows), []
+    while row_N.size:
+        b_N = following(a_N, P=P, rng=rng)
+        a_N, row_N = b_N[b_N < K - 1], row_N[b_N < K - 1]
+        columns.append((row_N, a_N))
+    row_S, state_S = (np.concatenate(parts) for parts in zip(*columns, strict=True))
+    first_S, lengths = state_S[np.argsort(row_S, kind="stable")] - 1, np.bincount(row_S, minlength=rows)
+    row_S = np.repeat(np.arange(rows), lengths)
+    L, S = K - 2, first_S.size
+    second_S = (first_S + rng.integers(1, L, S)) % L
+    n_S = np.where(rng.random(S) < 0.02, 0, 1 + (rng.random(S) < TWICE))
+    labelled = n_S > 0
+    transitions = int(labelled.sum()) + np.unique(row_S[labelled]).size
+    rule_S = np.where(labelled, rng.integers(1, len(RULES), S), 0)
+    place_S = np.arange(S) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    columns = {"first_segment": place_S, "last_segment": place_S, "rule": pa.array(RULES).take(pa.array(rule_S))}
+    columns["labels"], columns["confidences"] = _sets(first_S, second_S, n_S, rng=rng)
+    for who in "ab":
+        agrees_S = rng.random(S) < 0.7
+        theirs_S = np.where(agrees_S, first_S, rng.integers(0, L, S))
+        sets = _sets(theirs_S, second_S, np.where(agrees_S, n_S, 1), rng=rng)
+        columns[f"labels_{who}"], columns[f"confidences_{who}"] = sets
+    arrays = [pa.array(columns[field.name]).cast(field.type) for field in STEP]
     offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
-    labels = pa.ListArray.from_arrays(offsets, pa.array(np.array(LABELS, dtype=object)[flat], pa.string()))
-    confidences = pa.ListArray.from_arrays(offsets, pa.array(rng.integers(0, 11, flat.size), pa.float32()))
-    place = np.tile(np.arange(STEPS), rows)
-    rules = pa.array(np.array(["equal", "intersection", "adjudicated"], dtype=object)[rng.integers(0, 3, place.size)])
-    named = {
-        "first_segment": pa.array(place, pa.int32()),
-        "last_segment": pa.array(place, pa.int32()),
-        "labels": labels,
-        "confidences": confidences,
-        "rule": rules,
-        "labels_a": labels,
-        "confidences_a": confidences,
-        "labels_b": labels,
-        "confidences_b": confidences,
-    }
-    struct = pa.StructArray.from_arrays([named[field.name] for field in STEP], fields=list(STEP))
-    steps = pa.ListArray.from_arrays(pa.array(np.arange(rows + 1) * STEPS, pa.int32()), struct)
-    ids = [f"bench/{seed}-{n}" for n in range(rows)]
-    return pa.table(
-        {
-            "row_id": [f"{name}/on/0" for name in ids],
-            "question_id": ids,
-            "dataset": ["bench"] * rows,
-            "polarity": pa.array(rng.choice([1, -1], rows), pa.int8()),
-            "segments": pa.array([STEPS] * rows, pa.int32()),
-            "confidence_a": pa.array([8.0] * rows, pa.float32()),
-            "confidence_b": pa.array([8.0] * rows, pa.float32()),
-            "steps": steps,
-        },
-        schema=ANNOTATIONS,
-    )
+    steps = pa.ListArray.from_arrays(offsets, pa.StructArray.from_arrays(arrays, fields=list(STEP)))
+    dataset_N = [DATASETS[place] for place in rng.integers(0, 3, rows)]
+    ids = [f"{name}/train-{seed:05d}{n:06d}" for n, name in enumerate(dataset_N)]
+    points = [pa.array(rng.integers(0, 21, rows) / 2, pa.float32()) for _ in "ab"]
+    polarity_N = pa.array(rng.choice(POLARITIES, rows), pa.int8())
+    named = [[f"{name}/on/0" for name in ids], ids, dataset_N, polarity_N, pa.array(lengths, pa.int32())]
+    return pa.table(list(map(pa.array, [*named, *points, steps])), schema=ANNOTATIONS), transitions
+
+
+def _sets(first_S, second_S, n_S, *, rng):
+    """Label lists of n_S labels each, and confidences in half points."""
+    offsets = pa.array(np.concatenate([[0], np.cumsum(n_S)]), pa.int32())
+    flat = np.stack([first_S, second_S], axis=1)[np.arange(2) < n_S[:, None]]
+    labels = pa.array(PAPER.labels, pa.string()).take(pa.array(flat))
+    confidences = pa.array(rng.integers(0, 21, flat.size) / 2, pa.float32())
+    return pa.ListArray.from_arrays(offsets, labels), pa.ListArray.from_arrays(offsets, confidences)
 
 
 def raw_pairs(table):
     """Every transition of the table as a pair of tuples of states, for the literal loop."""
-    index = {name: place for place, name in enumerate(STATES)}
-    pairs = []
+    index, pairs = {name: place for place, name in enumerate(STATES)}, []
     for steps in table.column("steps").to_pylist():
-        sets = [(0,), *(tuple(sorted(index[label] for label in step["labels"])) for step in steps), (K - 1,)]
-        pairs += pairwise(sets)
+        shown = [tuple(sorted(index[label] for label in step["labels"])) for step in steps if step["labels"]]
+        if shown:
+            pairs += pairwise([(0,), *shown, (K - 1,)])
     return pairs
 
 
-def literal(pairs, *, max_iter=5, damping=0.6, prior=0.1):
-    """Algorithms 1 and 2 as they are written, over raw pairs."""
-    A = allowed_mask(K).tolist()
-    P = [[a / sum(row) for a in row] for row in A]
+# --- the other side of the ratios --------------------------------------------------------------------------------
+
+
+def literal(pairs, *, max_iter=5, tol=1e-6, dp=0.6, prior=0.1):
+    """P by Algorithms 1 and 2 as METHOD.md §3 has them, over raw pairs; the log-likelihoods are left out."""
+    A = [[int(b != 0 and (a != K - 1 or b == K - 1)) for b in range(K)] for a in range(K)]
+    P = [[allowed / sum(row) for allowed in row] for row in A]
     for _ in range(max_iter):
         C = [[0.0] * K for _ in range(K)]
         for source, target in pairs:
-            allowed = [(a, b) for a in source for b in target if A[a][b]]
-            if not allowed:
+            edges = [(a, b) for a in source for b in target if A[a][b]]
+            if not edges:
                 continue
-            r = [P[a][b] / len(source) for a, b in allowed]
-            total = sum(r)
-            for (a, b), value in zip(allowed, r, strict=True):
-                C[a][b] += value / total if total else 1 / len(allowed)
-        new = [[C[a][b] + prior * A[a][b] for b in range(K)] for a in range(K)]
-        new = [[value / sum(row) for value in row] for row in new]
-        P = [
-            [(1 - damping) * old + damping * value for old, value in zip(*two, strict=True)]
-            for two in zip(P, new, strict=True)
-        ]
+            score = [P[a][b] / len(source) for a, b in edges]
+            total = sum(score)
+            for (a, b), value in zip(edges, score, strict=True):
+                C[a][b] += value / total if total else 1 / len(edges)
+        last = P
+        support = [[C[a][b] + prior * A[a][b] for b in range(K)] for a in range(K)]
+        new = [[value / sum(row) for value in row] for row in support]
+        P = [[(1 - dp) * last[a][b] + dp * new[a][b] for b in range(K)] for a in range(K)]
+        if max(abs(P[a][b] - last[a][b]) for a in range(K) for b in range(K)) < tol:
+            break
     return np.array(P)
 
 
-def seconds(function, *, repeats):
-    """What `function` returns and the median of its seconds."""
-    taken = []
+def in_turn(repeats, **sides):
+    """Median CPU and wall seconds of each side, which take turns, and what each returned last."""
+    taken, found = {name: [] for name in sides}, {}
     for _ in range(repeats):
-        began = time.perf_counter()
-        found = function()
-        taken.append(time.perf_counter() - began)
-    return found, statistics.median(taken)
+        for name, function in sides.items():
+            began = time.process_time(), time.perf_counter()
+            found[name] = function()
+            taken[name].append((time.process_time() - began[0], time.perf_counter() - began[1]))
+    cpu, wall = ({name: statistics.median(t[k] for t in times) for name, times in taken.items()} for k in (0, 1))
+    return cpu, wall, found
 
 
-def against_literal(rows):
-    table = annotations(rows, seed=1)
+# --- on one core -------------------------------------------------------------------------------------------------
+
+
+def against_literal(*, wanted, repeats):
+    table, transitions = annotations(ROWS, seed=1)
+    table, transitions = annotations(ROWS * wanted // transitions, seed=1)
     pairs = raw_pairs(table)
-
-    def ours():
-        return estimate(select(count(table, states=STATES), polarities=(1, -1)), K=K)
-
-    counted = select(count(table, states=STATES), polarities=(1, -1))
-    found, fast = seconds(ours, repeats=7)
-    _, fastest = seconds(lambda: estimate(counted, K=K), repeats=7)
-    expected, slow = seconds(lambda: literal(pairs), repeats=1)
-    difference = float(np.abs(found.P - expected).max())
+    assert len(pairs) == transitions
+    ready = select(count(table, states=STATES), polarities=POLARITIES)
+    cpu, wall, found = in_turn(
+        repeats,
+        literal=lambda: literal(pairs),
+        ours=lambda: [estimate(select(count(table, states=STATES), polarities=POLARITIES), K=K) for _ in range(5)],
+        estimate=lambda: [estimate(ready, K=K) for _ in range(5)],
+    )
+    difference = float(np.abs(found["ours"][-1].P - found["literal"]).max())
     assert difference < 1e-12, difference
-    print(
-        f"(a) {len(pairs):,} transitions: literal {slow:.1f} s; count and estimate {fast:.4f} s, {slow / fast:.0f}x; "
-        f"estimate from the counts {fastest:.4f} s, {slow / fastest:.0f}x; largest difference {difference:.1e}"
+    print(f"(a) {transitions:,} transitions, {repeats} turns; largest difference of P {difference:.1e}")
+    for name, seconds in (("CPU", cpu), ("wall", wall)):
+        slow, ours, em = seconds["literal"], seconds["ours"] / 5, seconds["estimate"] / 5
+        print(
+            f"    {name:>4}: literal {slow:.2f} s; count and estimate {ours * 1e3:.1f} ms, {slow / ours:.0f}x (wanted "
+            f"500x); estimate from counts {em * 1e3:.1f} ms, {slow / em:.0f}x"
+        )
+    ratios = {"literal_over_count_and_estimate": 5 * cpu["literal"] / cpu["ours"]}
+    ratios["literal_over_estimate"] = 5 * cpu["literal"] / cpu["estimate"]
+    return ratios, {"literal": {"transitions": transitions, "cpu_s": cpu, "wall_s": wall, "ours_repeated": 5}}
+
+
+def against_reading(work):
+    table, transitions = annotations(ROWS, seed=2)
+    place = StageDir(str(work / "one"), stage="annotation")
+    place.commit(part_name("0"), table, schema=ANNOTATIONS)
+    data = Path(place.path(part_name("0"))).read_bytes()
+    default = Transitions().bootstrap
+    plain, replicated = (Counting(STATES, "all", B, 0) for B in (0, default))
+
+    def read(columns=None):
+        return pq.ParquetFile(pa.BufferReader(data)).read(columns=columns)
+
+    cpu, wall, _ = in_turn(
+        15,
+        read=lambda: read(NEEDED),
+        read_all=read,
+        read_and_count=lambda: count(read(NEEDED), states=STATES),
+        stage=lambda: plain.count(data),
+        stage_bootstrap=lambda: replicated.count(data),
     )
-    return slow / fast, slow / fastest
+    print(f"(b) {transitions:,} transitions in {len(data) / 2**20:.2f} MiB, one core, 15 turns; over read, wanted: 3")
+    print(f"{'':>20} {'CPU ms':>7} {'wall ms':>8} {'M transitions/s':>16} {'over read':>10} {'over read_all':>14}")
+    for name, seconds in cpu.items():
+        print(
+            f"{name:>20} {seconds * 1e3:>7.1f} {wall[name] * 1e3:>8.1f} {transitions / seconds / 1e6:>16.2f} "
+            f"{seconds / cpu['read']:>10.2f} {seconds / cpu['read_all']:>14.2f}"
+        )
+    ratios = {f"{name}_over_read": cpu[name] / cpu["read"] for name in ("read_and_count", "stage")}
+    rate = {name: transitions / seconds for name, seconds in cpu.items()}
+    return ratios, {"part_mib": len(data) / 2**20, "replicates": default, "transitions_per_cpu_s": rate}
 
 
-def against_reading(rows):
-    sink = io.BytesIO()
-    pq.write_table(annotations(rows, seed=2), sink, compression="zstd")
-    data = sink.getvalue()
-    needed = ["dataset", "polarity", "steps.list.element.labels"]
-    pa.set_cpu_count(1)
+# --- with remote tasks -------------------------------------------------------------------------------------------
 
-    def read():
-        return pq.ParquetFile(io.BytesIO(data)).read(columns=needed, use_threads=False)
 
-    def counted():
-        return count(pq.ParquetFile(io.BytesIO(data)).read(columns=needed, use_threads=False), states=STATES)
-
-    pairs = [(seconds(read, repeats=1)[1], seconds(counted, repeats=1)[1]) for _ in range(9)]
-    reading, counting = (statistics.median(side) for side in zip(*pairs, strict=True))
-    rate = rows * (STEPS + 1) / counting
-    print(
-        f"(b) {rows * (STEPS + 1):,} transitions in {len(data) / 2**20:.1f} MiB: read {reading:.3f} s, read and "
-        f"count {counting:.3f} s, {counting / reading:.2f}x; {rate / 1e6:.2f} M transitions/s a core"
+@contextmanager
+def cluster(work, *, cpus):
+    ray.init(
+        address="local",
+        num_cpus=cpus,
+        include_dashboard=False,
+        logging_level=logging.ERROR,
+        log_to_driver=False,
+        object_store_memory=256 * 2**20,
+        _temp_dir=str(work / "ray"),
+        runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(PATHS)}},
     )
-    return counting / reading, rate
+    try:
+        yield
+    finally:
+        ray.shutdown()
 
 
 @ray.remote
-def count_part(source, name):
-    return count(source.read_parts([name], schema=ANNOTATIONS), states=STATES)
+def write_part(place, number):
+    table, transitions = annotations(ROWS, seed=1000 + number)
+    place.commit(part_name(f"{number:06d}"), table, schema=ANNOTATIONS)
+    return transitions
 
 
-@ray.remote
-def merge(*tables):
-    return add(tables)
+def corpus(place, *, wanted):
+    """Parts with at least `wanted` transitions, no two alike: how many transitions there are."""
+    place.write_text("taxonomy.json", json.dumps({"states": STATES, "macro": dict(PAPER.macro)}))
+    total, number, running = 0, 0, []
+    while total < wanted:
+        while len(running) < 3:  # each holds one part
+            running.append(write_part.remote(place, number))
+            number += 1
+        (done, *_), running = ray.wait(running)
+        total += ray.get(done)
+    return total + sum(ray.get(running))
 
 
-def run_corpus(source, parts, *, at_once):
-    """Counts of `parts`, at most `at_once` tasks at a time, by a tree of additions."""
-    running, level = [], []
-    for name in parts:
-        if len(running) == at_once:
-            _, running = ray.wait(running)
-        running.append(count_part.remote(source, name))
-        level.append(running[-1])
-    while len(level) > 1:
-        level = [merge.remote(*level[i : i + 8]) for i in range(0, len(level), 8)]
-    return ray.get(level[0])
+def subset(place, other, *, parts):
+    """A stage directory with the first parts of another, by links."""
+    os.makedirs(other.path())
+    for name in ["taxonomy.json", *place.parts()[:parts]]:
+        os.link(place.path(name), other.path(name))
+    return other
+
+
+def run_stage(stage, home, **upstream):
+    out = StageDir(f"{home}/{stage.name}/bench", stage=stage.name, fingerprint="bench")
+    began = time.perf_counter()
+    stage.run(Context(CONFIG, out, upstream))
+    return out, time.perf_counter() - began
 
 
 class Memory(threading.Thread):
-    """The largest sum of private memory of this process and its children, MiB, and that of workers and driver alone."""
+    """The largest sum of proportional memory (PSS), MiB, of the driver, the workers and all processes together."""
 
     def __init__(self):
         super().__init__(daemon=True)
-        self.most = self.most_ours = 0.0
+        self.most = {"driver": 0.0, "workers": 0.0, "all": 0.0}
         self.stop = threading.Event()
 
     def run(self):
+        me = psutil.Process()
         while not self.stop.wait(0.5):
-            everything = ours = 0
-            for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
+            now = dict.fromkeys(self.most, 0.0)
+            for process in [me, *me.children(recursive=True)]:
                 try:
-                    size = process.memory_full_info().uss
-                    name = " ".join(process.cmdline()[:1])
+                    size, name = process.memory_full_info().pss / 2**20, process.name()
                 except psutil.Error:
                     continue
-                everything += size
-                ours += size if process.pid == os.getpid() or name.startswith("ray::") else 0
-            self.most, self.most_ours = max(self.most, everything / 2**20), max(self.most_ours, ours / 2**20)
+                now["all"] += size
+                if process == me or name.startswith("ray::"):
+                    now["driver" if process == me else "workers"] += size
+            self.most = {name: max(size, now[name]) for name, size in self.most.items()}
 
 
-def corpus(work, *, transitions):
-    """A stage directory with parts of 20,000 trajectories, copies of eight distinct ones."""
-    source = StageDir(str(work / "annotation"), stage="annotation", fingerprint="bench")
-    rows = 20_000
-    wanted = max(8, transitions // (rows * (STEPS + 1)))
-    for number in range(8):
-        source.commit(part_name(f"{number:06d}"), annotations(rows, seed=100 + number), schema=ANNOTATIONS)
-    for number in range(8, wanted):
-        os.link(source.path(part_name(f"{number % 8:06d}")), source.path(part_name(f"{number:06d}")))
-    return source, source.parts(), wanted * rows * (STEPS + 1)
-
-
-def at_scale(work, *, transitions):
-    source, parts, total = corpus(work, transitions=transitions)
-    run_corpus(source, parts[:4], at_once=2)  # the workers are there
-    memory = Memory()
-    memory.start()
-    began = time.perf_counter()
-    counts = run_corpus(source, parts, at_once=2)
-    counting = time.perf_counter() - began
-    memory.stop.set()
-    assert int(np.sum(counts.column("count").to_numpy())) == total
-    small = count(annotations(1000, seed=3), states=STATES)
-    times = {}
-    for name, table in (("small", small), ("large", counts)):
-        chosen = select(table, polarities=(1, -1))
-        _, times[name] = seconds(lambda chosen=chosen: estimate(chosen, K=K), repeats=9)
-        print(
-            f"    EM on {len(chosen.n):,} distinct of {int(chosen.n.sum()):,} transitions: {times[name] * 1e3:.1f} ms"
-        )
+def at_scale(work, *, wanted):
+    place, warm = StageDir(str(work / "annotation"), stage="annotation"), work / "warm"
+    with cluster(work, cpus=2):
+        began = time.perf_counter()
+        total = corpus(place, wanted=wanted)
+        print(f"(c) {len(place.parts())} parts written in {time.perf_counter() - began:.0f} s")
+    with cluster(work, cpus=2):  # fresh workers: what writing needed is not counted
+        few = subset(place, StageDir(str(work / "few"), stage="annotation"), parts=4)
+        run_stage(COUNTS_STAGE, warm, annotation=few)
+        memory = Memory()
+        memory.start()
+        counts, counting = run_stage(COUNTS_STAGE, work / "full", annotation=place)
+        _, estimating = run_stage(MATRICES_STAGE, work / "full", annotation=place, counts=counts)
+        memory.stop.set()
+        memory.join()
+    table = StageDir(f"{counts.uri}/total").read(schema=COUNTS)
+    assert int(table.column("count").to_numpy().sum()) == total
     print(
-        f"(c) {total:,} transitions in {counting:.1f} s ({total / counting / 1e6:.2f} M/s), peak private memory: "
-        f"workers and driver {memory.most_ours:.0f} MiB, with Ray's own processes {memory.most:.0f} MiB"
+        f"    {total:,} transitions: counts {counting:.1f} s ({total / counting / 1e6:.2f} M/s on 2 cores), matrices "
+        f"{estimating:.1f} s; peak memory, MiB: driver {memory.most['driver']:.0f}, workers "
+        f"{memory.most['workers']:.0f}, with Ray's own processes {memory.most['all']:.0f} (wanted below 2048)"
     )
-    subset = parts[: max(16, len(parts) // 10)]
-    pairs = []
-    for _ in range(3):
-        sides = [seconds(lambda n=n: run_corpus(source, subset, at_once=n), repeats=1)[1] for n in (1, 2)]
-        pairs.append(sides)
-    one, two = (statistics.median(side) for side in zip(*pairs, strict=True))
-    print(f"(d) {len(subset)} parts: one worker {one:.1f} s, two {two:.1f} s, {one / two:.2f}x")
-    return {
-        "transitions": total,
-        "transitions_per_s_2_cores": total / counting,
-        "peak_mib": memory.most,
-        "peak_mib_workers_and_driver": memory.most_ours,
-        "em_ms_small": times["small"] * 1e3,
-        "em_ms_large": times["large"] * 1e3,
-    }, one / two
+    em_ratio, em = em_by_size(table, total=total)
+    figures = {"transitions": total, "counts_s": counting, "matrices_s": estimating, "peak_mib": memory.most, **em}
+    figures["transitions_per_s_2_cores"] = total / counting
+    return em_ratio, figures, place
 
 
-def recovery(largest):
-    print("(e)          M   converged   paper preset   (mean l1 error, K = 17)")
+def em_by_size(large, *, total):
+    """EM of the preset on 10^4, 10^6 and all transitions."""
+    P, sides = chain(K, seed=0), {}
+    for name, M in (("1e4", 10**4), ("1e6", 10**6)):
+        sides[name] = walk(P, M, seed=1, redraw=False)
+    sides["all"] = select(large, polarities=POLARITIES)
+    taken, _, _ = in_turn(25, **{name: lambda side=side: estimate(side, K=K) for name, side in sides.items()})
+    for name, side in sides.items():
+        print(f"    EM on {side.n.sum():>13,} transitions, {side.n.size:>6,} distinct: {taken[name] * 1e3:.1f} ms")
+    ratios = {f"em_all_over_em_{name}": taken["all"] / taken[name] for name in ("1e4", "1e6")}
+    distinct = {name: side.n.size for name, side in sides.items()}
+    return ratios, {"em_ms": {name: 1e3 * one for name, one in taken.items()}, "em_distinct": distinct}
+
+
+@ray.remote
+def wait_here(seconds):
+    time.sleep(seconds)
+    return os.getpid()
+
+
+def by_workers(work, place, *, parts, repeats):
+    few = subset(place, StageDir(str(work / "subset"), stage="annotation"), parts=parts)
+    warm = subset(place, StageDir(str(work / "warming"), stage="annotation"), parts=8)
+    taken, cores = {1: [], 2: []}, []
+    for turn in range(repeats):
+        for cpus, times in taken.items():
+            with cluster(work, cpus=cpus):
+                while len(set(ray.get([wait_here.remote(1) for _ in range(cpus)]))) < cpus:
+                    pass  # until every worker has started
+                run_stage(COUNTS_STAGE, work / f"warm-{turn}-{cpus}", annotation=warm)
+                before = _cpu_seconds()
+                times.append(run_stage(COUNTS_STAGE, work / f"timed-{turn}-{cpus}", annotation=few)[1])
+                ours, everyone = (after - one for after, one in zip(_cpu_seconds(), before, strict=True))
+                cores.append((cpus, round(ours / times[-1], 2), round((everyone - ours) / times[-1], 2)))
+    one, two = (statistics.median(times) for times in taken.values())
+    print(
+        f"(d) {len(few.parts())} parts, {repeats} turns: 1 worker {one:.2f} s {[round(t, 2) for t in taken[1]]}, "
+        f"2 workers {two:.2f} s {[round(t, 2) for t in taken[2]]}: {one / two:.2f}x (wanted 1.7x)\n"
+        f"    cores that we had, and that others had meanwhile: {cores}"
+    )
+    return {"one_worker_over_two": one / two}, {"workers_s": taken, "workers_ours_others": cores}
+
+
+def _cpu_seconds():
+    """CPU seconds so far of this process and those below it, and of all processes."""
+    tree, times = [psutil.Process(), *psutil.Process().children(recursive=True)], psutil.cpu_times()
+    return sum(sum(process.cpu_times()[:2]) for process in tree), times.user + times.nice + times.system
+
+
+# --- what is recovered -------------------------------------------------------------------------------------------
+
+
+def recovery(largest, *, repeats=3):
     P, found = chain(K, seed=0), {}
-    for power in range(3, largest + 1):
-        found[f"1e{power}"] = errors(P, sample(P, 10**power, seed=power))
-        print(f"    {10**power:>12,}   {found[f'1e{power}'][0]:.5f}     {found[f'1e{power}'][1]:.5f}")
-    return found
+    print(f"(e) mean l1 error of a row of P, K = {K}: {repeats} corpora of single transitions a size, one of sequences")
+    names = ("converged", "efficient", "paper", "redrawn", "(paper)", "hidden", "(paper)")
+    print(f"{'M':>14}" + "".join(f"{name:>11}" for name in names))
+    for M in (10**power for power in range(3, largest + 1)):
+        single = np.mean([errors(P, sample(P, M, seed=r)) for r in range(repeats)], axis=0).tolist()
+        redrawn, hidden = (errors(P, walk(P, M, seed=9, redraw=redraw)) for redraw in (True, False))
+        found[M] = [single[0], efficient_error(P, M), single[1], *redrawn, *hidden]
+        print(f"{M:>14,}" + "".join(f"{value:>11.5f}" for value in found[M]))
+    logs = np.log(list(found)), np.log(list(found.values()))
+    slopes = dict(zip(("single", "redrawn", "hidden"), np.polyfit(*logs, 1)[0][[0, 3, 5]].tolist(), strict=True))
+    print(f"    slope of the log converged error over log M: {slopes}")
+    return {"columns": names, "errors": found, "slopes": slopes}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
     quick = parser.parse_args().quick
-    literal_ratio, estimate_ratio = against_literal(10_000 if quick else 100_000)
-    reading_ratio, rate = against_reading(20_000)
-    paths = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "transitions")])}
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": paths})
-    with tempfile.TemporaryDirectory(prefix="mralign-bench-") as name:
-        figures, workers_ratio = at_scale(Path(name), transitions=4 * 10**6 if quick else 10**8)
-    ray.shutdown()
-    figures |= {"recovery": recovery(5 if quick else 7), "transitions_per_s_a_core": rate}
-    ratios = {
-        "literal_over_count_and_estimate": literal_ratio,
-        "literal_over_estimate": estimate_ratio,
-        "counting_over_reading": reading_ratio,
-        "two_workers_over_one": workers_ratio,
-        "em_large_over_small": figures["em_ms_large"] / figures["em_ms_small"],
-    }
-    machine = {"cpus": os.cpu_count(), "python": platform.python_version()}
+    load, repeats = [os.getloadavg()[0]], 1 if quick else 3
+    pa.set_cpu_count(1)
+    with tempfile.TemporaryDirectory(prefix="mralign-bench-", dir="/tmp") as directory:
+        work = Path(directory)
+        found = [against_literal(wanted=10**5 if quick else 10**6, repeats=repeats), against_reading(work)]
+        *scale, place = at_scale(work, wanted=2 * 10**6 if quick else 10**8)
+        load.append(os.getloadavg()[0])
+        found += [scale, by_workers(work, place, parts=14 if quick else 100, repeats=repeats)]
+    load.append(os.getloadavg()[0])
+    found.append(({}, {"recovery": recovery(5 if quick else 7)}))
+    ratios, figures = ({name: one[name] for one in side for name in one} for side in zip(*found, strict=True))
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, load average {', '.join(f'{one:.1f}' for one in load)}"
     print(json.dumps({"benchmark": "transitions", "ratios": ratios, "figures": figures, "machine": machine}))
 
 
