@@ -10,6 +10,8 @@ from mralign.annotation.desk import desk_of
 from mralign.annotation.panel import Hearing
 from mralign.annotation.stage import ANNOTATION_STAGE, Annotating
 from mralign.config import parse
+from mralign.engines.streaming import forget_failures
+from mralign.rejects import Reject, to_table
 from mralign.schema import ANNOTATIONS, CANDIDATES
 from mralign.stage import Context
 from mralign.store import StageDir, part_name
@@ -117,3 +119,12 @@ def test_two_annotators_who_cannot_but_agree_are_known(tmp_path):
     twin = config.annotation.annotators[0].model_copy(update={"name": "Twin"})
     annotation = config.annotation.model_copy(update={"annotators": (config.annotation.annotators[0], twin)})
     assert desk_of(config.model_copy(update={"annotation": annotation})).twins
+
+
+def test_a_refused_call_is_asked_again_on_the_next_run(tmp_path):
+    out = StageDir(str(tmp_path / "annotation"), stage="annotation", fingerprint="a")
+    reasons = ("http_400", "rate_limited", "not_json", "control_tokens")
+    rejects = to_table([Reject(reason, reason) for reason in reasons])
+    out.commit(part_name("d"), pa.Table.from_pylist([], schema=ANNOTATIONS), schema=ANNOTATIONS, rejects=rejects)
+    forget_failures(out)
+    assert out.read_rejects().column("reason").to_pylist() == ["not_json", "control_tokens"]

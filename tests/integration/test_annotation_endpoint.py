@@ -27,6 +27,7 @@ def arguments(server, rollouts, *, judge="judge"):
         f"rollouts.import_on={rollouts[0]}",
         f"rollouts.import_off={rollouts[1]}",
         "engine.batch_size=8",
+        "run.local_cpus=2",  # three endpoints must not wait for each other's CPU
         f"annotation.annotators={json.dumps([chat('Ann', 'a'), chat('Ben', 'b')])}",
         f"annotation.adjudicator={json.dumps(chat('Jo', judge))}",
         "--until",
