@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mralign.schema import COUNTS, REPLICATED_COUNTS
-from mralign.transitions.counts import Counts, Labels, add, count_rows, merge, select, sorted_groups
+from mralign.transitions.counts import Counts, Labels, add, count, count_rows, merge, select, sorted_groups
 from mralign.transitions.draws import poisson, row_keys
 
 
@@ -36,6 +36,9 @@ def count_replicated(
             f"{replicates} bootstrap replicates; allowed are 0 (none) or 2 and more: one has no spread "
             f"(transitions.bootstrap)"
         )
+    if not replicates:
+        plain = count(steps, states=states, labels=labels, field=field)
+        return _with_replicates(plain, np.empty((plain.num_rows, 0), dtype=np.int64))
     table, row_T, group_T = count_rows(steps, states=states, labels=labels, field=field)
     weight_NB = poisson(row_keys(steps.column("row_id"), seed=seed, purpose="bootstrap"), replicates=replicates)
     weight_BN = np.ascontiguousarray(weight_NB.T).astype(np.float64)

@@ -90,7 +90,8 @@ def chains(steps: pa.Table, *, states: Sequence[str], labels: Labels = "all", fi
 
     Unlabelled steps are nobody's predecessor: their neighbours become adjacent.
     """
-    nested = steps.column("steps").combine_chunks()
+    column = steps.column("steps")
+    nested = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()  # which copies even one chunk
     lengths = pc.list_value_length(nested).fill_null(0).to_numpy(zero_copy_only=False)
     row_S = np.repeat(np.arange(steps.num_rows, dtype=np.int64), lengths)
     set_S = encode_sets(pc.struct_field(nested.flatten(), field), states=states, labels=labels)
@@ -144,6 +145,24 @@ def _transitions(
     polarity_N = steps.column("polarity").to_numpy().astype(np.int64)
     side_N = _packed(dataset_N, polarity_N, np.int64(0), np.int64(0))
     return names, side_N[row_T] | _packed(np.int64(0), np.int64(-128), source_T, target_T), row_T
+
+
+def count_pairs(source_T: np.ndarray, target_T: np.ndarray, *, K: int, polarities: Collection[int] = ()) -> Counts:
+    """Transitions given as set codes (T,), a*K + b with a <= b, counted: what `select` gives of a table.
+
+    Raises ValueError on codes outside 0 .. K*K - 1.
+    """
+    for name, codes in (("source", source_T), ("target", target_T)):
+        if codes.size and not (codes.min() >= 0 and codes.max() < K * K):
+            raise ValueError(f"{name} codes reach from {codes.min()} to {codes.max()}; allowed are 0 to {K * K - 1}")
+    key_T = source_T.astype(np.int64) * (K * K) + target_T
+    if max(4 * key_T.size, 2**20) >= K**4:  # one bin for each possible transition
+        n_K4 = np.bincount(key_T, minlength=1)
+        distinct = np.flatnonzero(n_K4)
+        n_G = n_K4[distinct]
+    else:
+        distinct, n_G = np.unique(key_T, return_counts=True)
+    return Counts(distinct // (K * K), distinct % (K * K), n_G.astype(np.int64), tuple(sorted(polarities)))
 
 
 def add(tables: Sequence[pa.Table]) -> pa.Table:

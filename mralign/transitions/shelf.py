@@ -24,7 +24,7 @@ from mralign.transitions.counts import Labels
 
 RAW = pa.schema({"parquet": pa.large_binary()})
 _VERSION = 1  # raised when the same settings count otherwise
-_COLUMNS = ["row_id", "dataset", "polarity", "steps.list.element.labels"]
+_COLUMNS = ["dataset", "polarity", "steps.list.element.labels"]
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,8 @@ class Counting:
 
     def count(self, parquet: bytes) -> pa.Table:
         """The part's transitions, counted (schema.REPLICATED_COUNTS)."""
-        steps = pq.ParquetFile(pa.BufferReader(parquet)).read(columns=_COLUMNS)
+        columns = [*(["row_id"] if self.replicates else []), *_COLUMNS]  # the draws of a trajectory go by its id
+        steps = pq.ParquetFile(pa.BufferReader(parquet)).read(columns=columns)
         return count_replicated(
             steps, states=self.states, labels=self.labels, replicates=self.replicates, seed=self.seed
         )

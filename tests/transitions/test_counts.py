@@ -12,7 +12,17 @@ from hypothesis import strategies as st
 
 from mralign.annotation.taxonomy import PAPER
 from mralign.schema import ANNOTATIONS, COUNTS
-from mralign.transitions.counts import UNLABELLED, add, base_edges, chains, count, encode_sets, select, stop_code
+from mralign.transitions.counts import (
+    UNLABELLED,
+    add,
+    base_edges,
+    chains,
+    count,
+    count_pairs,
+    encode_sets,
+    select,
+    stop_code,
+)
 
 STATES = ("<start>", "x", "y", "z", "<stop>")  # K = 5
 START, STOP = 0, 24
@@ -194,3 +204,17 @@ def test_sums_stay_exact_beyond_float_precision() -> None:
         [{"dataset": "d", "polarity": 1, "source": 0, "target": 6, "count": 2**53 + 1}], schema=COUNTS
     )
     assert add([big, big]).column("count").to_pylist() == [2**54 + 2]
+
+
+@given(st.integers(2, 66), st.lists(st.tuples(st.integers(0, 1), st.integers(0, 2**31)), min_size=1, max_size=60))
+def test_coded_pairs_are_counted_as_a_plain_loop_does(K: int, drawn: list[tuple[int, int]]) -> None:
+    pairs = [((low * value) % (K * K), value % (K * K)) for low, value in drawn]
+    source, target = (np.array(side, dtype=np.int32) for side in zip(*pairs, strict=True))
+    found = count_pairs(source, target, K=K)
+    counted = zip(found.source_sets.tolist(), found.target_sets.tolist(), found.n.tolist(), strict=True)
+    assert list(counted) == [(*pair, n) for pair, n in sorted(Counter(pairs).items())]
+
+
+def test_codes_that_are_no_sets_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"target codes reach from 0 to 25; allowed are 0 to 24"):
+        count_pairs(np.array([0, 1]), np.array([25, 0]), K=5)
