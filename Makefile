@@ -2,6 +2,8 @@
 
 PYTHON ?= python3.11
 ARGS   ?=
+# A file of tests runs in one process; two share the machine, since most of the time is spent on waiting for starts.
+TEST_PROCESSES ?= 2
 
 VENV := .venv
 PY   := $(VENV)/bin/python
@@ -34,7 +36,7 @@ compare: $(RUN_STAMP) ## compare training methods on the same annotated candidat
 	$(PY) jobs/compare.py $(ARGS)
 
 test: lint ## lint, types, import rules, then pytest
-	HF_HUB_OFFLINE=1 RAY_AUTH_MODE=disabled $(PY) -m pytest $(ARGS)
+	HF_HUB_OFFLINE=1 RAY_AUTH_MODE=disabled $(PY) -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(TEST_STAMP) ## ruff, mypy and the rules of who may import whom
 	$(VENV)/bin/ruff check .

@@ -94,7 +94,7 @@ def configure(world: int, *, worlds_dir: Path, out: Path, epochs: int) -> RunCon
         f"questions.{split}=[{{name: miniworld, path: {base}/questions/{split}.jsonl}}]"
         for split in ("train", "dev", "test")
     ]
-    overrides += [f"training.epochs={epochs}", "training.workers=1", "training.micro_batch_size=16"]
+    overrides += [f"training.epochs={epochs}", "training.workers=1", "training.micro_batch_tokens=2048"]
     return load("miniworld", overrides=overrides, presets_dir=HERE / "presets")
 
 

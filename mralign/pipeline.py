@@ -50,15 +50,16 @@ def stages(config: RunConfig) -> tuple[Stage, ...]:
         rollouts.CANDIDATES_STAGE,
         annotation.ANNOTATION_STAGE,
     ]
-    if config.training.method == "mralign":
+    objective = training.objective(config)
+    if objective.weights:
         road += [transitions.COUNTS_STAGE, transitions.MATRICES_STAGE, transitions.WEIGHTS_STAGE]
     human = config.annotation.human is not None
     road += [agreement.HUMAN_STAGE] if human else []
     road += [transitions.annotators_stage(human=human), agreement.agreement_stage(human=human)]
     road.append(training.EXAMPLES_STAGE)
-    if config.training.method != "sft":
+    if objective.reference:
         road.append(training.REFERENCE_STAGE)
-    road.append(training.training_stage(config.training.method))
+    road.append(training.training_stage(objective))
     if config.questions.test or config.questions.dev:
         road += [evaluation.BASE_STAGE, evaluation.TRAINED_STAGE]
     return tuple(road)
@@ -231,7 +232,7 @@ def _sizes(config: RunConfig, planned: Sequence[Planned]) -> list[str]:
         lines.append(
             f"model: {size / 2**20:,.1f} MiB of weights; an engine needs that and its key-value cache on each replica, "
             f"a training worker that, its LoRA gradients and optimizer, and the activations of "
-            f"{config.training.micro_batch_size} sequences of at most {config.examples.max_length} tokens"
+            f"{max(config.training.micro_batch_tokens, config.examples.max_length)} tokens"
         )
     seconds = sum(manifest.seconds for manifest in done.values())
     lines.append(f"time: {seconds:.0f} s spent on finished stages; the rest is unknown before it is measured")

@@ -150,15 +150,44 @@ EXAMPLES = pa.schema(
         "prompt_token_ids": _ids,
         "token_ids": _ids,
         "token_step": _ids,  # per completion token: index of its step, -1 for the answer
+        "prompt_tokens": pa.int32(),  # lengths and contents as scalars: a plan is made without reading any tokens
+        "completion_tokens": pa.int32(),
+        "prompt_hash": pa.int64(),
+        "completion_hash": pa.int64(),
     }
 )
 
+# Every example once, without its tokens, in an order that does not depend on how the examples are cut into parts.
+EXAMPLE_INDEX = pa.schema(
+    {
+        "row_hash": pa.int64(),  # of row_id; the order of this table
+        "part": pa.int32(),  # which of the sorted parts of the examples ...
+        "row": pa.int32(),  # ... and which row of it
+        "question": pa.int64(),  # hash of question_id
+        "polarity": pa.int8(),
+        "prompt_tokens": pa.int32(),
+        "completion_tokens": pa.int32(),
+        "prompt_hash": pa.int64(),
+        "completion_hash": pa.int64(),
+    }
+)
+
+# Where the reference of a block lies on the shelf `<run.dir>/reference_by_content`.
 REFERENCE = pa.schema(
     {
-        "prompt_row": pa.string(),  # row whose prompt x_i is scored ...
-        "completion_row": pa.string(),  # ... with the completion y_j of this row; equal for a matched pair
-        "logps": pa.list_(pa.float32()),  # log pi_ref of each completion token; empty for mismatched pairs
-        "logp_sum": pa.float64(),  # their unweighted sum
+        "kind": pa.string(),  # matched: a part of the examples | pairs: the mismatched pairs of some steps
+        "name": pa.string(),  # of that part, or `<epoch>-<first step of the epoch>`
+        "address": pa.string(),  # name of the part on the shelf
+        "rows": pa.int64(),
+    }
+)
+
+MATCHED_LOGPS = pa.schema({"logps": pa.list_(pa.float32())})  # log pi_ref of each completion token, a row an example
+
+PAIR_SUMS = pa.schema(
+    {
+        "step": pa.int32(),  # within the block
+        "logp_sum": pa.float64(),  # log pi_ref(y_j | x_i), unweighted; pairs of a step in the order of its batch
     }
 )
 

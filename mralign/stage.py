@@ -94,6 +94,14 @@ def map_groups(
         pass
 
 
+def run_tasks(function: Callable[..., Any], arguments: Iterable[tuple[Any, ...]]) -> list[Any]:
+    """`function(*a)` for each a of `arguments` in a remote task; the results as they come, in no order."""
+    import ray
+
+    task: Any = ray.remote(function).options(max_retries=3)
+    return list(_finished(task.remote(*a) for a in arguments))
+
+
 def _finished(tasks: Iterator[Any]) -> Iterator[Any]:
     """The results of `tasks` as they come; each is submitted, by drawing it, when there is room for it.
 

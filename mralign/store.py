@@ -154,7 +154,7 @@ class Directory:
         if self.exists():
             self.filesystem.delete_dir(self.path())
 
-    def __getstate__(self) -> dict[str, str]:
+    def __getstate__(self) -> dict[str, Any]:
         return {"uri": self.uri}
 
 
@@ -165,7 +165,7 @@ class StageDir(Directory):
     stage: str = ""
     fingerprint: str = ""
 
-    def __getstate__(self) -> dict[str, str]:
+    def __getstate__(self) -> dict[str, Any]:
         return {"uri": self.uri, "stage": self.stage, "fingerprint": self.fingerprint}
 
     def parts(self, group: str = "") -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from mralign.config import RunConfig, Training, load, parse, resolve_path, to_yaml
+from mralign.config import RunConfig, load, parse, resolve_path, to_yaml
 
 ROOT = Path(__file__).parents[1]
 PRESETS = ROOT / "jobs" / "presets"
@@ -56,10 +56,10 @@ def test_an_unknown_key_like_no_other_gets_no_guess():
 
 
 def test_wrong_types_and_values_are_all_told_at_once():
-    text = wrong({"training": {"epochs": "three", "batch_size": 2.5, "method": "dpo"}, "model": 3})
+    text = wrong({"training": {"epochs": "three", "batch_size": 2.5, "pairs": "all"}, "model": 3})
     assert "training.epochs:" in text and "(given: 'three')" in text
     assert "training.batch_size:" in text and "(given: 2.5)" in text
-    assert "training.method:" in text and "'mralign', 'kto' or 'sft'" in text
+    assert "training.pairs:" in text and "'batch', 'trl' or 'none'" in text
     assert "  model:" in text
     assert len(text.splitlines()) == 5
 
@@ -117,11 +117,20 @@ def test_a_wrong_override_is_an_error_that_names_it(override, message):
         load("miniworld", overrides=[override], presets_dir=PRESETS)
 
 
-def test_the_batch_must_be_a_multiple_of_what_the_workers_take():
-    text = wrong({"training": {"batch_size": 10, "workers": 2, "micro_batch_size": 3}})
-    assert "training.batch_size=10 is not a multiple of workers x micro_batch_size = 2 x 3 = 6" in text
-    fitting = {"training": {"batch_size": 12, "workers": 2, "micro_batch_size": 3}}
-    assert parse({"questions": QUESTIONS, **fitting}).training.batch_size == 12
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"zero_stage": 0}, "zero_stage=0 trains in float32 only"),
+        (
+            {"offload": "optimizer", "zero_stage": 0, "dtype": "float32"},
+            "offload=optimizer needs zero_stage 1, 2 or 3; given is 0",
+        ),
+        ({"offload": "all", "zero_stage": 2}, "offload=all needs zero_stage=3; given is 2"),
+        ({"tuning": "qlora", "zero_stage": 3}, "tuning=qlora needs zero_stage 0, 1 or 2"),
+    ],
+)
+def test_what_zero_cannot_do_is_refused(changes, message):
+    assert message in wrong({"training": changes})
 
 
 @pytest.mark.parametrize("given", ["import_on", "import_off"])
@@ -191,8 +200,3 @@ def test_a_configuration_is_frozen_at_every_level():
 def test_settings_that_cannot_work_are_refused(changes, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         parse({"questions": {"train": [{"name": "a", "path": "a.jsonl"}]}, **changes})
-
-
-def test_the_papers_learning_rate_goes_with_the_method():
-    assert [Training(method=m).rate for m in ("mralign", "kto", "sft")] == [5e-6, 5e-6, 1e-4]
-    assert Training(method="sft", learning_rate=3e-4).rate == 3e-4

@@ -104,6 +104,10 @@ def test_the_plan_has_every_stage_in_order_and_writes_nothing(miniworld, tmp_pat
         ("run.local_cpus=3", set()),
         ("engine.batch_size=7", set()),
         ("training.checkpoint_every=17", set()),
+        ("training.workers=3", set()),
+        ("training.micro_batch_tokens=99", set()),
+        ("training.lambda_rejected=2.5", {"training", "evaluation"}),
+        ("training.kl_every=2", {"reference", "training", "evaluation"}),
     ],
 )
 def test_a_setting_changes_the_stages_that_depend_on_it_and_no_other(miniworld, override, dependent):
@@ -139,6 +143,7 @@ def test_the_book_of_each_annotator_matters(miniworld, tmp_path):
     [
         (["training.method=kto"], {"counts", "matrices", "weights"}),
         (["training.method=sft"], {"counts", "matrices", "weights", "reference"}),
+        (["training.method=apo_zero"], {"counts", "matrices", "weights"}),
         (["questions.test=[]", "questions.dev=[]"], {"evaluation_base", "evaluation"}),
     ],
 )
@@ -250,6 +255,9 @@ def test_the_description_of_a_run_that_stopped_and_of_a_finished_one(miniworld):
         ("model.path=./gone", r"model\.path='\./gone' does not exist"),
         ("annotation.adjudicator={name: a, rule_book: gone.yaml}", r"annotation file: gone\.yaml does not exist"),
         ("annotation.taxonomy=gone.yaml", r"annotation file: gone\.yaml does not exist"),
+        ("training.method=dpo", r"training\.method='dpo' is no objective; allowed are \['apo_zero', 'kto', 'mralign'"),
+        ("training.trackers=[wandb]", r"training needs the packages \['wandb'\], which are not installed"),
+        ("training.tuning=qlora", r"training needs the packages \['bitsandbytes'\], which are not installed"),
     ],
 )
 def test_what_is_missing_is_refused_before_anything_starts(miniworld, tmp_path, override, message):

@@ -1,19 +1,28 @@
-"""A random Qwen3 of 20 thousand parameters and a handful of examples, for tests of the training core."""
+"""A random Qwen3 of 20 thousand parameters and a handful of committed examples, for tests of the training core."""
+
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from mralign.config import Lora, Training
-from mralign.training.examples import Example
+from mralign.config import Lora, Model, Training
+from mralign.schema import EXAMPLES, MATCHED_LOGPS, PAIR_SUMS, REFERENCE, WEIGHTS
+from mralign.store import StageDir, part_name
+from mralign.training.examples import example_row
+from mralign.training.index import index_rows, write_index
 from mralign.training.logprobs import TokenLogProbs
-from mralign.training.reference import load_model, pairs_to_score, score
-from mralign.training.worker import Reference, Task
+from mralign.training.objectives import find
+from mralign.training.policy import load_model
+from mralign.training.reference import blocks, model_mark, score_block
+from mralign.training.sources import Sources
 
 VOCABULARY = 64
 
 
-def save_model(directory):
+def save_model(directory, *, tied=False):
     """Write the model to `directory`."""
     torch.manual_seed(0)
     config = Qwen3Config(
@@ -25,7 +34,7 @@ def save_model(directory):
         head_dim=8,
         intermediate_size=48,
         max_position_embeddings=128,
-        tie_word_embeddings=False,
+        tie_word_embeddings=tied,
     )
     model = Qwen3ForCausalLM(config)
     for parameter in model.parameters():  # the default initialisation is so small that all tokens are equally likely
@@ -33,23 +42,37 @@ def save_model(directory):
     model.save_pretrained(directory)
 
 
-def make_examples():
-    """13 examples of 7 questions with uneven weights."""
+def make_rows(count=13):
+    """Rows of schema.EXAMPLES, two a question, and the weights of their steps: a step of its own for nearly every
+    token, and for the last one none, as for an answer."""
     rng = np.random.default_rng(0)
-    made = []
-    for index in range(13):
+    rows, weights = [], []
+    for index in range(count):
         tokens = int(rng.integers(3, 12))
-        made.append(
-            Example(
-                row_id=f"q{index // 2}/on/{index % 2}",
-                question_id=f"q{index // 2}",
-                polarity=1 if index % 3 else -1,
-                prompt_ids=rng.integers(0, VOCABULARY, int(rng.integers(2, 6))),
-                completion_ids=rng.integers(0, VOCABULARY, tokens),
-                weights_T=rng.uniform(0.4, 2.7, tokens).astype(np.float32),
-            )
-        )
-    return made
+        candidate = {
+            "row_id": f"q{index // 2}/on/{index % 2}",
+            "question_id": f"q{index // 2}",
+            "dataset": "tiny",
+            "polarity": 1 if index % 3 else -1,
+            "prompt_token_ids": rng.integers(0, VOCABULARY, int(rng.integers(2, 6))).tolist(),
+            "token_ids": rng.integers(0, VOCABULARY, tokens).tolist(),
+        }
+        rows.append(example_row(candidate, token_step=[*range(tokens - 1), -1]))
+        steps = rng.uniform(0.4, 2.7, tokens - 1).tolist()
+        weights.append({"row_id": candidate["row_id"], "polarity": candidate["polarity"], "step_weights": steps})
+    return rows, weights
+
+
+def commit_examples(home, *, parts=3, count=13):
+    """Stages `examples` and `weights` below `home`, in `parts` parts."""
+    examples, weights = (StageDir(f"{home}/{name}", stage=name, fingerprint="tiny") for name in ("examples", "weights"))
+    rows, step_weights = make_rows(count)
+    for number in range(parts):
+        name = part_name(f"{number:02d}")
+        examples.commit(name, pa.Table.from_pylist(rows[number::parts], schema=EXAMPLES), schema=EXAMPLES)
+        weights.commit(name, pa.Table.from_pylist(step_weights[number::parts], schema=WEIGHTS), schema=WEIGHTS)
+    write_index(examples, [index_rows(examples, list(enumerate(examples.parts())))])
+    return examples, weights
 
 
 def settings(**changes):
@@ -58,7 +81,7 @@ def settings(**changes):
         "learning_rate": 1e-2,
         "epochs": 1,
         "batch_size": 6,
-        "micro_batch_size": 2,
+        "micro_batch_tokens": 30,
         "workers": 1,
         "dtype": "float32",
         "zero_stage": 2,
@@ -67,18 +90,37 @@ def settings(**changes):
     return Training(**{**values, **changes})
 
 
-def make_task(model_path, examples, **changes):
-    """A task with its reference computed by the model itself."""
-    chosen = settings(**changes)
-    task = Task(model_path, False, chosen, seed=3, examples=examples, reference=None)
-    if chosen.method == "sft":
-        return task
-    policy = TokenLogProbs(load_model(model_path, dtype=chosen.dtype))
-    rows = {example.row_id: example for example in examples}
-    logps, sums = {}, {}
-    for x, y in pairs_to_score([e.row_id for e in examples], task.batches()):
-        found = score(policy, [(rows[x].prompt_ids, rows[y].completion_ids)], pad_id=0)[0]
-        sums[x, y] = float(found.astype(np.float64).sum())
-        if x == y:
-            logps[x] = found
-    return Task(model_path, False, chosen, seed=3, examples=examples, reference=Reference(logps, sums))
+def make_sources(home, model_path, **changes):
+    """Sources below `home`, their reference scored in this process if the objective wants one."""
+    chosen, model = settings(**changes), Model(path=str(model_path), dtype="float32")
+    examples, weights = commit_examples(home)
+    sources = Sources(chosen, model, 3, examples, weights if find(chosen.method).weights else None)
+    return score_reference(home, sources)
+
+
+def score_reference(home, sources):
+    """The sources with their reference, if their objective wants one, scored in this process."""
+    chosen, model = sources.settings, sources.model
+    if not find(chosen.method).reference:
+        return sources
+    shelf, reference = StageDir(f"{home}/shelf"), StageDir(f"{home}/reference", stage="reference")
+    task = sources.load()
+    policy = TokenLogProbs(load_model(model, chosen))
+    wanted = list(blocks(task.reader, task.plan, mark=model_mark(model, chosen)))
+    for block in wanted:
+        found = score_block(policy, block, reader=task.reader, plan=task.plan, settings=chosen)
+        shelf.commit(block.address, found, schema=MATCHED_LOGPS if block.kind == "matched" else PAIR_SUMS)
+    table = pa.Table.from_pylist([asdict(block) for block in wanted], schema=REFERENCE)
+    reference.commit(part_name("all"), table, schema=REFERENCE)
+    return replace(sources, reference=reference, shelf=shelf)
+
+
+def make_task(home, model_path, **changes):
+    """The task of `make_sources`."""
+    return make_sources(Path(home), model_path, **changes).load()
+
+
+def token_pairs(task, places=None):
+    """(prompt ids, completion ids) of examples by their places in the index."""
+    places = range(len(task.reader.index)) if places is None else places
+    return [(e.prompt_ids, e.completion_ids) for e in task.reader.fetch(list(places))]

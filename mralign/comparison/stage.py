@@ -3,7 +3,7 @@
 Run directories whose stages up to `reference` are sealed enter; one result a checkpoint leaves, as it is made. Many
 small checkpoints are served by ONE vLLM engine: the merged weights are written over the served directory, reloaded in
 place, and before a question is asked the engine's log-probabilities of a probe are compared with the trainer's.
-Training is the loop of `training/worker.py` on one worker, whose result does not depend on the number of workers.
+Training is the loop of `training/loop.py` on one worker, whose result does not depend on the number of workers.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from mralign.engines.requests import build_requests, sampling_of_evaluation
 from mralign.engines.vllm import Exchanger, worker_environment
 from mralign.evaluation.short_answer import metrics, score
 from mralign.schema import QUESTIONS
-from mralign.store import StageDir, digest, fingerprint
+from mralign.store import StageDir, absolute, digest, fingerprint
 from mralign.training.alone import train_alone
+from mralign.training.reference import shelf_dir
 from mralign.training.sources import Sources
 
 
@@ -70,6 +71,7 @@ def prepare(config: RunConfig, *, methods: Sequence[str], start_ray: Callable[[]
             examples=out["examples"],
             weights=out.get("weights"),
             reference=out.get("reference"),
+            shelf=shelf_dir(absolute(changed.run.dir)),
         )
     return Prepared(config, out["questions"], sources)
 
@@ -103,7 +105,7 @@ class Server:
         """
         self.engine.load(directory)
         probe = json.loads((Path(directory) / "probe.json").read_text())
-        worst = max(self.engine.difference(**item) for item in probe)
+        worst = max(self.engine.largest_difference(**item) for item in probe)
         if not worst < 1e-2:
             raise RuntimeError(
                 f"the engine's log-probabilities differ from the trainer's by {worst:.3g} in {directory}"

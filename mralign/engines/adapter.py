@@ -12,14 +12,29 @@ from pathlib import Path
 from typing import Any
 
 
-def load_merged(base: str, *, adapters: Sequence[str], dtype: str, trust_remote_code: bool = False) -> Any:
-    """The causal LM `base` (directory or hub name) in `dtype` with `adapters` merged into it, one after the other."""
+def load_merged(
+    base: str,
+    *,
+    adapters: Sequence[str],
+    dtype: str,
+    trust_remote_code: bool = False,
+    attention: str = "sdpa",
+    quantization: Any = None,
+) -> Any:
+    """The causal LM `base` (directory or hub name) in `dtype` with `adapters` merged into it, one after the other.
+
+    `attention` is transformers' name of an implementation, `quantization` one of its quantisation configurations.
+    """
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(
-        base, dtype=getattr(torch, dtype), trust_remote_code=trust_remote_code, attn_implementation="sdpa"
+        base,
+        dtype=getattr(torch, dtype),
+        trust_remote_code=trust_remote_code,
+        attn_implementation=attention,
+        **({} if quantization is None else {"quantization_config": quantization}),
     )
     for adapter in adapters:
         model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
@@ -27,14 +42,20 @@ def load_merged(base: str, *, adapters: Sequence[str], dtype: str, trust_remote_
 
 
 def save_merged(
-    base: str, *, adapters: Sequence[str], target: Path, dtype: str, trust_remote_code: bool = False
+    base: str,
+    *,
+    adapters: Sequence[str],
+    target: Path,
+    dtype: str,
+    trust_remote_code: bool = False,
+    tokenizer: str | None = None,
 ) -> None:
-    """Write base + adapters to `target` in `dtype` as safetensors, with tokenizer and chat template."""
+    """Write base + adapters to `target` in `dtype` as safetensors, with tokenizer (None: the base's) and template."""
     from transformers import AutoTokenizer
 
     model = load_merged(base, adapters=adapters, dtype=dtype, trust_remote_code=trust_remote_code)
     model.save_pretrained(target, safe_serialization=True)
-    AutoTokenizer.from_pretrained(base, trust_remote_code=trust_remote_code).save_pretrained(target)
+    AutoTokenizer.from_pretrained(tokenizer or base, trust_remote_code=trust_remote_code).save_pretrained(target)
 
 
 def check_adapter(path: str) -> None:

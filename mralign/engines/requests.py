@@ -48,6 +48,7 @@ class Sampling:
     seed: int = 0
     endpoint: Http | None = None  # None: engines of our own
     cache: str = ""  # directory of the endpoint's responses
+    probe: str = ""  # directory with the probe of a training that the engines must serve
 
 
 def build_requests(questions: pa.Table, *, modes: Sequence[str], draws: int, seed: int) -> pa.Table:
@@ -147,8 +148,8 @@ def sampling_of_rollouts(config: RunConfig) -> Sampling:
     )
 
 
-def sampling_of_evaluation(config: RunConfig, *, model: Model, modes: tuple[str, ...]) -> Sampling:
-    """What an evaluation of `model` asks."""
+def sampling_of_evaluation(config: RunConfig, *, model: Model, modes: tuple[str, ...], probe: str = "") -> Sampling:
+    """What an evaluation of `model` asks; `probe` is where the training that made it left its probe."""
     return Sampling(
         model=model,
         engine=config.engine,
@@ -157,6 +158,7 @@ def sampling_of_evaluation(config: RunConfig, *, model: Model, modes: tuple[str,
         modes=modes,
         draws=config.evaluation.draws,
         seed=config.run.seed + 1,
+        probe=probe,
     )
 
 

@@ -40,17 +40,18 @@ def generate(questions: StageDir, parts: Sequence[str], *, sampling: Sampling, o
     rows = sum(questions.rows(part) for part in parts) * len(sampling.modes) * sampling.draws
     kept = sum(out.rows(p) + out.reject_rows(p) for names in done.values() for p in names)
     began = time.time()
-    ready, endpoint = began, dict[str, Any]()
+    said: dict[str, Any] = {"ready": began, "endpoint": {}, "difference": None}
     if kept < rows:
-        ready, endpoint = _stream(questions, done, sampling=sampling, out=out, left=rows - kept)
+        said = _stream(questions, done, sampling=sampling, out=out, left=rows - kept)
     repeated = drop_repeated(out, schema=GENERATIONS)
     tokens = pc.sum(out.read(schema=GENERATIONS, columns=["completion_tokens"]).column("completion_tokens")).as_py()
     return {
         "completion_tokens": tokens or 0,
         "rows_repeated_by_retries": repeated,
-        "engine_start_s": round(ready - began, 2),
-        "generating_s": round(time.time() - ready, 2),
-        **({"endpoint": endpoint} if endpoint else {}),
+        "engine_start_s": round(said["ready"] - began, 2),
+        "generating_s": round(time.time() - said["ready"], 2),
+        **({"endpoint": said["endpoint"]} if said["endpoint"] else {}),
+        **({} if said["difference"] is None else {"served_minus_trained_logp": said["difference"]}),
     }
 
 
@@ -86,10 +87,11 @@ def forget_failures(out: StageDir) -> None:
 
 def _stream(
     questions: StageDir, done: dict[str, list[str]], *, sampling: Sampling, out: StageDir, left: int
-) -> tuple[float, dict[str, Any]]:
-    """Sample what is left; return when the first engine was ready (seconds since the epoch) and the endpoint's figures.
+) -> dict[str, Any]:
+    """Sample what is left; return what `_rows` gathers.
 
-    Raises ValueError, when everything that arrived is committed, if an endpoint's budget is spent or it refuses us.
+    Raises ValueError, when everything that arrived is committed, if an endpoint's budget is spent or it refuses us, or
+    if an engine does not serve what was trained.
     """
     import ray
 
@@ -121,7 +123,7 @@ def _stream(
         pass
     if said["stopped"]:
         raise ValueError(said["stopped"])
-    return said["ready"], said["endpoint"]
+    return said
 
 
 def engine_pool(engine: Engine) -> dict[str, Any]:
@@ -158,12 +160,15 @@ def endpoint_pool(endpoint: Http, *, batch_size: int) -> dict[str, Any]:
 
 
 def _rows(counts: Any, *, said: dict[str, Any]) -> Iterator[int]:
-    """One item a row; `said` gets the earliest `ready`, the last `stopped` and the largest figures of the endpoint."""
-    said.update(ready=float("inf"), stopped="", endpoint={})
+    """One item a row; `said` gets the earliest `ready` (seconds since the epoch), the last `stopped`, the endpoint's
+    largest figures, and the engines' largest `difference` from the trainer."""
+    said.update(ready=float("inf"), stopped="", endpoint={}, difference=None)
     for batch in counts.iter_batches(batch_size=None, batch_format="pyarrow"):
         for row in batch.to_pylist():
             said["ready"] = min(said["ready"], row["ready"])
             said["stopped"] = row.get("stopped") or said["stopped"]
+            if row.get("difference") is not None:
+                said["difference"] = max(row["difference"], said["difference"] or 0.0)
             figures = json.loads(row.get("endpoint") or "{}")
             if figures.get("requests", 0) >= said["endpoint"].get("requests", 0):
                 said["endpoint"] = figures

@@ -36,6 +36,7 @@ from mralign.config import Decoding, Engine, Model, resolve_path
 from mralign.engines.adapter import save_merged
 from mralign.engines.chat import Prompt
 from mralign.engines.guard import start_guard
+from mralign.engines.probe import fault, mean_difference, read_probe
 from mralign.engines.requests import Renderer, Sampling, batch_key, family_of
 from mralign.rejects import Reject, to_table
 from mralign.schema import GENERATIONS
@@ -100,6 +101,17 @@ class EngineThread:
         batch = _Batch(len(requests))
         self._inbox.put(lambda: self._add(requests, batch))
         return batch.future
+
+    def logps(self, *, prompt_ids: list[int], completion_ids: list[int]) -> np.ndarray:
+        """The engine's log-probabilities of the tokens of a given completion, (T,)."""
+        from vllm import SamplingParams
+
+        params = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0)
+        (output,) = self.submit([(prompt_ids + completion_ids, params)]).result()
+        if isinstance(output, BaseException):
+            raise output
+        scored = output.prompt_logprobs[len(prompt_ids) :]
+        return np.array([entry[token].logprob for entry, token in zip(scored, completion_ids, strict=True)])
 
     def call(self, function: Callable[[Any], Any]) -> Any:
         """`function(engine)` in the engine's thread, between two steps."""
@@ -232,15 +244,32 @@ class Generator:
         self.engine = start_engine(path, model=sampling.model, engine=sampling.engine)
         tokenizer = self.engine.engine.get_tokenizer()
         self.renderer = Renderer(sampling, tokenizer=tokenizer, family=family)
-        self.sampling, self.out, self.ready = sampling, out, time.time()
+        self.sampling, self.out = sampling, out
+        self.difference, self.fault = self._probed(sampling) if sampling.probe else (None, None)
+        self.ready = time.time()
+
+    def _probed(self, sampling: Sampling) -> tuple[float | None, str | None]:
+        """The engine's mean difference from the trainer on the probe, and what is wrong with it, if anything is."""
+        rows = read_probe(sampling.probe, longest=sampling.engine.max_model_len)
+        if not rows:
+            return None, None
+        served = [self.engine.logps(prompt_ids=r["prompt_ids"], completion_ids=r["completion_ids"]) for r in rows]
+        difference = mean_difference(served, [row["logps"] for row in rows])
+        return difference, fault(served, rows, dtype=sampling.model.dtype)
 
     async def __call__(self, batch: pa.Table) -> pa.Table:
-        """Commit the generations of one batch as one part; return its number of rows and when the engine was ready."""
+        """Commit the generations of one batch as one part; return its number of rows and when the engine was ready.
+
+        An engine that does not serve what was trained samples nothing and says why.
+        """
+        said = {"ready": [self.ready], "difference": [self.difference]}
+        if self.fault is not None:
+            return pa.table({**said, "rows": [0], "stopped": [self.fault]})
         requests = batch.drop_columns("question_part").to_pylist()
         rows, rejects = await self.complete(requests)
         part = f"{batch.column('question_part')[0]}-{batch_key([r['row_id'] for r in requests])}"
         await asyncio.to_thread(self._commit, part_name(part), rows, rejects)
-        return pa.table({"rows": [batch.num_rows], "ready": [self.ready]})
+        return pa.table({**said, "rows": [batch.num_rows], "stopped": [""]})
 
     def _commit(self, part: str, rows: list[dict[str, Any]], rejects: list[Reject]) -> None:
         table = pa.Table.from_pylist(rows, schema=GENERATIONS)
@@ -285,7 +314,7 @@ class Exchanger(Generator):
     """A generator whose weights can be exchanged in place: many checkpoints of one architecture, one engine.
 
     `load` overwrites the served directory and reloads. Exact for untied embeddings only (a tied head stays stale), so
-    compare `difference` with the trainer's log-probabilities after every load.
+    compare `largest_difference` with the trainer's log-probabilities after every load.
     """
 
     def __init__(self, sampling: Sampling, *, served: str) -> None:
@@ -301,12 +330,9 @@ class Exchanger(Generator):
         self.engine.call(lambda engine: engine.collective_rpc("reload_weights"))
         self.engine.call(lambda engine: engine.reset_prefix_cache())
 
-    def difference(self, *, prompt_ids: list[int], completion_ids: list[int], logps: list[float]) -> float:
+    def largest_difference(
+        self, *, prompt_ids: list[int], completion_ids: list[int], logps: list[float], before: list[float] | None = None
+    ) -> float:
         """Largest absolute difference between the engine's and the given log-probabilities of the completion."""
-        from vllm import SamplingParams
-
-        params = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0)
-        (output,) = self.engine.submit([(prompt_ids + completion_ids, params)]).result()
-        scored = output.prompt_logprobs[len(prompt_ids) :]
-        served = [entry[token].logprob for entry, token in zip(scored, completion_ids, strict=True)]
-        return float(np.abs(np.array(served) - np.array(logps)).max())
+        served = self.engine.logps(prompt_ids=prompt_ids, completion_ids=completion_ids)
+        return float(np.abs(served - np.array(logps)).max())

@@ -21,12 +21,12 @@ from mralign.stage import Context, Outcome, Stage
 from mralign.store import StageDir
 
 
-def _evaluate(context: Context, *, model: Model, names: dict[str, str]) -> Outcome:
-    """Sample every mode in `names` (mode -> method's name) with `model` and score it."""
+def _evaluate(context: Context, *, model: Model, names: dict[str, str], probe: str = "") -> Outcome:
+    """Sample every mode in `names` (mode -> method's name) with `model` and score it. `probe`: see `Sampling`."""
     settings = context.config.evaluation
     questions = context.upstream["questions"]
     parts = questions.parts(settings.split)
-    sampling = sampling_of_evaluation(context.config, model=model, modes=tuple(names))
+    sampling = sampling_of_evaluation(context.config, model=model, modes=tuple(names), probe=probe)
     cost = generate(questions, parts, sampling=sampling, out=context.out)
     table = questions.read_parts(parts, schema=QUESTIONS)
     requests = build_requests(table, modes=sampling.modes, draws=sampling.draws, seed=sampling.seed)
@@ -75,8 +75,9 @@ def _base(context: Context) -> Outcome:
 
 def _trained(context: Context) -> Outcome:
     config = context.config
-    merged = config.model.model_copy(update={"path": f"{context.upstream['training'].uri}/model", "adapter": None})
-    return _evaluate(context, model=merged, names={"on": method_name(config)})
+    trained = context.upstream["training"].uri
+    merged = config.model.model_copy(update={"path": f"{trained}/model", "adapter": None})
+    return _evaluate(context, model=merged, names={"on": method_name(config)}, probe=trained)
 
 
 def method_name(config: RunConfig) -> str:

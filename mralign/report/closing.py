@@ -34,7 +34,8 @@ def closing_text(
     if places.metrics:
         found.append(("metrics", places.metrics))
     if training is not None:
-        found += [("adapter", f"{training.uri}/adapter"), ("model", f"{training.uri}/model")]
+        adapter = [] if config.training.tuning == "full" else [("adapter", f"{training.uri}/adapter")]
+        found += [*adapter, ("model", f"{training.uri}/model")]
     steps = [("next", step) if not i else ("", step) for i, step in enumerate(_next(config, acts=acts, places=places))]
     return "\n\n".join(["", result, aligned(found), aligned(steps)]).lstrip("\n")
 

@@ -6,7 +6,6 @@ log-probabilities, for whoever serves it to check) leaves.
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import time
@@ -15,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from mralign.config import Training
-from mralign.training.logprobs import TokenLogProbs
-from mralign.training.reference import score
+from mralign.training.checkpoint import State
+from mralign.training.engine import World, prepare_process, start_engine
+from mralign.training.loop import train
+from mralign.training.policy import build_policy
+from mralign.training.probe import write_probe
 from mralign.training.sources import Sources
-from mralign.training.worker import State, Task, World, prepare_process, start_engine, train
 
 
 def train_alone(sources: Sources, *, settings: Training, target: Path) -> dict[str, Any]:
@@ -27,28 +28,19 @@ def train_alone(sources: Sources, *, settings: Training, target: Path) -> dict[s
     The reference may have been planned for more epochs than are trained: the plan of an epoch does not depend on their
     number.
     """
-    prepare_process(gpu=settings.gpu, threads=settings.threads_per_worker)
+    prepare_process(settings)
     os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1")
     os.environ.setdefault("MASTER_PORT", str(_free_port()))
-    task = replace(sources.load(), settings=settings)
-    engine = start_engine(task, world=World())
+    task = replace(sources, settings=settings).load()
+    policy = build_policy(task.model, settings, seed=task.seed)
+    engine = start_engine(policy, settings, rate=task.rate, world=World())
     began = time.monotonic()
     state = train(engine, task, world=World(), state=State(), save=lambda state: None)
-    merged = engine.module.model.merge_and_unload()
-    merged.save_pretrained(target, safe_serialization=True)
-    (target / "probe.json").write_text(json.dumps(_probe(TokenLogProbs(merged), task)))
+    target.mkdir(parents=True, exist_ok=True)
+    write_probe(engine, task, world=World(), directory=target)
+    engine.module.model.merge_and_unload().save_pretrained(target, safe_serialization=True)
     engine.destroy()
     return {"steps": state.step, "seconds": round(time.monotonic() - began, 1), "last": state.history[-1]}
-
-
-def _probe(policy: TokenLogProbs, task: Task, *, size: int = 4) -> list[dict[str, Any]]:
-    """A few examples with the trained policy's log-probabilities: what a server of it must reproduce."""
-    chosen = task.examples[:: max(1, len(task.examples) // size)][:size]
-    logps = score(policy, [(e.prompt_ids, e.completion_ids) for e in chosen], pad_id=0)
-    return [
-        {"prompt_ids": e.prompt_ids.tolist(), "completion_ids": e.completion_ids.tolist(), "logps": row.tolist()}
-        for e, row in zip(chosen, logps, strict=True)
-    ]
 
 
 def _free_port() -> int:

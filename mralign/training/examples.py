@@ -7,6 +7,7 @@ and no new reference. A sequence longer than the limit is a reject, never cut.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,15 +22,34 @@ class Example:
     """One training example in memory. Arrays over completion tokens have length T."""
 
     row_id: str
-    question_id: str
     polarity: int  # +1 | -1
-    prompt_ids: np.ndarray  # int64 (P,)
-    completion_ids: np.ndarray  # int64 (T,)
+    prompt_ids: np.ndarray  # int32 (P,)
+    completion_ids: np.ndarray  # int32 (T,)
     weights_T: np.ndarray  # float32 (T,): w_t of each completion token
+    reference_T: np.ndarray | None  # float32 (T,): log pi_ref of each completion token
 
 
-def token_weights(token_step: Sequence[int], step_weights: Sequence[float]) -> np.ndarray:
-    """w_t of each completion token, float32 (T,): its step's weight, 1 for the answer (METHOD 4).
+def example_row(candidate: dict[str, Any], *, token_step: Sequence[int]) -> dict[str, Any]:
+    """A row of schema.EXAMPLES from a row of schema.CANDIDATES and the step of each of its completion tokens."""
+    names = ("row_id", "question_id", "dataset", "polarity", "prompt_token_ids", "token_ids")
+    prompt, completion = candidate["prompt_token_ids"], candidate["token_ids"]
+    return {
+        **{name: candidate[name] for name in names},
+        "token_step": token_step,
+        "prompt_tokens": len(prompt),
+        "completion_tokens": len(completion),
+        "prompt_hash": content_hash(np.asarray(prompt, dtype=np.int32).tobytes()),
+        "completion_hash": content_hash(np.asarray(completion, dtype=np.int32).tobytes()),
+    }
+
+
+def content_hash(data: bytes) -> int:
+    """A signed 64-bit number for `data`, the same in every process."""
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little", signed=True)
+
+
+def token_weights(token_step: Sequence[int] | np.ndarray, step_weights: Sequence[float] | np.ndarray) -> np.ndarray:
+    """w_t of each completion token, float32 (T,): its step's weight, 1 for the answer (METHOD.md section 4).
 
     Raises ValueError if a token points at a step that has no weight.
     """

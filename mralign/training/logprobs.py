@@ -1,87 +1,46 @@
-"""Log-probabilities of completion tokens, without a full logits tensor.
+"""Log-probabilities of completion tokens.
 
-A causal model and padded sequences enter; fp32 log pi(y_t | x, y_<t) of the completion tokens leaves. The LM head is
-applied to completion positions only, in chunks that are recomputed in the backward pass. The reference pass and the
-training pass both use this module: at step 0 batches of one shape agree to the last bit, others up to rounding.
+A causal model and a micro-batch enter; log pi(y_t | x, y_<t) of its completion tokens leaves, fp32, flat. The decoder
+runs over whole sequences, the LM head over completion positions only (`head.py`). The reference pass and the training
+pass both use this module: at step 0 batches of one shape agree to the last bit, others up to rounding.
 
-Axes: B sequences, S positions of prompt and completion, T completion tokens (right-padded), N = B*T of them flat.
+Axes: B sequences, S positions of a row, N completion tokens, D hidden size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-CHUNK = 1024  # completion tokens whose logits exist at one time
-
-
-@dataclass(frozen=True)
-class Padded:
-    """Sequences padded on the right. `where_BT` is the position whose hidden state predicts token t."""
-
-    ids_BS: Tensor  # int64
-    attention_BS: Tensor  # int64, 1 on tokens
-    where_BT: Tensor  # int64
-    target_BT: Tensor  # int64
-    mask_BT: Tensor  # float32, 1 on completion tokens
-
-
-def pad(pairs: Sequence[tuple[np.ndarray, np.ndarray]], *, pad_id: int) -> Padded:
-    """Pad (prompt ids, completion ids) pairs; all tensors on the CPU."""
-    size_s = max(len(prompt) + len(completion) for prompt, completion in pairs)
-    size_t = max(len(completion) for _, completion in pairs)
-    ids, attention, where, target, mask = ([] for _ in range(5))
-    for prompt, completion in pairs:
-        length, tokens = len(prompt) + len(completion), len(completion)
-        ids.append(np.concatenate([prompt, completion, np.full(size_s - length, pad_id)]))
-        attention.append(np.arange(size_s) < length)
-        positions = len(prompt) - 1 + np.arange(size_t)
-        where.append(np.where(np.arange(size_t) < tokens, positions, 0))
-        target.append(np.concatenate([completion, np.full(size_t - tokens, pad_id)]))
-        mask.append(np.arange(size_t) < tokens)
-    return Padded(
-        ids_BS=torch.from_numpy(np.stack(ids)).long(),
-        attention_BS=torch.from_numpy(np.stack(attention)).long(),
-        where_BT=torch.from_numpy(np.stack(where)).long(),
-        target_BT=torch.from_numpy(np.stack(target)).long(),
-        mask_BT=torch.from_numpy(np.stack(mask)).float(),
-    )
+from mralign.training.batches import Micro
+from mralign.training.head import head_logps
 
 
 class TokenLogProbs(nn.Module):
-    """A causal LM (bare or wrapped by PEFT) whose forward returns logp_BT, fp32, 0 on padding."""
+    """A causal LM (bare or wrapped by PEFT) whose forward returns logp_N, fp32.
 
-    def __init__(self, model: Any, *, chunk: int = CHUNK) -> None:
+    `sharded`: ZeRO-3 holds the parameters in pieces; a frozen head's weight, read here, is gathered for the whole pass.
+    """
+
+    def __init__(self, model: Any, *, chunk: int | None = None, sharded: bool = False) -> None:
         super().__init__()
-        self.model, self.chunk = model, chunk
+        self.model, self.chunk, self.sharded = model, chunk, sharded
 
-    def forward(self, batch: Padded) -> Tensor:
-        causal = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
-        device = causal.lm_head.weight.device
+    @property
+    def causal(self) -> Any:
+        """The causal LM below PEFT's wrapper."""
+        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+
+    def forward(self, micro: Micro) -> Tensor:
+        causal = self.causal
+        head = causal.get_output_embeddings()
+        micro = micro.to(head.weight.device)
+        # Right padding needs no mask behind a causal one; without a mask attention takes its fastest way.
         hidden_BSD = causal.get_decoder()(
-            input_ids=batch.ids_BS.to(device), attention_mask=batch.attention_BS.to(device), use_cache=False
+            input_ids=micro.ids_BS, position_ids=micro.positions_BS, use_cache=False
         ).last_hidden_state
-        where_BTD = batch.where_BT.to(device)[..., None].expand(-1, -1, hidden_BSD.shape[-1])
-        hidden_ND = hidden_BSD.gather(1, where_BTD).flatten(0, 1)
-        logp_N = head_logps(hidden_ND, causal.lm_head, batch.target_BT.to(device).flatten(), chunk=self.chunk)
-        return logp_N.view(batch.target_BT.shape) * batch.mask_BT.to(device)
-
-
-def head_logps(hidden_ND: Tensor, head: Any, target_N: Tensor, *, chunk: int = CHUNK) -> Tensor:
-    """log softmax(head(hidden))[target], fp32 (N,), `chunk` rows of logits at a time."""
-    pieces = [
-        checkpoint(_chunk_logps, hidden, head, target, use_reentrant=False)
-        for hidden, target in zip(hidden_ND.split(chunk), target_N.split(chunk), strict=True)
-    ]
-    return torch.cat(pieces)
-
-
-def _chunk_logps(hidden_ND: Tensor, head: Any, target_N: Tensor) -> Tensor:
-    logits_NV = head(hidden_ND).float()
-    return logits_NV.gather(1, target_N[:, None])[:, 0] - logits_NV.logsumexp(1)
+        hidden_ND = hidden_BSD.flatten(0, 1)[micro.where_N]
+        # A trained head is called as a module, which ZeRO-3 gathers at every call: once a pass, on all ranks alike.
+        rows = 2**62 if self.sharded and head.weight.requires_grad else self.chunk
+        return head_logps(hidden_ND, head, micro.target_N, chunk=rows)

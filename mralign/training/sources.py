@@ -1,71 +1,81 @@
 """Where a training process finds what it trains on.
 
-Committed stages enter (examples, weights, reference); a `Task` in memory leaves, the same in every process: rows are
-taken in the order of their ids. KTO reads no weights, SFT neither weights nor reference nor negatives.
+Committed stages enter (examples, weights, reference); a `Task` leaves, the same in every process. An objective reads
+weights, a reference and negatives only if it says so.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
+from pathlib import Path
 
 from mralign.config import Model, Training, resolve_path
-from mralign.schema import EXAMPLES, REFERENCE, WEIGHTS
+from mralign.schema import REFERENCE
 from mralign.store import StageDir
-from mralign.training.examples import Example, token_weights
-from mralign.training.worker import Reference, Task
+from mralign.training.index import read_index
+from mralign.training.loop import Task
+from mralign.training.objectives import find
+from mralign.training.pairs import Plan
+from mralign.training.reader import Reader, Shelf
+
+
+def local_model(model: Model) -> Model:
+    """The model with its local paths absolute: a training worker has another working directory than the driver."""
+
+    def absolute(path: str) -> str:
+        place = Path(resolve_path(path))
+        return str(place.absolute()) if "://" not in path and place.exists() else path
+
+    changed = {name: absolute(path) for name in ("path", "adapter") if (path := getattr(model, name)) is not None}
+    return model.model_copy(update=changed)
 
 
 @dataclass(frozen=True)
 class Sources:
-    """Where a worker finds what it trains on; loaded in the same order everywhere."""
+    """Where a worker finds what it trains on."""
 
     settings: Training
     model: Model
     seed: int
     examples: StageDir
-    weights: StageDir | None  # None: every token weighs 1
-    reference: StageDir | None  # None: SFT
+    weights: StageDir | None = None  # None: every token weighs 1
+    reference: StageDir | None = None  # None: an objective without reference, or the reference is being made
+    shelf: StageDir | None = None
 
     def load(self) -> Task:
-        rows = self.examples.read(schema=EXAMPLES).sort_by("row_id").to_pylist()
-        steps = self._step_weights()
-        examples = [_example(row, steps) for row in rows if self.settings.method != "sft" or row["polarity"] > 0]
-        return Task(
-            model_path=resolve_path(self.model.path),
-            adapter=resolve_path(self.model.adapter) if self.model.adapter else None,
-            trust_remote_code=self.model.trust_remote_code,
-            settings=self.settings,
+        """The task. Reads the index and the addresses of the reference, no tokens."""
+        s = self.settings
+        objective = find(s.method)
+        index = read_index(self.examples, negatives=objective.negatives)
+        plan = Plan(
+            index.question_N,
             seed=self.seed,
-            examples=examples,
-            reference=self._reference(),
+            epochs=s.epochs,
+            batch_size=s.batch_size,
+            max_steps=s.max_steps,
+            pairs=s.pairs if objective.pairs else "none",
+            kl_every=s.kl_every,
         )
+        reader = Reader(index, examples=self.examples, weights=self.weights, shelf=self._shelf())
+        return Task(self.model, s, self.seed, reader, plan)
 
-    def _step_weights(self) -> dict[str, list[float]] | None:
-        if self.weights is None:
-            return None
-        rows = self.weights.read(schema=WEIGHTS).to_pylist()
-        return {row["row_id"]: row["step_weights"] for row in rows}
-
-    def _reference(self) -> Reference | None:
+    def _shelf(self) -> Shelf | None:
         if self.reference is None:
             return None
+        assert self.shelf is not None
         rows = self.reference.read(schema=REFERENCE).to_pylist()
-        return Reference(
-            logps={r["prompt_row"]: np.array(r["logps"], np.float32) for r in rows if r["logps"]},
-            sums={(r["prompt_row"], r["completion_row"]): r["logp_sum"] for r in rows},
+        at = {kind: {r["name"]: r["address"] for r in rows if r["kind"] == kind} for kind in ("matched", "pairs")}
+        return Shelf(self.shelf, at["matched"], at["pairs"])
+
+
+def check_shelf(sources: Sources) -> None:
+    """Raise ValueError if the shelf has lost what the sealed stage `reference` points to."""
+    if sources.reference is None or sources.shelf is None:
+        return
+    addresses = sources.reference.read(schema=REFERENCE, columns=["address"]).column("address").to_pylist()
+    lost = set(addresses) - set(sources.shelf.parts())
+    if lost:
+        raise ValueError(
+            f"{len(lost)} of {len(set(addresses))} blocks of the reference are gone from {sources.shelf.uri}; delete "
+            f"{sources.reference.uri} and run the same command again: they are scored anew"
         )
-
-
-def _example(row: dict[str, Any], steps: dict[str, list[float]] | None) -> Example:
-    uniform = np.ones(len(row["token_ids"]), np.float32)
-    return Example(
-        row_id=row["row_id"],
-        question_id=row["question_id"],
-        polarity=row["polarity"],
-        prompt_ids=np.array(row["prompt_token_ids"], np.int64),
-        completion_ids=np.array(row["token_ids"], np.int64),
-        weights_T=uniform if steps is None else token_weights(row["token_step"], steps[row["row_id"]]),
-    )

@@ -1,58 +1,55 @@
 """Stages `examples`, `reference` and `training`: from annotated candidates to an aligned model.
 
 Candidates and annotations become token ids that know their step; one pass with the base model gives the reference; Ray
-Train runs the loop of `worker.py` and its last checkpoint becomes adapter/ and model/. No arithmetic lives here.
+Train runs the loop of `loop.py` and its last checkpoint becomes adapter/ and model/. No arithmetic lives here.
 """
 
 from __future__ import annotations
 
-import json
-import tempfile
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from mralign.config import Model, RunConfig, Training, resolve_path
-from mralign.engines.adapter import save_merged
 from mralign.rejects import Reject
-from mralign.schema import ANNOTATIONS, CANDIDATES, EXAMPLES, REFERENCE
-from mralign.stage import Context, Outcome, Stage, log, map_parts, progress
-from mralign.store import StageDir, part_name
-from mralign.training.examples import segment_steps, too_long
-from mralign.training.export import upload
+from mralign.schema import ANNOTATIONS, EXAMPLES, MATCHED_LOGPS, PAIR_SUMS, REFERENCE
+from mralign.stage import Context, Outcome, Stage, log, map_parts, progress, run_tasks
+from mralign.store import StageDir, absolute, part_name
+from mralign.training.annotated import ANNOTATED, Annotated
+from mralign.training.checkpoint import read_state
+from mralign.training.engine import prepare_process
+from mralign.training.examples import example_row, segment_steps, too_long
+from mralign.training.export import export, hub_token
+from mralign.training.guards import TrainingStopped, class_balance
+from mralign.training.index import index_rows, read_index, write_index
 from mralign.training.logprobs import TokenLogProbs
-from mralign.training.reference import load_model, pairs_to_score, score
-from mralign.training.sources import Sources
+from mralign.training.objectives import find, source_digest
+from mralign.training.objectives.objective import Objective
+from mralign.training.policy import load_model
+from mralign.training.reference import Block, blocks, model_mark, score_block, shelf_dir
+from mralign.training.sources import Sources, check_shelf, local_model
 from mralign.training.tokens import token_offsets, token_steps
-from mralign.training.worker import (
-    State,
-    Task,
-    World,
-    load_checkpoint,
-    prepare_process,
-    save_checkpoint,
-    start_engine,
-    train,
-)
+from mralign.training.worker import Board, train_worker
 
-_PAIRS_A_PART = 512
+_PARTS_OF_A_TASK = 64  # whose scalars one remote task reads for the index
 
 
-def _example_rows(annotated: pa.Table, *, candidates: StageDir, model: Model, max_length: int) -> Any:
+def objective(config: RunConfig) -> Objective:
+    """What the run trains. Raises ValueError for an unknown name."""
+    return find(config.training.method)
+
+
+def _example_rows(annotated: pa.Table, *, model: Model, max_length: int) -> tuple[pa.Table, list[Reject]]:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(resolve_path(model.path), trust_remote_code=model.trust_remote_code)
-    wanted = {row["row_id"]: row for row in annotated.to_pylist() if row["polarity"] != 0}
-    found = candidates.read(schema=CANDIDATES)
     rows, rejects = [], []
-    for row in found.filter(pa.array([r in wanted for r in found.column("row_id").to_pylist()])).to_pylist():
+    for row in annotated.to_pylist():
         reject = too_long(row, max_length=max_length)
         if reject:
             rejects.append(reject)
@@ -62,137 +59,103 @@ def _example_rows(annotated: pa.Table, *, candidates: StageDir, model: Model, ma
         except ValueError as error:
             rejects.append(Reject(row["row_id"], "tokens_do_not_spell_text", str(error), row["text"]))
             continue
-        rows.append(_example_row(row, wanted[row["row_id"]]["steps"], offsets=offsets))
+        rows.append(_example_row(row, offsets=offsets))
     return pa.Table.from_pylist(rows, schema=EXAMPLES), rejects
 
 
-def _example_row(row: dict[str, Any], steps: list[dict[str, Any]], *, offsets: list[tuple[int, int]]) -> dict[str, Any]:
+def _example_row(row: dict[str, Any], *, offsets: list[tuple[int, int]]) -> dict[str, Any]:
     spans = list(zip(row["segment_start"], row["segment_end"], strict=True))
-    token_step = token_steps(
-        offsets,
-        segment_spans=spans,
-        segment_steps=segment_steps(steps, segments=len(spans)),
-        thought_end=row["thought_end"],
-    )
-    names = ("row_id", "question_id", "dataset", "polarity", "prompt_token_ids", "token_ids")
-    return {**{name: row[name] for name in names}, "token_step": token_step}
+    owner = segment_steps(row["steps"], segments=len(spans))
+    token_step = token_steps(offsets, segment_spans=spans, segment_steps=owner, thought_end=row["thought_end"])
+    return example_row(row, token_step=token_step)
 
 
 def _examples(context: Context) -> Outcome:
-    config = context.config
+    """A part for each of the annotation, and the index of them all."""
+    config, out = context.config, context.out
     source = context.upstream["annotation"]
-    map_parts(
-        context,
-        partial(
-            _example_rows,
-            candidates=context.upstream["candidates"],
-            model=config.model,
-            max_length=config.examples.max_length,
-        ),
-        source=source,
-        schema=EXAMPLES,
-        upstream_schema=ANNOTATIONS,
-    )
-    rows = context.out.read(schema=EXAMPLES, columns=["polarity", "token_ids"])
-    tokens = int(np.sum([len(ids) for ids in rows.column("token_ids").to_pylist()]))
-    rows_in = source.read(schema=ANNOTATIONS, columns=["polarity"]).column("polarity").to_numpy()
-    sides = rows.column("polarity").to_numpy()
-    figures = {"positive": int((sides > 0).sum()), "negative": int((sides < 0).sum()), "completion_tokens": tokens}
-    return Outcome(int((rows_in != 0).sum()), rows.num_rows, figures)
+    joined = Annotated(source.uri, source.stage, source.fingerprint, context.upstream["candidates"])
+    function = partial(_example_rows, model=config.model, max_length=config.examples.max_length)
+    map_parts(context, function, source=joined, schema=EXAMPLES, upstream_schema=ANNOTATED)
+    parts = list(enumerate(out.parts()))
+    groups = [parts[i : i + _PARTS_OF_A_TASK] for i in range(0, len(parts), _PARTS_OF_A_TASK)]
+    write_index(out, run_tasks(index_rows, [(out, group) for group in groups]))
+    index = read_index(out)
+    rows_in = sum(_decided(source, part) for part in source.parts())
+    figures = {
+        "positive": int((index.polarity_N > 0).sum()),
+        "negative": int((index.polarity_N < 0).sum()),
+        "completion_tokens": int(index.completion_tokens_N.sum()),
+    }
+    return Outcome(rows_in, len(index), figures)
+
+
+def _decided(source: StageDir, part: str) -> int:
+    """Annotated rows of the part that are positive or negative."""
+    polarity = source.read_parts([part], schema=ANNOTATIONS, columns=["polarity"]).column("polarity").to_numpy()
+    return int((polarity != 0).sum())
 
 
 class ReferenceScorer:
-    """A Ray Data actor: the base model in the training dtype, one committed part a batch of pairs."""
+    """A Ray Data actor: the base model in the training dtype. It puts each block that is not there on the shelf."""
 
-    def __init__(self, *, sources: Sources, out: StageDir) -> None:
-        settings, task = sources.settings, sources.load()
-        prepare_process(gpu=settings.gpu, threads=settings.threads_per_worker)
-        model = load_model(
-            task.model_path,
-            dtype=settings.dtype,
-            adapter=task.adapter,
-            trust_remote_code=task.trust_remote_code,
-        )
-        self.policy = TokenLogProbs(model.cuda() if settings.gpu else model)
-        self.rows = {example.row_id: example for example in task.examples}
-        self.micro, self.out = settings.micro_batch_size, out
+    def __init__(self, *, sources: Sources, shelf: StageDir) -> None:
+        self.task, self.shelf = sources.load(), shelf
+        settings = self.task.settings
+        prepare_process(settings)
+        model = load_model(self.task.model, settings)
+        self.policy = TokenLogProbs(model.cuda() if settings.gpu and settings.tuning != "qlora" else model)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        names = list(zip(*(batch.column(c).to_pylist() for c in ("prompt_row", "completion_row")), strict=True))
-        rows = []
-        for start in range(0, len(names), self.micro):
-            chunk = names[start : start + self.micro]
-            tokens = [(self.rows[x].prompt_ids, self.rows[y].completion_ids) for x, y in chunk]
-            for (x, y), logps in zip(chunk, score(self.policy, tokens, pad_id=0), strict=True):
-                total = float(logps.astype(np.float64).sum())
-                matched = logps.tolist() if x == y else []
-                rows.append({"prompt_row": x, "completion_row": y, "logps": matched, "logp_sum": total})
-        table = pa.Table.from_pylist(rows, schema=REFERENCE)
-        self.out.commit(batch.column("part")[0].as_py(), table, schema=REFERENCE)
-        return pa.table({"pairs": [batch.num_rows]})
+        for row in batch.to_pylist():
+            block = Block(**row)
+            if not self.shelf.exists(block.address):
+                task = self.task
+                found = score_block(self.policy, block, reader=task.reader, plan=task.plan, settings=task.settings)
+                schema = MATCHED_LOGPS if block.kind == "matched" else PAIR_SUMS
+                self.shelf.commit(block.address, found, schema=schema)
+        return pa.table({"blocks": [batch.num_rows]})
 
 
-def _pair_blocks(task: Task, *, done: set[str]) -> Iterator[pa.Table]:
-    """The pairs to score in blocks of similar length, one block a part, committed parts left out."""
-    lengths = {e.row_id: len(e.prompt_ids) + len(e.completion_ids) for e in task.examples}
-    pairs = pairs_to_score([e.row_id for e in task.examples], task.batches())
-    pairs.sort(key=lambda pair: (lengths[pair[1]], pair))
-    for number, start in enumerate(range(0, len(pairs), _PAIRS_A_PART)):
-        part, block = part_name(f"{number:05d}"), pairs[start : start + _PAIRS_A_PART]
-        if part not in done:
-            columns = {"prompt_row": [x for x, _ in block], "completion_row": [y for _, y in block]}
-            yield pa.table(columns | {"part": [part] * len(block)})
+def _reference(context: Context) -> Outcome:
+    """Every block of the plan on the shelf, and where it lies."""
+    config: RunConfig = context.config
+    shelf = shelf_dir(absolute(config.run.dir))
+    sources = Sources(config.training, local_model(config.model), config.run.seed, context.upstream["examples"])
+    task = sources.load()
+    wanted = list(blocks(task.reader, task.plan, mark=model_mark(config.model, config.training)))
+    there = set(shelf.parts())
+    missing = [block for block in wanted if block.address not in there]
+    log.info("reference: %d blocks, %d of them to score", len(wanted), len(missing))
+    for _ in progress(_score(missing, sources=sources, shelf=shelf), total=len(missing), label="reference"):
+        pass
+    table = pa.Table.from_pylist([asdict(block) for block in wanted], schema=REFERENCE)
+    context.out.commit(part_name("all"), table, schema=REFERENCE)
+    pairs = {kind: sum(block.rows for block in wanted if block.kind == kind) for kind in ("matched", "pairs")}
+    figures = {"matched_pairs": pairs["matched"], "mismatched_pairs": pairs["pairs"], "blocks_scored": len(missing)}
+    return Outcome(len(task.reader.index), sum(pairs.values()), figures)
 
 
-def _reference_stage(context: Context) -> Outcome:
+def _score(missing: Sequence[Block], *, sources: Sources, shelf: StageDir) -> Iterator[int]:
+    """One item a block that has been put on the shelf."""
     import ray
 
-    config = context.config
-    sources = _sources(context, with_weights=False, with_reference=False)
-    task = sources.load()
-    blocks = list(_pair_blocks(task, done=set(context.out.parts())))
-    if blocks:
-        dataset = ray.data.from_arrow(blocks).map_batches(
-            ReferenceScorer,
-            fn_constructor_kwargs={"sources": sources, "out": context.out},
-            batch_size=None,
-            batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=config.training.workers),
-            num_cpus=1,
-            num_gpus=1 if config.training.gpu else None,
-        )
-        counts = dataset.iter_batches(batch_size=None, batch_format="pyarrow")
-        for _ in progress(counts, total=len(blocks), label=context.out.stage):
-            pass
-    rows = context.out.read(schema=REFERENCE, columns=["prompt_row", "completion_row"])
-    matched = int(pc.sum(pc.equal(rows.column("prompt_row"), rows.column("completion_row"))).as_py())
-    figures = {"matched_pairs": matched, "mismatched_pairs": rows.num_rows - matched}
-    return Outcome(len(task.examples), rows.num_rows, figures)
-
-
-def _sources(context: Context, *, with_weights: bool, with_reference: bool) -> Sources:
-    config = context.config
-    return Sources(
-        settings=config.training,
-        model=config.model,
-        seed=config.run.seed,
-        examples=context.upstream["examples"],
-        weights=context.upstream["weights"] if with_weights else None,
-        reference=context.upstream["reference"] if with_reference else None,
+    if not missing:
+        return
+    settings = sources.settings
+    rows = [asdict(block) for block in missing]
+    dataset = ray.data.from_items(rows, override_num_blocks=min(len(rows), 1000)).map_batches(
+        ReferenceScorer,
+        fn_constructor_kwargs={"sources": sources, "shelf": shelf},
+        batch_size=1,
+        batch_format="pyarrow",
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=settings.workers),
+        num_cpus=1,
+        num_gpus=1 if settings.gpu else None,
     )
-
-
-class Board:
-    """An actor on which rank 0 writes where the training is, for the driver to show."""
-
-    def __init__(self) -> None:
-        self.row: dict[str, float] = {}
-
-    def write(self, row: dict[str, float]) -> None:
-        self.row = row
-
-    def read(self) -> dict[str, float]:
-        return self.row
+    scored: Any = dataset.iter_batches(batch_size=None, batch_format="pyarrow")
+    for batch in scored:
+        yield from batch.column("blocks").to_pylist()
 
 
 def show_progress(board: Any, *, stop: threading.Event) -> None:
@@ -219,45 +182,26 @@ def show_progress(board: Any, *, stop: threading.Event) -> None:
                 bar.set_postfix({k: f"{row[k]:.3f}" for k in ("loss", "margin", "z0") if k in row})
 
 
-def train_worker(settings: dict[str, Any]) -> None:
-    """What Ray Train runs on every worker: resume from its checkpoint, train, report checkpoints."""
-    import ray
-    import ray.train
-
-    sources: Sources = settings["sources"]
-    prepare_process(gpu=sources.settings.gpu, threads=sources.settings.threads_per_worker)
-    place = ray.train.get_context()
-    world = World(rank=place.get_world_rank(), size=place.get_world_size())
-    task = sources.load()
-    engine = start_engine(task, world=world)
-    state = State()
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint is not None:
-        with checkpoint.as_directory() as directory:
-            state = load_checkpoint(engine, Path(directory))
-
-    def show(row: dict[str, float]) -> None:
-        if world.rank == 0:
-            settings["board"].write.remote(row)  # not waited for: a lost board must not end a training
-
-    def save(current: State) -> None:
-        with tempfile.TemporaryDirectory() as directory:
-            zero_stage = sources.settings.zero_stage
-            save_checkpoint(engine, current, Path(directory), rank=world.rank, zero_stage=zero_stage)
-            kept = ray.train.Checkpoint.from_directory(directory)
-            ray.train.report(dict(current.history[-1]), checkpoint=kept)
-
-    if state.step:
-        show({"resumed": state.step})
-        time.sleep(1.0)  # longer than the driver's glance at the board
-    train(engine, task, world=world, state=state, save=save, log=show)
-
-
 def _train(context: Context) -> Outcome:
     import ray
 
-    config = context.config.training
-    sources = _sources(context, with_weights=config.method == "mralign", with_reference=config.method != "sft")
+    config = context.config
+    wanted = objective(config)
+    sources = Sources(
+        settings=config.training,
+        model=local_model(config.model),
+        seed=config.run.seed,
+        examples=context.upstream["examples"],
+        weights=context.upstream["weights"] if wanted.weights else None,
+        reference=context.upstream["reference"] if wanted.reference else None,
+        shelf=shelf_dir(absolute(config.run.dir)),
+    )
+    sides = read_index(sources.examples, negatives=wanted.negatives).polarity_N
+    warning = class_balance(int((sides > 0).sum()), int((sides < 0).sum()), settings=config.training, objective=wanted)
+    if warning:
+        log.warning("%s", warning)
+    check_shelf(sources)
+    _warn_of_waiting(config.training)
     board = ray.remote(Board).options(num_cpus=0).remote()
     stop = threading.Event()
     shown = threading.Thread(target=show_progress, args=(board,), kwargs={"stop": stop}, daemon=True)
@@ -267,11 +211,29 @@ def _train(context: Context) -> Outcome:
     finally:
         stop.set()
         shown.join(timeout=5)
+    if result.return_value is not None:
+        raise TrainingStopped(result.return_value)
     assert result.checkpoint is not None
     with result.checkpoint.as_directory() as directory:
-        history = _export(context, Path(directory))
-    trained = len(sources.load().examples)
-    return Outcome(trained, trained, {"steps": len(history), "last": history[-1]})
+        state, workers = read_state(Path(directory))
+        figures = {"steps": state.step, "workers": workers, "optimizer_began_anew_after": state.reset}
+        figures |= {"last": state.history[-1], "class_balance": warning}
+        export(context, Path(directory), figures=figures)
+    return Outcome(len(sides), len(sides), figures)
+
+
+def _warn_of_waiting(training: Training) -> None:
+    """Ray Train waits without a word for workers that the cluster has no room for."""
+    import ray
+
+    room = ray.cluster_resources()
+    for kind in ("CPU", "GPU") if training.gpu else ("CPU",):
+        if training.workers > room.get(kind, 0):
+            log.warning(
+                "training.workers=%d want a %s each, the cluster has %d: they wait until it grows; if it cannot, lower "
+                "training.workers (or raise run.local_cpus on one machine)",
+                *(training.workers, kind, room.get(kind, 0)),
+            )
 
 
 def _fit(context: Context, *, sources: Sources, board: Any) -> Any:
@@ -279,9 +241,11 @@ def _fit(context: Context, *, sources: Sources, board: Any) -> Any:
     from ray.train.torch import TorchConfig, TorchTrainer
 
     config = context.config.training
+    given = {"sources": sources, "board": board, "out": context.out, "config": context.config.model_dump(mode="json")}
+    function: Any = train_worker
     return TorchTrainer(
-        train_worker,
-        train_loop_config={"sources": sources, "board": board},
+        function,
+        train_loop_config=given,
         torch_config=TorchConfig(backend="nccl" if config.gpu else "gloo"),
         scaling_config=ray.train.ScalingConfig(
             num_workers=config.workers, use_gpu=config.gpu, resources_per_worker={"CPU": 1, **_gpu(config)}
@@ -300,42 +264,63 @@ def _gpu(config: Training) -> dict[str, float]:
     return {"GPU": 1} if config.gpu else {}
 
 
-def _export(context: Context, checkpoint: Path) -> list[dict[str, float]]:
-    """Write adapter/, model/ and metrics.jsonl; return the history of the steps."""
-    model = context.config.model
-    history = json.loads((checkpoint / "state.json").read_text())["history"]
-    upload(checkpoint / "adapter", out=context.out, name="adapter")
-    with tempfile.TemporaryDirectory() as directory:
-        save_merged(
-            resolve_path(model.path),
-            adapters=[*([resolve_path(model.adapter)] if model.adapter else []), str(checkpoint / "adapter")],
-            target=Path(directory),
-            dtype=model.dtype,
-            trust_remote_code=model.trust_remote_code,
-        )
-        upload(Path(directory), out=context.out, name="model")
-    context.out.write_text("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in history))
-    return history
+# What changes how a training runs, but not what comes of it beyond rounding.
+_INDIFFERENT = {
+    "checkpoint_every",
+    "log_every",
+    "gradient_checkpointing",
+    "max_failures",
+    "micro_batch_tokens",
+    "packing",
+    "push_to",
+    "push_token_env",
+    "resume",
+    "threads_per_worker",
+    "trackers",
+    "workers",
+}
 
 
 def _training_matters(config: RunConfig) -> object:
     return {
         "seed": config.run.seed,
         "model": config.model.matters(),
-        **config.training.model_dump(mode="json", exclude={"checkpoint_every", "max_failures", "threads_per_worker"}),
+        "objective": source_digest(config.training.method),
+        **config.training.model_dump(mode="json", exclude=_INDIFFERENT),
     }
 
 
-def _plan_matters(config: RunConfig) -> object:
+def _reference_matters(config: RunConfig) -> object:
     """What changes the pairs that the reference must hold, and how it is computed."""
-    t = config.training
+    t, wanted = config.training, objective(config)
     return {
         "seed": config.run.seed,
         "model": config.model.matters(),
-        "plan": [t.epochs, t.batch_size, t.max_steps],
-        "dtype": t.dtype,
-        "gpu": t.gpu,
+        "plan": [
+            t.epochs,
+            t.batch_size,
+            t.max_steps,
+            t.pairs if wanted.pairs else "none",
+            t.kl_every,
+            wanted.negatives,
+        ],
+        "computed": [t.dtype, t.gpu, t.attention, t.tuning == "qlora"],
     }
+
+
+def _check(config: RunConfig) -> None:
+    """Raise ValueError for what this machine's packages cannot do, and for a missing token."""
+    from importlib.util import find_spec
+
+    wanted = [*config.training.trackers, *(["bitsandbytes"] if config.training.tuning == "qlora" else [])]
+    modules = {"tensorboard": "tensorboardX"}
+    missing = [name for name in wanted if find_spec(modules.get(name, name)) is None]
+    if missing:
+        raise ValueError(
+            f"training needs the packages {missing}, which are not installed: pip install them, or do without"
+        )
+    if config.training.push_to:
+        hub_token(config)
 
 
 EXAMPLES_STAGE = Stage(
@@ -344,24 +329,28 @@ EXAMPLES_STAGE = Stage(
     matters=lambda config: config.examples.model_dump(),
     upstream=("candidates", "annotation"),
     inputs=lambda config: config.model.inputs(),
+    version=2,
 )
 
 REFERENCE_STAGE = Stage(
     name="reference",
-    run=_reference_stage,
-    matters=_plan_matters,
+    run=_reference,
+    matters=_reference_matters,
     upstream=("examples",),
     inputs=lambda config: config.model.inputs(),
+    version=2,
 )
 
 
-def training_stage(method: str) -> Stage:
-    """The training stage of a method: it stands only on what the method uses."""
-    upstream = {"mralign": ("examples", "weights", "reference"), "kto": ("examples", "reference"), "sft": ("examples",)}
+def training_stage(wanted: Objective) -> Stage:
+    """The training stage of an objective: it stands only on what the objective uses."""
+    extra = [name for name, needed in (("weights", wanted.weights), ("reference", wanted.reference)) if needed]
     return Stage(
         name="training",
         run=_train,
         matters=_training_matters,
-        upstream=upstream[method],
+        upstream=("examples", *extra),
         inputs=lambda config: config.model.inputs(),
+        check=_check,
+        version=2,
     )

@@ -36,6 +36,8 @@ def adapter(path):
         done = output.outputs[0]
         logps = [step[token].logprob for step, token in zip(done.logprobs, done.token_ids, strict=True)]
         print(json.dumps({"ids": list(done.token_ids), "logps": logps}), flush=True)
+    probe = thread.logps(prompt_ids=[5, 9, 12], completion_ids=[20, 7, 7, 30])
+    print(json.dumps({"probe": probe.tolist()}), flush=True)
     # More prompt tokens than a step takes, each with a seed: this killed the engine where prompts went in pieces.
     seeded = [SamplingParams(temperature=1.0, seed=n, max_tokens=3) for n in range(16)]
     many = thread.submit([([5 + n] * 200, params) for n, params in enumerate(seeded)]).result()

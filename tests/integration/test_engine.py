@@ -8,9 +8,12 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 import torch
+
+from mralign.engines.probe import fault
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -50,12 +53,19 @@ def greedy(model, prompt, *, tokens):
     return ids[len(prompt) :], logps
 
 
+def given(model, prompt, completion):
+    """Log-probabilities of a given completion, by the plain forward pass."""
+    logp_SV = model(input_ids=torch.tensor([prompt + completion])).logits[0].log_softmax(-1)
+    return [float(logp_SV[len(prompt) - 1 + place, token]) for place, token in enumerate(completion)]
+
+
 def test_an_adapter_is_served_and_a_refused_request_harms_no_other(adapter):
     path, model = adapter
     process = start("adapter", str(path))
     output, _ = process.communicate(timeout=180)
     assert process.returncode == 0
-    first, second, refused, seeded, last = (json.loads(line) for line in output.splitlines() if line.startswith("{"))
+    lines = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+    first, second, refused, probed, seeded, last = lines
     for found, prompt in ((first, [5, 9, 12, 20]), (second, [7, 7, 30])):
         ids, logps = greedy(model, prompt, tokens=len(found["ids"]))
         assert found["ids"] == ids
@@ -63,6 +73,15 @@ def test_an_adapter_is_served_and_a_refused_request_harms_no_other(adapter):
         with model.disable_adapter():
             assert greedy(model, prompt, tokens=len(ids))[1] != pytest.approx(logps, abs=1e-3)
     assert "256" in refused["error"]
+    with torch.no_grad():
+        trained = given(model, [5, 9, 12], [20, 7, 7, 30])
+        with model.disable_adapter():
+            before = given(model, [5, 9, 12], [20, 7, 7, 30])
+    assert probed["probe"] == pytest.approx(trained, abs=1e-3)
+    served, row = [np.array(probed["probe"])], {"logps": trained, "before": before}
+    assert fault(served, [row], dtype="float32") is None
+    without = [np.array(before)]  # what an engine would tell that was given no adapter
+    assert "serves the model from before the training" in fault(without, [row], dtype="float32")
     assert len(seeded["seeded"]) == 16
     assert last == {"unfinished": False}
 

@@ -1,12 +1,13 @@
 """kill -9 of the driver, twice, then the same command: the result is the one an undisturbed run gives."""
 
 import json
+import shutil
 import signal
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from align_process import SMALL, finish, kill, start, wait_for
+from align_process import ROOT, SMALL, finish, kill, start, wait_for
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -81,3 +82,13 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path):
     assert text.count("skipped") == 14
     assert "Started a local Ray" not in text
     assert "mralign" in text
+
+    # An engine that serves the old model is found out before it is asked anything.
+    served = manifest(run, "evaluation")["figures"]["served_minus_trained_logp"]
+    assert 0 < served < 1e-3
+    shutil.copy(ROOT / "mralign/miniworld/data/model/model.safetensors", stage_dir(run, "training") / "model")
+    shutil.rmtree(stage_dir(run, "evaluation"))
+    wrong = start(run, *SMALL, log=again)
+    assert wrong.wait(timeout=240) == 2
+    assert "the engine serves the model from before the training" in again.read_text()
+    assert not list(run.glob("evaluation/*/part-*"))

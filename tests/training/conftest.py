@@ -1,5 +1,5 @@
 import pytest
-from tiny_policy import make_examples, save_model
+from tiny_policy import make_task, save_model
 
 
 @pytest.fixture(scope="session")
@@ -10,5 +10,6 @@ def tiny_model(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def examples():
-    return make_examples()
+def task(tmp_path_factory, tiny_model):
+    """The tiny task with its reference, batches of 6."""
+    return make_task(tmp_path_factory.mktemp("task"), tiny_model)

@@ -1,38 +1,99 @@
-"""One rank of a training run: model, output directory, settings as JSON. A program, started by test_worker.py."""
+"""One rank of training runs: model, output directory, settings by name as JSON. A program, started by other tests."""
 
 import json
 import os
 import sys
-from dataclasses import replace
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-from tiny_policy import make_examples, make_task
+from tiny_policy import make_task, settings
 
-from mralign.training import worker
-from mralign.training.worker import State, World, prepare_process, save_checkpoint, start_engine, train
+from mralign.training import engine as engines
+from mralign.training.begin import begin
+from mralign.training.checkpoint import save_checkpoint
+from mralign.training.engine import World, prepare_process
+from mralign.training.loop import train
+from mralign.training.probe import write_probe
+from mralign.training.reader import Reader
+
+
+class Enough(Exception):
+    """A training is left in the middle, after a checkpoint."""
+
+
+def spoil(by):
+    """From now on every reference value is off."""
+    fetch = Reader.fetch
+
+    def spoilt(self, places):
+        found = fetch(self, places)
+        for example in found:
+            object.__setattr__(example, "reference_T", example.reference_T + np.float32(by))
+        return found
+
+    Reader.fetch = spoilt
+
+
+def keep_whole(keep):
+    """These tensors are so small that ZeRO-3 would keep them whole; with `keep` False it cuts them all the same."""
+    plain = engines.deepspeed_config
+
+    def cutting(settings, **rest):
+        config = plain(settings, **rest)
+        config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+        return config
+
+    if not keep:
+        engines.deepspeed_config = cutting
+    return plain
+
+
+def gradients(engine):
+    """The gradients of the whole batch by name, as they are when the step begins."""
+    from deepspeed.utils import safe_get_full_grad
+
+    found = {name: safe_get_full_grad(p) for name, p in engine.module.named_parameters() if p.requires_grad}
+    return {name: np.asarray(values.float()) for name, values in found.items() if values is not None}
+
+
+def run(name, *, model, home, changes, world):
+    """Train one variant into `home`/`name`."""
+    target = home / name
+    changes = {"epochs": 3, "workers": world.size, **changes}
+    plain = keep_whole(not changes.pop("gather_all", False))
+    spoilt, stop_after = changes.pop("spoil_reference", None), changes.pop("stop_after", None)
+    checkpoint = changes.pop("checkpoint", None)
+    task = make_task(target / f"home-{world.rank}", model, **changes)
+    if spoilt is not None:
+        spoil(spoilt)
+    engine, state = begin(task, world=world, checkpoint=Path(checkpoint) if checkpoint else None)
+    engines.deepspeed_config = plain
+    step = engine.step
+
+    def first_step():
+        found = gradients(engine)
+        if world.rank == 0:
+            np.savez(target / "gradients.npz", **found)
+        engine.step = step
+        step()
+
+    engine.step = first_step
+
+    def save(state):
+        save_checkpoint(engine, state, target, world=world)
+        write_probe(engine, task, world=world, directory=target)
+        if state.step == stop_after:
+            raise Enough
+
+    with suppress(Enough):
+        train(engine, task, world=world, state=state, save=save)
+    engine.destroy()
+
 
 if __name__ == "__main__":
-    model, target, changes = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
-    if changes.pop("gather_all", False):  # these tensors are so small that ZeRO-3 would keep them whole
-        plain = worker.deepspeed_config
-        worker.deepspeed_config = lambda settings, *, world: {
-            **plain(settings, world=world),
-            "zero_optimization": {"stage": settings.zero_stage, "stage3_param_persistence_threshold": 0},
-        }
-    spoil = changes.pop("spoil_reference", False)
-    prepare_process(gpu=False, threads=1)
+    model, home, variants = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
+    prepare_process(settings())
     world = World(rank=int(os.environ["RANK"]), size=int(os.environ["WORLD_SIZE"]))
-    task = make_task(model, make_examples(), epochs=3, **changes)
-    if spoil:
-        wrong = {row: values + np.float32(0.5) for row, values in task.reference.logps.items()}
-        task = replace(task, reference=replace(task.reference, logps=wrong))
-    engine = start_engine(task, world=world)
-    stage = task.settings.zero_stage
-    train(
-        engine,
-        task,
-        world=world,
-        state=State(),
-        save=lambda state: save_checkpoint(engine, state, target, rank=world.rank, zero_stage=stage),
-    )
+    for name, changes in variants.items():
+        run(name, model=model, home=home, changes=changes, world=world)

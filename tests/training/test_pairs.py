@@ -3,9 +3,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mralign.training.pairs import derange, plan
+from mralign.training.pairs import Plan, derange
 
-OWNERS = st.lists(st.sampled_from("abcdefg"), min_size=2, max_size=40)
+OWNERS = st.lists(st.integers(0, 6), min_size=2, max_size=40)
+
+
+def plan(questions, **changes):
+    return Plan(np.array(questions), **{"seed": 1, "epochs": 2, "batch_size": 16, **changes})
+
+
+def batches(one):
+    return [one.batch(step) for step in range(len(one))]
 
 
 @given(OWNERS, st.integers(0, 1000))
@@ -19,32 +27,73 @@ def test_no_place_meets_its_own_question_and_none_is_used_twice(owners, seed):
 
 
 def test_one_question_alone_has_no_partner():
-    assert derange(["a", "a", "a"], rng=np.random.default_rng(0)).tolist() == [-1, -1, -1]
+    assert derange([5, 5, 5], rng=np.random.default_rng(0)).tolist() == [-1, -1, -1]
 
 
 def test_the_rotation_is_not_the_same_in_every_batch():
-    owners = list("abcdefgh")
-    found = {tuple(derange(owners, rng=np.random.default_rng(seed))) for seed in range(20)}
+    found = {tuple(derange(range(8), rng=np.random.default_rng(seed))) for seed in range(20)}
     assert len(found) > 10
 
 
 def test_every_example_once_an_epoch_and_epochs_differ():
-    owners = [f"q{i // 3}" for i in range(50)]
-    batches = plan(owners, seed=1, epochs=2, batch_size=16)
-    orders = [np.concatenate([b.examples for b in batches if b.epoch == epoch]) for epoch in (0, 1)]
+    found = batches(plan([i // 3 for i in range(50)]))
+    orders = [np.concatenate([b.examples for b in found if b.epoch == epoch]) for epoch in (0, 1)]
     assert [sorted(order) for order in orders] == [list(range(50))] * 2
     assert orders[0].tolist() != orders[1].tolist()
-    assert [len(b.examples) for b in batches if b.epoch == 0] == [16, 16, 18]  # a rest of 2 joins the batch before
+    assert [len(b.examples) for b in found if b.epoch == 0] == [16, 16, 18]  # a rest of 2 joins the batch before
 
 
-def test_a_longer_run_begins_like_a_shorter_one():
-    owners = [f"q{i}" for i in range(40)]
-    short, long = (plan(owners, seed=5, epochs=e, batch_size=8) for e in (2, 4))
-    for a, b in zip(short, long, strict=False):
+def test_partners_are_of_the_batch_and_anew_in_every_epoch():
+    questions = [i // 3 for i in range(48)]
+    found = batches(plan(questions, epochs=3))
+    for batch in found:
+        assert set(batch.partners) <= set(batch.examples)
+        assert all(questions[i] != questions[j] for i, j in zip(batch.examples, batch.partners, strict=True))
+    planned = [(b.epoch, i, j) for b in found for i, j in zip(b.examples, b.partners, strict=True)]
+    pairs = [{(i, j) for epoch, i, j in planned if epoch == e} for e in (0, 1)]
+    assert len(pairs[0] & pairs[1]) < 6  # of 48; by chance about 1
+
+
+def test_a_longer_run_begins_like_a_shorter_one_block_by_block():
+    short, long = (plan(range(40), seed=5, epochs=e, batch_size=8) for e in (2, 4))
+    for a, b in zip(batches(short), batches(long), strict=False):
         assert a.examples.tolist() == b.examples.tolist()
         assert a.partners.tolist() == b.partners.tolist()
+    assert short.blocks() == long.blocks()[: len(short.blocks())]
+    for block in short.blocks():
+        assert short.steps_with_pairs(block) == long.steps_with_pairs(block)
 
 
-def test_no_example_is_refused():
+def test_only_every_so_many_th_step_has_pairs():
+    found = plan(range(64), kl_every=3)
+    assert [step for step, b in enumerate(batches(found)) if (b.partners >= 0).any()] == [0, 3, 6]
+    assert [step for block in found.blocks() for step in found.steps_with_pairs(block)] == [0, 3, 6]
+    assert plan(range(64), pairs="none").blocks() == []
+
+
+def test_blocks_end_with_their_epoch_and_steps_know_their_place():
+    found = plan(range(5000), batch_size=100)  # 50 steps an epoch, five a block
+    assert found.blocks()[:3] == ["0-000000", "0-000005", "0-000010"]
+    assert found.block_of(52) == ("1-000000", 2)
+    assert found.steps_with_pairs("1-000000") == [50, 51, 52, 53, 54]
+    for step in range(len(found)):
+        block, within = found.block_of(step)
+        assert found.steps_with_pairs(block)[within] == step
+    short = plan(range(5000), batch_size=100, max_steps=52)
+    assert short.steps_with_pairs("1-000000") == [50, 51]
+    assert short.blocks()[-1] == "1-000000"
+
+
+def test_trls_pairs_are_fixed_rotations_in_the_order_of_the_index():
+    found = batches(plan([0, 0, 1, 2, 3, 4, 5, 6], batch_size=4, pairs="trl"))
+    for epoch in (0, 1):
+        first, second = (b for b in found if b.epoch == epoch)
+        assert (first.examples.tolist(), first.partners.tolist()) == ([0, 1, 2, 3], [3, 0, 1, 2])
+        assert (second.examples.tolist(), second.partners.tolist()) == ([4, 5, 6, 7], [7, 4, 5, 6])
+
+
+def test_no_example_is_refused_and_steps_are_bounded():
     with pytest.raises(ValueError, match="no example to train on"):
-        plan([], seed=0, epochs=1, batch_size=4)
+        plan([])
+    assert len(plan(range(64), max_steps=3)) == 3
+    assert len(plan(range(64), epochs=2)) == 8

@@ -1,0 +1,44 @@
+"""The one configuration of a run: a frozen pydantic model with a section per room.
+
+Values enter as defaults, then a preset's YAML, then `section.field=value` overrides from the command line; a checked
+`RunConfig` leaves. Unknown keys and wrong types are errors that name the key. Nothing heavy is imported here, so that
+a wrong configuration ends a run before any engine starts.
+"""
+
+from mralign.config.data import Candidates, ImportFields, Questions, Rollouts, Source
+from mralign.config.labels import Annotation, Annotator, Discovery, Embedding
+from mralign.config.learning import Examples, Lora, Training, Transitions, Weights
+from mralign.config.loading import load, parse, resolve_path, to_yaml
+from mralign.config.models import Decoding, Engine, Http, Model, ThinkMode
+from mralign.config.run import Evaluation, Run, RunConfig
+from mralign.config.section import Section
+
+__all__ = [
+    "Annotation",
+    "Annotator",
+    "Candidates",
+    "Decoding",
+    "Discovery",
+    "Embedding",
+    "Engine",
+    "Evaluation",
+    "Examples",
+    "Http",
+    "ImportFields",
+    "Lora",
+    "Model",
+    "Questions",
+    "Rollouts",
+    "Run",
+    "RunConfig",
+    "Section",
+    "Source",
+    "ThinkMode",
+    "Training",
+    "Transitions",
+    "Weights",
+    "load",
+    "parse",
+    "resolve_path",
+    "to_yaml",
+]

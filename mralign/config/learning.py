@@ -1,0 +1,137 @@
+"""From labels to a policy: transition matrices, step weights, examples, training."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from mralign.config.section import Section
+
+
+class Transitions(Section):
+    """Estimation of P, P+ and P- (METHOD 3).
+
+    `preset: converged` runs EM undamped until no entry moves by 1e-9 or more; values given beside a preset win.
+    """
+
+    preset: Literal["paper", "converged"] = "paper"
+    estimator: Literal["em", "frequency"] = "em"
+    labels: Literal["all", "single"] = "all"
+    em: Literal["reduced", "sharded"] = Field(
+        "reduced", description="E-step on the summed count table, or on the table of each part, once an iteration."
+    )
+    bootstrap: int = Field(50, ge=0, description="Replicates for the standard errors; 0 is none, 1 is no spread.")
+    max_iter: int = Field(5, ge=1)
+    tol: float = Field(1e-6, ge=0)
+    damping: float = Field(0.6, gt=0, le=1)
+    prior: float = Field(0.1, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _filled(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("preset") == "converged":
+            return {"max_iter": 1000, "tol": 1e-9, "damping": 1.0} | values
+        return values
+
+    @model_validator(mode="after")
+    def _has_a_spread(self) -> Transitions:
+        if self.bootstrap == 1:
+            raise ValueError("transitions.bootstrap=1 has no spread; allowed are 0 (no standard errors) or 2 and more")
+        return self
+
+
+class Weights(Section):
+    """Step weights (METHOD 4)."""
+
+    anchor: Literal["global", "opposite"] = "global"
+    control: Literal["none", "shuffle", "mean", "uniform"] = "none"
+    clip_min: float = Field(1 / math.e, gt=0)
+    clip_max: float = Field(math.e, gt=0)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Weights:
+        if self.clip_min > self.clip_max:
+            raise ValueError(f"weights.clip_min={self.clip_min} is above weights.clip_max={self.clip_max}")
+        return self
+
+
+class Examples(Section):
+    """Training examples; a longer sequence is a reject, never cut."""
+
+    max_length: int = Field(4096, ge=2, description="Tokens of prompt and completion together.")
+
+
+class Lora(Section):
+    """LoRA on all linear layers, the head left out."""
+
+    r: int = Field(32, ge=1)
+    alpha: int = Field(64, ge=1)
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+
+class Training(Section):
+    """KTO with token weights (METHOD 5), or another objective by the same loop."""
+
+    method: str = Field("mralign", description="An objective by the name of its file in mralign/training/objectives.")
+    learning_rate: float | None = Field(None, gt=0, description="null is the objective's own: 1e-4 for SFT, else 5e-6.")
+    epochs: int = Field(3, ge=1)
+    max_steps: int | None = Field(None, ge=1, description="Stop after so many optimizer steps.")
+    warmup_ratio: float = Field(0.1, ge=0, le=1)
+    weight_decay: float = Field(0.0, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    batch_size: int = Field(64, ge=2, description="Examples an optimizer step, over all workers.")
+    micro_batch_tokens: int = Field(
+        4096, ge=1, description="Tokens a forward and backward pass on one worker; a longer sequence goes alone."
+    )
+    packing: Literal["auto", "on", "off"] = Field(
+        "auto", description="Sequences one after another in one row; auto: where attention is a flash attention."
+    )
+    attention: str = Field("sdpa", description="transformers' name: sdpa, flash_attention_2, flash_attention_3, eager.")
+    beta: float = Field(0.1, gt=0)
+    lambda_chosen: float = Field(1.0, gt=0)
+    lambda_rejected: float = Field(1.5, gt=0)
+    pairs: Literal["batch", "trl", "none"] = Field(
+        "batch", description="Mismatched pairs of z0: anew in every batch, as TRL fixes them, or none (z0 = 0)."
+    )
+    kl_every: int = Field(1, ge=1, description="Estimate z0 at every so many-th step and keep it between.")
+    kl_ema: float = Field(0.0, ge=0, lt=1, description="Share of the last z0 in the next.")
+    tuning: Literal["lora", "dora", "qlora", "full"] = Field(
+        "lora", description="What is trained: an adapter (qlora: on a base in 4 bits, needs bitsandbytes), or all."
+    )
+    lora: Lora = Lora()
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    workers: int = Field(2, ge=1)
+    gpu: bool = False
+    threads_per_worker: int = Field(1, ge=1, description="Torch threads of a CPU worker.")
+    zero_stage: Literal[0, 1, 2, 3] = 2
+    offload: Literal["none", "optimizer", "all"] = Field(
+        "none", description="Keep in the memory of the host: the optimizer (ZeRO 1 to 3), with the parameters (ZeRO 3)."
+    )
+    gradient_checkpointing: bool = Field(False, description="Recompute activations: less memory, a third more time.")
+    checkpoint_every: int = Field(20, ge=1, description="Optimizer steps between checkpoints.")
+    log_every: int = Field(1, ge=1, description="Optimizer steps between rows of metrics.")
+    trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = Field(
+        (), description="Where metrics go besides metrics.jsonl."
+    )
+    max_failures: int = Field(3, ge=0)
+    resume: Literal["exact", "adapter"] = Field(
+        "exact", description="adapter: a checkpoint of another number of workers gives its weights, not its optimizer."
+    )
+    push_to: str | None = Field(
+        None, description="Repository on the hub, OWNER/NAME, for adapter and card when training ends."
+    )
+    push_token_env: str = Field("HF_TOKEN", description="Environment variable that holds the hub's token.")
+
+    @model_validator(mode="after")
+    def _fits_zero(self) -> Training:
+        if self.zero_stage == 0 and self.dtype == "bfloat16":
+            raise ValueError("zero_stage=0 trains in float32 only (DeepSpeed); use zero_stage=1, or dtype=float32")
+        if self.offload == "optimizer" and self.zero_stage == 0:
+            raise ValueError("offload=optimizer needs zero_stage 1, 2 or 3; given is 0")
+        if self.offload == "all" and self.zero_stage != 3:
+            raise ValueError(f"offload=all needs zero_stage=3; given is {self.zero_stage}")
+        if self.tuning == "qlora" and self.zero_stage == 3:
+            raise ValueError("tuning=qlora needs zero_stage 0, 1 or 2: ZeRO-3 cannot cut a base of 4 bits")
+        return self

@@ -1,0 +1,51 @@
+"""Candidates beside the steps that annotators gave them, part by part.
+
+A part of the annotation and the part of the candidates that it came from enter; rows of both leave, those that are
+neither positive nor negative left out. Nothing else of the candidates is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mralign.schema import ANNOTATIONS, CANDIDATES
+from mralign.store import StageDir, part_key
+
+ANNOTATED = CANDIDATES.append(ANNOTATIONS.field("steps"))
+
+
+@dataclass(frozen=True)
+class Annotated(StageDir):
+    """The parts of the annotation (by its URI), as tables of schema ANNOTATED."""
+
+    candidates: StageDir = field(default_factory=lambda: StageDir(""))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "candidates": self.candidates}
+
+    def read_parts(self, parts: Sequence[str], *, schema: pa.Schema, columns: Sequence[str] | None = None) -> pa.Table:
+        assert schema == ANNOTATED and columns is None
+        there = set(self.candidates.parts())
+        return pa.concat_tables([ANNOTATED.empty_table(), *(self._joined(part, there=there) for part in parts)])
+
+    def _joined(self, part: str, *, there: set[str]) -> pa.Table:
+        names = ["row_id", "polarity", "steps"]
+        labelled = super().read_parts([part], schema=ANNOTATIONS, columns=names)
+        labelled = labelled.filter(pc.not_equal(labelled.column("polarity"), 0))
+        rows = self.candidates.read_parts([parent(part, there)], schema=CANDIDATES)
+        place = pc.index_in(labelled.column("row_id"), value_set=rows.column("row_id").combine_chunks())
+        assert place.null_count == 0, f"{part} labels candidates that are not in {parent(part, there)}"
+        return rows.take(place).append_column(ANNOTATED.field("steps"), labelled.column("steps"))
+
+
+def parent(part: str, there: set[str]) -> str:
+    """The part of the candidates that a part of the annotation came from: of the same name, or `<its key>-<batch>`."""
+    cut = f"part-{part_key(part).rpartition('-')[0]}.parquet"
+    found = part if part in there else cut
+    assert found in there, f"{part} of the annotation comes from no part of the candidates"
+    return found

@@ -1,0 +1,125 @@
+"""The DeepSpeed engine around a policy.
+
+Settings and a policy enter; an engine leaves whose micro-batches, gradient scale and learning rate are driven by the
+loop (`loop.py`). DeepSpeed is imported here, after the process was told what it runs on.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mralign.config import Training
+from mralign.training.logprobs import TokenLogProbs
+
+
+@dataclass(frozen=True)
+class World:
+    """This worker's place."""
+
+    rank: int = 0
+    size: int = 1
+
+
+def prepare_process(settings: Training) -> None:
+    """Environment of a worker process; must run before DeepSpeed is imported."""
+    if not settings.gpu:
+        os.environ["DS_ACCELERATOR"] = "cpu"
+        torch.set_num_threads(settings.threads_per_worker)
+        _keep_freed_memory()
+
+
+def _keep_freed_memory() -> None:
+    """Ask glibc to keep what large tensors leave instead of giving every one back: else each new activation is paid for
+    by page faults (a tenth of a training's time on two cores). Other C libraries are left alone."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        m_mmap_max, m_trim_threshold, m_top_pad = -4, -1, -2  # malloc.h
+        mallopt(m_mmap_max, 0)
+        mallopt(m_trim_threshold, 2**31 - 1)
+        mallopt(m_top_pad, 64 * 2**20)
+
+
+def deepspeed_config(settings: Training, *, rate: float, world: World) -> dict[str, Any]:
+    """DeepSpeed's configuration. The batch sizes in it are formal: the loop says where an optimizer step ends."""
+    zero: dict[str, Any] = {"stage": settings.zero_stage}
+    if settings.offload != "none":
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": settings.gpu}
+    if settings.offload == "all":
+        zero["offload_param"] = {"device": "cpu", "pin_memory": settings.gpu}
+    return {
+        "train_batch_size": world.size,
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "optimizer": {
+            "type": "AdamW",
+            "params": {"lr": rate, "weight_decay": settings.weight_decay, "torch_adam": True},  # nothing to compile
+        },
+        "gradient_clipping": settings.max_grad_norm,
+        "zero_optimization": zero,
+        "bf16": {"enabled": settings.dtype == "bfloat16"},
+        "data_types": {"grad_accum_dtype": "fp32"},
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 10**9,
+    }
+
+
+def start_engine(policy: TokenLogProbs, settings: Training, *, rate: float, world: World) -> Any:
+    """The engine. The process group must exist or be described by the environment."""
+    import deepspeed
+
+    # Else DeepSpeed compiles its shared-memory all-reduce when a CPU worker starts, which needs a compiler and a while.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed("nccl" if settings.gpu else "gloo", verbose=False)
+    trainable = [p for p in policy.parameters() if p.requires_grad]
+    engine, *_ = deepspeed.initialize(
+        model=policy, model_parameters=trainable, config=deepspeed_config(settings, rate=rate, world=world)
+    )
+    return engine
+
+
+def gathered(policy: TokenLogProbs, *, trainable: bool = True) -> Any:
+    """A context in which the trainable (or all) parameters are whole on every rank, whatever ZeRO has cut."""
+    import deepspeed
+
+    chosen = [p for p in policy.parameters() if p.requires_grad or not trainable]
+    return deepspeed.zero.GatheredParameters(chosen, enabled=policy.sharded)
+
+
+def all_sum(values: Tensor) -> Tensor:
+    """Sum over ranks."""
+    if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+        moved = values.cuda() if torch.distributed.get_backend() == "nccl" else values
+        torch.distributed.all_reduce(moved)
+        return moved.cpu()
+    return values
+
+
+def all_gather(value: Any) -> list[Any]:
+    """The small Python values of all ranks, by rank."""
+    if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+        values: list[Any] = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(values, value)
+        return values
+    return [value]
+
+
+def grad_norm(engine: Any) -> float | None:
+    """The norm before clipping; DeepSpeed's plain float32 engine (ZeRO 0) does not tell it."""
+    norm = engine.get_global_grad_norm()
+    return None if norm is None else float(norm)
+
+
+def parameter_sum(policy: TokenLogProbs) -> float:
+    """A number that changes when any trainable parameter moves: the sum over ranks of what this rank holds, fp64."""
+    total = 0.0
+    for place, parameter in enumerate(p for p in policy.parameters() if p.requires_grad):
+        held = getattr(parameter, "ds_tensor", parameter).detach().double()  # ZeRO-3: this rank's piece
+        total += float((held.abs() * (1 + place % 7)).sum())
+    return float(all_sum(torch.tensor([total], dtype=torch.float64)))

@@ -1,0 +1,94 @@
+"""The index: every example of a training without its tokens.
+
+The scalar columns of committed examples enter; arrays leave, about 50 bytes an example, from which batches, pairs and
+micro-batches are planned. Tokens are read when their step comes (`reader.py`), so a set of examples never sits in
+memory.
+
+Axes: N examples, ordered by the hash of their ids: the order does not depend on how they are cut into parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from mralign.schema import EXAMPLE_INDEX, EXAMPLES
+from mralign.store import StageDir, part_name
+from mralign.training.examples import content_hash
+
+_SCALARS = ["polarity", "prompt_tokens", "completion_tokens", "prompt_hash", "completion_hash"]
+
+
+@dataclass(frozen=True, eq=False)
+class Index:
+    """One entry an example."""
+
+    parts: tuple[str, ...]  # names of the parts of the examples
+    part_N: np.ndarray  # int32, place in `parts`
+    row_N: np.ndarray  # int32, row of that part
+    question_N: np.ndarray  # int64, equal for examples of one question
+    polarity_N: np.ndarray  # int8, +1 | -1
+    prompt_tokens_N: np.ndarray  # int32
+    completion_tokens_N: np.ndarray  # int32
+    prompt_hash_N: np.ndarray  # int64, of the token ids
+    completion_hash_N: np.ndarray  # int64
+
+    def __len__(self) -> int:
+        return len(self.part_N)
+
+
+def index_rows(source: StageDir, parts: Sequence[tuple[int, str]]) -> pa.Table:
+    """The entries (schema.EXAMPLE_INDEX) of some parts of the examples, given as (place among all parts, name)."""
+    tables = [EXAMPLE_INDEX.empty_table()]
+    for place, name in parts:
+        rows = source.read_parts([name], schema=EXAMPLES, columns=["row_id", "question_id", *_SCALARS])
+        columns = {
+            "row_hash": _hashes(rows.column("row_id")),
+            "part": pa.array(np.full(rows.num_rows, place), pa.int32()),
+            "row": pa.array(np.arange(rows.num_rows), pa.int32()),
+            "question": _hashes(rows.column("question_id")),
+            **{scalar: rows.column(scalar) for scalar in _SCALARS},
+        }
+        tables.append(pa.table(columns).select(EXAMPLE_INDEX.names))
+    return pa.concat_tables(tables)
+
+
+def _column(examples: StageDir, name: str) -> np.ndarray:
+    """A column of the index, read on its own: the whole table is never in memory."""
+    return index_dir(examples).read(schema=EXAMPLE_INDEX, columns=[name]).column(name).to_numpy().copy()
+
+
+def _hashes(column: pa.ChunkedArray) -> pa.Array:
+    return pa.array([content_hash(text.encode()) for text in column.to_pylist()], pa.int64())
+
+
+def index_dir(examples: StageDir) -> StageDir:
+    """Where the stage `examples` keeps its index."""
+    return StageDir(f"{examples.uri}/index", stage=examples.stage, fingerprint=examples.fingerprint)
+
+
+def write_index(examples: StageDir, tables: Sequence[pa.Table]) -> None:
+    """Commit the index, in its order, from the entries of all parts."""
+    whole = pa.concat_tables([EXAMPLE_INDEX.empty_table(), *tables])
+    index_dir(examples).commit(part_name("all"), whole.sort_by("row_hash"), schema=EXAMPLE_INDEX)
+
+
+def read_index(examples: StageDir, *, negatives: bool = True) -> Index:
+    """The committed index; without `negatives`, of the positive examples only."""
+    kept = slice(None) if negatives else _column(examples, "polarity") > 0
+    column = {name: _column(examples, name)[kept] for name in EXAMPLE_INDEX.names if name != "row_hash"}
+    pa.default_memory_pool().release_unused()
+    return Index(
+        parts=tuple(examples.parts()),
+        part_N=column["part"],
+        row_N=column["row"],
+        question_N=column["question"],
+        polarity_N=column["polarity"],
+        prompt_tokens_N=column["prompt_tokens"],
+        completion_tokens_N=column["completion_tokens"],
+        prompt_hash_N=column["prompt_hash"],
+        completion_hash_N=column["completion_hash"],
+    )

@@ -1,0 +1,96 @@
+"""The policy: the base model with what is trained of it.
+
+Settings enter, a model whose trainable parameters are a fresh adapter (LoRA, DoRA, LoRA on a quantised base) or all of
+it leaves. A fresh adapter changes nothing, so the policy then equals the reference.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mralign.config import Model, Training, resolve_path
+from mralign.engines.adapter import load_merged
+from mralign.training.logprobs import TokenLogProbs
+
+_LOGIT_CHANGES = ("final_logit_softcapping", "logits_scaling", "logit_scale", "output_multiplier", "lm_head_multiplier")
+
+
+def load_model(model: Model, settings: Training) -> Any:
+    """The causal LM of the configuration in the training dtype, eval mode, its own adapter merged into it.
+
+    Raises ValueError for a model that changes its logits after the head: our log-probabilities would miss that.
+    """
+    loaded = load_merged(
+        resolve_path(model.path),
+        adapters=[resolve_path(model.adapter)] if model.adapter else [],
+        dtype=settings.dtype,
+        trust_remote_code=model.trust_remote_code,
+        attention=settings.attention,
+        quantization=_quantization(settings),
+    ).eval()
+    changed = {name: getattr(loaded.config, name, None) for name in _LOGIT_CHANGES}
+    changed = {name: value for name, value in changed.items() if value not in (None, 1, 1.0)}
+    if changed:
+        raise ValueError(
+            f"model {model.path} changes its logits after the head ({changed}), which training does not do yet"
+        )
+    return loaded
+
+
+def build_policy(model: Model, settings: Training, *, seed: int, start: Path | None = None) -> TokenLogProbs:
+    """The policy to train. `start`: a directory of trained weights (an adapter, or a whole model) to begin from."""
+    torch.manual_seed(seed)
+    if settings.tuning == "full":
+        at = model if start is None else model.model_copy(update={"path": str(start), "adapter": None})
+        policy = load_model(at, settings)
+        policy.requires_grad_(True)
+    else:
+        policy = _adapted(load_model(model, settings), settings)
+        if start is not None:
+            _load_adapter(policy, start)
+    if settings.gradient_checkpointing:
+        policy.enable_input_require_grads()  # the input of a checkpointed block must ask for a gradient
+        policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        policy.train()  # transformers checkpoints in training mode only; dropout is the adapter's alone
+    return TokenLogProbs(policy, sharded=settings.zero_stage == 3)
+
+
+def _adapted(base: Any, settings: Training) -> Any:
+    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+
+    if settings.tuning == "qlora":
+        base = prepare_model_for_kbit_training(base, use_gradient_checkpointing=False)
+    lora = settings.lora
+    config = LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        use_dora=settings.tuning == "dora",
+        target_modules="all-linear",  # the head is left out
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(base, config)
+
+
+def _load_adapter(policy: Any, directory: Path) -> None:
+    from peft import load_peft_weights, set_peft_model_state_dict
+
+    missed: Any = set_peft_model_state_dict(policy, load_peft_weights(str(directory), device="cpu"))
+    assert not missed.unexpected_keys, missed.unexpected_keys
+
+
+def _quantization(settings: Training) -> Any:
+    """4-bit NormalFloat with double quantisation (Dettmers et al. 2023) for qlora, else None."""
+    if settings.tuning != "qlora":
+        return None
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=getattr(torch, settings.dtype),
+    )

@@ -1,0 +1,291 @@
+"""The loop on a real DeepSpeed engine: oracles of METHOD.md section 5 that need no peer library."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_policy import make_task, settings, token_pairs
+
+from mralign.training.batches import padded
+from mralign.training.logprobs import TokenLogProbs
+from mralign.training.loop import learning_rate
+from mralign.training.objectives import find
+from mralign.training.objectives.objective import Sums
+from mralign.training.policy import build_policy
+
+RANK = Path(__file__).with_name("rank.py")
+KEYS = ("loss", "z0", "grad_norm", "reward_chosen", "reward_rejected", "plain_margin", "tokens")
+
+
+def run_ranks(home, model, variants, *, ranks=1, fails=False):
+    """Train each of `variants` (settings by name) in `ranks` processes with a process group of their own.
+
+    Returns by name (history, trained tensors, gradients of the first step); with `fails`, what each rank said.
+    """
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    environment = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(ranks)}
+    environment["PYTHONPATH"] = os.pathsep.join(map(str, (RANK.parents[1], RANK.parents[2])))
+    placed = {  # a checkpoint is named by the variant that left it
+        name: {**changes, **({"checkpoint": str(home / changes["checkpoint"])} if "checkpoint" in changes else {})}
+        for name, changes in variants.items()
+    }
+    logs = [home / f"rank-{rank}.log" for rank in range(ranks)]
+    running = [
+        subprocess.Popen(
+            [sys.executable, str(RANK), model, str(home), json.dumps(placed)],
+            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=log.open("w"),
+            stderr=subprocess.STDOUT,
+        )
+        for rank, log in enumerate(logs)
+    ]
+    codes = [process.wait(timeout=400) for process in running]
+    if fails:
+        assert all(codes)
+        return [log.read_text() for log in logs]
+    assert codes == [0] * ranks, logs[0].read_text()[-3000:]
+    return {name: _result(home / name) for name in variants}
+
+
+def _result(target):
+    history = json.loads((target / "state.json").read_text())["history"]
+    found = load_file(next((target / "weights").glob("*.safetensors")))
+    with np.load(target / "gradients.npz") as gradients:
+        return history, {name: values.float().numpy() for name, values in found.items()}, dict(gradients)
+
+
+FULL = {"tuning": "full", "learning_rate": 1e-3}
+ALONE = {
+    "plain": {},
+    "one_sequence_at_a_time": {"micro_batch_tokens": 1},
+    "all_at_once": {"micro_batch_tokens": 10**6},
+    "packed": {"packing": "on", "micro_batch_tokens": 40},
+    "zero_0": {"zero_stage": 0},
+    "zero_1_checkpointed": {"zero_stage": 1, "gradient_checkpointing": True},
+    "bfloat16": {"dtype": "bfloat16"},
+    "dora": {"tuning": "dora"},
+    "full": FULL,
+    "kl_every_2": {"kl_every": 2},
+    "no_pairs": {"pairs": "none"},
+    "kto": {"method": "kto"},
+    "sft": {"method": "sft"},
+    "apo_zero": {"method": "apo_zero"},
+    "left": {"checkpoint_every": 2, "stop_after": 4, "lora": {"r": 4, "alpha": 8, "dropout": 0.2}},
+    "resumed": {"checkpoint": "left", "lora": {"r": 4, "alpha": 8, "dropout": 0.2}},
+    "dropped_out": {"lora": {"r": 4, "alpha": 8, "dropout": 0.2}},
+    "zero_3_alone": {"zero_stage": 3, "gather_all": True},
+    "left_zero_3": {"zero_stage": 3, "gather_all": True, "checkpoint_every": 1, "stop_after": 3},
+    "resumed_zero_3": {"zero_stage": 3, "gather_all": True, "checkpoint": "left_zero_3"},
+}
+TOGETHER = {
+    "zero_2": {},
+    "left_zero_2": {"checkpoint_every": 1, "stop_after": 3},
+    "resumed_zero_2": {"checkpoint": "left_zero_2"},
+    "zero_3": {"zero_stage": 3, "gather_all": True},
+    "left_zero_3": {"zero_stage": 3, "gather_all": True, "checkpoint_every": 1, "stop_after": 3},
+    "resumed_zero_3": {"zero_stage": 3, "gather_all": True, "checkpoint": "left_zero_3"},
+    "full_zero_3": {"zero_stage": 3, "gather_all": True, **FULL},
+}
+
+
+@pytest.fixture(scope="module")
+def homes(tmp_path_factory):
+    return {name: tmp_path_factory.mktemp(name) for name in ("alone", "together")}
+
+
+@pytest.fixture(scope="module")
+def alone(homes, tiny_model):
+    return run_ranks(homes["alone"], tiny_model, ALONE)
+
+
+@pytest.fixture(scope="module")
+def together(homes, tiny_model):
+    return run_ranks(homes["together"], tiny_model, TOGETHER, ranks=2)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(alone):
+    return alone["plain"]
+
+
+VARIANTS = ["one_sequence_at_a_time", "all_at_once", "packed", "zero_0", "zero_1_checkpointed", "zero_2", "zero_3"]
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_cut_layout_ranks_and_zero_stage_do_not_change_the_result(alone, together, undisturbed, name):
+    """Figures and gradients of one step to 1e-5; of all six steps to 1e-3: Adam divides by a gradient's own size, so
+    the rounding of gradients near zero is seen in the weights."""
+    history, adapter, gradients = {**alone, **together}[name]
+    expected_history, expected, expected_gradients = undisturbed
+    assert set(gradients) == set(expected_gradients)
+    assert len(gradients) == 2 * 2 * 7  # A and B of seven linear layers in two blocks
+    for parameter, values in expected_gradients.items():
+        largest = np.abs(values).max()
+        np.testing.assert_allclose(gradients[parameter], values, atol=1e-5 * largest + 1e-9, err_msg=parameter)
+    for place, (row, wanted) in enumerate(zip(history, expected_history, strict=True)):
+        for key in KEYS:
+            if key == "grad_norm" and name == "zero_0":
+                continue  # DeepSpeed's plain engine does not tell it
+            near = {"rel": 1e-3, "abs": 5e-4} if place else {"rel": 1e-5, "abs": 1e-5}
+            assert row[key] == pytest.approx(wanted[key], **near), (key, row, wanted)
+    for parameter, values in expected.items():
+        assert np.abs(adapter[parameter] - values).mean() < 1e-5, parameter  # a thousandth of one step
+        np.testing.assert_allclose(adapter[parameter], values, atol=1e-3, err_msg=parameter)  # a tenth of one step
+
+
+def test_bfloat16_trains_close_to_float32(alone, undisturbed):
+    history, _, _ = alone["bfloat16"]
+    for row, wanted in zip(history, undisturbed[0], strict=True):
+        assert row["loss"] == pytest.approx(wanted["loss"], abs=0.03)
+    assert history[-1]["margin"] == pytest.approx(undisturbed[0][-1]["margin"], rel=0.3)
+
+
+def test_training_moves_the_two_classes_apart(undisturbed):
+    history, adapter, _ = undisturbed
+    assert any(np.abs(values).max() > 1e-3 for name, values in adapter.items() if "lora_B" in name)
+    assert history[0]["reward_chosen"] == pytest.approx(0.0, abs=1e-4)
+    assert history[-1]["margin"] > 0.05
+    assert history[-1]["plain_margin"] != history[-1]["margin"]  # the weights are uneven
+    assert history[-1]["tokens_per_s"] > 0
+
+
+@pytest.mark.parametrize("name", ["dora", "full"])
+def test_other_tunings_train_and_are_what_they_say(alone, undisturbed, name):
+    history, found, _ = alone[name]
+    assert history[0]["loss"] == pytest.approx(undisturbed[0][0]["loss"], abs=1e-5)
+    assert history[-1]["margin"] > 0.01
+    assert any("magnitude" in parameter for parameter in found) == (name == "dora")
+    assert any("lora" in parameter for parameter in found) == (name == "dora")
+    assert ("lm_head.weight" in found) == (name == "full")
+
+
+def test_full_tuning_by_zero_3_equals_one_worker(alone, together):
+    (history, whole, gradients), (cut, found, cut_gradients) = alone["full"], together["full_zero_3"]
+    for row, wanted in zip(cut, history, strict=True):
+        found_now, wanted_now = ([r[key] for key in ("loss", "z0")] for r in (row, wanted))
+        assert found_now == pytest.approx(wanted_now, rel=1e-3, abs=1e-4)
+    for parameter, values in gradients.items():
+        largest = np.abs(values).max()
+        np.testing.assert_allclose(cut_gradients[parameter], values, atol=1e-5 * largest + 1e-9, err_msg=parameter)
+    for parameter, values in whole.items():
+        np.testing.assert_allclose(found[parameter], values, atol=1e-4, err_msg=parameter)
+
+
+def test_z0_is_estimated_every_so_often_and_kept_between(alone, undisturbed):
+    z0 = [row["z0"] for row in alone["kl_every_2"][0]]
+    assert len(z0) == 6
+    assert [z0[1], z0[3], z0[5]] == [z0[0], z0[2], z0[4]]
+    assert z0[4] > 0
+    assert [row["z0"] for row in alone["no_pairs"][0]] == [0.0] * 6
+    assert any(row["z0"] > 0 for row in undisturbed[0])
+
+
+@pytest.mark.parametrize("method", ["kto", "sft", "apo_zero"])
+def test_every_objective_is_the_same_loop(alone, method):
+    history, _, _ = alone[method]
+    if method == "sft":
+        assert history[-1]["loss"] < history[0]["loss"]
+        assert "margin" not in history[0]
+    else:
+        assert history[-1]["margin"] > 0
+        assert ("z0" in history[0]) == (method == "kto")
+        assert history[-1]["margin"] == pytest.approx(history[-1]["plain_margin"], rel=1e-6)  # every token weighs 1
+
+
+@pytest.mark.parametrize(
+    ("side", "left", "resumed", "whole"),
+    [
+        ("alone", "left", "resumed", "dropped_out"),  # dropout goes on as it would have
+        ("alone", "left_zero_3", "resumed_zero_3", "zero_3_alone"),
+        ("together", "left_zero_2", "resumed_zero_2", "zero_2"),
+        ("together", "left_zero_3", "resumed_zero_3", "zero_3"),
+    ],
+)
+def test_a_training_that_was_left_goes_on_to_the_same_bits(alone, together, side, left, resumed, whole):
+    runs = {"alone": alone, "together": together}[side]
+    (history, found, _), (expected_history, expected, _) = runs[resumed], runs[whole]
+    assert len(runs[left][0]) < len(history) == len(expected_history) == 6
+    for row, wanted in zip(history, expected_history, strict=True):
+        same = ("step", "loss", "z0", "margin", "learning_rate")
+        assert [row.get(key) for key in same] == [wanted.get(key) for key in same]
+    for parameter, values in expected.items():
+        assert np.array_equal(found[parameter], values), parameter
+    assert not np.array_equal(runs[left][1][parameter], values)
+
+
+def test_dropout_drops(alone):
+    assert [row["loss"] for row in alone["dropped_out"][0]][1:] != [row["loss"] for row in alone["plain"][0]][1:]
+
+
+def test_a_checkpoint_of_another_number_of_workers_is_refused_or_gives_its_weights(
+    tmp_path, tiny_model, homes, alone, together
+):
+    there = homes["together"] / "left_zero_2"
+    refused, taken = tmp_path / "refused", tmp_path / "taken"
+    refused.mkdir()
+    taken.mkdir()
+    (said,) = run_ranks(refused, tiny_model, {"one": {"checkpoint": str(there)}}, fails=True)
+    assert "the checkpoint of step 3 was written by 2 workers, now there are 1" in said
+    assert "Run with training.workers=2; or with training.resume=adapter" in said
+    found = run_ranks(taken, tiny_model, {"one": {"checkpoint": str(there), "resume": "adapter"}})
+    state = json.loads((taken / "one" / "state.json").read_text())
+    assert (state["step"], state["reset"], state["workers"]) == (6, [3], 1)
+    history = found["one"][0]
+    at_three, whole = together["left_zero_2"][0], together["zero_2"][0]
+    assert history[:3] == at_three
+    assert history[3]["loss"] == pytest.approx(whole[3]["loss"], rel=1e-4)  # the weights are those of step 3
+    assert history[5]["loss"] != pytest.approx(whole[5]["loss"], rel=1e-6)  # the optimizer is not
+    kept, _, _ = alone["plain"]
+    assert history[3]["loss"] == pytest.approx(kept[3]["loss"], rel=1e-3)
+
+
+def test_a_fresh_lora_has_reward_exactly_zero_and_half_of_lambda_as_loss(tmp_path, tiny_model, task):
+    pairs = token_pairs(task, range(4))
+    micro = padded(pairs)
+    policy = build_policy(task.model, task.settings, seed=task.seed)
+    with torch.no_grad():
+        reference = TokenLogProbs(policy.causal)(micro)
+    ratio = policy(micro) - reference
+    assert ratio.tolist() == [0.0] * len(micro.target_N)
+    polarity = torch.tensor([1.0, -1.0, 1.0, 1.0])
+    reward = micro.sum(torch.rand_like(ratio) * ratio)
+    sums = Sums(micro.sum(reference), reward, micro.sum(ratio), polarity, torch.tensor(0.0))
+    assert find("mralign").losses(sums, task.settings).mean().item() == np.mean([0.5, 0.75, 0.5, 0.5])
+
+
+def test_a_reference_of_another_model_is_caught_at_step_0(tmp_path, tiny_model):
+    (said,) = run_ranks(tmp_path, tiny_model, {"spoilt": {"spoil_reference": 0.5}}, fails=True)
+    assert "at step 0 the mean reward is" in said
+    assert "expected 0, allowed 0.001" in said
+
+
+def test_a_loss_that_is_no_number_stops_with_the_examples(tmp_path, tiny_model):
+    said = run_ranks(tmp_path, tiny_model, {"broken": {"spoil_reference": float("nan")}}, ranks=2, fails=True)
+    for rank in said:
+        assert "at step 1 the loss is not finite; examples: q" in rank
+        assert "/on/" in rank
+
+
+def test_learning_rate_warms_up_then_falls_to_zero():
+    s = settings(warmup_ratio=0.2)
+    rates = [learning_rate(step, total=10, rate=1.0, settings=s) for step in range(10)]
+    assert rates[:2] == pytest.approx([1 / 3, 2 / 3])
+    assert rates[2] == 1.0
+    assert rates[-1] == pytest.approx(1 / 8)
+    assert all(a > b for a, b in pairwise(rates[2:]))
+
+
+def test_the_default_learning_rate_is_the_objectives(tmp_path, tiny_model):
+    for method, rate in (("mralign", 5e-6), ("kto", 5e-6), ("sft", 1e-4)):
+        assert make_task(tmp_path / method, tiny_model, method=method, learning_rate=None).rate == rate
+    assert make_task(tmp_path / "given", tiny_model, method="sft", learning_rate=3e-4).rate == 3e-4
