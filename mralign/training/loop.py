@@ -82,6 +82,7 @@ def train(
             group["lr"] = rate
         torch.manual_seed(hash((task.seed, step, world.rank)) % 2**63)  # dropout goes on after a resume as it would
         before = parameter_sum(engine.module) if step == 0 else 0.0
+        read_ahead(task, step + 1, world=world)
         tally, z0 = optimizer_step(engine, task, step, world=world, previous_z0=state.z0)
         figures = figures_of(tally, z0=z0, objective=task.objective)
         if step == 0:
@@ -102,6 +103,19 @@ def train(
         if state.step % settings.checkpoint_every == 0 or state.step == total:
             save(state)
     return state
+
+
+def read_ahead(task: Task, step: int, *, world: World) -> None:
+    """Let the examples that this worker will need in a later step be read while it computes. Nothing after the last."""
+    if step >= len(task.plan):
+        return
+    batch = task.plan.batch(step)
+    own = [batch.examples[places] for places in _deal(task, batch.examples, batch.examples, world=world)]
+    placed = batch.partners >= 0
+    x_P, y_P = batch.examples[placed], batch.partners[placed]
+    for places in _deal(task, x_P, y_P, world=world, factor=FORWARD_FACTOR) if len(x_P) else []:
+        own += [x_P[places], y_P[places]]
+    task.reader.prefetch(np.concatenate(own).astype(np.int64))
 
 
 def optimizer_step(

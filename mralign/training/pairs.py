@@ -120,7 +120,7 @@ class Plan:
         return _permutation(self.seed, epoch, len(self.question_N))
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=2)  # a step may look into the next epoch
 def _permutation(seed: int, epoch: int, size: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch]).permutation(size)
 

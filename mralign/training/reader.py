@@ -8,8 +8,10 @@ Axes: T completion tokens of an example.
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +24,7 @@ from mralign.training.examples import Example, token_weights
 from mralign.training.index import Index
 
 CACHE_BYTES = 512 * 2**20
+READERS = 4  # threads that read ahead
 _COLUMNS = ["row_id", "prompt_token_ids", "token_ids", "token_step"]
 
 
@@ -77,6 +80,8 @@ class Reader:
     ) -> None:
         self.index, self.examples, self.weights, self.shelf = index, examples, weights, shelf
         self.cache_bytes, self._kept = cache_bytes, OrderedDict[str, _Part]()
+        self._lock = threading.Lock()  # of `_kept`
+        self._ahead: ThreadPoolExecutor | None = None
 
     def fetch(self, places: Sequence[int] | np.ndarray) -> list[Example]:
         """The examples at these places of the index. Each part is looked at once."""
@@ -91,13 +96,24 @@ class Reader:
         prompts, completions = self.fetch(x_P), self.fetch(y_P)
         return [(x.prompt_ids, y.completion_ids) for x, y in zip(prompts, completions, strict=True)]
 
+    def prefetch(self, places: np.ndarray) -> None:
+        """Read the parts of these places in other threads, so that a later `fetch` finds them."""
+        if self._ahead is None:
+            self._ahead = ThreadPoolExecutor(READERS, thread_name_prefix="prefetch")
+        for place in np.unique(self.index.part_N[places]):
+            self._ahead.submit(self._part, self.index.parts[place])
+
     def _part(self, name: str) -> _Part:
-        if name not in self._kept:
-            self._kept[name] = self._read(name)
-            while len(self._kept) > 1 and sum(part.nbytes for part in self._kept.values()) > self.cache_bytes:
+        with self._lock:
+            part = self._kept.get(name)
+        if part is None:
+            part = self._read(name)
+        with self._lock:
+            self._kept[name] = part
+            self._kept.move_to_end(name)
+            while len(self._kept) > 1 and sum(one.nbytes for one in self._kept.values()) > self.cache_bytes:
                 self._kept.popitem(last=False)
-        self._kept.move_to_end(name)
-        return self._kept[name]
+        return part
 
     def _read(self, name: str) -> _Part:
         table = self.examples.read_parts([name], schema=EXAMPLES, columns=_COLUMNS)

@@ -84,6 +84,8 @@ ALONE = {
     "resumed": {"checkpoint": "left", "lora": {"r": 4, "alpha": 8, "dropout": 0.2}},
     "dropped_out": {"lora": {"r": 4, "alpha": 8, "dropout": 0.2}},
     "zero_3_alone": {"zero_stage": 3, "gather_all": True},
+    "zero_2_offloaded": {"offload": "optimizer"},
+    "zero_3_offloaded": {"offload": "all", "zero_stage": 3, "gather_all": True, "gradient_checkpointing": True},
     "left_zero_3": {"zero_stage": 3, "gather_all": True, "checkpoint_every": 1, "stop_after": 3},
     "resumed_zero_3": {"zero_stage": 3, "gather_all": True, "checkpoint": "left_zero_3"},
 }
@@ -119,6 +121,7 @@ def undisturbed(alone):
 
 
 VARIANTS = ["one_sequence_at_a_time", "all_at_once", "packed", "zero_0", "zero_1_checkpointed", "zero_2", "zero_3"]
+VARIANTS += ["zero_2_offloaded", "zero_3_offloaded"]
 
 
 @pytest.mark.parametrize("name", VARIANTS)

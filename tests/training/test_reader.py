@@ -82,3 +82,20 @@ def test_without_negatives_only_positive_examples_are_indexed(tmp_path):
     whole, positive = read_index(examples), read_index(examples, negatives=False)
     assert positive.row_N.tolist() == whole.row_N[whole.polarity_N > 0].tolist()
     assert len(positive) == (whole.polarity_N > 0).sum() < len(whole)
+
+
+def test_parts_that_were_read_ahead_are_not_read_again(tmp_path, monkeypatch):
+    examples, weights = commit_examples(tmp_path, parts=5)
+    expected = Reader(read_index(examples), examples=examples, weights=weights).fetch(range(13))
+    reader, read = Reader(read_index(examples), examples=examples, weights=weights), []
+    plain = Reader._read
+    monkeypatch.setattr(Reader, "_read", lambda self, name: read.append(name) or plain(self, name))
+    reader.prefetch(np.arange(13))
+    reader._ahead.shutdown(wait=True)
+    assert sorted(read) == examples.parts()
+    found = reader.fetch(range(13))
+    assert len(read) == 5
+    assert [e.row_id for e in found] == [e.row_id for e in expected]
+    for one, other in zip(found, expected, strict=True):
+        assert one.completion_ids.tolist() == other.completion_ids.tolist()
+        assert one.weights_T.tolist() == other.weights_T.tolist()
