@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 
 def stage_dir(run, stage):
-    (found,) = (run / stage).iterdir()
+    (found,) = (place for place in (run / stage).iterdir() if place.is_dir())
     return found
 
 
