@@ -109,7 +109,9 @@ class Training(Section):
     offload: Literal["none", "optimizer", "all"] = Field(
         "none", description="Keep in the memory of the host: the optimizer (ZeRO 1 to 3), with the parameters (ZeRO 3)."
     )
-    gradient_checkpointing: bool = Field(False, description="Recompute activations: less memory, a third more time.")
+    gradient_checkpointing: bool = Field(
+        False, description="Recompute activations in the backward pass: less memory, more time."
+    )
     checkpoint_every: int = Field(20, ge=1, description="Optimizer steps between checkpoints.")
     log_every: int = Field(1, ge=1, description="Optimizer steps between rows of metrics.")
     trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = Field(

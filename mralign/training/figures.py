@@ -24,7 +24,7 @@ PEAK_FLOPS = {"B200": 2250e12, "H200": 989e12, "H100": 989e12, "A100": 312e12, "
 
 @dataclass(frozen=True)
 class Tally:
-    """Sums over sequences; `tokens` completion tokens, `positions` all that went through the model with gradient."""
+    """Sums over sequences; `tokens` are completion tokens."""
 
     loss: float = 0.0
     chosen: float = 0.0
@@ -34,7 +34,6 @@ class Tally:
     plain_chosen: float = 0.0
     plain_rejected: float = 0.0
     tokens: float = 0.0
-    positions: float = 0.0
     broken: float = 0.0  # sequences whose loss is no number
     divisor: float = 1.0
 
@@ -62,7 +61,6 @@ class Tally:
             plain_chosen=float((plain_B * chosen_B).sum()),
             plain_rejected=float((plain_B * (1 - chosen_B)).sum()),
             tokens=float(len(micro.target_N)),
-            positions=float(micro.ids_BS.numel()),
             broken=float(broken),
         )
 

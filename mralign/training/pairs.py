@@ -61,10 +61,6 @@ class Plan:
         steps = self.epochs * len(self._cuts)
         return steps if self.max_steps is None else min(steps, self.max_steps)
 
-    @property
-    def steps_of_epoch(self) -> int:
-        return len(self._cuts)
-
     @cached_property
     def _cuts(self) -> list[tuple[int, int]]:
         """Where an epoch's order is cut."""
