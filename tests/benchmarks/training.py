@@ -207,23 +207,11 @@ def run_trl(home, *, epochs, options):
 SIDES = {"prompt": "prompt_token_ids", "completion": "token_ids"}
 
 
-def run_ours(home, *, name, epochs, options):
-    from dataclasses import asdict, replace
+def our_settings(epochs, options):
+    """The same training as TRL's, in our words."""
+    from mralign.config import Lora, Training
 
-    import pyarrow as pa
-
-    from mralign.config import Lora, Model, Training
-    from mralign.schema import MATCHED_LOGPS, PAIR_SUMS, REFERENCE
-    from mralign.store import StageDir, part_name
-    from mralign.training.checkpoint import State
-    from mralign.training.engine import World, prepare_process, start_engine
-    from mralign.training.logprobs import TokenLogProbs
-    from mralign.training.loop import train
-    from mralign.training.policy import build_policy
-    from mralign.training.reference import blocks, model_mark, score_block
-    from mralign.training.sources import Sources
-
-    settings = Training(
+    return Training(
         **{
             "method": "kto",
             "learning_rate": RATE,
@@ -242,6 +230,25 @@ def run_ours(home, *, name, epochs, options):
             **options,
         }
     )
+
+
+def run_ours(home, *, name, epochs, options):
+    from dataclasses import asdict, replace
+
+    import pyarrow as pa
+
+    from mralign.config import Model
+    from mralign.schema import MATCHED_LOGPS, PAIR_SUMS, REFERENCE
+    from mralign.store import StageDir, part_name
+    from mralign.training.checkpoint import State
+    from mralign.training.engine import World, prepare_process, start_engine
+    from mralign.training.logprobs import TokenLogProbs
+    from mralign.training.loop import train
+    from mralign.training.policy import build_policy
+    from mralign.training.reference import blocks, model_mark, score_block
+    from mralign.training.sources import Sources
+
+    settings = our_settings(epochs, options)
     prepare_process(settings)
     import deepspeed  # noqa: F401  as TRL's imports, before the clock starts
 
