@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,21 +28,16 @@ log = logging.getLogger("mralign")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit status: 0 done, 2 wrong input, 130 interrupted (resumable)."""
+    return guarded(lambda: run(_parser().parse_intermixed_args(arguments)))
+
+
+def guarded(act: Callable[[], None]) -> int:
+    """Exit status of a job that does `act`: 0 done, 2 wrong input, 130 interrupted (resumable)."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     log.setLevel(logging.INFO)
     catch_termination()
-    args = _parser().parse_intermixed_args(arguments)
     try:
-        config = load(args.preset, overrides=args.overrides, presets_dir=HERE / "presets")
-        check_run_directory(config)
-        planned = pipeline.plan(config, until=args.until, only=args.only)
-        if args.dry_run:
-            print(pipeline.describe(config, planned))
-            return 0
-        pipeline.save_config(config)
-        pipeline.run(config, planned, start_ray=lambda: start_ray(config))
-        print(report.publish(config, planned if args.only is None else pipeline.survey(config)))
+        act()
         return 0
     except ValueError as error:
         log.error("stopped: %s", error)
@@ -51,6 +47,29 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
     finally:
         _stop_ray()
+
+
+def run(args: argparse.Namespace) -> None:
+    """Plan the run, walk it, and print its end."""
+    config = load(args.preset, overrides=args.overrides, presets_dir=HERE / "presets")
+    check_run_directory(config)
+    check_trains(config)
+    planned = pipeline.plan(config, until=args.until, only=args.only)
+    if args.dry_run:
+        print(pipeline.describe(config, planned))
+        return
+    pipeline.save_config(config)
+    pipeline.run(config, planned, start_ray=lambda: start_ray(config))
+    print(report.publish(config, planned if args.only is None else pipeline.survey(config)))
+
+
+def check_trains(config: RunConfig) -> None:
+    """Raise ValueError for a configuration that only evaluates."""
+    if not pipeline.trains(config):
+        raise ValueError(
+            "no training questions: give questions.train (a list of {name, path}) or rollouts.import_on/import_off; "
+            "jobs/evaluate.py evaluates a model as it is"
+        )
 
 
 def check_run_directory(config: RunConfig) -> None:

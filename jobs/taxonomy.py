@@ -20,7 +20,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]
 
-from align import catch_termination, check_run_directory, start_ray  # noqa: E402
+from align import check_run_directory, guarded, start_ray  # noqa: E402
 
 from mralign import pipeline  # noqa: E402
 from mralign.annotation import cluster_map, discovery, naming  # noqa: E402
@@ -37,26 +37,17 @@ log = logging.getLogger("mralign")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit status: 0 done, 2 wrong input, 130 interrupted (resumable)."""
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    log.setLevel(logging.INFO)
-    catch_termination()
-    args = _parser().parse_intermixed_args(arguments)
-    try:
-        config = load(args.preset, overrides=args.overrides, presets_dir=HERE / "presets")
-        out = out_directory(config, out=args.out)
-        check_run_directory(config)
-        OPEN_LABELS_STAGE.check(config)
-        labels = label(config)
-        taxonomy = discover(labels, config=config, out=out)
-        print(closing(taxonomy, args=args, out=out))
-        return 0
-    except ValueError as error:
-        log.error("stopped: %s", error)
-        return 2
-    except KeyboardInterrupt:
-        log.error("interrupted: what was committed is kept; run the same command to go on")
-        return 130
+    return guarded(lambda: run(_parser().parse_intermixed_args(arguments)))
+
+
+def run(args: argparse.Namespace) -> None:
+    """Label, discover, and print where the taxonomy lies."""
+    config = load(args.preset, overrides=args.overrides, presets_dir=HERE / "presets")
+    out = out_directory(config, out=args.out)
+    check_run_directory(config)
+    OPEN_LABELS_STAGE.check(config)
+    taxonomy = discover(label(config), config=config, out=out)
+    print(closing(taxonomy, args=args, out=out))
 
 
 def out_directory(config: RunConfig, *, out: str | None) -> Path:

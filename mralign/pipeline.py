@@ -38,12 +38,13 @@ def stages(config: RunConfig) -> tuple[Stage, ...]:
     """The stages of this configuration, in order."""
     from mralign.annotation import agreement_stage as agreement
     from mralign.annotation import stage as annotation
-    from mralign.evaluation import stage as evaluation
     from mralign.questions import stage as questions
     from mralign.rollouts import stage as rollouts
     from mralign.training import stage as training
     from mralign.transitions import stage as transitions
 
+    if not trains(config):
+        return (questions.QUESTIONS_STAGE, *_evaluation(config, trained=False))
     road = [
         questions.QUESTIONS_STAGE,
         rollouts.IMPORT_STAGE if config.rollouts.import_on else rollouts.ROLLOUTS_STAGE,
@@ -61,8 +62,53 @@ def stages(config: RunConfig) -> tuple[Stage, ...]:
         road.append(training.REFERENCE_STAGE)
     road.append(training.training_stage(objective))
     if config.questions.test or config.questions.dev:
-        road += [evaluation.BASE_STAGE, evaluation.TRAINED_STAGE]
+        road += _evaluation(config, trained=True)
+        road += _reannotation() if config.evaluation.reannotate else []
     return tuple(road)
+
+
+def trains(config: RunConfig) -> bool:
+    """Whether there is anything to train on; without it a run only evaluates its model."""
+    return bool(config.questions.train or config.rollouts.import_on)
+
+
+def _evaluation(config: RunConfig, *, trained: bool) -> list[Stage]:
+    """The stages that evaluate the model as it is, and with `trained` what was made of it."""
+    from mralign.evaluation import evidence_stage, judgements_stage, responses_stage
+    from mralign.evaluation import stage as evaluation
+
+    settings = config.evaluation
+    road: list[Stage] = []
+    if responses_stage.asks_with_snippets(settings.methods + (settings.trained_methods if trained else ())):
+        road.append(evidence_stage.EVIDENCE_STAGE)
+    for side, responses, scores in (
+        ("_base", responses_stage.base_stage, evaluation.base_stage),
+        ("", responses_stage.trained_stage, evaluation.trained_stage),
+    ):
+        if side or trained:
+            road.append(responses(config))
+            if evaluation.judges(config):
+                road.append(judgements_stage.judgements_stage(name=f"judgements{side}", responses=f"responses{side}"))
+            road.append(scores(config))
+    return road
+
+
+def _reannotation() -> list[Stage]:
+    """The stages that label thoughts of both models anew, for the change between their transition matrices."""
+    from mralign.annotation import stage as annotation
+    from mralign.rollouts import stage as rollouts
+    from mralign.transitions import stage as transitions
+
+    road: list[Stage] = []
+    for side in ("_base", ""):
+        thoughts, labels, counts = f"thoughts{side}", f"thoughts_annotation{side}", f"thoughts_counts{side}"
+        road += [
+            rollouts.thoughts_stage(name=thoughts, responses=f"responses{side}"),
+            annotation.annotation_of(thoughts, name=labels),
+            transitions.counts_of(labels, name=counts),
+            transitions.matrix_of(labels, counts=counts, name=f"thoughts_matrices{side}"),
+        ]
+    return road
 
 
 def plan(config: RunConfig, *, until: str | None = None, only: str | None = None) -> list[Planned]:
@@ -172,7 +218,7 @@ def run_stage(config: RunConfig, item: Planned) -> Manifest:
 
 
 # Stages whose very purpose is to drop rows: their reasons are a funnel, no fault.
-_SELECTIVE = ("candidates",)
+_SELECTIVE = ("candidates", "thoughts_base", "thoughts")
 
 
 def versions() -> dict[str, str]:
@@ -201,7 +247,7 @@ def find(planned: Sequence[Planned], name: str) -> Planned | None:
 def describe(config: RunConfig, planned: Sequence[Planned]) -> str:
     """The plan as text: what runs, what is skipped, and the sizes that can be known before anything starts."""
     head = f"run directory: {absolute(config.run.dir)}"
-    lines = [f"  {item.stage.name:<18} {item.out.fingerprint}  {_status(item)}" for item in planned]
+    lines = [f"  {item.stage.name:<25} {item.out.fingerprint}  {_status(item)}" for item in planned]
     return "\n".join([head, "", *lines, "", *_sizes(config, planned)])
 
 
@@ -223,7 +269,7 @@ def _sizes(config: RunConfig, planned: Sequence[Planned]) -> list[str]:
         rows = questions["train"] * 2 * config.rollouts.n
         lines.append(f"rollouts: {rows} requests, at most {rows * config.rollouts.decoding.max_tokens:,} tokens")
     if questions is not None and (config.questions.test or config.questions.dev):
-        rows = questions[config.evaluation.split] * 3 * config.evaluation.draws
+        rows = questions[config.evaluation.split] * config.evaluation.draws * _asked_of_a_question(config)
         lines.append(f"evaluation: {rows} requests, at most {rows * config.evaluation.decoding.max_tokens:,} tokens")
     size = model_bytes(resolve_path(config.model.path))
     if size is None:
@@ -239,6 +285,15 @@ def _sizes(config: RunConfig, planned: Sequence[Planned]) -> list[str]:
     lines.append(_money(config, questions))
     lines += [line for item in planned for line in _forecast(config, item)]
     return lines
+
+
+def _asked_of_a_question(config: RunConfig) -> int:
+    """Requests of all methods, base and trained, for one question and draw; Self-Refine begins with think-on's."""
+    settings, total = config.evaluation, 0
+    for methods in (settings.methods, settings.trained_methods if trains(config) else ()):
+        total += len({"think_on" if name == "self_refine" else name for name in methods})
+        total += 2 * settings.self_refine.rounds if "self_refine" in methods else 0
+    return total
 
 
 def _forecast(config: RunConfig, item: Planned) -> list[str]:

@@ -191,6 +191,61 @@ PAIR_SUMS = pa.schema(
     }
 )
 
+# Where on the shelf of responses a response lies.
+RESPONSE_INDEX = pa.schema({"row_id": pa.string(), "part": pa.string()})
+
+SNIPPET = pa.struct({"id": pa.string(), "title": pa.string(), "text": pa.string(), "score": pa.float64()})
+
+# What was found for a question (METHOD.md section 6, +Ret), best first.
+EVIDENCE = pa.schema(
+    {
+        "question_id": pa.string(),
+        "dataset": pa.string(),
+        "query": pa.string(),
+        "snippets": pa.list_(SNIPPET),
+    }
+)
+
+# One question to a judge about one response, and what came of it: a row of a table can be followed to every word.
+JUDGEMENTS = pa.schema(
+    {
+        "judgement_id": pa.string(),  # row_id/kind/number
+        "row_id": pa.string(),  # of the response
+        "question_id": pa.string(),
+        "dataset": pa.string(),
+        "kind": pa.string(),  # truthful | claims | support
+        "number": pa.int32(),  # of the passage (claims) or the claim (support) in the response; else 0
+        "subject": pa.string(),  # the answer, passage or claim that is judged
+        "evidence": pa.list_(SNIPPET),  # support: what the claim was checked against
+        "prompt": pa.string(),  # JSON: the messages of the request that was answered
+        "reply": pa.string(),  # as it came
+        "verdict": pa.string(),  # JSON: {truthful, informative} | {claims: [...]} | {supported}
+    }
+)
+
+# One response as it counts in the tables. What a benchmark does not measure is null.
+SCORES = pa.schema(
+    {
+        "row_id": pa.string(),  # of the response that was judged
+        "question_id": pa.string(),
+        "dataset": pa.string(),
+        "method": pa.string(),  # as tables name it, e.g. base_think_on, base_self_refine, mralign
+        "invalid": pa.string(),
+        "completion_tokens": pa.int32(),
+        "thought_tokens": pa.int32(),  # 0 where there is no thought
+        "em_thought": pa.bool_(),  # null without a thought
+        "em_answer": pa.bool_(),
+        "acc": pa.bool_(),
+        "acc_contains": pa.bool_(),
+        "mis": pa.bool_(),  # null without a thought
+        "truthful": pa.bool_(),
+        "informative": pa.bool_(),
+        "claims": pa.int32(),
+        "supported": pa.int32(),
+        "f1": pa.float64(),  # F1@K
+    }
+)
+
 REJECTS = pa.schema(
     {
         "row_id": pa.string(),

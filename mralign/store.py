@@ -243,15 +243,15 @@ def part_key(name: str) -> str:
     return name.removeprefix("part-").removesuffix(".parquet")
 
 
-def drop_repeated(out: StageDir, *, schema: pa.Schema) -> int:
-    """Remove rows and rejects whose row_id stands in an earlier part; return how many.
+def drop_repeated(out: StageDir, *, schema: pa.Schema, parts: Sequence[str] | None = None) -> int:
+    """Remove rows and rejects whose row_id stands in an earlier part; return how many. Default: of all parts.
 
     A batch that was cut otherwise before and after a failure commits a row twice under another part name; a stage
     calls this before it is sealed.
     """
     seen: set[str] = set()
     repeated = 0
-    for name in out.parts():
+    for name in out.parts() if parts is None else parts:
         ids = out.read_parts([name], schema=schema, columns=["row_id"]).column("row_id").to_pylist()
         ids += out.read_rejects([name]).column("row_id").to_pylist()
         fresh = set(ids) - seen

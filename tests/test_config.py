@@ -144,8 +144,8 @@ def test_two_sources_of_a_split_must_not_share_a_name(split):
     assert f"questions.{split} names ['twin', 'other', 'twin']" in wrong({"questions": {**QUESTIONS, split: twins}})
 
 
-def test_train_questions_are_needed_unless_rollouts_are_imported():
-    with pytest.raises(ValueError, match=r"no training questions: give questions\.train"):
+def test_questions_are_needed_unless_rollouts_are_imported():
+    with pytest.raises(ValueError, match=r"no questions: give questions\.train"):
         parse({})
     assert parse({"rollouts": {"import_on": "a", "import_off": "b"}}).questions.train == ()
 
@@ -200,3 +200,12 @@ def test_a_configuration_is_frozen_at_every_level():
 def test_settings_that_cannot_work_are_refused(changes, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         parse({"questions": {"train": [{"name": "a", "path": "a.jsonl"}]}, **changes})
+
+
+def test_what_leaves_nothing_out_is_not_written_and_reads_back_equal(tmp_path):
+    source = {"name": "a", "path": "a.jsonl"}
+    for more, datasets in (({}, []), ({"skip": 3}, ["a"])):
+        config = parse({"questions": {"train": [{**source, **more}]}, "training": {"datasets": datasets}})
+        text = to_yaml(config)
+        assert ("skip" in text, "datasets" in text) == (bool(more), bool(datasets))
+        assert load(preset(tmp_path, text)) == config

@@ -20,7 +20,8 @@ from mralign.store import Manifest
 ROOT = Path(__file__).parents[1]
 STAGES = (
     *("questions", "rollouts", "candidates", "annotation", "counts", "matrices", "weights"),
-    *("annotator_matrices", "agreement", "examples", "reference", "training", "evaluation_base", "evaluation"),
+    *("annotator_matrices", "agreement", "examples", "reference", "training"),
+    *("responses_base", "evaluation_base", "responses", "evaluation"),
 )
 
 
@@ -58,12 +59,12 @@ def test_wrong_input_ends_the_run_before_ray_starts(tmp_path, arguments, message
 
 
 def test_a_dry_run_prints_every_stage_and_touches_nothing(tmp_path):
-    done = align(tmp_path / "run", "--dry-run", "training.epochs=1")
+    done = align(tmp_path / "run", "--dry-run", "training.epochs=1", "evaluation.reannotate=0")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0] == f"run directory: {tmp_path}/run"
-    assert [line.split()[0] for line in lines[2:16]] == list(STAGES)
-    assert all(line.split()[2:] == ["run"] for line in lines[2:16])
+    assert [line.split()[0] for line in lines[2:18]] == list(STAGES)
+    assert all(line.split()[2:] == ["run"] for line in lines[2:18])
     assert "Started a local Ray" not in done.stderr
     assert not (tmp_path / "run").exists()
 
@@ -119,7 +120,7 @@ def test_only_the_agreement_of_an_annotated_run_with_a_human_beside_it(tmp_path)
     }
     page = (run / "report" / "index.html").read_text()
     assert '<section id="agreement">' in page
-    assert "8 of 15 planned stages finished" in page  # the page keeps what else is finished
+    assert "8 of 25 planned stages finished" in page  # the page keeps what else is finished
 
 
 def questions(path, *, good, bad):

@@ -17,9 +17,12 @@ PRESETS = Path(__file__).parents[1] / "jobs" / "presets"
 MODEL = Path(resolve_path("pkg://mralign.miniworld/data/model"))
 ROAD = (
     *("questions", "rollouts", "candidates", "annotation", "counts", "matrices", "weights"),
-    *("annotator_matrices", "agreement", "examples", "reference", "training", "evaluation_base", "evaluation"),
+    *("annotator_matrices", "agreement", "examples", "reference", "training"),
+    *("responses_base", "evaluation_base", "responses", "evaluation"),
 )
-AFTER_ROLLOUTS = {*ROAD[2:12], "evaluation"}
+JUDGED = {"responses", "evaluation"}
+AFTER_ROLLOUTS = {*ROAD[2:12], *JUDGED}
+AGAIN = ("thoughts", "thoughts_annotation", "thoughts_counts", "thoughts_matrices")
 COMPARED = {"annotator_matrices", "agreement"}
 ROWS = pa.schema({"row_id": pa.string()})
 
@@ -33,6 +36,7 @@ def miniworld(tmp_path):
         "rollouts.n=3",
         "rollouts.decoding.max_tokens=200",
         "evaluation.draws=3",
+        "evaluation.reannotate=0",
         "evaluation.decoding.max_tokens=200",
     ]
 
@@ -88,16 +92,19 @@ def test_the_plan_has_every_stage_in_order_and_writes_nothing(miniworld, tmp_pat
 @pytest.mark.parametrize(
     ("override", "dependent"),
     [
-        ("weights.anchor=opposite", {"weights", "training", "evaluation"}),
-        ("transitions.prior=0.27", {"matrices", "weights", *COMPARED, "training", "evaluation"}),
-        ("transitions.labels=single", {"counts", "matrices", "weights", *COMPARED, "training", "evaluation"}),
-        ("training.learning_rate=1.7e-3", {"training", "evaluation"}),
-        ("training.epochs=11", {"reference", "training", "evaluation"}),
-        ("evaluation.draws=7", {"evaluation_base", "evaluation"}),
+        ("weights.anchor=opposite", {"weights", "training", *JUDGED}),
+        ("transitions.prior=0.27", {"matrices", "weights", *COMPARED, "training", *JUDGED}),
+        ("transitions.labels=single", {"counts", "matrices", "weights", *COMPARED, "training", *JUDGED}),
+        ("training.learning_rate=1.7e-3", {"training", *JUDGED}),
+        ("training.epochs=11", {"reference", "training", *JUDGED}),
+        ("evaluation.draws=7", {"responses_base", "evaluation_base", *JUDGED}),
+        ("evaluation.methods=[think_on]", {"responses_base", "evaluation_base", "evaluation"}),
+        ("evaluation.match=contains", {"evaluation_base", "evaluation"}),
+        ("evaluation.level=0.9", {"evaluation_base", "evaluation"}),
         ("candidates.match=contains", AFTER_ROLLOUTS),
         ("rollouts.n=7", {"rollouts", *AFTER_ROLLOUTS}),
         ("run.seed=17", set(ROAD) - {"questions"}),
-        ("examples.max_length=101", {"examples", "reference", "training", "evaluation"}),
+        ("examples.max_length=101", {"examples", "reference", "training", *JUDGED}),
         ("annotation.threshold=6.5", AFTER_ROLLOUTS - {"candidates"}),
         ("questions.test=[{name: miniworld, path: 'pkg://mralign.miniworld/data/questions/dev.jsonl'}]", set(ROAD)),
         ("run.reject_limit=0.93", set()),
@@ -106,8 +113,8 @@ def test_the_plan_has_every_stage_in_order_and_writes_nothing(miniworld, tmp_pat
         ("training.checkpoint_every=17", set()),
         ("training.workers=3", set()),
         ("training.micro_batch_tokens=99", set()),
-        ("training.lambda_rejected=2.5", {"training", "evaluation"}),
-        ("training.kl_every=2", {"reference", "training", "evaluation"}),
+        ("training.lambda_rejected=2.5", {"training", *JUDGED}),
+        ("training.kl_every=2", {"reference", "training", *JUDGED}),
     ],
 )
 def test_a_setting_changes_the_stages_that_depend_on_it_and_no_other(miniworld, override, dependent):
@@ -144,7 +151,7 @@ def test_the_book_of_each_annotator_matters(miniworld, tmp_path):
         (["training.method=kto"], {"counts", "matrices", "weights"}),
         (["training.method=sft"], {"counts", "matrices", "weights", "reference"}),
         (["training.method=apo_zero"], {"counts", "matrices", "weights"}),
-        (["questions.test=[]", "questions.dev=[]"], {"evaluation_base", "evaluation"}),
+        (["questions.test=[]", "questions.dev=[]"], {"responses_base", "evaluation_base", *JUDGED}),
     ],
 )
 def test_a_run_has_only_the_stages_it_uses(miniworld, overrides, left_out):
@@ -155,9 +162,40 @@ def test_a_run_has_only_the_stages_it_uses(miniworld, overrides, left_out):
     assert pipeline.find(planned, left_out.pop()) is None
 
 
+def test_thoughts_are_labelled_anew_where_it_is_asked_for(miniworld):
+    names = [item.stage.name for item in pipeline.plan(miniworld("evaluation.reannotate=9"))]
+    sides = [[f"{name}{side}" for name in AGAIN] for side in ("_base", "")]
+    assert names == [*ROAD, *sides[0], *sides[1]]
+    before, after = (marks(miniworld(f"evaluation.reannotate={n}")) for n in (9, 10))
+    assert changed(before, after) == {*sides[0], *sides[1]}
+
+
+def test_a_run_without_training_questions_evaluates_its_model_and_no_more(miniworld):
+    config = miniworld("questions.train=[]", "evaluation.trained_methods=[self_refine]")
+    assert [item.stage.name for item in pipeline.plan(config)] == ["questions", "responses_base", "evaluation_base"]
+    assert not pipeline.trains(config)
+    assert pipeline.trains(miniworld())
+
+
+def test_snippets_and_judges_are_stages_where_they_are_needed(miniworld, tmp_path):
+    (tmp_path / "corpus.jsonl").write_text('{"text": "a"}\n')
+    found = ["evaluation.retrieval.engine=bm25", f"evaluation.retrieval.corpus={tmp_path}/corpus.jsonl"]
+    config = miniworld(*found, "evaluation.trained_methods=[think_on, think_on_ret]")
+    assert [item.stage.name for item in pipeline.plan(config)] == [*ROAD[:12], "evidence", *ROAD[12:]]
+    (tmp_path / "t.csv").write_text("Question,Best Answer,Correct Answers,Incorrect Answers\nQ?,No,No,Yes\n")
+    judged = f"questions.test=[{{name: t, format: truthfulqa, path: {tmp_path}/t.csv}}]"
+    judge = "evaluation.judge={name: j, engine: vllm}"
+    assert [item.stage.name for item in pipeline.plan(miniworld(judged, judge))] == [
+        *ROAD[:12],
+        *("responses_base", "judgements_base", "evaluation_base", "responses", "judgements", "evaluation"),
+    ]
+    with pytest.raises(ValueError, match="scored by judges, and there is no judge"):
+        pipeline.plan(miniworld(judged))
+
+
 def test_methods_share_what_they_have_in_common(miniworld):
     full, kto, sft = (marks(miniworld(f"training.method={method}")) for method in ("mralign", "kto", "sft"))
-    assert changed(kto, full) == changed(sft, kto) == changed(sft, full) == {"training", "evaluation"}
+    assert changed(kto, full) == changed(sft, kto) == changed(sft, full) == {"training", *JUDGED}
 
 
 def test_until_ends_the_plan_and_must_be_a_stage(miniworld):
@@ -177,7 +215,7 @@ def test_only_leaves_a_stage_and_what_it_stands_on(miniworld):
     assert names(only="agreement") == [*ROAD[:4], "annotator_matrices", "agreement"]
     assert names("training.method=kto", only="agreement") == names(only="agreement")
     assert names(only="weights") == [*ROAD[:4], "counts", "matrices", "weights"]
-    assert names(only="evaluation_base") == ["questions", "evaluation_base"]
+    assert names(only="evaluation_base") == ["questions", "responses_base", "evaluation_base"]
     whole = marks(miniworld())
     for item in pipeline.plan(miniworld(), only="agreement"):  # the same directories as in the whole run
         assert item.out.fingerprint == whole[item.stage.name]
@@ -216,8 +254,8 @@ def test_the_description_of_a_fresh_run(miniworld, tmp_path):
     planned = pipeline.plan(config)
     lines = pipeline.describe(config, planned).splitlines()
     assert lines[0] == f"run directory: {tmp_path}/run"
-    assert [line.split() for line in lines[2:16]] == [[i.stage.name, i.out.fingerprint, "run"] for i in planned]
-    text = "\n".join(lines[17:])
+    assert [line.split() for line in lines[2:18]] == [[i.stage.name, i.out.fingerprint, "run"] for i in planned]
+    text = "\n".join(lines[19:])
     assert "requests: known after the questions are read (--until questions)" in text
     assert f"model: {(MODEL / 'model.safetensors').stat().st_size / 2**20:,.1f} MiB of weights" in text
     assert "time: 0 s spent" in text
@@ -238,8 +276,8 @@ def test_the_description_of_a_run_that_stopped_and_of_a_finished_one(miniworld):
     for item in planned[1:]:
         seal(item, rows=7, figures={})
     lines = pipeline.describe(config, pipeline.plan(config)).splitlines()
-    assert [line.split(maxsplit=2)[2] for line in lines[3:16]] == ["skip: done, 7 rows in 3 s"] * 13
-    assert "time: 42 s spent on finished stages; the rest is unknown before it is measured" in lines
+    assert [line.split(maxsplit=2)[2] for line in lines[3:18]] == ["skip: done, 7 rows in 3 s"] * 15
+    assert "time: 48 s spent on finished stages; the rest is unknown before it is measured" in lines
 
 
 @pytest.mark.parametrize(
@@ -251,7 +289,7 @@ def test_the_description_of_a_run_that_stopped_and_of_a_finished_one(miniworld):
         ),
         ("questions.train=[{name: a, path: 'pkg://gone/a.jsonl'}]", "no package 'gone' is installed"),
         ("questions.test=[]", r"evaluation\.split='test' has no questions; give questions\.test"),
-        ("questions.test=[{name: lf, path: LONGFACT, format: longfact}]", "LongFact has no gold answers"),
+        ("questions.test=[{name: lf, path: LONGFACT, format: longfact}]", "by judges, and there is no extractor"),
         ("model.path=./gone", r"model\.path='\./gone' does not exist"),
         ("annotation.adjudicator={name: a, rule_book: gone.yaml}", r"annotation file: gone\.yaml does not exist"),
         ("annotation.taxonomy=gone.yaml", r"annotation file: gone\.yaml does not exist"),

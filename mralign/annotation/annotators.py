@@ -18,9 +18,7 @@ from mralign.annotation.instruction import (
     adjudicator_instruction,
     annotation_messages,
     annotator_instruction,
-    repair_messages,
 )
-from mralign.annotation.reply import Fault
 from mralign.annotation.taxonomy import Taxonomy
 from mralign.annotation.verdict import (
     Opinion,
@@ -30,8 +28,10 @@ from mralign.annotation.verdict import (
     read_annotation,
 )
 from mralign.engines.calls import Failure
-from mralign.engines.conversation import Chat, ChatReply, ChatRequest
+from mralign.engines.conversation import Chat, ChatRequest
 from mralign.engines.cues import RuleBook, adjudicate, annotate
+from mralign.engines.interview import interview, uncut
+from mralign.engines.json_reply import Fault
 from mralign.engines.labels import StepLabels
 from mralign.rejects import Reject
 
@@ -130,42 +130,13 @@ class ChatAnnotator:
     ) -> Said | Reject:
         """The reply as `read` reads it, at the second attempt at the latest."""
         tally["trajectories"] += 1
-        reply, raw = await self._reply(request, tally=tally), trajectory.question
-        said = _read(reply, read=read)
-        if isinstance(said, Fault) and isinstance(reply, ChatReply):
-            tally["repaired"] += 1
-            raw = reply.text
-            messages = repair_messages(request.messages, reply=raw, fault=said)
-            reply = await self._reply(ChatRequest(request.key_id, messages, request.schema), tally=tally)
-            said = _read(reply, read=read)
-            raw = reply.text if isinstance(reply, ChatReply) else raw
-        if not isinstance(said, Fault):
+        found = await interview(self.chat, request, read=uncut(read), tally=tally)
+        said, raw = found.said, found.reply.text if found.reply else trajectory.question
+        if not isinstance(said, Fault | Failure):
             return said
         tally["rejected"] += 1
-        return _reject(trajectory, self.name, reason=said.reason, detail=said.detail, raw=raw)
-
-    async def _reply(self, request: ChatRequest, *, tally: Counter[str]) -> ChatReply | Failure:
-        reply = await self.chat.reply(request)
-        if isinstance(reply, ChatReply):
-            tally.update(
-                requests=1,
-                cached=int(reply.cached),
-                prompt_tokens=reply.prompt_tokens,
-                completion_tokens=reply.completion_tokens,
-                prefix_tokens=reply.prefix_tokens,
-                fresh_prompt_tokens=0 if reply.cached else reply.prompt_tokens,
-                fresh_completion_tokens=0 if reply.cached else reply.completion_tokens,
-            )
-        return reply
-
-
-def _read(reply: ChatReply | Failure, *, read: Callable[[str], Said | Fault]) -> Said | Fault:
-    if isinstance(reply, Failure):
-        return Fault(reply.reason, reply.detail)
-    said = read(reply.text)
-    if isinstance(said, Fault) and reply.finish_reason == "length":
-        return Fault("truncated", f"the reply was cut off after {reply.completion_tokens} tokens; be shorter")
-    return said
+        fault = Fault(said.reason, said.detail)
+        return _reject(trajectory, self.name, reason=fault.reason, detail=fault.detail, raw=raw)
 
 
 def _reject(trajectory: Trajectory, name: str, *, reason: str, detail: str, raw: str = "") -> Reject:

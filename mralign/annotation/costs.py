@@ -27,9 +27,8 @@ from mralign.annotation.instruction import (
 )
 from mralign.annotation.panel import ADJUDICATOR, ROLES
 from mralign.engines.conversation import Message
+from mralign.engines.interview import price
 from mralign.engines.labels import StepLabels
-
-_MILLION = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -101,12 +100,7 @@ def _said(expected: Expected) -> str:
 def money(tokens: Mapping[str, int], *, desk: Desk, role: str, fresh: bool = False) -> float:
     """Price of a role's tokens; `fresh`: only of those that were not found in the run directory."""
     speaker = desk.speakers.get(role)
-    http = speaker.http if speaker else None
-    if http is None:
-        return 0.0
-    prefix = "fresh_" if fresh else ""
-    prompt, completion = tokens.get(f"{prefix}prompt_tokens", 0), tokens.get(f"{prefix}completion_tokens", 0)
-    return (prompt * http.price_prompt + completion * http.price_completion) / _MILLION
+    return price(tokens, http=speaker.http if speaker else None, fresh=fresh)
 
 
 def figures(parts: Iterable[pa.Table], *, tallies: Iterable[Tallies], desk: Desk) -> dict[str, Any]:

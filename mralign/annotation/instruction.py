@@ -10,12 +10,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mralign.annotation.reply import Fault
 from mralign.annotation.taxonomy import Taxonomy
 from mralign.engines.conversation import Message
 from mralign.engines.labels import StepLabels
-
-_QUOTED = 4000  # characters of a refused reply that go back with the repair request
 
 
 @dataclass(frozen=True)
@@ -112,13 +109,6 @@ def adjudication_messages(
     ]
     text = "\n".join([_show(trajectory, show_answers=show_answers), "", "Disputed steps:", *lines])
     return (Message("system", instruction), Message("user", text))
-
-
-def repair_messages(asked: Sequence[Message], *, reply: str, fault: Fault) -> tuple[Message, ...]:
-    """The same request once more, with the refused reply and what was wrong with it."""
-    text = f"This reply cannot be used: {fault.detail}\nReply again with the whole corrected JSON object, nothing else."
-    said = reply.rpartition("</think>")[2].strip()[:_QUOTED] or "(nothing)"  # a thought would steer the chat
-    return (*asked, Message("assistant", said), Message("user", text))
 
 
 def _list_labels(taxonomy: Taxonomy) -> str:

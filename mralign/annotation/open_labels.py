@@ -13,7 +13,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from mralign.annotation.instruction import Trajectory, annotation_messages
-from mralign.annotation.reply import (
+from mralign.annotation.reply import step_labels
+from mralign.engines.conversation import ChatRequest
+from mralign.engines.json_reply import (
     Fault,
     ShapeError,
     fields,
@@ -22,9 +24,7 @@ from mralign.annotation.reply import (
     object_schema,
     parse_object,
     reader,
-    step_labels,
 )
-from mralign.engines.conversation import ChatRequest
 from mralign.engines.labels import StepLabels
 
 MAX_NAME = 60  # characters of a label

@@ -1,9 +1,10 @@
 """Stage `annotation`: two annotators and an adjudicator label every candidate's thought.
 
-Candidates enter; one row of schema ANNOTATIONS a candidate leaves, with `taxonomy.json` (the states of the chain, in
-order) beside the parts, and `tallies/` with what each part took. Where chats are asked, candidates stream through the
-engines that they visit (Ray Data scales and feeds each pool), and the last one commits; where all are cue phrases, each
-upstream part is one remote task. The annotators, the consensus and the figures are pure functions.
+Candidates enter (into a stage of `annotation_of`, other thoughts in their schema); one row of schema ANNOTATIONS a
+candidate leaves, with `taxonomy.json` (the states of the chain, in order) beside the parts, and `tallies/` with what
+each part took. Where chats are asked, candidates stream through the engines that they visit (Ray Data scales and feeds
+each pool), and the last one commits; where all are cue phrases, each upstream part is one remote task. The annotators,
+the consensus and the figures are pure functions.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
@@ -33,7 +35,7 @@ from mralign.annotation.desk import (
 )
 from mralign.annotation.panel import Hearing, Visit, hear
 from mralign.config import RunConfig, resolve_path
-from mralign.engines.asking import ChatHouse, Speaker, check_purses, check_speaker
+from mralign.engines.asking import ChatHouse, Speaker, chat_matters, check_purses, check_speaker
 from mralign.engines.calls import Stopped
 from mralign.engines.chat import check_model_directory
 from mralign.engines.cues import load_rule_book
@@ -54,7 +56,7 @@ _COLUMNS += ["segment_start", "segment_end"]
 
 def _run(context: Context) -> Outcome:
     desk = desk_of(context.config)
-    source = context.upstream["candidates"]
+    source = _source(context)
     rows_in = sum(source.rows(part) for part in source.parts())
     if not rows_in:
         raise ValueError(
@@ -75,6 +77,12 @@ def _run(context: Context) -> Outcome:
     steps = (context.out.read_parts([part], schema=ANNOTATIONS, columns=["steps"]) for part in done)
     rows_out = sum(context.out.rows(part) for part in done)
     return Outcome(rows_in, rows_out, figures(steps, tallies=tallies, desk=desk) | times)
+
+
+def _source(context: Context) -> StageDir:
+    """The trajectories to be annotated: candidates, whatever the stage that gives them is called."""
+    (source,) = context.upstream.values()
+    return source
 
 
 def _tally_name(part: str) -> str:
@@ -154,7 +162,7 @@ class Annotating:
 def _ask_chats(context: Context, *, desk: Desk, rows: int) -> dict[str, float]:
     """Annotate by engines what is not annotated yet. Returns the seconds of this call until the engine of the last
     visit was ready and those after it. Raises ValueError when a budget is spent; what came is kept."""
-    out, source = context.out, context.upstream["candidates"]
+    out, source = context.out, _source(context)
     forget_failures(out)
     drop_repeated(out, schema=ANNOTATIONS)  # of a run that was killed before it came to that
     _clear_halt(out)
@@ -273,7 +281,7 @@ def _expected(context: Context, *, desk: Desk, rows: int) -> str:
     """The expected cost as text, measured on the first candidates with the tokenizer of the model that thought."""
     from transformers import AutoTokenizer
 
-    source, model = context.upstream["candidates"], context.config.model
+    source, model = _source(context), context.config.model
     sample: list[Any] = []
     for part in source.parts():
         table = source.read_parts([part], schema=CANDIDATES, columns=_COLUMNS)
@@ -287,7 +295,7 @@ def _expected(context: Context, *, desk: Desk, rows: int) -> str:
 
 
 def _forecast(context: Context) -> str:
-    desk, source = desk_of(context.config), context.upstream["candidates"]
+    desk, source = desk_of(context.config), _source(context)
     rows = sum(source.rows(part) for part in source.parts())
     if not rows or not desk.visits:
         return "  no model is asked"
@@ -296,7 +304,7 @@ def _forecast(context: Context) -> str:
 
 def _matters(config: RunConfig) -> dict[str, Any]:
     settings = config.annotation
-    chats = {role: _chat_matters(role, config=config) for role, a in roles_of(settings).items() if a.engine != "cues"}
+    chats = {role: chat_matters(a, config=config) for role, a in roles_of(settings).items() if a.engine != "cues"}
     if not chats:
         return {"threshold": settings.threshold}
     return {
@@ -306,20 +314,6 @@ def _matters(config: RunConfig) -> dict[str, Any]:
         "instructions": instructions(taxonomy_of(settings)),
         "chats": chats,
     }
-
-
-def _chat_matters(role: str, *, config: RunConfig) -> dict[str, Any]:
-    annotator = roles_of(config.annotation)[role]
-    model, http = annotator.model or config.model, annotator.http or config.http
-    asked = {
-        "name": annotator.name,  # its seed comes from it
-        "decoding": annotator.decoding.model_dump(mode="json"),
-        "mode": annotator.mode.model_dump(mode="json") if annotator.mode else None,
-        "structured": annotator.structured,
-    }
-    if annotator.engine == "http":
-        return asked | {"base_url": http.base_url, "model": http.model or model.path, "request": http.request}
-    return asked | {"model": model.matters(), "max_model_len": (annotator.serving or config.engine).max_model_len}
 
 
 def _inputs(config: RunConfig) -> dict[str, str]:
@@ -364,3 +358,8 @@ ANNOTATION_STAGE = Stage(
     forecast=_forecast,
     version=2,
 )
+
+
+def annotation_of(source: str, *, name: str) -> Stage:
+    """The same annotators on the trajectories of another stage, whose parts are of schema CANDIDATES."""
+    return replace(ANNOTATION_STAGE, name=name, upstream=(source,))

@@ -13,19 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from mralign.annotation.consensus import Span, label_fault, validate
-from mralign.annotation.reply import (
-    Fault,
-    confidence,
-    fields,
-    integer_schema,
-    labels,
-    listed,
-    object_schema,
-    parse_object,
-    reader,
-    step_labels,
-)
+from mralign.annotation.reply import confidence, labels, step_labels
 from mralign.annotation.taxonomy import Taxonomy
+from mralign.engines.json_reply import Fault, fields, integer_schema, listed, object_schema, parse_object, reader
 from mralign.engines.labels import StepLabels
 
 

@@ -95,7 +95,7 @@ class Server:
 
     def __init__(self, config: RunConfig, served: str) -> None:
         self.config = config
-        sampling = sampling_of_evaluation(config, model=config.model, modes=("on", "off"))
+        sampling = sampling_of_evaluation(config, model=config.model, methods=("think_on", "think_off"))
         self.engine = Exchanger(sampling, served=served)
 
     def load(self, directory: str) -> float:

@@ -6,11 +6,12 @@ a wrong configuration ends a run before any engine starts.
 """
 
 from mralign.config.data import Candidates, ImportFields, Questions, Rollouts, Source
+from mralign.config.evaluation import Evaluation, LongFact, Retrieval, Search, SelfRefine
 from mralign.config.labels import Annotation, Annotator, Discovery, Embedding
 from mralign.config.learning import Examples, Lora, Training, Transitions, Weights
 from mralign.config.loading import load, parse, resolve_path, to_yaml
 from mralign.config.models import Decoding, Engine, Http, Model, ThinkMode
-from mralign.config.run import Evaluation, Run, RunConfig
+from mralign.config.run import Run, RunConfig
 from mralign.config.section import Section
 
 __all__ = [
@@ -25,13 +26,17 @@ __all__ = [
     "Examples",
     "Http",
     "ImportFields",
+    "LongFact",
     "Lora",
     "Model",
     "Questions",
+    "Retrieval",
     "Rollouts",
     "Run",
     "RunConfig",
+    "Search",
     "Section",
+    "SelfRefine",
     "Source",
     "ThinkMode",
     "Training",

@@ -21,6 +21,12 @@ class Source(Section):
     fields: dict[str, str] = Field(
         default_factory=dict, description="Our names -> the file's; left out: id, question, answers -> `answer`."
     )
+    skip: int = Field(
+        0,
+        ge=0,
+        description="Leave out the first so many records, before `limit`: one file can be given as two data sets.",
+        exclude_if=lambda skip: skip == 0,  # what is not skipped changes no fingerprint
+    )
     limit: int | None = Field(None, ge=1)
 
 

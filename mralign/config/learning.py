@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
 from mralign.config.section import Section
+
+if TYPE_CHECKING:
+    from mralign.config.run import RunConfig
 
 
 class Transitions(Section):
@@ -75,6 +78,11 @@ class Training(Section):
     """KTO with token weights (METHOD 5), or another objective by the same loop."""
 
     method: str = Field("mralign", description="An objective by the name of its file in mralign/training/objectives.")
+    datasets: tuple[str, ...] = Field(
+        (),
+        description="Train, and estimate P, on these data sets only; empty: on all.",
+        exclude_if=lambda names: not names,  # where all are used, no fingerprint tells of it
+    )
     learning_rate: float | None = Field(None, gt=0, description="null is the objective's own: 1e-4 for SFT, else 5e-6.")
     epochs: int = Field(3, ge=1)
     max_steps: int | None = Field(None, ge=1, description="Stop after so many optimizer steps.")
@@ -137,3 +145,33 @@ class Training(Section):
         if self.tuning == "qlora" and self.zero_stage == 3:
             raise ValueError("tuning=qlora needs zero_stage 0, 1 or 2: ZeRO-3 cannot cut a base of 4 bits")
         return self
+
+
+def train_names(config: RunConfig) -> tuple[str, ...]:
+    """Names of the data sets that a run has for training, in their order."""
+    if config.rollouts.import_on:
+        return (config.rollouts.import_name,)
+    return tuple(source.name for source in config.questions.train)
+
+
+def chosen_datasets(config: RunConfig) -> tuple[str, ...]:
+    """The data sets that `training.datasets` leaves, in alphabetical order; empty where those are all of them."""
+    chosen = set(config.training.datasets)
+    return () if chosen >= set(train_names(config)) else tuple(sorted(chosen))
+
+
+def dataset_matters(config: RunConfig) -> dict[str, Any]:
+    """What a stage that reads only the chosen data sets adds to its fingerprint: nothing where all are used."""
+    chosen = chosen_datasets(config)
+    return {"datasets": chosen} if chosen else {}
+
+
+def check_datasets(config: RunConfig) -> None:
+    """Raise ValueError for a name in `training.datasets` that is no data set of this run."""
+    allowed = train_names(config)
+    unknown = [name for name in config.training.datasets if name not in allowed]
+    if unknown:
+        raise ValueError(
+            f"training.datasets names {unknown}, which this run does not train on; allowed are {list(allowed)}, the "
+            f"names in questions.train (or rollouts.import_name)"
+        )

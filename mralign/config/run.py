@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import Field, model_validator
 
 from mralign.config.data import Candidates, Questions, Rollouts
+from mralign.config.evaluation import Evaluation
 from mralign.config.labels import Annotation, Discovery
 from mralign.config.learning import Examples, Training, Transitions, Weights
-from mralign.config.models import Decoding, Engine, Http, Model
+from mralign.config.models import Engine, Http, Model
 from mralign.config.section import Section
 
 
@@ -20,18 +19,6 @@ class Run(Section):
     seed: int = Field(0, ge=0)
     reject_limit: float = Field(0.2, ge=0, le=1, description="Share of rows a stage may reject before it fails.")
     local_cpus: int = Field(6, ge=2, description="Logical CPUs of the local Ray when no cluster is running.")
-
-
-class Evaluation(Section):
-    """Held-out questions, decoding, and the interval of every figure (METHOD 6)."""
-
-    split: Literal["dev", "test"] = "test"
-    draws: int = Field(1, ge=1)
-    match: Literal["exact", "contains"] = "exact"
-    prompt: str = Field("{question}", description="The user's message; `{question}` stands for the question.")
-    decoding: Decoding = Decoding(temperature=0.6, top_p=0.95, top_k=20)
-    bootstrap_samples: int = Field(2000, ge=100)
-    level: float = Field(0.95, gt=0, lt=1)
 
 
 class RunConfig(Section):
@@ -61,8 +48,10 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _has_questions(self) -> RunConfig:
-        if not self.rollouts.import_on and not self.questions.train:
+        questions = self.questions
+        if not (self.rollouts.import_on or questions.train or questions.dev or questions.test):
             raise ValueError(
-                "no training questions: give questions.train (a list of {name, path}) or rollouts.import_on/import_off"
+                "no questions: give questions.train (a list of {name, path}) or rollouts.import_on/import_off to train "
+                "on, questions.dev or questions.test to evaluate with"
             )
         return self

@@ -22,21 +22,24 @@ class ApiKey:
 
     env: str
     value: str = field(default="", repr=False)
+    header: str = "Authorization"
+    setting: str = "http.key_env"  # where the configuration names the variable
 
     @classmethod
-    def from_environment(cls, env: str) -> ApiKey:
+    def from_environment(cls, env: str, *, header: str = "Authorization", setting: str = "http.key_env") -> ApiKey:
         """Raises ValueError, without the value, where the variable holds what no key can be."""
         value = os.environ.get(env, "").strip()
         if not (value.isascii() and value.isprintable() and " " not in value):
             raise ValueError(
-                f"the environment variable {env} (http.key_env) holds blanks, control or non-ASCII characters within "
+                f"the environment variable {env} ({setting}) holds blanks, control or non-ASCII characters within "
                 f"its value; a key has none: export it again"
             )
-        return cls(env, value)
+        return cls(env, value, header, setting)
 
     def headers(self) -> dict[str, str]:
-        """What proves who asks; nothing without a key."""
-        return {"Authorization": f"Bearer {self.value}"} if self.value else {}
+        """What proves who asks; nothing without a key. Only Authorization says the kind of the key as well."""
+        kind = "Bearer " if self.header.lower() == "authorization" else ""
+        return {self.header: kind + self.value} if self.value else {}
 
     def redact(self, text: str) -> str:
         """`text` with the key blacked out, also where it is escaped as in JSON or a URL."""

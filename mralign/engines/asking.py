@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Collection
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass
 from itertools import combinations
-from typing import Any
+from typing import Any, cast
 from weakref import WeakValueDictionary
 
 from mralign.config import Annotator, Decoding, Engine, Http, Model, RunConfig, ThinkMode, resolve_path
@@ -81,6 +81,20 @@ def speaker_of(annotator: Annotator, *, config: RunConfig) -> Speaker:
         mark=mark,
         cache=f"{absolute(config.run.dir)}/{_cache_name(annotator.http, mark=mark)}",
     )
+
+
+def chat_matters(annotator: Annotator, *, config: RunConfig) -> dict[str, Any]:
+    """What of the configuration changes the replies of an annotator with engine vllm or http."""
+    model, http = annotator.model or config.model, annotator.http or config.http
+    asked = {
+        "name": annotator.name,  # its seed comes from it
+        "decoding": annotator.decoding.model_dump(mode="json"),
+        "mode": annotator.mode.model_dump(mode="json") if annotator.mode else None,
+        "structured": annotator.structured,
+    }
+    if annotator.engine == "http":
+        return asked | {"base_url": http.base_url, "model": http.model or model.path, "request": http.request}
+    return asked | {"model": model.matters(), "max_model_len": (annotator.serving or config.engine).max_model_len}
 
 
 def _cache_name(own: Http | None, *, mark: str) -> str:
@@ -261,50 +275,75 @@ class ChatHouse:
 
 
 class ChatActor:
-    """A Ray actor: one speaker whose engine lives in the actor."""
+    """A Ray actor: speakers whose one engine lives in the actor."""
 
-    def __init__(self, speaker: Speaker) -> None:
-        self.chat = ChatHouse(speaker).chat(speaker)
+    def __init__(self, speakers: Sequence[Speaker]) -> None:
+        house = ChatHouse(speakers[0])
+        self.chats = [house.chat(speaker) for speaker in speakers]
 
-    async def reply(self, request: ChatRequest) -> ChatReply | Failure:
-        return await self.chat.reply(request)
+    async def reply(self, number: int, request: ChatRequest) -> ChatReply | Failure:
+        """What the speaker of that number says."""
+        return await self.chats[number].reply(request)
 
 
 class _RemoteChat:
-    def __init__(self, actor: Any) -> None:
-        self.actor = actor
+    def __init__(self, actor: Any, *, number: int) -> None:
+        self.actor, self.number = actor, number
 
     async def reply(self, request: ChatRequest) -> ChatReply | Failure:
-        answer: ChatReply | Failure = await self.actor.reply.remote(request)
+        answer: ChatReply | Failure = await self.actor.reply.remote(self.number, request)
         return answer
 
 
 @asynccontextmanager
 async def open_chat(annotator: Annotator, *, config: RunConfig) -> AsyncIterator[Chat]:
-    """A chat for a driver that asks a few thousand things: an endpoint from here, vLLM in one Ray actor.
+    """A chat for a driver that asks a few thousand things; see `open_chats`."""
+    async with open_chats({annotator.name: annotator}, config=config) as chats:
+        yield chats[annotator.name]
+
+
+@asynccontextmanager
+async def open_chats(annotators: Mapping[str, Annotator], *, config: RunConfig) -> AsyncIterator[dict[str, Chat]]:
+    """Chats by role for a driver that asks: endpoints from here, vLLM in Ray actors; those of one engine share it.
 
     Ray must have been started for a vLLM annotator. For a whole corpus stream through Ray Data instead (annotation).
     """
-    speaker = speaker_of(annotator, config=config)
-    check_speaker(speaker)
-    if speaker.http is not None:
-        async with Endpoint(speaker.http, cache=Directory(speaker.cache)) as endpoint:
-            yield EndpointChat(speaker, endpoint=endpoint)
-        return
+    speakers = {role: speaker_of(annotator, config=config) for role, annotator in annotators.items()}
+    for speaker in speakers.values():
+        check_speaker(speaker)
+    check_purses(speakers.values())
+    chats: dict[str, Chat] = {}
+    async with AsyncExitStack() as stack:
+        for key in dict.fromkeys(speaker.engine_key for speaker in speakers.values()):
+            sharing = {role: speaker for role, speaker in speakers.items() if speaker.engine_key == key}
+            first = next(iter(sharing.values()))
+            if first.http is not None:
+                endpoint = await stack.enter_async_context(Endpoint(first.http, cache=Directory(first.cache)))
+                chats |= {role: EndpointChat(speaker, endpoint=endpoint) for role, speaker in sharing.items()}
+                continue
+            actor = _start_actor(list(sharing.values()), stack=stack)
+            chats |= {role: _RemoteChat(actor, number=number) for number, role in enumerate(sharing)}
+        yield chats
+
+
+def _start_actor(speakers: Sequence[Speaker], *, stack: AsyncExitStack) -> Any:
+    """A `ChatActor` that is killed when the stack is left."""
     import ray
 
     from mralign.engines.vllm import worker_environment
 
-    kind: Any = ray.remote(ChatActor)
-    actor = kind.options(
-        num_cpus=speaker.serving.cpus_per_replica,
-        num_gpus=speaker.serving.gpus_per_replica or None,
-        max_restarts=3,
-        max_task_retries=3,
-        max_concurrency=4 * speaker.serving.max_num_seqs,
-        runtime_env={"env_vars": worker_environment(speaker.serving)},
-    ).remote(speaker)
-    try:
-        yield _RemoteChat(actor)
-    finally:
-        ray.kill(actor)
+    serving, kind = speakers[0].serving, ray.remote(ChatActor)
+    actor = (
+        cast(Any, kind)
+        .options(
+            num_cpus=serving.cpus_per_replica,
+            num_gpus=serving.gpus_per_replica or None,
+            max_restarts=3,
+            max_task_retries=3,
+            max_concurrency=4 * serving.max_num_seqs,
+            runtime_env={"env_vars": worker_environment(serving)},
+        )
+        .remote(speakers)
+    )
+    stack.callback(ray.kill, actor)
+    return actor

@@ -1,4 +1,4 @@
-"""One call of an OpenAI-compatible endpoint, and what can come of it.
+"""One call of an endpoint that is OpenAI-compatible (or searches), and what can come of it.
 
 Calls enter an endpoint; a reply or a failure leaves for each. A response is judged here by its status and bytes alone:
 a whole JSON answer, a failure that another try may mend, one that stays, or a refusal that ends the run. What a whole
@@ -8,8 +8,9 @@ answer says is the business of whoever asked (for a completion: `completions.py`
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from mralign.engines.api_key import ApiKey
 
@@ -23,7 +24,7 @@ class Call:
     """A request: `key_id` is the row that it is for (messages only), `payload` the JSON object to post."""
 
     key_id: str
-    path: Literal["/completions", "/chat/completions"]
+    path: str  # after the base URL: /completions, /chat/completions, or that of a search
     payload: dict[str, Any]
 
 
@@ -71,19 +72,22 @@ class Response:
     raw: bytes
 
 
-def read_response(response: Response, *, key: ApiKey, priced: bool, tries: int) -> Reply | Failure:
+def read_response(
+    response: Response, *, key: ApiKey, priced: bool, tries: int, fault_of: Callable[[Any], str] | None = None
+) -> Reply | Failure:
     """The reply in a response, or the failure; `priced`: a reply that does not tell its tokens will not do.
 
+    `fault_of` says what keeps a JSON value from being an answer (empty: nothing); None: that of chats and completions.
     Raises EndpointRefused for 401, 402, 403 and for a 429 that says that the account is empty.
     """
     text = response.raw.decode("utf-8", "replace")
     if response.status == 200:
-        return _read_answer(response, key=key, priced=priced, tries=tries)
+        return _read_answer(response, key=key, priced=priced, tries=tries, fault_of=fault_of or _answer_fault)
     detail = failure_detail(f"HTTP {response.status}: {text}", key=key)
     if response.status in (401, 402, 403) or (response.status == 429 and "insufficient_quota" in text):
         held = "holds the key that was sent" if key.value else "is not set, so no key was sent"
         raise EndpointRefused(
-            f"the endpoint refuses to serve: {detail:.500}. The environment variable {key.env} (http.key_env) {held}; "
+            f"the endpoint refuses to serve: {detail:.500}. The environment variable {key.env} ({key.setting}) {held}; "
             f"correct the key or the account and run the same command again; answers so far are kept"
         )
     if response.status in _BY_STATUS or response.status >= 500:
@@ -96,13 +100,15 @@ def failure_detail(text: str, *, key: ApiKey) -> str:
     return key.redact(text)[:_DETAIL]
 
 
-def _read_answer(response: Response, *, key: ApiKey, priced: bool, tries: int) -> Reply | Failure:
+def _read_answer(
+    response: Response, *, key: ApiKey, priced: bool, tries: int, fault_of: Callable[[Any], str]
+) -> Reply | Failure:
     body: dict[str, Any] = {}
     fault = f"content type {response.content_type!r} is not JSON"
     if "json" in response.content_type:
         try:
             body = json.loads(response.raw)
-            fault = _answer_fault(body)
+            fault = fault_of(body)
         except (ValueError, RecursionError) as error:
             fault = f"not JSON: {type(error).__name__}"
     text = response.raw.decode("utf-8", "replace")

@@ -17,7 +17,7 @@ import json
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from dataclasses import asdict, dataclass, field
 from decimal import Decimal
 from types import TracebackType
@@ -79,12 +79,25 @@ class Endpoint:
     `Endpoint` at a time.
     """
 
-    def __init__(self, settings: Http, *, cache: Directory, clock: Clock | None = None) -> None:
-        """Raises ValueError for an address or a budget that cannot be meant. The key is read from the environment."""
+    def __init__(
+        self,
+        settings: Http,
+        *,
+        cache: Directory,
+        clock: Clock | None = None,
+        key: ApiKey | None = None,
+        fault_of: Callable[[Any], str] | None = None,
+        setting: str = "http.base_url",
+    ) -> None:
+        """Raises ValueError for an address or a budget that cannot be meant. The key is read from the environment.
+
+        An endpoint that is no chat gives its own `key`, `fault_of` (see read_response), and the name of its setting.
+        """
         check_settings(settings)
         self.settings, self.tally = settings, Tally()
         self._base_url, self._cache = settings.base_url.rstrip("/"), ResponseCache(cache)
-        self._key = ApiKey.from_environment(settings.key_env)
+        self._key = key or ApiKey.from_environment(settings.key_env)
+        self._fault_of, self._setting = fault_of, setting
         self._clock = clock or Clock()
         self._gate, self._slots = Gate(self._clock), asyncio.Semaphore(settings.concurrency)
         self._prices = Decimal(str(settings.price_prompt)), Decimal(str(settings.price_completion))
@@ -231,7 +244,7 @@ class Endpoint:
                 whole = Response(response.status, response.content_type, await response.read())
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             return Failure(_reason(error), failure_detail(f"{type(error).__name__}: {error}", key=self._key))
-        return read_response(whole, key=self._key, priced=any(self._prices), tries=tries)
+        return read_response(whole, key=self._key, priced=any(self._prices), tries=tries, fault_of=self._fault_of)
 
     def _heed(self, response: aiohttp.ClientResponse) -> None:
         pause = retry_after_s(response.headers, now=time.time())
@@ -271,7 +284,7 @@ class Endpoint:
         """Raise EndpointRefused where the last try says that no other call would fare better."""
         if failure.reason == "connection" and not self._answered:
             self._refusal = (
-                f"http.base_url={self.settings.base_url} has never answered: {failure.detail:.300}. Start the server "
+                f"{self._setting}={self.settings.base_url} has never answered: {failure.detail:.300}. Start the server "
                 f"or correct the address, and run the same command again"
             )
         if failure.reason == "usage_missing":
@@ -296,17 +309,23 @@ def _reason(error: Exception) -> str:
 
 def check_settings(settings: Http) -> None:
     """Raise ValueError for an address that is none or holds a secret, and for a budget that nothing counts towards."""
-    parts = urlsplit(settings.base_url)
-    shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"http.base_url={shown!r} is no address; write http(s)://HOST[:PORT]/v1")
-    if parts.username or parts.password or parts.query or parts.fragment:
-        raise ValueError(
-            f"http.base_url={shown!r} holds credentials or a query, and would be written into files; put the key into "
-            f"the environment variable {settings.key_env} (http.key_env) and write http(s)://HOST[:PORT]/v1"
-        )
+    place = f"the environment variable {settings.key_env} (http.key_env)"
+    check_address(settings.base_url, setting="http.base_url", form="http(s)://HOST[:PORT]/v1", key_place=place)
     if settings.budget is not None and not (settings.price_prompt or settings.price_completion):
         raise ValueError(
             f"http.budget={settings.budget:g} with both prices 0 would never be reached; give http.price_prompt and "
             f"http.price_completion (money for a million tokens), or set budget to null"
+        )
+
+
+def check_address(url: str, *, setting: str, form: str, key_place: str) -> None:
+    """Raise ValueError for an address that is none or holds a secret; `key_place` is where a secret belongs."""
+    parts = urlsplit(url)
+    shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"{setting}={shown!r} is no address; write {form}")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ValueError(
+            f"{setting}={shown!r} holds credentials or a query, and would be written into files; put the key into "
+            f"{key_place} and write {form}"
         )

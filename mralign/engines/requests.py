@@ -25,6 +25,7 @@ from mralign.engines.chat import (
     question_fault,
 )
 from mralign.engines.families import Family, find_family
+from mralign.engines.refining import Refinement, requests_of_turn, thinking_mode
 from mralign.engines.thinking import split_thinking
 from mralign.rejects import Reject
 from mralign.schema import GENERATIONS
@@ -49,6 +50,7 @@ class Sampling:
     endpoint: Http | None = None  # None: engines of our own
     cache: str = ""  # directory of the endpoint's responses
     probe: str = ""  # directory with the probe of a training that the engines must serve
+    refinement: Refinement | None = None  # what follows the first answer, thinking on
 
 
 def build_requests(questions: pa.Table, *, modes: Sequence[str], draws: int, seed: int) -> pa.Table:
@@ -86,16 +88,23 @@ class Renderer:
 
         Reasons: empty_question, control_characters, control_tokens, prompt_too_long.
         """
-        fault = question_fault(request["question"], special_tokens=self.special)
+        said = "\n".join([request["question"], request.get("inserted", "")])
+        fault = question_fault(said, special_tokens=self.special)
         if fault is not None:
             return Reject(request["row_id"], *fault, request["question"])
-        name = request["mode"]
-        message = self.sampling.prompt.replace("{question}", request["question"])
+        name = thinking_mode(request["mode"])
+        message = request.get("message") or self.sampling.prompt.replace("{question}", request["question"])
         prompt = chat_prompt(self.tokenizer, message, mode=self.modes[name], opened=self.opened[name])
         if len(prompt.token_ids) >= self.room:
             detail = f"{len(prompt.token_ids)} tokens, model length {self.room}"
             return Reject(request["row_id"], "prompt_too_long", detail, request["question"])
         return prompt
+
+    def next_turn(self, turn: str, *, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The requests of a turn of Self-Refine that follow from the rows of all turns so far."""
+        assert self.sampling.refinement is not None
+        found = requests_of_turn(turn, rows=rows, refinement=self.sampling.refinement, prompt=self.sampling.prompt)
+        return [request | {"seed": row_seed(self.sampling.seed, request["row_id"])} for request in found]
 
     def max_tokens(self, prompt: Prompt) -> int:
         """Tokens that a completion of `prompt` may have."""
@@ -122,7 +131,8 @@ def family_of(model: Model, *, path: str) -> Family:
 
 def judged_text(row: dict[str, Any], *, tokenizer: Any, opened: bool) -> dict[str, Any]:
     """The columns of GENERATIONS that follow from `text`: where the thought lies, the answer, why it is invalid."""
-    split = split_thinking(row["text"], mode=row["mode"], opened=opened, finish_reason=row["finish_reason"])
+    mode = thinking_mode(row["mode"])
+    split = split_thinking(row["text"], mode=mode, opened=opened, finish_reason=row["finish_reason"])
     thought = row["text"][split.thought_start : split.thought_end] if split.thought_start >= 0 else ""
     return {
         "completion_tokens": len(row["token_ids"]),
@@ -148,17 +158,23 @@ def sampling_of_rollouts(config: RunConfig) -> Sampling:
     )
 
 
-def sampling_of_evaluation(config: RunConfig, *, model: Model, modes: tuple[str, ...], probe: str = "") -> Sampling:
-    """What an evaluation of `model` asks; `probe` is where the training that made it left its probe."""
+def sampling_of_evaluation(config: RunConfig, *, model: Model, methods: Sequence[str], probe: str = "") -> Sampling:
+    """What an evaluation of `model` by some of config.evaluation.Method asks, retrieved snippets or not.
+
+    `probe` is where the training that made the model left its probe.
+    """
+    settings = config.evaluation
+    refine = settings.self_refine if "self_refine" in methods else None
     return Sampling(
         model=model,
         engine=config.engine,
-        decoding=config.evaluation.decoding,
-        prompt=config.evaluation.prompt,
-        modes=modes,
-        draws=config.evaluation.draws,
+        decoding=settings.decoding,
+        prompt=settings.prompt,
+        modes=tuple(dict.fromkeys("off" if name.startswith("think_off") else "on" for name in methods)),
+        draws=settings.draws,
         seed=config.run.seed + 1,
         probe=probe,
+        refinement=Refinement(refine.rounds, refine.feedback, refine.revise) if refine else None,
     )
 
 

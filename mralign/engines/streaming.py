@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 
 from mralign.config import Engine, Http
 from mralign.engines.calls import RETRIED
+from mralign.engines.refining import is_turn
 from mralign.engines.remote import RemoteGenerator
 from mralign.engines.requests import Sampling, build_requests
 from mralign.engines.vllm import Generator, worker_environment
@@ -38,21 +39,32 @@ def generate(questions: StageDir, parts: Sequence[str], *, sampling: Sampling, o
     forget_failures(out)
     done = {part: [p for p in out.parts() if p.startswith(f"part-{part_key(part)}-")] for part in parts}
     rows = sum(questions.rows(part) for part in parts) * len(sampling.modes) * sampling.draws
-    kept = sum(out.rows(p) + out.reject_rows(p) for names in done.values() for p in names)
+    kept = sum(_answered(out, p, turns=sampling.refinement is not None) for names in done.values() for p in names)
     began = time.time()
     said: dict[str, Any] = {"ready": began, "endpoint": {}, "difference": None}
     if kept < rows:
         said = _stream(questions, done, sampling=sampling, out=out, left=rows - kept)
-    repeated = drop_repeated(out, schema=GENERATIONS)
-    tokens = pc.sum(out.read(schema=GENERATIONS, columns=["completion_tokens"]).column("completion_tokens")).as_py()
+    groups = [[p for p in out.parts() if p.startswith(f"part-{part_key(part)}-")] for part in parts]
+    repeated = sum(drop_repeated(out, schema=GENERATIONS, parts=names) for names in groups)
+    sampled = (out.read_parts(names, schema=GENERATIONS, columns=["completion_tokens"]) for names in groups)
+    tokens = sum(pc.sum(table.column("completion_tokens")).as_py() or 0 for table in sampled)
     return {
-        "completion_tokens": tokens or 0,
+        "completion_tokens": tokens,
         "rows_repeated_by_retries": repeated,
         "engine_start_s": round(said["ready"] - began, 2),
         "generating_s": round(time.time() - said["ready"], 2),
         **({"endpoint": said["endpoint"]} if said["endpoint"] else {}),
         **({} if said["difference"] is None else {"served_minus_trained_logp": said["difference"]}),
     }
+
+
+def _answered(out: StageDir, part: str, *, turns: bool) -> int:
+    """How many requests have a row or a reject in a part; the later `turns` of Self-Refine are none of them."""
+    if not turns:
+        return out.rows(part) + out.reject_rows(part)
+    ids = out.read_parts([part], schema=GENERATIONS, columns=["row_id"]).column("row_id").to_pylist()
+    ids += out.read_rejects([part], columns=["row_id"]).column("row_id").to_pylist()
+    return sum(not is_turn(row_id) for row_id in ids)
 
 
 def expand(

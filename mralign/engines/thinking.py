@@ -12,6 +12,8 @@ import re
 from dataclasses import dataclass
 
 MODES = ("on", "off")
+# Why a completion that ended by itself has no answer that could be judged.
+FORMAT_FAULTS = ("no_thought", "unclosed_thought", "second_thought", "unexpected_thought", "empty_answer")
 OPENING, CLOSING = "<think>", "</think>"
 END_TOKENS = (
     "<|im_end|>",

@@ -267,6 +267,9 @@ class Generator:
             return pa.table({**said, "rows": [0], "stopped": [self.fault]})
         requests = batch.drop_columns("question_part").to_pylist()
         rows, rejects = await self.complete(requests)
+        for turn in self.sampling.refinement.turns if self.sampling.refinement else ():
+            more, refused = await self.complete(self.renderer.next_turn(turn, rows=rows))
+            rows, rejects = rows + more, rejects + refused
         part = f"{batch.column('question_part')[0]}-{batch_key([r['row_id'] for r in requests])}"
         await asyncio.to_thread(self._commit, part_name(part), rows, rejects)
         return pa.table({**said, "rows": [batch.num_rows], "stopped": [""]})

@@ -7,59 +7,58 @@ a wrong answer and stays in every mean: a model must not gain by answers that br
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from mralign.engines.thinking import FORMAT_FAULTS
 from mralign.questions.matching import answer_matches, contains
 
 _CHUNK = 256  # bootstrap samples held in memory at once
 
 
 def score(rows: list[dict], *, match: str) -> list[dict]:
-    """One score per generation of `rows` (schema GENERATIONS), in their order.
+    """One score per response of `rows` (schema GENERATIONS and `method`), in their order, as a row of schema SCORES.
 
-    Keys: row_id, question_id, mode, em_thought, em_answer, acc, acc_contains, mis, invalid, thought_tokens. `match`
-    (exact | contains) decides em_answer. Think-on: acc = EM_t and EM_a, mis = EM_t xor EM_a. Think-off: acc = EM_a,
-    em_thought and mis are None. Where `invalid` holds a reason EM_a is False; EM_t still counts what was thought.
+    `match` (exact | contains) decides em_answer. Think-on: acc = EM_t and EM_a, mis = EM_t xor EM_a. Think-off:
+    acc = EM_a, em_thought and mis are None. Where `invalid` holds a reason EM_a is False; EM_t still counts what was
+    thought.
     """
     return [_score(row, match=match) for row in rows]
 
 
 def metrics(scores: list[dict], *, level: float = 0.95, samples: int = 2000, seed: int = 0) -> dict[str, Any]:
-    """Means over the draws of one mode, with percentile bootstrap intervals over questions (shares, not percent).
+    """Means over the draws of one method, with percentile bootstrap intervals over questions (shares, not percent).
 
-    Keys: acc, acc_ci, acc_contains, acc_contains_ci, mis, mis_ci (null for think-off), n (questions), draws,
-    invalid_share, thought_tokens_mean (tokens; null for think-off). Raises ValueError if `scores` is empty or holds
-    both modes.
+    Keys: kind, acc, acc_ci, acc_contains, acc_contains_ci, mis, mis_ci (null for think-off), n (questions), draws,
+    invalid_share and what it is made of (truncated_share: the token limit was met; format_failure_share: no answer
+    could be told apart; the rest could not be asked), thought_tokens_mean (tokens; null for think-off). Raises
+    ValueError if `scores` is empty or holds several methods.
     """
-    modes = sorted({row["mode"] for row in scores})
-    if len(modes) != 1:
+    methods = sorted({row["method"] for row in scores})
+    if len(methods) != 1:
         raise ValueError(
-            f"metrics need scores of one mode, given {len(scores)} scores of modes {modes}; split them by mode"
+            f"metrics need scores of one method, given {len(scores)} scores of methods {methods}; split them by method"
         )
-    thinks = modes == ["on"]
+    thinks = any(row["em_thought"] is not None for row in scores)
     questions = np.array([row["question_id"] for row in scores])
 
-    def rate(key: str) -> tuple[float, tuple[float, float]]:
+    def rate(key: str) -> dict[str, Any]:
         values = _values(scores, key=key)
         interval = bootstrap_interval(values, clusters=questions, level=level, samples=samples, seed=seed)
-        return float(values.mean()), interval
+        return {key: float(values.mean()), f"{key}_ci": interval}
 
-    acc, acc_ci = rate("acc")
-    acc_contains, acc_contains_ci = rate("acc_contains")
-    mis, mis_ci = rate("mis") if thinks else (None, None)
+    reasons = [row["invalid"] for row in scores]
     return {
-        "acc": acc,
-        "acc_ci": acc_ci,
-        "acc_contains": acc_contains,
-        "acc_contains_ci": acc_contains_ci,
-        "mis": mis,
-        "mis_ci": mis_ci,
+        "kind": "short_answer",
+        **rate("acc"),
+        **rate("acc_contains"),
+        **(rate("mis") if thinks else {"mis": None, "mis_ci": None}),
         "n": len(np.unique(questions)),
         "draws": len(scores),
-        "invalid_share": float(np.mean([row["invalid"] is not None for row in scores])),
+        "invalid_share": float(np.mean([reason is not None for reason in reasons])),
+        "truncated_share": float(np.mean([reason == "truncated" for reason in reasons])),
+        "format_failure_share": float(np.mean([reason in FORMAT_FAULTS for reason in reasons])),
         "thought_tokens_mean": float(_values(scores, key="thought_tokens").mean()) if thinks else None,
     }
 
@@ -93,40 +92,23 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
-def paired_difference(
-    a: list[dict], b: list[dict], *, level: float = 0.95, samples: int = 2000, seed: int = 0
-) -> dict[str, Any]:
-    """Mean difference in accuracy, `a` minus `b`, over the same questions, with its interval (shares).
-
-    Draws are averaged within a question first, so the two sides may have different numbers of draws and any modes.
-    Keys: difference, ci, n (questions). Raises ValueError if the questions differ.
-    """
-    mean_a, mean_b = _question_means(a), _question_means(b)
-    if mean_a.keys() != mean_b.keys():
-        raise ValueError(
-            f"paired scores must be of the same questions: {len(mean_a.keys() - mean_b.keys())} stand only in the "
-            f"first, {len(mean_b.keys() - mean_a.keys())} only in the second; score both on one set"
-        )
-    differences = np.array([mean_a[question] - mean_b[question] for question in sorted(mean_a)])
-    interval = bootstrap_interval(differences, level=level, samples=samples, seed=seed)
-    return {"difference": float(differences.mean()), "ci": interval, "n": len(differences)}
-
-
 def _score(row: dict, *, match: str) -> dict:
     judged = row["invalid"] is None
     em_answer = judged and answer_matches(row["answer"], row["answers"], mode=match)
     answer_contains = judged and contains(row["answer"], row["answers"])
-    em_thought = _em_thought(row) if row["mode"] == "on" else None
+    em_thought = None if row["mode"] == "off" else _em_thought(row)
     return {
         "row_id": row["row_id"],
         "question_id": row["question_id"],
-        "mode": row["mode"],
+        "dataset": row["dataset"],
+        "method": row["method"],
         "em_thought": em_thought,
         "em_answer": em_answer,
         "acc": em_answer and em_thought is not False,
         "acc_contains": answer_contains and em_thought is not False,
         "mis": None if em_thought is None else em_thought != em_answer,
         "invalid": row["invalid"],
+        "completion_tokens": row["completion_tokens"],
         "thought_tokens": row["thought_tokens"],
     }
 
@@ -138,10 +120,3 @@ def _em_thought(row: dict) -> bool:
 
 def _values(scores: list[dict], *, key: str) -> np.ndarray:
     return np.array([row[key] for row in scores], dtype=np.float64)
-
-
-def _question_means(scores: Sequence[dict]) -> dict[str, float]:
-    draws: dict[str, list[bool]] = {}
-    for row in scores:
-        draws.setdefault(row["question_id"], []).append(row["acc"])
-    return {question: float(np.mean(accs)) for question, accs in draws.items()}

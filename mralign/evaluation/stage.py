@@ -1,130 +1,109 @@
-"""Stages `evaluation_base` and `evaluation`: held-out questions become Acc and Mis with intervals.
+"""Stages `evaluation_base` and `evaluation`: responses and judgements become scores and the figures of the tables.
 
-Questions of the evaluation split enter; committed generations of the base model (thinking off and on) and of the
-trained one (thinking on) leave, each with its metrics in the manifest's figures. Every figure can be followed to the
-row it came from. The base is a stage of its own: another method or weight setting does not sample it again.
+Responses of one model enter, with the judges' verdicts where a benchmark needs them; one row of schema SCORES a
+response leaves, `metrics.json` ({method: {benchmark: figures}}), and beside it `positions.json` (where in its thought
+the answer stands) and, of the trained model, `strata.json` (where it gained). Any figure can be followed to its rows,
+and a row by its id to the response. Nothing is asked here: another level, matching or K costs no generation.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 
-from mralign.config import Evaluation, Model, RunConfig
-from mralign.engines.requests import build_requests, sampling_of_evaluation
-from mralign.engines.streaming import generate
-from mralign.evaluation.short_answer import metrics, score
-from mralign.schema import GENERATIONS, QUESTIONS
+from mralign.config import RunConfig
+from mralign.evaluation.judging import Verdict, verdicts
+from mralign.evaluation.positions import position_figures
+from mralign.evaluation.responses import read_responses, trained_name
+from mralign.evaluation.scoring import JUDGED, claims_bound, kinds_of, result_figures, score_responses, with_f1
+from mralign.evaluation.strata import strata_figures
+from mralign.schema import JUDGEMENTS, SCORES
 from mralign.stage import Context, Outcome, Stage
-from mralign.store import StageDir
+from mralign.store import StageDir, part_name
 
 
-def _evaluate(context: Context, *, model: Model, names: dict[str, str], probe: str = "") -> Outcome:
-    """Sample every mode in `names` (mode -> method's name) with `model` and score it. `probe`: see `Sampling`."""
-    settings = context.config.evaluation
-    questions = context.upstream["questions"]
-    parts = questions.parts(settings.split)
-    sampling = sampling_of_evaluation(context.config, model=model, modes=tuple(names), probe=probe)
-    cost = generate(questions, parts, sampling=sampling, out=context.out)
-    table = questions.read_parts(parts, schema=QUESTIONS)
-    requests = build_requests(table, modes=sampling.modes, draws=sampling.draws, seed=sampling.seed)
-    rows = context.out.read(schema=GENERATIONS).to_pylist() + _unanswered(context.out, requests=requests)
-    results = {name: scored(rows, mode=mode, settings=settings) for mode, name in names.items()}
-    context.out.write_text("metrics.json", json.dumps(results, indent=1))
-    return Outcome(
-        requests.num_rows, requests.num_rows - context.out.read_rejects().num_rows, {**cost, "metrics": results}
-    )
+def _evaluate(context: Context, *, side: str) -> Outcome:
+    """Score the responses of one model: `side` is `_base` or nothing, as in the names of the stages."""
+    config, upstream = context.config, context.upstream
+    settings, kinds = config.evaluation, kinds_of(config)
+    found = _verdicts(upstream.get(f"judgements{side}"))
+    parts, thoughts = [], []
+    for table in read_responses(upstream[f"responses{side}"]):
+        rows = table.to_pylist()
+        parts.append(score_responses(rows, kinds=kinds, found=found, match=settings.match))
+        thoughts += [row for row in rows if row["thought_start"] >= 0]
+    scores = [row for part in parts for row in part]
+    base = scores if side else upstream["evaluation_base"].read(schema=SCORES).to_pylist()
+    k = claims_bound(base, kinds=kinds, settings=settings)
+    for number, part in enumerate(parts):
+        table = pa.Table.from_pylist(with_f1(part, k=k), schema=SCORES)
+        context.out.commit(part_name(f"{number:05d}"), table, schema=SCORES)
+    source = "config" if settings.longfact.k is not None else ("this run" if side else "base")
+    results = result_figures(with_f1(scores, k=k), kinds=kinds, k=k, k_source=source, settings=settings)
+    _write(context.out, "metrics.json", results)
+    _write(context.out, "positions.json", position_figures(thoughts, scores))
+    if not side and (thinking := _thinking(base, config=config)):
+        _write(
+            context.out,
+            "strata.json",
+            strata_figures(thinking, scores, level=settings.level, samples=settings.bootstrap_samples),
+        )
+    return Outcome(len(scores), len(scores), {"metrics": results})
 
 
-def scored(rows: list[dict[str, Any]], *, mode: str, settings: Evaluation) -> dict[str, Any]:
-    """{acc, acc_ci, mis, mis_ci, n, ...} of the generations of one mode; `by_dataset` where there are several."""
-
-    def measured(chosen: list[dict[str, Any]]) -> dict[str, Any]:
-        scores = score(chosen, match=settings.match)
-        return metrics(scores, samples=settings.bootstrap_samples, level=settings.level)
-
-    chosen = [row for row in rows if row["mode"] == mode]
-    names = sorted({row["dataset"] for row in chosen})
-    if len(names) == 1:
-        return measured(chosen)
-    apart = {name: measured([row for row in chosen if row["dataset"] == name]) for name in names}
-    return {**measured(chosen), "by_dataset": apart}
+def _write(out: StageDir, name: str, value: Any) -> None:
+    out.write_text(name, json.dumps(value, indent=1))
 
 
-def _unanswered(out: StageDir, *, requests: pa.Table) -> list[dict[str, Any]]:
-    """Rejected requests as generations without text: what could not be asked counts as wrong, it never vanishes."""
-    reasons = {row["row_id"]: row["reason"] for row in out.read_rejects().to_pylist()}
-    empty = {
-        "text": "",
-        "completion_tokens": 0,
-        "thought_start": -1,
-        "thought_end": -1,
-        "answer": None,
-        "thought_tokens": 0,
-    }
-    asked = [row for row in requests.to_pylist() if row["row_id"] in reasons]
-    return [{**row, **empty, "invalid": reasons[row["row_id"]]} for row in asked]
+def _verdicts(judged: StageDir | None) -> Mapping[str, Verdict]:
+    if judged is None:
+        return {}
+    return verdicts(judged.read(schema=JUDGEMENTS).to_pylist(), judged.read_rejects().to_pylist())
 
 
-def _base(context: Context) -> Outcome:
-    names = {"off": "base_think_off", "on": "base_think_on"}
-    return _evaluate(context, model=context.config.model, names=names)
-
-
-def _trained(context: Context) -> Outcome:
-    config = context.config
-    trained = context.upstream["training"].uri
-    merged = config.model.model_copy(update={"path": f"{trained}/model", "adapter": None})
-    return _evaluate(context, model=merged, names={"on": method_name(config)}, probe=trained)
-
-
-def method_name(config: RunConfig) -> str:
-    """The trained method as tables name it, e.g. mralign, mralign-opposite, mralign-shuffle, kto, sft."""
-    if config.training.method != "mralign":
-        return config.training.method
-    parts = ["mralign"]
-    if config.weights.anchor != "global":
-        parts.append(config.weights.anchor)
-    if config.weights.control != "none":
-        parts.append(config.weights.control)
-    return "-".join(parts)
+def _thinking(base: Sequence[dict[str, Any]], *, config: RunConfig) -> list[dict[str, Any]]:
+    """The untrained model's scores when it thinks, by which strata are made; empty where it was not asked so."""
+    name = f"{config.evaluation.label}_think_on"
+    return [row for row in base if row["method"] == name]
 
 
 def _matters(config: RunConfig) -> dict[str, Any]:
+    settings = config.evaluation
     return {
-        "seed": config.run.seed,
-        "model": config.model.matters(),
-        "max_model_len": config.engine.max_model_len,
-        **config.evaluation.model_dump(mode="json"),
+        **settings.model_dump(
+            mode="json", include={"split", "match", "level", "bootstrap_samples", "label", "methods"}
+        ),
+        "kinds": kinds_of(config),
+        "k": settings.longfact.k,
     }
 
 
-def _check(config: RunConfig) -> None:
-    split = config.evaluation.split
-    if not getattr(config.questions, split):
-        raise ValueError(f"evaluation.split={split!r} has no questions; give questions.{split}, or another split")
-    unjudged = [source.name for source in getattr(config.questions, split) if source.format == "longfact"]
-    if unjudged:
-        raise ValueError(
-            f"questions.{split} holds {unjudged}: LongFact has no gold answers, so Acc and Mis cannot be told and its "
-            f"judge is not here yet; take it out of questions.{split}, or stop before the evaluation (--until training)"
-        )
+def judges(config: RunConfig) -> bool:
+    """Whether a benchmark of the evaluation split needs judges."""
+    return any(kind in JUDGED for kind in kinds_of(config).values())
 
 
-BASE_STAGE = Stage(
-    name="evaluation_base",
-    run=_base,
-    matters=_matters,
-    upstream=("questions",),
-    inputs=lambda config: config.model.inputs(),
-    check=_check,
-)
+def base_stage(config: RunConfig) -> Stage:
+    """Scores of the untrained model."""
+    return Stage(
+        name="evaluation_base",
+        run=partial(_evaluate, side="_base"),
+        matters=_matters,
+        upstream=("responses_base", *(["judgements_base"] if judges(config) else [])),
+        version=2,
+    )
 
-TRAINED_STAGE = Stage(
-    name="evaluation",
-    run=_trained,
-    matters=lambda config: {**_matters(config), "name": method_name(config)},
-    upstream=("questions", "training"),
-)
+
+def trained_stage(config: RunConfig) -> Stage:
+    """Scores of the trained model; K and the strata come from the untrained one."""
+    return Stage(
+        name="evaluation",
+        run=partial(_evaluate, side=""),
+        matters=lambda config: _matters(config) | {"name": trained_name(config)},
+        upstream=("responses", *(["judgements"] if judges(config) else []), "evaluation_base"),
+        version=2,
+    )

@@ -50,6 +50,7 @@ def read_batches(
     split: str,
     format: str = "auto",
     fields: Mapping[str, str],
+    skip: int = 0,
     limit: int | None = None,
     rows: int = 50_000,
 ) -> Iterator[tuple[pa.Table, list[Reject]]]:
@@ -58,28 +59,32 @@ def read_batches(
     `path`: local path, pyarrow.fs URI or fsspec URL ending in .jsonl, .json, .csv or .parquet, what a published
     `format` is made of, or a hub URL (see hub.py). `name`: the data set, prefix of every question_id. `split`: train |
     dev | test. `fields`: our `id`, `question`, `answers` -> the file's names (default: the same); a published format
-    has its own. `limit`: read the first so many records. Question and aliases lose white space at their edges; blank
-    aliases are dropped; all other fields go to `extra` as JSON; a record without an id gets its row number.
+    has its own. `skip`: leave out the first so many records; `limit`: then read so many. Question and aliases lose
+    white space at their edges; blank aliases are dropped; all other fields go to `extra` as JSON; a record without an
+    id gets its row number.
 
     Memory: one batch; but a JSON array and SciQ.zip are read whole. Repeated ids are left to find_repeats.
 
     Reject reasons: malformed_json, malformed_csv, malformed_metadata, missing_question, missing_answers, wrong_type.
-    Raises ValueError as check_source does, for a limit or rows below 1, and for an unreadable source.
+    Raises ValueError as check_source does, for a limit or rows below 1, a skip below 0, and for an unreadable source.
     """
     check_source(path, name=name, split=split, format=format, fields=fields)
     if limit is not None and limit < 1:
         raise ValueError(f"limit {limit} allows no question; give a number from 1, or leave it out to read the file")
+    if skip < 0:
+        raise ValueError(f"skip {skip} is below 0; give the number of records to leave out at the beginning")
     if rows < 1:
         raise ValueError(f"rows {rows}: a batch holds at least one record; give a number from 1")
     chosen = choose(format, fields=fields)
     records = hub.read_records(path, split=split) if path.startswith(hub.SCHEME) else chosen.records(path, split)
-    return _batches(islice(records, limit), draft=chosen.draft, name=name, split=split, rows=rows)
+    last = None if limit is None else skip + limit
+    numbered = islice(enumerate(records), skip, last)  # a record keeps its number in the file
+    return _batches(numbered, draft=chosen.draft, name=name, split=split, rows=rows)
 
 
 def _batches(
-    records: Iterator[Record], *, draft: Callable[[dict], Draft], name: str, split: str, rows: int
+    numbered: Iterator[tuple[int, Record]], *, draft: Callable[[dict], Draft], name: str, split: str, rows: int
 ) -> Iterator[tuple[pa.Table, list[Reject]]]:
-    numbered = enumerate(records)
     while batch := list(islice(numbered, rows)):
         questions, rejects = [], []
         for number, record in batch:

@@ -64,6 +64,7 @@ def _read(batch: pa.Table, *, raw: StageDir) -> Iterator[pa.Table]:
             split=row["split"],
             format=source.format,
             fields=_fields(source),
+            skip=source.skip,
             limit=source.limit,
             rows=_ROWS,
         )

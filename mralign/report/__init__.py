@@ -1,7 +1,8 @@
-"""Report: a finished run becomes one page to look at, one file of metrics and the last lines on the terminal.
+"""Report: a finished run becomes one page to look at, its metrics and the last lines on the terminal.
 
-The planned stages of a run enter, finished or not; `report/index.html` and `evaluation/metrics.json` appear in the run
-directory, and the text that ends the run leaves. Only committed tables and manifests are read: no Ray, no torch.
+The planned stages of a run enter, finished or not. `report/index.html`, `evaluation/metrics.json`, the same as
+`table.json`, `.md` and `.tex`, and `index.json` (where the scores of each method lie) appear in the run directory, and
+the text that ends the run leaves. Only committed tables and manifests are read: no Ray, no torch.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from collections.abc import Sequence
 
 from mralign.config import RunConfig
 from mralign.report.closing import Places, closing_text
-from mralign.report.evidence import PlannedStage, merged_metrics, survey
+from mralign.report.evidence import PlannedStage, merged_metrics, score_places, survey
+from mralign.report.export import result_table, write_tables
 from mralign.report.page import render
 from mralign.store import Directory, absolute
 
@@ -25,10 +27,13 @@ def publish(config: RunConfig, planned: Sequence[PlannedStage]) -> str:
     home = Directory(absolute(config.run.dir))
     if metrics:
         home.write_text("evaluation/metrics.json", json.dumps(metrics, indent=1))
+        places = score_places(acts)
+        home.write_text("evaluation/index.json", json.dumps(places, indent=1))
+        write_tables(Directory(f"{home.uri}/evaluation"), table=result_table(metrics), more={"scores": places})
     home.write_text("report/index.html", render(config, acts=acts, metrics=metrics))
-    places = Places(
+    found = Places(
         report=f"{home.uri}/report/index.html",
         metrics=f"{home.uri}/evaluation/metrics.json" if metrics else None,
         config=f"{home.uri}/config.yaml",
     )
-    return closing_text(config, acts=acts, metrics=metrics, places=places)
+    return closing_text(config, acts=acts, metrics=metrics, places=found)

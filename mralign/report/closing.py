@@ -8,11 +8,11 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from mralign.config import RunConfig
 from mralign.report.evidence import METRIC_STAGES, Act, figures, finished
-from mralign.report.tables import aligned, funnel_text, gain, result_text, signed, source_rows
+from mralign.report.results import Metrics, result_text
+from mralign.report.tables import aligned, funnel_text, source_rows
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,10 @@ class Places:
     config: str
 
 
-def closing_text(
-    config: RunConfig, *, acts: Mapping[str, Act], metrics: Mapping[str, Mapping[str, Any]], places: Places
-) -> str:
+def closing_text(config: RunConfig, *, acts: Mapping[str, Act], metrics: Metrics, places: Places) -> str:
     """The text that ends the run, paragraphs in order: result or stages done, places, next."""
-    result = _result(metrics, level=config.evaluation.level) if metrics else _stages_done(acts)
+    settings = config.evaluation
+    result = result_text(metrics, level=settings.level, label=settings.label) if metrics else _stages_done(acts)
     training = finished(acts, "training")
     found = [("report", places.report)]
     if places.metrics:
@@ -38,15 +37,6 @@ def closing_text(
         found += [*adapter, ("model", f"{training.uri}/model")]
     steps = [("next", step) if not i else ("", step) for i, step in enumerate(_next(config, acts=acts, places=places))]
     return "\n\n".join(["", result, aligned(found), aligned(steps)]).lstrip("\n")
-
-
-def _result(metrics: Mapping[str, Mapping[str, Any]], *, level: float) -> str:
-    text = result_text(metrics, level=level)
-    found = gain(metrics)
-    if found is None:
-        return text
-    name, acc, mis = found
-    return f"{text}\n{name} minus base_think_on: Acc {signed(acc)}, Mis {signed(mis)} points"
 
 
 def _stages_done(acts: Mapping[str, Act]) -> str:
@@ -65,11 +55,12 @@ def _next(config: RunConfig, *, acts: Mapping[str, Act], places: Places) -> list
     training = finished(acts, "training")
     if training is not None:
         steps.append(f"vllm serve {shlex.quote(f'{training.uri}/model')}")
-    command = f"python jobs/align.py --preset {shlex.quote(places.config)}"
+    trains = bool(config.questions.train or config.rollouts.import_on)
     evaluates = bool(config.questions.test or config.questions.dev)
-    wanted = ("training", *METRIC_STAGES) if evaluates else ("training",)
+    job = "align.py --preset" if trains else "evaluate.py --suite"
+    wanted = [*(["training"] if trains else []), *(METRIC_STAGES[: 2 if trains else 1] if evaluates else [])]
     if any(finished(acts, name) is None for name in wanted):
-        steps.append(f"{command}   (goes on with the stages that are left)")
+        steps.append(f"python jobs/{job} {shlex.quote(places.config)}   (goes on with the stages that are left)")
     elif not evaluates:
         steps.append("give questions.test and run again to evaluate; finished stages are skipped")
     return steps

@@ -65,6 +65,16 @@ class Matrices:
 
 
 @dataclass(frozen=True)
+class Chain:
+    """One matrix P and the expected counts behind it, (K, K), and its bootstrap replicates, (B, K, K)."""
+
+    states: tuple[str, ...]
+    P_KK: np.ndarray
+    support_KK: np.ndarray
+    replicates_BKK: np.ndarray
+
+
+@dataclass(frozen=True)
 class Labelling:
     """How often each label stands, by polarity, and by which rule each step got its labels."""
 
@@ -113,10 +123,35 @@ def figures(acts: Mapping[str, Act], name: str) -> Mapping[str, Any]:
     return act.manifest.figures if act is not None and act.manifest is not None else {}
 
 
-def merged_metrics(acts: Mapping[str, Act]) -> dict[str, dict[str, Any]]:
-    """{method: {acc, acc_ci, mis, mis_ci, n, ...}} of the finished evaluation stages, the base model first."""
+def merged_metrics(acts: Mapping[str, Act]) -> dict[str, dict[str, dict[str, Any]]]:
+    """{method: {benchmark: figures}} of the finished evaluation stages, the untrained model first."""
+    return {method: found for _, metrics in _metrics(acts) for method, found in metrics.items()}
+
+
+def score_places(acts: Mapping[str, Act]) -> dict[str, str]:
+    """{method: "evaluation_base/<fingerprint>"}: where its scores lie, relative to the run directory."""
+    return {method: f"{out.stage}/{out.fingerprint}" for out, metrics in _metrics(acts) for method in metrics}
+
+
+def _metrics(acts: Mapping[str, Act]) -> list[tuple[StageDir, dict[str, dict[str, Any]]]]:
     found = [out for name in METRIC_STAGES if (out := finished(acts, name)) is not None]
-    return {method: values for out in found for method, values in json.loads(out.read_text("metrics.json")).items()}
+    return [(out, json.loads(out.read_text("metrics.json"))) for out in found]
+
+
+def read_positions(acts: Mapping[str, Act]) -> dict[str, dict[str, Any]]:
+    """{dataset: {method: figures}}: where in their thoughts the finished evaluations found the gold answer."""
+    merged: dict[str, dict[str, Any]] = {}
+    for out, _ in _metrics(acts):
+        if out.exists("positions.json"):
+            for dataset, methods in json.loads(out.read_text("positions.json")).items():
+                merged.setdefault(dataset, {}).update(methods)
+    return merged
+
+
+def read_strata(acts: Mapping[str, Act]) -> dict[str, dict[str, Any]]:
+    """{dataset: {"n": ..., "methods": ...}} of the trained model; empty where the base was not asked to think."""
+    out = finished(acts, METRIC_STAGES[1])
+    return json.loads(out.read_text("strata.json")) if out is not None and out.exists("strata.json") else {}
 
 
 def read_matrices(out: StageDir) -> Matrices:
@@ -132,6 +167,19 @@ def read_matrices(out: StageDir) -> Matrices:
     return Matrices(states, *found.values())
 
 
+def read_chain(out: StageDir) -> Chain:
+    """The matrix of all trajectories of a stage that fits P, with its replicates."""
+    table = out.read(schema=MATRICES).filter(pc.field("matrix") == "all")
+    states = tuple(dict.fromkeys(table.column("source").to_pylist()))
+    P_KK, support_KK = (
+        square(table, column=column, states=states, missing=0.0) for column in ("probability", "responsibility")
+    )
+    drawn_BE = np.array(table.column("replicates").to_pylist(), dtype=np.float64).reshape(table.num_rows, -1).T
+    replicates_BKK = np.zeros((len(drawn_BE), *P_KK.shape))
+    replicates_BKK[:, *_places(table, states=states)] = drawn_BE
+    return Chain(states, P_KK, support_KK, replicates_BKK)
+
+
 def read_edges(out: StageDir) -> pa.Table:
     """What stage `weights` says of every transition: a table of schema.EDGES."""
     return StageDir(f"{out.uri}/edges", stage=out.stage, fingerprint=out.fingerprint).read(schema=EDGES)
@@ -139,12 +187,17 @@ def read_edges(out: StageDir) -> pa.Table:
 
 def square(rows: pa.Table, *, column: str, states: Sequence[str], missing: Any) -> np.ndarray:
     """A column of rows with a source and a target each as (K, K); `missing` where no row stands, nan for null."""
-    place = pa.array(states, pa.string())
-    at = tuple(pc.index_in(rows.column(side), value_set=place).to_numpy() for side in ("source", "target"))
     values = rows.column(column).to_numpy(zero_copy_only=False)
     square_KK = np.full((len(states), len(states)), missing, dtype=object if isinstance(missing, str) else np.float64)
-    square_KK[at] = values
+    square_KK[_places(rows, states=states)] = values
     return square_KK
+
+
+def _places(rows: pa.Table, *, states: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Row and column of each row's source and target in a square of the states."""
+    place = pa.array(states, pa.string())
+    source, target = (pc.index_in(rows.column(side), value_set=place).to_numpy() for side in ("source", "target"))
+    return source, target
 
 
 def read_labelling(out: StageDir) -> Labelling:

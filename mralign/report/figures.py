@@ -41,8 +41,11 @@ def bars(rows: Sequence[tuple[str, float, str, str]], *, title: str, top: float 
     return _svg(width, height, marks, title=title)
 
 
-def intervals(rows: Sequence[tuple[str, float, float, float]], *, title: str) -> str:
-    """Points with their intervals on one axis of percent: (label, share, low, high) each."""
+def intervals(rows: Sequence[tuple[str, float, float, float]], *, title: str, quiet: str = "") -> str:
+    """Points with their intervals on one axis of percent: (label, share, low, high) each.
+
+    Labels that begin with `quiet` stand back in grey.
+    """
     low, high = min(row[2] for row in rows), max(row[3] for row in rows)
     ticks = nice_ticks(100 * low, 100 * high)
     left, span = _margin([row[0] for row in rows]), 330
@@ -55,7 +58,7 @@ def intervals(rows: Sequence[tuple[str, float, float, float]], *, title: str) ->
     marks = [_line(x(t / 100), 4, x(t / 100), height - 22, GRID) for t in ticks]
     marks += [_text(x(t / 100), height - 7, f"{t:g}", anchor="middle", colour=MUTED) for t in ticks]
     for place, (label, share, below, above) in enumerate(rows):
-        y, colour = 30 * place + 19, SLATE if label.startswith("base_") else TEAL
+        y, colour = 30 * place + 19, SLATE if quiet and label.startswith(quiet) else TEAL
         tip = f"{label}: {100 * share:.2f} [{100 * below:.2f}, {100 * above:.2f}]"
         marks.append(_text(left - 8, y + 4, label, anchor="end"))
         marks.append(_line(x(below), y, x(above), y, colour, width=2.5))
@@ -70,14 +73,16 @@ def heat_map(
     states: Sequence[str],
     title: str,
     bounds: tuple[float, float] | None,
+    ratios: bool = True,
     errors_KK: np.ndarray | None = None,
     bands_KK: np.ndarray | None = None,
 ) -> str:
     """A square of cells, one a transition; nan cells stay empty.
 
-    `bounds` None: shares in [0, 1], dark for much, on a square-root scale. Else log2 ratios between the bounds: teal
-    above 0, rust below. The tooltip names the transition, its value, its support and, where it is a number, its
-    standard error. `bands_KK` (str): cells of the band `high` get a solid frame, those of `low` a dashed one.
+    `bounds` None: shares in [0, 1], dark for much, on a square-root scale. Else log2 ratios between the bounds, or
+    without `ratios` plain differences: teal above 0, rust below. The tooltip names the transition, its value, its
+    support and, where it is a number, its standard error. `bands_KK` (str): cells of the band `high` get a solid frame,
+    those of `low` a dashed one.
     """
     cell, left = 20, _margin(states)
     marks = []
@@ -86,7 +91,7 @@ def heat_map(
         marks.append(_text(left + cell * row + 14, left - 6, source, turn=True))
         for column, target in enumerate(states):
             value = float(values_KK[row, column])
-            shown = "too rare" if math.isnan(value) else (f"{value:.3f}" if bounds is None else f"× {2**value:.2f}")
+            shown = "too rare" if math.isnan(value) else _in_words(value, bounds=bounds, ratios=ratios)
             colour = (
                 EMPTY if math.isnan(value) else (shade(value) if bounds is None else diverging(value, bounds=bounds))
             )
@@ -97,7 +102,13 @@ def heat_map(
             place = (left + cell * column, left + cell * row)
             marks.append(_rect(*place, cell - 1, cell - 1, colour, tip=tip, frame=frame))
     side = left + cell * len(states)
-    return _svg(side + 4, side + 34, [*marks, *_key(left, side + 12, bounds=bounds)], title=title)
+    return _svg(side + 4, side + 34, [*marks, *_key(left, side + 12, bounds=bounds, ratios=ratios)], title=title)
+
+
+def _in_words(value: float, *, bounds: tuple[float, float] | None, ratios: bool) -> str:
+    if bounds is None:
+        return f"{value:.3f}"
+    return f"× {2**value:.2f}" if ratios else f"{value:+.3f}".replace("-", "−")
 
 
 def lines(series: Mapping[str, tuple[Sequence[float], Sequence[float], str]], *, title: str) -> str:
@@ -134,6 +145,42 @@ def lines(series: Mapping[str, tuple[Sequence[float], Sequence[float], str]], *,
     return _svg(440, 204, marks, title=title)
 
 
+def histogram(series: Mapping[str, tuple[Sequence[int], float | None, str]], *, title: str) -> str:
+    """Counts in equal bins of [0, 1), as percent of each series: name -> (counts, mean, colour), side by side in a bin.
+
+    A dashed line stands at each mean. A series without counts is left out; empty if all are.
+    """
+    known = {name: found for name, found in series.items() if sum(found[0])}
+    if not known:
+        return ""
+    shares = {name: [100 * n / sum(counts) for n in counts] for name, (counts, _, _) in known.items()}
+    ticks = nice_ticks(0.0, max(max(values) for values in shares.values()))
+    place = lambda x, y: (46 + 384 * x, 178 - 146 * y / ticks[-1])  # noqa: E731
+    marks = []
+    for tick in ticks:
+        at = place(0, tick)[1]
+        marks += [_line(46, at, 430, at, GRID), _text(40, at + 4, f"{tick:g}", anchor="end", colour=MUTED)]
+    marks += [_text(place(x, 0)[0], 196, f"{x:g}", anchor="middle", colour=MUTED) for x in (0, 0.25, 0.5, 0.75, 1)]
+    offset = 46.0
+    for number, (name, (counts, _, colour)) in enumerate(known.items()):
+        wide = 384 / len(counts)
+        each = (wide - 2) / len(known)
+        for bin_number, (n, share) in enumerate(zip(counts, shares[name], strict=True)):
+            if not n:
+                continue
+            top = place(0, share)[1]
+            start, end = bin_number / len(counts), (bin_number + 1) / len(counts)
+            tip = f"{name}, {start:.2f} to {end:.2f}: {n} of {sum(counts)}"
+            marks.append(_rect(46 + wide * bin_number + 1 + each * number, top, each, 178 - top, colour, tip=tip))
+        label = f"{name} (n {sum(counts)})"
+        marks += [_rect(offset, 8, 10, 10, colour, radius=2), _text(offset + 15, 17, label)]
+        offset += 30 + _CHARACTER * len(label)
+    for _, mean, colour in known.values():  # above all bars
+        if mean is not None:
+            marks.append(_line(place(mean, 0)[0], 32, place(mean, 0)[0], 178, colour, dashed=True))
+    return _svg(440, 204, marks, title=title)
+
+
 def nice_ticks(low: float, high: float, *, about: int = 5) -> list[float]:
     """Round numbers from at or below `low` to at or above `high`."""
     span = (high - low) or abs(high) or 1.0
@@ -155,13 +202,14 @@ def diverging(log_ratio: float, *, bounds: tuple[float, float], depth: float = 0
     return _mixed(_WHITE, colour, share=depth * share)
 
 
-def _key(x: float, y: float, *, bounds: tuple[float, float] | None) -> list[str]:
+def _key(x: float, y: float, *, bounds: tuple[float, float] | None, ratios: bool) -> list[str]:
     """The colour scale under a heat map."""
     if bounds is None:
         stops = [(f"{share:g}", shade(share)) for share in (0.01, 0.1, 0.25, 0.5, 1)]
     else:
         logs = (bounds[0], bounds[0] / 2, 0.0, bounds[1] / 2, bounds[1])
-        stops = [(f"× {2**log:.2g}", diverging(log, bounds=bounds)) for log in logs]
+        words = [f"× {2**log:.2g}" if ratios else f"{log:+.2g}".replace("-", "−") for log in logs]
+        stops = [(word, diverging(log, bounds=bounds)) for word, log in zip(words, logs, strict=True)]
     marks = []
     for place, (label, colour) in enumerate(stops):
         marks.append(_rect(x + 64 * place, y, 12, 12, colour, border=True))
@@ -205,9 +253,10 @@ def _rect(
     return f'<rect {place} fill="{colour}"{extra}>{inside}</rect>'
 
 
-def _line(x1: float, y1: float, x2: float, y2: float, colour: str, *, width: float = 1) -> str:
+def _line(x1: float, y1: float, x2: float, y2: float, colour: str, *, width: float = 1, dashed: bool = False) -> str:
     ends = f'x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"'
-    return f'<line {ends} stroke="{colour}" stroke-width="{width}"/>'
+    dashes = ' stroke-dasharray="4 3"' if dashed else ""
+    return f'<line {ends} stroke="{colour}" stroke-width="{width}"{dashes}/>'
 
 
 def _circle(x: float, y: float, radius: float, colour: str, *, tip: str) -> str:

@@ -16,10 +16,14 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from mralign.config import RunConfig, to_yaml
-from mralign.report import sections, tables
+from mralign.report import results, sections, tables, thinking
 from mralign.report.evidence import METRIC_STAGES, Act, figures, finished
-from mralign.report.sections import Content, Metrics
+from mralign.report.results import Metrics
+from mralign.report.sections import Content
 from mralign.store import absolute
+
+_NO_STRATA = "the untrained model was not asked to think on a benchmark with gold answers"
+_NO_POSITIONS = "no method was asked to think on a benchmark with gold answers"
 
 
 @dataclass(frozen=True)
@@ -46,14 +50,20 @@ def render(config: RunConfig, *, acts: Mapping[str, Act], metrics: Metrics) -> s
 
 
 def _sections(config: RunConfig, *, acts: Mapping[str, Act], metrics: Metrics) -> list[Section]:
-    def section(anchor: str, title: str, stage: str, fill: Callable[[], Content]) -> Section:
-        present = finished(acts, stage) is not None
+    def section(anchor: str, title: str, stage: str, fill: Callable[[], Content | None], *, none: str = "") -> Section:
+        """`none`: why a finished stage may have nothing to show."""
+        if finished(acts, stage) is not None:
+            return Section(anchor, title, fill(), none)
         why = "is not finished yet" if stage in acts else "is not part of this plan"
-        return Section(anchor, title, fill() if present else None, f"stage {stage} {why}")
+        return Section(anchor, title, None, f"stage {stage} {why}")
 
     last = next((name for name in METRIC_STAGES if finished(acts, name)), METRIC_STAGES[0])
+    unread = next((name for name in thinking.CHANGE_STAGES if not finished(acts, name)), thinking.CHANGE_STAGES[0])
     return [
         section("result", "Result", last, lambda: sections.result(config, metrics=metrics)),
+        section("strata", "Gain by stratum", METRIC_STAGES[1], lambda: thinking.strata(acts), none=_NO_STRATA),
+        section("positions", "Positions", last, lambda: thinking.positions(acts), none=_NO_POSITIONS),
+        section("change", "How thinking changed", unread, lambda: thinking.change(acts)),
         section("questions", "Questions", "questions", lambda: sections.questions(acts)),
         section("candidates", "Candidates", "candidates", lambda: sections.candidates(acts)),
         section("annotation", "Annotation", "annotation", lambda: sections.annotation(acts)),
@@ -91,13 +101,17 @@ def _run(config: RunConfig, *, acts: Mapping[str, Act]) -> dict[str, Any]:
 
 
 def _facts(config: RunConfig) -> list[tuple[str, str]]:
-    train = ", ".join(source.name for source in config.questions.train) or config.rollouts.import_name
     weights = f"anchor {config.weights.anchor}, control {config.weights.control}"
-    return [
+    bounds = f"[{config.weights.clip_min:.3g}, {config.weights.clip_max:.3g}]"
+    train = ", ".join(source.name for source in config.questions.train)
+    trained = [
         ("Method", config.training.method),
-        ("Weights", f"{weights}, clipped to [{config.weights.clip_min:.3g}, {config.weights.clip_max:.3g}]"),
+        ("Weights", f"{weights}, clipped to {bounds}"),
+        ("Trained on", train or config.rollouts.import_name),
+    ]
+    return [
+        *(trained if config.questions.train or config.rollouts.import_on else []),
         ("Model", config.model.path),
-        ("Trained on", train),
         ("Evaluated on", f"{', '.join(sections.evaluated(config)) or tables.DASH} ({config.evaluation.split})"),
         ("Seed", str(config.run.seed)),
         ("Directory", absolute(config.run.dir)),
@@ -107,16 +121,14 @@ def _facts(config: RunConfig) -> list[tuple[str, str]]:
 def _cards(config: RunConfig, *, acts: Mapping[str, Act], metrics: Metrics) -> list[tuple[str, str, str]]:
     """Headline figures: (name, figure, note)."""
     cards = []
-    found = tables.gain(metrics)
-    if found is not None:
-        name, acc, mis = found
-        now = metrics[name]
-        cards.append(
-            ("Accuracy", f"{tables.percent(now['acc'])} %", f"{tables.signed(acc)} points against base_think_on")
-        )
-        cards.append(
-            ("Misalignment", f"{tables.percent(now['mis'])} %", f"{tables.signed(mis)} points against base_think_on")
-        )
+    gains = results.gains(metrics, label=config.evaluation.label)
+    for gain in (gain for gain in gains if gain.method == gains[0].method):
+        now, place = metrics[gain.method][gain.benchmark], "" if len(gains) == 1 else f", {gain.benchmark}"
+        pairs = (("Accuracy", "acc", gain.acc), ("Misalignment", "mis", gain.mis))
+        for title, key, points in pairs:
+            if points is not None:
+                note = f"{tables.signed(points)} points against {gain.base}"
+                cards.append((f"{title}{place}", f"{tables.percent(now[key])} %", note))
     act = acts.get("candidates")
     if act is not None and act.manifest is not None:
         cards.append(("Trajectories", tables.number(act.manifest.rows_out), "candidates kept"))

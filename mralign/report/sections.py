@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from markupsafe import Markup
 
 from mralign.config import RunConfig
-from mralign.report import annotators, tables
+from mralign.report import annotators, results, tables
 from mralign.report import figures as draw
 from mralign.report.evidence import (
     Act,
@@ -33,9 +33,9 @@ from mralign.report.evidence import (
     sample_traces,
     square,
 )
+from mralign.report.results import Metrics
 from mralign.schema import EDGES
 
-Metrics = Mapping[str, Mapping[str, Any]]
 Content = dict[str, Any]
 
 _SHOWN = 5  # edges at either end of the ratios
@@ -49,13 +49,16 @@ def evaluated(config: RunConfig) -> list[str]:
 
 
 def result(config: RunConfig, *, metrics: Metrics) -> Content:
-    acc = [(name, values["acc"], *values["acc_ci"]) for name, values in metrics.items()]
-    mis = [(name, values["mis"], *values["mis_ci"]) for name, values in metrics.items() if values["mis"] is not None]
+    shown = results.benchmarks(metrics)
+    quiet = f"{config.evaluation.label}_"
+    pictures = {
+        name: [(title, Markup(draw.intervals(p, title=f"{title}, percent", quiet=quiet))) for title, p in found]
+        for name, found in ((name, results.drawn(methods)) for name, methods in shown.items())
+    }
     return {
-        "rows": tables.result_rows(metrics),
+        "blocks": [(block, pictures[block.benchmark]) for block in results.blocks(metrics)],
+        "kinds": sorted({block.kind for block in results.blocks(metrics)}),
         "level": f"{100 * config.evaluation.level:g}",
-        "acc": Markup(draw.intervals(acc, title="Accuracy, percent")),
-        "mis": Markup(draw.intervals(mis, title="Misalignment, percent")) if mis else None,
         "published": tables.published(evaluated(config)),
     }
 

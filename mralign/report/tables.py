@@ -1,4 +1,4 @@
-"""Metrics, funnels and counts become rows of text.
+"""Numbers, funnels and counts become text.
 
 Numbers as the stages wrote them enter, strings leave, for the page and for the terminal alike. Rates are shares in
 [0, 1] when they enter and percent when they leave.
@@ -7,7 +7,6 @@ Numbers as the stages wrote them enter, strings leave, for the page and for the 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 DASH = "–"
@@ -23,19 +22,6 @@ _PUBLISHED = {
 }
 
 
-@dataclass(frozen=True)
-class ResultRow:
-    """One method of the result table, ready to print."""
-
-    method: str
-    acc: str
-    mis: str
-    acc_contains: str
-    invalid: str
-    thought_tokens: str
-    n: str
-
-
 def percent(share: float | None, *, digits: int = 1) -> str:
     """A share as percent with one decimal, or `digits` of them; a dash for None."""
     return DASH if share is None else f"{100 * share:.{digits}f}"
@@ -46,32 +32,6 @@ def with_interval(share: float | None, interval: Sequence[float] | None) -> str:
     if share is None or interval is None:
         return percent(share)
     return f"{percent(share)} [{percent(interval[0])}, {percent(interval[1])}]"
-
-
-def result_rows(metrics: Mapping[str, Mapping[str, Any]]) -> list[ResultRow]:
-    """The result table, methods in the order of `metrics`."""
-    return [
-        ResultRow(
-            method=method,
-            acc=with_interval(values["acc"], values["acc_ci"]),
-            mis=with_interval(values["mis"], values["mis_ci"]),
-            acc_contains=with_interval(values.get("acc_contains"), values.get("acc_contains_ci")),
-            invalid=percent(values.get("invalid_share")),
-            thought_tokens=number(values.get("thought_tokens_mean")),
-            n=number(values["n"]),
-        )
-        for method, values in metrics.items()
-    ]
-
-
-def gain(metrics: Mapping[str, Mapping[str, Any]]) -> tuple[str, float, float] | None:
-    """(method, Acc, Mis): the trained method minus the thinking base model, in points; None without both."""
-    base = metrics.get("base_think_on")
-    trained = [(name, values) for name, values in metrics.items() if not name.startswith("base_")]
-    if base is None or not trained:
-        return None
-    name, values = trained[-1]
-    return name, 100 * (values["acc"] - base["acc"]), 100 * (values["mis"] - base["mis"])
 
 
 def published(datasets: Iterable[str]) -> list[tuple[str, ...]]:
@@ -115,15 +75,6 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ("   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
     return "\n".join(line.rstrip() for line in lines)
-
-
-def result_text(metrics: Mapping[str, Mapping[str, Any]], *, level: float) -> str:
-    """The result table for a terminal."""
-    interval = f"[{100 * level:g}% CI]"
-    head = ("method", f"Acc % {interval}", f"Mis % {interval}", "n")
-    # The thin space of `number` has no place in a terminal.
-    body = [(row.method, row.acc, row.mis, str(metrics[row.method]["n"])) for row in result_rows(metrics)]
-    return aligned([head, *body])
 
 
 def funnel_steps(funnel: Sequence[Mapping[str, Any]], *, dataset: str) -> list[tuple[str, int, int | None]]:

@@ -137,13 +137,20 @@ def _bits(values: Sequence[bool]) -> str:
 
 
 def _candidate(row: dict, *, polarity: int, match: str, limits: Limits) -> dict | Reject:
-    start, end = row["thought_start"], row["thought_end"]
-    spans = segment_spans(row["text"], start=start, end=end)
-    reason = _length_reason(segments=len(spans), tokens=row["thought_tokens"], limits=limits)
+    candidate = trajectory(row, polarity=polarity, match=match)
+    segments = len(candidate["segment_start"])
+    reason = _length_reason(segments=segments, tokens=row["thought_tokens"], limits=limits)
     if reason:
-        sizes = f"segments={len(spans)} thought_tokens={row['thought_tokens']}"
+        sizes = f"segments={segments} thought_tokens={row['thought_tokens']}"
         detail = f"polarity={polarity:+d} {sizes} dataset={row['dataset']}"
         return Reject(row["row_id"], reason, detail, row["text"])
+    return candidate
+
+
+def trajectory(row: dict, *, polarity: int, match: str) -> dict:
+    """A valid think-on generation as a row of schema CANDIDATES: cut into segments, with EM_t and EM_a by `match`."""
+    start, end = row["thought_start"], row["thought_end"]
+    spans = segment_spans(row["text"], start=start, end=end)
     return {
         **{name: row[name] for name in _COPIED},
         "polarity": polarity,

@@ -1,12 +1,15 @@
 """Stages `rollouts` and `candidates`: questions become generations, generations become labelled candidates.
 
 Questions enter; N think-on and N think-off generations each leave the first stage (sampled by vLLM, or imported), and
-the questions where thinking helped or hurt leave the second one, cut into segments. No arithmetic lives here.
+the questions where thinking helped or hurt leave the second one, cut into segments. `thoughts_stage` does so with some
+thoughts of an evaluated model, whatever came of them. No arithmetic lives here.
 """
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +24,7 @@ from mralign.engines.streaming import generate
 from mralign.rejects import Reject, to_table
 from mralign.rollouts.candidates import Limits, funnel, judge
 from mralign.rollouts.imported import read_rollouts
+from mralign.rollouts.thoughts import draw_questions, thoughts_of, unanswered
 from mralign.schema import CANDIDATES, GENERATIONS, QUESTIONS
 from mralign.stage import Context, Outcome, Stage, map_groups
 from mralign.store import Directory, StageDir, part_key, part_name
@@ -154,6 +158,67 @@ def _candidates(context: Context) -> Outcome:
     columns = ["row_id", "reason", "detail"]
     rejects = [Reject(**row) for row in context.out.read_rejects(columns=columns).to_pylist()]
     return Outcome(rows, kept.num_rows, {"funnel": funnel(kept.to_pylist(), rejects, datasets)})
+
+
+def _think(context: Context, *, responses: str) -> Outcome:
+    config, questions = context.config, context.upstream["questions"]
+    ids = [one for part in questions.parts(config.evaluation.split) for one in _ids(questions, part)]
+    chosen = draw_questions(ids, count=config.evaluation.reannotate, seed=config.run.seed)
+    shelf, parts = _plain_responses(context.upstream[responses])
+    map_groups(
+        context,
+        partial(_thoughts_table, questions=frozenset(chosen), match=config.evaluation.match),
+        groups={part: [part] for part in parts},
+        source=shelf,
+        schema=CANDIDATES,
+        upstream_schema=GENERATIONS,
+    )
+    rows = context.out.read_parts(parts, schema=CANDIDATES, columns=["row_id"]).column("row_id").to_pylist()
+    if not rows:
+        raise ValueError(
+            f"none of the {len(chosen)} thoughts to be labelled anew can be used; the rejects beside {context.out.uri} "
+            f"say why. See evaluation.decoding.max_tokens and model.family, or give evaluation.reannotate=0"
+        )
+    heard = {*rows, *context.out.read_rejects(parts, columns=["row_id"]).column("row_id").to_pylist()}
+    rejects = to_table(unanswered(chosen, heard=heard))
+    context.out.commit(part_name("unanswered"), CANDIDATES.empty_table(), schema=CANDIDATES, rejects=rejects)
+    return Outcome(len(chosen), len(rows))
+
+
+def _plain_responses(responses: StageDir) -> tuple[StageDir, list[str]]:
+    """The shelf of a stage's responses that had no snippets, and the parts of it that are that stage's."""
+    (plain,) = (one for one in json.loads(responses.read_text("parts.json")) if one["group"] == "plain")
+    return StageDir(f"{responses.uri.rsplit('/', 2)[0]}/{plain['shelf']}"), plain["parts"]
+
+
+def _thoughts_table(table: pa.Table, *, questions: Collection[str], match: str) -> tuple[pa.Table, list[Reject]]:
+    kept, rejects = thoughts_of(table.to_pylist(), questions=questions, match=match)
+    return pa.Table.from_pylist(kept, schema=CANDIDATES), rejects
+
+
+def thoughts_stage(*, name: str, responses: str) -> Stage:
+    """Thoughts of the model that stage `responses` (responses_base | responses) asked, as candidates of polarity 0."""
+    field = "methods" if responses == "responses_base" else "trained_methods"
+
+    def check_think_on(config: RunConfig) -> None:
+        if "think_on" not in getattr(config.evaluation, field):
+            raise ValueError(
+                f"evaluation.reannotate={config.evaluation.reannotate} needs thoughts of both models; put think_on "
+                f"into evaluation.{field}, or give evaluation.reannotate=0"
+            )
+
+    return Stage(
+        name=name,
+        run=partial(_think, responses=responses),
+        matters=lambda config: {
+            "count": config.evaluation.reannotate,
+            "split": config.evaluation.split,
+            "match": config.evaluation.match,
+            "seed": config.run.seed,
+        },
+        upstream=("questions", responses),
+        check=check_think_on,
+    )
 
 
 ROLLOUTS_STAGE = Stage(

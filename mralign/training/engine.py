@@ -10,6 +10,7 @@ import ctypes
 import os
 from dataclasses import dataclass
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -76,12 +77,20 @@ def start_engine(policy: TokenLogProbs, settings: Training, *, rate: float, worl
 
     # Else DeepSpeed compiles its shared-memory all-reduce when a CPU worker starts, which needs a compiler and a while.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    _import_muon()
     deepspeed.init_distributed("nccl" if settings.gpu else "gloo", verbose=False)
     trainable = [p for p in policy.parameters() if p.requires_grad]
     engine, *_ = deepspeed.initialize(
         model=policy, model_parameters=trainable, config=deepspeed_config(settings, rate=rate, world=world)
     )
     return engine
+
+
+def _import_muon() -> None:
+    """DeepSpeed imports Muon to compare optimizers by type, which decorates three functions with torch.compile and so
+    loads Inductor: over a second for every worker, and nothing here uses it. Imported first, undecorated."""
+    with mock.patch.dict(os.environ, TORCHDYNAMO_DISABLE="1"):
+        import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: F401
 
 
 def gathered(policy: TokenLogProbs, *, trainable: bool = True) -> Any:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from mralign.rejects import Reject
 
@@ -27,6 +29,12 @@ class Example:
     completion_ids: np.ndarray  # int32 (T,)
     weights_T: np.ndarray  # float32 (T,): w_t of each completion token
     reference_T: np.ndarray | None  # float32 (T,): log pi_ref of each completion token
+
+
+def of_datasets(table: pa.Table, *, datasets: Sequence[str]) -> pa.Table:
+    """The rows of `table` whose `dataset` is one of `datasets`; all of them where none is named."""
+    wanted = pa.array(datasets, pa.string())
+    return table.filter(pc.is_in(table.column("dataset"), value_set=wanted)) if datasets else table
 
 
 def example_row(candidate: dict[str, Any], *, token_step: Sequence[int]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from mralign.config import Model, RunConfig, Training, resolve_path
+from mralign.config.learning import check_datasets, chosen_datasets, dataset_matters
 from mralign.rejects import Reject
 from mralign.schema import ANNOTATIONS, EXAMPLES, MATCHED_LOGPS, PAIR_SUMS, REFERENCE
 from mralign.stage import Context, Outcome, Stage, log, map_parts, progress, run_tasks
@@ -23,7 +24,7 @@ from mralign.store import StageDir, absolute, part_name
 from mralign.training.annotated import ANNOTATED, Annotated
 from mralign.training.checkpoint import read_state
 from mralign.training.engine import prepare_process
-from mralign.training.examples import example_row, segment_steps, too_long
+from mralign.training.examples import example_row, of_datasets, segment_steps, too_long
 from mralign.training.export import export, hub_token
 from mralign.training.guards import TrainingStopped, class_balance
 from mralign.training.index import index_rows, read_index, write_index
@@ -44,12 +45,14 @@ def objective(config: RunConfig) -> Objective:
     return find(config.training.method)
 
 
-def _example_rows(annotated: pa.Table, *, model: Model, max_length: int) -> tuple[pa.Table, list[Reject]]:
+def _example_rows(
+    annotated: pa.Table, *, model: Model, max_length: int, datasets: Sequence[str] = ()
+) -> tuple[pa.Table, list[Reject]]:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(resolve_path(model.path), trust_remote_code=model.trust_remote_code)
     rows, rejects = [], []
-    for row in annotated.to_pylist():
+    for row in of_datasets(annotated, datasets=datasets).to_pylist():
         reject = too_long(row, max_length=max_length)
         if reject:
             rejects.append(reject)
@@ -73,15 +76,15 @@ def _example_row(row: dict[str, Any], *, offsets: list[tuple[int, int]]) -> dict
 def _examples(context: Context) -> Outcome:
     """A part for each of the annotation, and the index of them all."""
     config, out = context.config, context.out
-    source = context.upstream["annotation"]
+    source, datasets = context.upstream["annotation"], chosen_datasets(context.config)
     joined = Annotated(source.uri, source.stage, source.fingerprint, context.upstream["candidates"])
-    function = partial(_example_rows, model=config.model, max_length=config.examples.max_length)
+    function = partial(_example_rows, model=config.model, max_length=config.examples.max_length, datasets=datasets)
     map_parts(context, function, source=joined, schema=EXAMPLES, upstream_schema=ANNOTATED)
     parts = list(enumerate(out.parts()))
     groups = [parts[i : i + _PARTS_OF_A_TASK] for i in range(0, len(parts), _PARTS_OF_A_TASK)]
     write_index(out, run_tasks(index_rows, [(out, group) for group in groups]))
     index = read_index(out)
-    rows_in = sum(_decided(source, part) for part in source.parts())
+    rows_in = sum(_decided(source, part, datasets=datasets) for part in source.parts())
     figures = {
         "positive": int((index.polarity_N > 0).sum()),
         "negative": int((index.polarity_N < 0).sum()),
@@ -90,10 +93,10 @@ def _examples(context: Context) -> Outcome:
     return Outcome(rows_in, len(index), figures)
 
 
-def _decided(source: StageDir, part: str) -> int:
-    """Annotated rows of the part that are positive or negative."""
-    polarity = source.read_parts([part], schema=ANNOTATIONS, columns=["polarity"]).column("polarity").to_numpy()
-    return int((polarity != 0).sum())
+def _decided(source: StageDir, part: str, *, datasets: Sequence[str]) -> int:
+    """Annotated rows of the part that are positive or negative, of the chosen data sets."""
+    rows = source.read_parts([part], schema=ANNOTATIONS, columns=["dataset", "polarity"])
+    return int((of_datasets(rows, datasets=datasets).column("polarity").to_numpy() != 0).sum())
 
 
 class ReferenceScorer:
@@ -125,7 +128,8 @@ def _reference(context: Context) -> Outcome:
     task = sources.load()
     wanted = list(blocks(task.reader, task.plan, mark=model_mark(config.model, config.training)))
     there = set(shelf.parts())
-    missing = [block for block in wanted if block.address not in there]
+    # Where pairs are fixed every epoch wants the same blocks: each is scored once.
+    missing = list({block.address: block for block in wanted if block.address not in there}.values())
     log.info("reference: %d blocks, %d of them to score", len(wanted), len(missing))
     for _ in progress(_score(missing, sources=sources, shelf=shelf), total=len(missing), label="reference"):
         pass
@@ -267,6 +271,7 @@ def _gpu(config: Training) -> dict[str, float]:
 # What changes how a training runs, but not what comes of it beyond rounding.
 _INDIFFERENT = {
     "checkpoint_every",
+    "datasets",  # the stage `examples` has made the choice
     "log_every",
     "gradient_checkpointing",
     "max_failures",
@@ -326,9 +331,10 @@ def _check(config: RunConfig) -> None:
 EXAMPLES_STAGE = Stage(
     name="examples",
     run=_examples,
-    matters=lambda config: config.examples.model_dump(),
+    matters=lambda config: {**config.examples.model_dump(), **dataset_matters(config)},
     upstream=("candidates", "annotation"),
     inputs=lambda config: config.model.inputs(),
+    check=check_datasets,
     version=2,
 )
 

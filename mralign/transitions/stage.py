@@ -10,15 +10,17 @@ annotator, for the agreement of METHOD.md §2c. No arithmetic lives here.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from mralign.config import RunConfig, Weights
+from mralign.config.learning import check_datasets, chosen_datasets, dataset_matters
 from mralign.rejects import Reject
 from mralign.schema import (
     ANNOTATIONS,
@@ -33,7 +35,7 @@ from mralign.schema import (
 )
 from mralign.stage import Context, Outcome, Stage, log, map_parts
 from mralign.store import StageDir, part_name
-from mralign.transitions.bootstrap import add_replicated, select_replicates, standard_error
+from mralign.transitions.bootstrap import add_replicated, select_replicates
 from mralign.transitions.counts import Labels, add, count, select
 from mralign.transitions.edges import Rule, edges
 from mralign.transitions.em import (
@@ -49,10 +51,10 @@ from mralign.transitions.em import (
     maximise,
     settings_of,
 )
+from mralign.transitions.matrices import MATRIX_POLARITIES, long_form, read_matrices
 from mralign.transitions.shelf import RAW, Counting, Undecoded, fetch
 from mralign.transitions.weights import step_weights, summary
 
-MATRIX_POLARITIES = {"all": (1, -1, 0), "positive": (1,), "negative": (-1,)}
 _FAN_IN = 8
 
 
@@ -70,9 +72,9 @@ def _count_table(table: pa.Table, *, counting: Counting, shelf: StageDir) -> tup
     return fetch(parquet, counting=counting, shelf=shelf), []
 
 
-def _counts(context: Context) -> Outcome:
+def _counts(context: Context, *, annotation: str = "annotation") -> Outcome:
     """A table a part, the same parts as upstream, and their sum without replicates in `total/`."""
-    source, settings = context.upstream["annotation"], context.config.transitions
+    source, settings = context.upstream[annotation], context.config.transitions
     counting = Counting(_states(source), settings.labels, settings.bootstrap, context.config.run.seed)
     shelf = StageDir(f"{context.out.uri.rsplit('/', 2)[0]}/counts_by_content")
     before = set(shelf.parts())
@@ -92,8 +94,14 @@ def _counts(context: Context) -> Outcome:
     return Outcome(rows_in, rows_out, {"transitions": transitions, "tables": len(parts)})
 
 
-def _total(counts: StageDir) -> pa.Table:
-    return _below(counts, "total").read(schema=COUNTS)
+def _total(counts: StageDir, *, datasets: Sequence[str]) -> pa.Table:
+    return _of(_below(counts, "total").read(schema=COUNTS), datasets=datasets)
+
+
+def _of(table: pa.Table, *, datasets: Sequence[str]) -> pa.Table:
+    """The rows of the data sets that are trained on; all where none is named."""
+    wanted = pa.array(datasets, pa.string())
+    return table.filter(pc.is_in(table.column("dataset"), value_set=wanted)) if datasets else table
 
 
 def reduce_tree(source: StageDir, *, schema: pa.Schema = COUNTS) -> pa.Table:
@@ -130,16 +138,25 @@ def _estimate(table: pa.Table, *, name: str, K: int, settings: Settings) -> list
 
 
 def _estimate_sharded(
-    tables: StageDir, *, total: pa.Table, name: str, K: int, replicates: int, settings: Settings
+    tables: StageDir,
+    *,
+    total: pa.Table,
+    name: str,
+    K: int,
+    replicates: int,
+    settings: Settings,
+    datasets: Sequence[str],
 ) -> list[Estimate]:
-    """As `_estimate`, with an E-step a table of `tables` in each iteration; `total` is their sum (schema.COUNTS)."""
+    """As `_estimate`, with an E-step a table of `tables` in each iteration; `total` is the sum of the rows of
+    `datasets` in them (schema.COUNTS)."""
     import ray
 
     polarities = MATRIX_POLARITIES[name]
     check(select(total, polarities=polarities), K=K)
 
     def unfold(part: str) -> Shard:
-        counts, n_TB = select_replicates(tables.read_parts([part], schema=REPLICATED_COUNTS), polarities=polarities)
+        table = _of(tables.read_parts([part], schema=REPLICATED_COUNTS), datasets=datasets)
+        counts, n_TB = select_replicates(table, polarities=polarities)
         return Shard.of(counts, n_TB=n_TB.reshape(counts.n.size, replicates), K=K)
 
     def step(shard: Shard, P_RKK: np.ndarray, which: np.ndarray) -> Expected:
@@ -157,22 +174,31 @@ def _estimate_sharded(
 
 
 def _matrices(context: Context) -> Outcome:
+    datasets = chosen_datasets(context.config)
+    return _fit_matrices(context, annotation="annotation", counts="counts", names=MATRIX_POLARITIES, datasets=datasets)
+
+
+def _fit_matrices(
+    context: Context, *, annotation: str, counts: str, names: Iterable[str], datasets: Sequence[str]
+) -> Outcome:
+    """The matrices `names`, from stage `counts` in the states of stage `annotation`, of these data sets (none: all)."""
     import ray
 
-    states, config = _states(context.upstream["annotation"]), context.config.transitions
-    source, settings = context.upstream["counts"], settings_of(config)
-    total, K = _total(source), len(states)
+    states, config = _states(context.upstream[annotation]), context.config.transitions
+    source, settings = context.upstream[counts], settings_of(config)
+    total, K = _total(source, datasets=datasets), len(states)
     if config.em == "sharded":
-        sharded = partial(_estimate_sharded, source, total=total, K=K, replicates=config.bootstrap, settings=settings)
-        found = {name: sharded(name=name) for name in MATRIX_POLARITIES}
+        given = {"total": total, "K": K, "replicates": config.bootstrap, "settings": settings, "datasets": datasets}
+        sharded = partial(_estimate_sharded, source, **given)
+        found = {name: sharded(name=name) for name in names}
     else:
         function: Any = _estimate
         remote: Any = ray.remote(function)
-        shared = ray.put(reduce_tree(source, schema=REPLICATED_COUNTS))
-        tasks = [remote.remote(shared, name=name, K=K, settings=settings) for name in MATRIX_POLARITIES]
-        found = dict(zip(MATRIX_POLARITIES, ray.get(tasks), strict=True))
+        shared = ray.put(_of(reduce_tree(source, schema=REPLICATED_COUNTS), datasets=datasets))
+        tasks = {name: remote.remote(shared, name=name, K=K, settings=settings) for name in names}
+        found = {name: ray.get(task) for name, task in tasks.items()}
     for name, estimates in found.items():
-        context.out.commit(part_name(name), _long_form(name, estimates=estimates, states=states), schema=MATRICES)
+        context.out.commit(part_name(name), long_form(name, estimates=estimates, states=states), schema=MATRICES)
     figures = {name: _fit(found[name][0], counts=total, polarities=MATRIX_POLARITIES[name]) for name in found}
     return Outcome(total.num_rows, len(found) * K**2, figures)
 
@@ -186,48 +212,6 @@ def _fit(result: Estimate, *, counts: pa.Table, polarities: Sequence[int]) -> di
     }
 
 
-def _long_form(name: str, *, estimates: Sequence[Estimate], states: Sequence[str]) -> pa.Table:
-    """The first estimate, with standard errors from the others."""
-    source, target = np.meshgrid(states, states, indexing="ij")
-    result, P_BKK = estimates[0], np.array([replicate.P for replicate in estimates[1:]])
-    error = standard_error(P_BKK).ravel() if len(P_BKK) else [None] * len(states) ** 2
-    return pa.table(
-        {
-            "matrix": [name] * len(states) ** 2,
-            "source": source.ravel(),
-            "target": target.ravel(),
-            "probability": result.P.ravel(),
-            "responsibility": result.C.ravel(),
-            "standard_error": pa.array(error, pa.float64()),
-            "replicates": P_BKK.reshape(len(P_BKK), len(states) ** 2).T.tolist(),
-        },
-        schema=MATRICES,
-    )
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """Committed matrices by name, float64: P and the expected counts C, (K, K), and the replicates of P, (B, K, K)."""
-
-    P: Mapping[str, np.ndarray]
-    C: Mapping[str, np.ndarray]
-    replicates: Mapping[str, np.ndarray]
-
-
-def read_matrices(out: StageDir, *, states: Sequence[str]) -> Fitted:
-    """The committed matrices, in the order of `states`."""
-    K = len(states)
-    tables = {name: out.read_parts([part_name(name)], schema=MATRICES) for name in MATRIX_POLARITIES}
-    drawn = {
-        name: np.array(table.column("replicates").to_pylist()).T.reshape(-1, K, K) for name, table in tables.items()
-    }
-    P, C = (
-        {name: table.column(column).to_numpy().reshape(K, K) for name, table in tables.items()}
-        for column in ("probability", "responsibility")
-    )
-    return Fitted(P, C, drawn)
-
-
 def _weight_table(
     table: pa.Table,
     *,
@@ -237,9 +221,10 @@ def _weight_table(
     labels: Labels,
     means: Mapping[int, float],
     seed: int,
+    datasets: Sequence[str],
 ) -> tuple[pa.Table, list[Reject]]:
     weights = step_weights(
-        table,
+        _of(table, datasets=datasets),
         matrices=matrices,
         states=states,
         anchor=settings.anchor,
@@ -256,7 +241,8 @@ def _weight_table(
 def _weights(context: Context) -> Outcome:
     """Step weights, a part for each of upstream, and in `edges/` what stands behind them."""
     config, source = context.config, context.upstream["annotation"]
-    states, total = _states(source), _total(context.upstream["counts"])
+    states, datasets = _states(source), chosen_datasets(config)
+    total = _total(context.upstream["counts"], datasets=datasets)
     fitted = read_matrices(context.upstream["matrices"], states=states)
     rule = Rule(config.weights.anchor, config.weights.clip_min, config.weights.clip_max)
     overview = summary(total, matrices=fitted.P, states=states, **asdict(rule))
@@ -270,6 +256,7 @@ def _weights(context: Context) -> Outcome:
         labels=config.transitions.labels,
         means=overview.mean,
         seed=config.run.seed,
+        datasets=datasets,
     )
     map_parts(context, function, source=source, schema=WEIGHTS, upstream_schema=ANNOTATIONS)
     rows = sum(context.out.rows(part) for part in context.out.parts())
@@ -293,7 +280,7 @@ def _annotator_matrices(context: Context) -> Outcome:
         for name, counts in ((f"{stage}-{role}", table) for role, table in tables.items() if table.num_rows):
             chosen = select(counts, polarities=MATRIX_POLARITIES["all"])
             result = estimate(chosen, K=len(states), **asdict(settings_of(config)))
-            context.out.commit(part_name(name), _long_form(name, estimates=[result], states=states), schema=MATRICES)
+            context.out.commit(part_name(name), long_form(name, estimates=[result], states=states), schema=MATRICES)
             figures[name] = _fit(result, counts=counts, polarities=MATRIX_POLARITIES["all"])
     return Outcome(rows_in, len(figures) * len(states) ** 2, figures)
 
@@ -333,8 +320,10 @@ COUNTS_STAGE = Stage(
 MATRICES_STAGE = Stage(
     name="matrices",
     run=_matrices,
-    matters=lambda config: config.transitions.model_dump(exclude={"preset"}),  # the values it gave matter
+    # Of a preset the values it gave matter.
+    matters=lambda config: {**config.transitions.model_dump(exclude={"preset"}), **dataset_matters(config)},
     upstream=("annotation", "counts"),
+    check=check_datasets,
     version=2,
 )
 
@@ -345,10 +334,26 @@ WEIGHTS_STAGE = Stage(
         **config.weights.model_dump(),
         "labels": config.transitions.labels,
         "seed": config.run.seed if config.weights.control == "shuffle" else None,
+        **dataset_matters(config),
     },
     upstream=("annotation", "counts", "matrices"),
     version=2,
 )
+
+
+def counts_of(annotation: str, *, name: str) -> Stage:
+    """Stage `counts` of another stage's annotations."""
+    return replace(COUNTS_STAGE, name=name, run=partial(_counts, annotation=annotation), upstream=(annotation,))
+
+
+def matrix_of(annotation: str, *, counts: str, name: str) -> Stage:
+    """P alone, of all polarities and data sets together, from another stage's annotations and their counts."""
+    return Stage(
+        name=name,
+        run=partial(_fit_matrices, annotation=annotation, counts=counts, names=("all",), datasets=()),
+        matters=lambda config: config.transitions.model_dump(exclude={"preset"}),
+        upstream=(annotation, counts),
+    )
 
 
 def annotators_stage(*, human: bool) -> Stage:

@@ -21,11 +21,11 @@ from mralign.annotation.discovery import NOISE, Clusters, cluster
 from mralign.annotation.instruction import Trajectory
 from mralign.annotation.interview import PART_ROWS, ask, label_openly, name_clusters
 from mralign.annotation.naming import Strategy, assemble, naming_request, naming_schema, read_naming
-from mralign.annotation.reply import Fault
 from mralign.annotation.taxonomy import load_taxonomy
 from mralign.config import Discovery, Embedding
 from mralign.engines.calls import Failure, Stopped
 from mralign.engines.conversation import ChatReply, ChatRequest, Message
+from mralign.engines.json_reply import Fault
 from mralign.rejects import Reject
 from mralign.schema import OPEN_LABELS
 from mralign.store import StageDir

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mralign.annotation.instruction import Trajectory
 from mralign.annotation.open_labels import INSTRUCTION, open_request, open_schema, read_open, sample_ids, snake_case
-from mralign.annotation.reply import Fault
+from mralign.engines.json_reply import Fault
 from mralign.engines.labels import StepLabels
 
 TRAJECTORY = Trajectory("nq/1/on/0", "Who wrote it?", ("Ann", "A. Lee"), ("First, recall.", "It was Ann.", "Check."))

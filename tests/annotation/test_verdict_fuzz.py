@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from mralign.annotation.consensus import Span, label_fault, validate
-from mralign.annotation.reply import Fault
 from mralign.annotation.taxonomy import PAPER
 from mralign.annotation.verdict import Opinion, read_adjudication, read_annotation
+from mralign.engines.json_reply import Fault
 from mralign.engines.labels import StepLabels
 
 Labels = Opinion | tuple[StepLabels, ...]

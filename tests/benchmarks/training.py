@@ -265,6 +265,8 @@ def run_ours(home, *, name, epochs, options):
         base = TokenLogProbs(policy.causal)  # a fresh adapter changes nothing: the reference needs no second model
         kinds = {"matched": 0.0, "pairs": 0.0}
         for block in wanted:
+            if shelf.exists(block.address):  # as the stage does: with TRL's pairs every epoch wants the same ones
+                continue
             start = time.perf_counter()
             with policy.model.disable_adapter():
                 found = score_block(base, block, reader=task.reader, plan=task.plan, settings=settings)

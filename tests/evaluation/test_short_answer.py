@@ -4,7 +4,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from mralign.evaluation.short_answer import bootstrap_interval, metrics, paired_difference, score
+from mralign.evaluation.short_answer import bootstrap_interval, metrics, score
 
 
 def generation(question, thought, answer, *, mode="on", draw=0, invalid=None, tokens=10):
@@ -12,6 +12,9 @@ def generation(question, thought, answer, *, mode="on", draw=0, invalid=None, to
     return {
         "row_id": f"{question}/{mode}/{draw}",
         "question_id": question,
+        "dataset": "d",
+        "method": mode,
+        "completion_tokens": tokens + 1,
         "answers": ["Paris", "---"],
         "mode": mode,
         "text": text,
@@ -26,8 +29,8 @@ def generation(question, thought, answer, *, mode="on", draw=0, invalid=None, to
 def scores(accs, *, mode="off"):
     """Scores with the accuracies of `accs`: question -> a list, one a draw."""
     return [
-        {"question_id": question, "mode": mode, "acc": acc, "acc_contains": acc, "mis": False, "invalid": None}
-        | {"thought_tokens": 0}
+        {"question_id": question, "method": mode, "acc": acc, "acc_contains": acc, "mis": False, "invalid": None}
+        | {"thought_tokens": 0, "em_thought": None if mode == "off" else acc}
         for question, values in accs.items()
         for acc in values
     ]
@@ -100,8 +103,8 @@ def test_metrics_of_think_off_have_no_mis():
     assert (found["acc"], found["mis"], found["mis_ci"], found["thought_tokens_mean"]) == (0.5, None, None, None)
 
 
-def test_metrics_refuse_nothing_and_both_modes():
-    with pytest.raises(ValueError, match="scores of one mode, given 0"):
+def test_metrics_refuse_nothing_and_several_methods():
+    with pytest.raises(ValueError, match="scores of one method, given 0"):
         metrics([])
     with pytest.raises(ValueError, match=r"\['off', 'on'\]"):
         metrics(scores({"a": [True]}) + scores({"a": [True]}, mode="on"))
@@ -146,31 +149,3 @@ def test_the_seed_fixes_the_interval():
 def test_bootstrap_refuses_what_has_no_interval(values, level):
     with pytest.raises(ValueError, match="needs values and a level"):
         bootstrap_interval(np.array(values), level=level)
-
-
-def test_paired_difference_by_hand():
-    a = scores({"x": [True, True], "y": [True, False], "z": [False, False]})
-    b = scores({"z": [False], "y": [False], "x": [True]})
-    found = paired_difference(a, b, samples=5000)
-    assert found["difference"] == pytest.approx(1 / 6)  # 0, 1/2, 0
-    assert found["n"] == 3
-    assert found["ci"] == (0.0, 0.5)  # 2^3/3^3 and 1/27 of the resamples lie at the ends
-    assert paired_difference(b, a, samples=5000)["ci"] == (-0.5, 0.0)
-    assert paired_difference(a, a)["ci"] == (0.0, 0.0)
-
-
-def test_pairing_is_narrower_than_two_intervals():
-    rng = np.random.default_rng(0)
-    hard = rng.random(500) < 0.5
-    gain = rng.random(500) < 0.02
-    a = scores({i: [bool(h or g)] for i, (h, g) in enumerate(zip(hard, gain, strict=True))})
-    b = scores({i: [bool(h)] for i, h in enumerate(hard)})
-    low, high = paired_difference(a, b)["ci"]
-    wide = metrics(a)["acc_ci"]
-    assert high - low < 0.5 * (wide[1] - wide[0])
-    assert low > 0
-
-
-def test_paired_difference_refuses_other_questions():
-    with pytest.raises(ValueError, match="1 stand only in the first, 2 only in the second"):
-        paired_difference(scores({"x": [True], "y": [True]}), scores({"y": [True], "z": [True], "w": [True]}))

@@ -16,6 +16,7 @@ SMALL = [  # the embedded world, less of it
     "training.epochs=2",
     "training.checkpoint_every=3",
     "evaluation.draws=1",
+    "evaluation.reannotate=0",
 ]
 
 

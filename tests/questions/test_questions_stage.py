@@ -124,6 +124,27 @@ def test_a_kill_while_the_raw_parts_are_removed_loses_no_question(tmp_path, monk
     assert not out.exists("raw")
 
 
+def test_one_file_given_as_two_data_sets(tmp_path):
+    path = write(tmp_path / "a.jsonl", *(asked(f"question {n}") for n in range(5)))
+    sources = [{"name": "a", "path": path, "limit": 2}, {"name": "b", "path": path, "skip": 2, "limit": 2}]
+    outcome, out = run(parse({"questions": {"train": sources}}), tmp_path / "out")
+    assert out.read(schema=QUESTIONS).column("question_id").to_pylist() == ["a/0", "a/1", "b/2", "b/3"]
+    assert [(row["dataset"], row["records"], row["kept"]) for row in outcome.figures["funnel"]] == [
+        ("a", 2, 2),
+        ("b", 2, 2),
+    ]
+
+
+def test_what_is_not_skipped_does_not_show_in_the_fingerprint(tmp_path):
+    plain, none, some = (
+        QUESTIONS_STAGE.matters(parse({"questions": {"train": [{"name": "a", "path": "a.jsonl", **more}]}}))
+        for more in ({}, {"skip": 0}, {"skip": 2})
+    )
+    assert plain == none
+    assert "skip" not in plain["train"][0]
+    assert some["train"][0] == {**plain["train"][0], "skip": 2}
+
+
 _PEAK = """
 import resource, sys
 from mralign.questions.sources import read_batches

@@ -196,6 +196,29 @@ def test_a_csv_without_a_readable_header_is_refused_whole(tmp_path):
         read(path)
 
 
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
+def test_one_file_can_be_two_data_sets_that_share_no_record(tmp_path, suffix):
+    rows = [{"question": f"q{n}", "answers": "" if n == 4 else f"a{n}"} for n in range(7)]
+    path = tmp_path / f"q.{suffix}"
+    if suffix == "jsonl":
+        write_jsonl(path, *rows)
+    elif suffix == "csv":
+        path.write_text("question,answers\n" + "".join(f"{r['question']},{r['answers']}\n" for r in rows))
+    else:
+        pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=2)
+    first, none = read(path, name="first", limit=3)
+    second, rejects = read(path, name="second", skip=3, limit=3, rows=2)
+    rest, _ = read(path, name="rest", skip=6)
+    assert first.column("question").to_pylist() == ["q0", "q1", "q2"]
+    assert none == []
+    # A record keeps its number in the file, so that its id does not depend on where the file is cut.
+    assert second.column("question_id").to_pylist() == ["second/3", "second/5"]
+    assert second.column("question").to_pylist() == ["q3", "q5"]
+    assert [(reject.row_id, reject.reason) for reject in rejects] == [("second/row4", "missing_answers")]
+    assert rest.column("question_id").to_pylist() == ["rest/6"]
+    assert read(path, skip=7)[0].num_rows == 0
+
+
 @pytest.fixture
 def server(tmp_path):
     class Quiet(SimpleHTTPRequestHandler):
@@ -279,8 +302,10 @@ def test_wrong_arguments_say_what_to_do(tmp_path):
         check(path, format="simpleqa")
     with pytest.raises(ValueError, match=r"zzz://.*allowed are local paths"):
         check("zzz://somewhere/q.jsonl")
-    for wrong in ({"limit": 0}, {"rows": 0}, {"name": "a/b"}):
-        with pytest.raises(ValueError, match=r"limit 0|rows 0|hold a '/'"):  # before the first batch is asked for
+    for wrong in ({"limit": 0}, {"rows": 0}, {"skip": -1}, {"name": "a/b"}):
+        with pytest.raises(
+            ValueError, match=r"limit 0|rows 0|skip -1|hold a '/'"
+        ):  # before the first batch is asked for
             read_batches(str(path), **{"name": "set", "split": "test", "fields": {}, **wrong})
 
 

@@ -21,7 +21,7 @@ from mralign.report import publish
 from mralign.report.evidence import Matrices
 from mralign.report.figures import diverging, heat_map, lines, nice_ticks
 from mralign.report.sections import log_ratios
-from mralign.report.tables import aligned, duration, gain, published, result_text, signed, with_interval
+from mralign.report.tables import aligned, duration, published, signed, with_interval
 from mralign.schema import ANNOTATIONS, CANDIDATES, EDGES, MATRICES, WEIGHTS
 from mralign.store import Manifest, StageDir, part_name
 
@@ -31,11 +31,20 @@ ORDER = (
     *("questions", "rollouts", "candidates", "annotation", "counts", "matrices", "weights"),
     *("annotator_matrices", "agreement", "examples", "reference", "training", "evaluation_base", "evaluation"),
 )
-BASE = {
-    "base_think_off": {"acc": 0.2266, "acc_ci": [0.2, 0.25], "mis": None, "mis_ci": None, "n": 120},
-    "base_think_on": {"acc": 0.341, "acc_ci": [0.3, 0.38], "mis": 0.0989, "mis_ci": [0.08, 0.12], "n": 120},
-}
-TRAINED = {"mralign": {"acc": 0.3734, "acc_ci": [0.33, 0.41], "mis": 0.072, "mis_ci": [0.05, 0.09], "n": 120}}
+
+
+def short(acc: float, low: float, high: float, *, mis: tuple[float, float, float] | None = None) -> dict[str, Any]:
+    value, interval = (None, None) if mis is None else (mis[0], [mis[1], mis[2]])
+    figures = {"kind": "short_answer", "acc": acc, "acc_ci": [low, high], "mis": value, "mis_ci": interval, "n": 120}
+    figures |= {"acc_contains": acc + 0.01, "acc_contains_ci": [low + 0.01, high + 0.01], "draws": 240}
+    shares = {"invalid_share": 0.0375, "truncated_share": 0.025, "format_failure_share": 0.0125}
+    return figures | shares | {"thought_tokens_mean": None if mis is None else 1234.5}
+
+
+OFF, ON = short(0.2266, 0.2, 0.25), short(0.341, 0.3, 0.38, mis=(0.0989, 0.08, 0.12))
+NOW = short(0.3734, 0.33, 0.41, mis=(0.072, 0.05, 0.09))
+BASE = {"base_think_off": {"nq_open": OFF}, "base_think_on": {"nq_open": ON}}
+TRAINED = {"mralign": {"nq_open": NOW}}
 
 
 @dataclass(frozen=True)
@@ -244,13 +253,21 @@ def test_metrics_of_both_stages_are_merged_base_first(complete: tuple[Path, str,
     metrics = json.loads((complete[0] / "evaluation" / "metrics.json").read_text())
     assert metrics == {**BASE, **TRAINED}
     assert list(metrics) == ["base_think_off", "base_think_on", "mralign"]
+    assert json.loads((complete[0] / "evaluation" / "index.json").read_text()) == {
+        "base_think_off": "evaluation_base/eval0123",
+        "base_think_on": "evaluation_base/eval0123",
+        "mralign": "evaluation/eval0123",
+    }
 
 
 def test_page_holds_the_numbers_of_every_stage(complete: tuple[Path, str, str]) -> None:
     words = plain(complete[1])
     for passage in (
         "mralign 37.3 [33.0, 41.0] 7.2 [5.0, 9.0]",
-        "base_think_off 22.7 [20.0, 25.0] – – – – 120",
+        "base_think_off 22.7 [20.0, 25.0] – 23.7 [21.0, 26.0] 2.5 1.2 – 120",
+        "base_think_on 34.1 [30.0, 38.0] 9.9 [8.0, 12.0] 35.1 [31.0, 39.0] 2.5 1.2 1 234.5 120",
+        "Gain by stratum: left out, the untrained model was not asked to think on a benchmark with gold answers.",
+        "How thinking changed: left out, stage thoughts_matrices_base is not part of this plan.",
         "+3.2 points against base_think_on",
         "nq_open undecided – questions 40 9",
         "framing 3 1",
@@ -448,8 +465,6 @@ def test_numbers_as_text() -> None:
     assert signed(-1.44) == "−1.4"
     assert [duration(s) for s in (1.5, 245, 7620)] == ["1.5 s", "4 min 05 s", "2 h 07 min"]
     assert aligned([("a", "b"), ("long", "c")]) == "a      b\nlong   c"
-    assert gain(BASE) is None
-    assert "[90% CI]" in result_text(BASE, level=0.9)
     assert published(["sciq", "other"])[-1] == ("MR-ALIGN", "70.70/11.70")
 
 

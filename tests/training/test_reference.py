@@ -50,6 +50,13 @@ def test_weights_other_objectives_and_more_epochs_score_only_what_is_new(tmp_pat
     assert not set(addresses(make_task(tmp_path / "f", tiny_model), mark="n").values()) & set(short.values())
 
 
+def test_pairs_that_are_the_same_in_every_epoch_are_scored_once(tmp_path, tiny_model):
+    once = addresses(make_task(tmp_path / "a", tiny_model, pairs="trl"))
+    thrice = addresses(make_task(tmp_path / "b", tiny_model, pairs="trl", epochs=3))
+    assert len(thrice) == len(once) + 2
+    assert set(thrice.values()) == set(once.values())
+
+
 def test_the_mark_follows_model_and_dtype_and_nothing_else(tmp_path, tiny_model):
     model = Model(path=tiny_model, dtype="float32")
     mark = model_mark(model, settings())

@@ -57,9 +57,12 @@ def annotation(home: Path, mark: str, *, parts: int) -> StageDir:
     return out
 
 
-def config_of(**transitions: Any) -> RunConfig:
-    road = {"questions": {"train": [{"name": "a", "path": "a"}]}, "run": {"seed": 4}}
-    return parse({**road, "transitions": {"bootstrap": B} | transitions})
+def config_of(
+    *, datasets: tuple[str, ...] = (), weights: dict[str, Any] | None = None, **transitions: Any
+) -> RunConfig:
+    train = [{"name": name, "path": "a"} for name in ("nq", "sciq")]
+    road = {"questions": {"train": train}, "run": {"seed": 4}, "training": {"datasets": datasets}}
+    return parse({**road, "weights": weights or {}, "transitions": {"bootstrap": B} | transitions})
 
 
 def go(stage: Stage, config: RunConfig, home: Path, mark: str, **upstream: StageDir) -> tuple[StageDir, Outcome]:
@@ -199,3 +202,60 @@ def test_an_empty_polarity_is_named(tmp_path: Path) -> None:
             ValueError, match="no transition of polarity -1 was counted: its matrix cannot be estimated"
         ):
             go(stages.MATRICES_STAGE, config_of(em=em), tmp_path, em, annotation=source, counts=counts)
+
+
+def alone(home: Path, *, dataset: str, parts: int) -> StageDir:
+    """The annotations of one data set, as if there were no other."""
+    out = annotation(home, "alone", parts=0)
+    for number in range(parts):
+        rows = [row for row in trajectories(number) if row["dataset"] == dataset]
+        out.commit(part_name(f"{number:03d}"), pa.Table.from_pylist(rows, schema=ANNOTATIONS), schema=ANNOTATIONS)
+    return out
+
+
+@pytest.mark.parametrize("em", ["reduced", "sharded"])
+def test_one_data_set_of_two_gives_what_it_gives_alone(tmp_path: Path, em: str) -> None:
+    both = annotation(tmp_path, "both", parts=3)
+    other = [row for row in trajectories(9) if row["dataset"] == "nq"]  # a part with none of ours
+    both.commit(part_name("003"), pa.Table.from_pylist(other, schema=ANNOTATIONS), schema=ANNOTATIONS)
+    mean = {"weights": {"control": "mean"}, "em": em}  # it shows in the weights what the summary has summed
+
+    def walk(mark: str, source: StageDir, config: RunConfig) -> tuple[dict[str, StageDir], Outcome]:
+        done = {"annotation": source}
+        for stage in (stages.COUNTS_STAGE, stages.MATRICES_STAGE, stages.WEIGHTS_STAGE):
+            upstream = {name: done[name] for name in stage.upstream}
+            done[stage.name], outcome = go(stage, config, tmp_path, mark, **upstream)
+        return done, outcome
+
+    chosen, outcome = walk("chosen", both, config_of(datasets=("sciq",), **mean))
+    single, expected_outcome = walk("single", alone(tmp_path, dataset="sciq", parts=3), config_of(**mean))
+    whole, _ = walk("whole", both, config_of(**mean))
+    found, same, all_of_them = (
+        stages.read_matrices(done["matrices"], states=PAPER.states) for done in (chosen, single, whole)
+    )
+    for name in stages.MATRIX_POLARITIES:
+        np.testing.assert_allclose(found.P[name], same.P[name], rtol=0, atol=1e-12)
+        np.testing.assert_allclose(found.replicates[name], same.replicates[name], rtol=0, atol=1e-12)
+        assert np.abs(found.P[name] - all_of_them.P[name]).max() > 0.01
+    weights, expected_weights = (
+        {row["row_id"]: row["step_weights"] for row in done["weights"].read(schema=WEIGHTS).to_pylist()}
+        for done in (chosen, single)
+    )
+    assert outcome.rows_out == expected_outcome.rows_out == len(weights) == len(expected_weights)
+    for row_id, steps in weights.items():
+        assert steps == pytest.approx(expected_weights[row_id], abs=1e-9)
+    assert outcome.figures["summary"]["mean"] == pytest.approx(expected_outcome.figures["summary"]["mean"])
+    edges, expected_edges = (StageDir(f"{d['weights'].uri}/edges").read(schema=EDGES) for d in (chosen, single))
+    columns = ["level", "polarity", "source", "target"]
+    assert edges.select(columns).to_pylist() == expected_edges.select(columns).to_pylist()
+    assert edges.column("count").to_pylist() == pytest.approx(expected_edges.column("count").to_pylist())
+
+
+def test_a_data_set_changes_the_fingerprint_of_matrices_and_weights_and_of_nothing_when_none_is_named() -> None:
+    whole, named, one = (config_of(datasets=names) for names in ((), ("sciq", "nq"), ("nq",)))
+    for stage in (stages.MATRICES_STAGE, stages.WEIGHTS_STAGE):
+        assert stage.matters(whole) == stage.matters(named)
+        assert "datasets" not in stage.matters(whole)
+        assert stage.matters(one) == {**stage.matters(whole), "datasets": ("nq",)}
+    for stage in (stages.COUNTS_STAGE, stages.annotators_stage(human=False)):
+        assert stage.matters(whole) == stage.matters(one)

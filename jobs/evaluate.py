@@ -1,0 +1,93 @@
+"""Evaluate any model, aligned here or not; or compare two evaluated runs question by question.
+
+    python jobs/evaluate.py --model DIR|NAME [--adapter DIR] [--suite miniworld|quick|paper|FILE] [--data DIR]
+                            [--benchmarks NAME ...] [--dry-run] [section.field=value ...]
+    python jobs/evaluate.py --compare RUN[:METHOD] RUN[:METHOD] [--common] [--out DIR]
+
+Stop it at any time, run it again: it goes on where it was. A further benchmark or method asks its own questions only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE.parent), str(HERE)]
+
+from align import check_run_directory, guarded, start_ray  # noqa: E402
+
+from mralign import pipeline, report  # noqa: E402
+from mralign.comparison import runs  # noqa: E402
+from mralign.config import RunConfig, load, parse  # noqa: E402
+
+
+def main(arguments: list[str] | None = None) -> int:
+    return guarded(lambda: run(_parser().parse_intermixed_args(arguments)))
+
+
+def run(args: argparse.Namespace) -> None:
+    """Compare two runs, or plan an evaluation, walk it, and print its end."""
+    if args.compare:
+        print(runs.compare_runs(*args.compare, common=args.common, out=args.out))
+        return
+    config = configure(args)
+    check_run_directory(config)
+    planned = pipeline.plan(config)
+    if args.dry_run:
+        print(pipeline.describe(config, planned))
+        return
+    pipeline.save_config(config)
+    pipeline.run(config, planned, start_ray=partial(start_ray, config))
+    print(report.publish(config, planned))
+
+
+def configure(args: argparse.Namespace) -> RunConfig:
+    """The suite with the model in it, its files under --data, and only the benchmarks that are asked for."""
+    given = []
+    if args.model is not None:
+        label = re.sub(r"[^\w.-]+", "_", Path(args.model).name) or "model"
+        given = [f"model.path={args.model}", f"evaluation.label={label}", f"run.dir=runs/evaluate/{label}"]
+    given += [f"model.adapter={args.adapter}"] if args.adapter else []
+    config = load(args.suite, overrides=[*given, *args.overrides], presets_dir=HERE / "presets" / "suites")
+    values: dict[str, Any] = config.model_dump(mode="json")
+    values["questions"]["train"] = []
+    split = config.evaluation.split
+    sources = values["questions"][split]
+    known = [source["name"] for source in sources]
+    if unknown := sorted(set(args.benchmarks or ()) - set(known)):
+        raise ValueError(f"--benchmarks {' '.join(unknown)}: not in this suite; allowed are {', '.join(known)}")
+    values["questions"][split] = [
+        source | {"path": _placed(source["path"], data=args.data)}
+        for source in sources
+        if not args.benchmarks or source["name"] in args.benchmarks
+    ]
+    return parse(values)
+
+
+def _placed(path: str, *, data: str | None) -> str:
+    """A relative path under the directory (or URI) of the data; others stay as they are."""
+    return path if data is None or "://" in path or path.startswith(("/", "~")) else f"{data.rstrip('/')}/{path}"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", help="model directory or hub name; default: the suite's")
+    parser.add_argument("--adapter", help="LoRA adapter directory on top of the model")
+    parser.add_argument("--suite", default="miniworld", help="name in jobs/presets/suites or a YAML file")
+    parser.add_argument("--data", metavar="DIR", help="where the suite's files lie")
+    parser.add_argument("--benchmarks", nargs="+", metavar="NAME", help="only these of the suite")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+    parser.add_argument("--compare", nargs=2, metavar="RUN", help="two run directories, RUN or RUN:METHOD")
+    parser.add_argument("--common", action="store_true", help="compare on the questions that both have")
+    parser.add_argument("--out", metavar="DIR", help="where the comparison goes; default: in the second run")
+    parser.add_argument("overrides", nargs="*", metavar="section.field=value")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

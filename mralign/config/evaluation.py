@@ -1,0 +1,143 @@
+"""Evaluation: which methods are asked, how they are judged, and where evidence is found (METHOD 6)."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from mralign.config.labels import Annotator
+from mralign.config.models import Decoding
+from mralign.config.section import Section
+
+Method = Literal["think_off", "think_on", "self_refine", "think_off_ret", "think_on_ret"]
+
+_FEEDBACK = """\
+Question: {question}
+
+Proposed answer: {answer}
+
+Check the proposed answer. Say what is wrong or missing in it, or that it is correct. Do not write a new answer."""
+
+_REVISE = """\
+{question}
+
+Your earlier answer: {answer}
+
+Feedback on it: {feedback}
+
+Answer the question again, with the feedback in mind."""
+
+_SNIPPETS = """\
+{question}
+
+These search results may help:
+
+{snippets}"""
+
+
+class SelfRefine(Section):
+    """Answer, feedback, revised answer, by the same model, thinking on. Texts are messages of the user."""
+
+    rounds: int = Field(1, ge=1, le=9, description="Feedback and revision so many times.")
+    feedback: str = Field(_FEEDBACK, description="Asks for feedback; holds {question} and {answer}.")
+    revise: str = Field(
+        _REVISE,
+        description="Asks for a revised answer; holds {question} (with evaluation.prompt around it), {answer} and "
+        "{feedback}.",
+    )
+
+    @model_validator(mode="after")
+    def _hold_places(self) -> SelfRefine:
+        for name, places in (("feedback", ("question", "answer")), ("revise", ("question", "answer", "feedback"))):
+            missing = [f"{{{place}}}" for place in places if f"{{{place}}}" not in getattr(self, name)]
+            if missing:
+                raise ValueError(f"self_refine.{name} does not hold {', '.join(missing)}; put each where it goes")
+        return self
+
+
+class Search(Section):
+    """A search endpoint: POST of a JSON object, an answer in JSON. The key comes from the environment."""
+
+    url: str = Field("http://127.0.0.1:8000/search", description="http:// or https:// address.")
+    request: dict[str, Any] = Field(
+        default_factory=lambda: {"query": "{query}", "top_k": "{top_k}"},
+        description="The object that is sent; the texts {query} and {top_k} are filled in (top_k as a number).",
+    )
+    results: str = Field("results", description="Where the list of results lies in the answer; dots go deeper.")
+    fields: dict[str, str] = Field(
+        default_factory=dict, description="Our names -> the endpoint's; left out: id, title, text, score."
+    )
+    key_env: str | None = Field(None, description="Environment variable that holds the key; null: no key.")
+    key_header: str = Field("Authorization", description="Header of the key; Authorization gets `Bearer ` before it.")
+    concurrency: int = Field(16, ge=1)
+    timeout_s: float = Field(60, gt=0)
+    max_retries: int = Field(8, ge=0)
+    max_backoff_s: float = Field(60, gt=0)
+
+
+class Retrieval(Section):
+    """Where snippets come from, for +Ret and for LongFact's evidence."""
+
+    engine: Literal["none", "bm25", "http"] = "none"
+    corpus: str | None = Field(None, description="bm25: JSONL or Parquet, a file or a directory of them; a row a text.")
+    fields: dict[str, str] = Field(
+        default_factory=dict, description="bm25: our names -> the corpus's; left out: id, title, text."
+    )
+    search: Search = Search()
+    top_k: int = Field(5, ge=1, description="Snippets in a prompt (+Ret).")
+    prompt: str = Field(_SNIPPETS, description="Takes the place of the question; holds {question} and {snippets}.")
+
+    @model_validator(mode="after")
+    def _fits(self) -> Retrieval:
+        if self.engine == "bm25" and not self.corpus:
+            raise ValueError(
+                "retrieval.engine=bm25 needs retrieval.corpus: a JSONL or Parquet file with a field `text`"
+            )
+        for place in ("{question}", "{snippets}"):
+            if place not in self.prompt:
+                raise ValueError(f"retrieval.prompt does not hold {place}; put it where it goes")
+        return self
+
+
+class LongFact(Section):
+    """VeriScore: claims of a response, evidence for each, a verdict on each."""
+
+    k: int | None = Field(None, ge=1, description="K of F1@K; null: median claims of the base model, thinking on.")
+    evidence: int = Field(10, ge=1, description="Snippets that a claim is checked against.")
+
+
+class Evaluation(Section):
+    """Held-out questions, methods, decoding, judges, and the interval of every figure (METHOD 6)."""
+
+    split: Literal["dev", "test"] = "test"
+    label: str = Field("base", description="Name of `model` in tables: base_think_on, ...")
+    methods: tuple[Method, ...] = Field(("think_off", "think_on"), description="How the model `model` is asked.")
+    trained_methods: tuple[Method, ...] = Field(("think_on",), description="How the trained model is asked.")
+    draws: int = Field(1, ge=1)
+    match: Literal["exact", "contains"] = "exact"
+    prompt: str = Field("{question}", description="The user's message; `{question}` stands for the question.")
+    decoding: Decoding = Decoding(temperature=0.6, top_p=0.95, top_k=20)
+    self_refine: SelfRefine = SelfRefine()
+    retrieval: Retrieval = Retrieval()
+    judge: Annotator | None = Field(None, description="TruthfulQA's judge, engine vllm or http.")
+    extractor: Annotator | None = Field(None, description="LongFact: who finds the claims; null is the judge.")
+    verifier: Annotator | None = Field(None, description="LongFact: who checks a claim; null is the judge.")
+    longfact: LongFact = LongFact()
+    reannotate: int = Field(
+        0,
+        ge=0,
+        description="Thoughts of the base and of the trained model that are labelled anew, for the difference "
+        "between their transition matrices; 0 is none.",
+    )
+    bootstrap_samples: int = Field(2000, ge=100)
+    level: float = Field(0.95, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _can_be_asked(self) -> Evaluation:
+        if not self.methods:
+            raise ValueError("evaluation.methods is empty; name one method or more, e.g. [think_off, think_on]")
+        retrieved = [name for name in (*self.methods, *self.trained_methods) if name.endswith("_ret")]
+        if retrieved and self.retrieval.engine == "none":
+            raise ValueError(f"{retrieved[0]} needs evaluation.retrieval.engine: bm25 with a corpus, or http")
+        return self

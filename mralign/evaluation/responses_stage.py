@@ -1,0 +1,175 @@
+"""Stages `responses_base` and `responses`: held-out questions are put to a model by every method that is asked for.
+
+Questions of the evaluation split enter (and what was found for them, for the methods with snippets); responses of the
+untrained or of the trained model leave, on a shelf by content (`responses.py`), with one index row a response in the
+stage's own directory. The base is a stage of its own: another training method or weight setting does not ask it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pyarrow as pa
+
+from mralign.config import Model, RunConfig, resolve_path
+from mralign.engines.requests import sampling_of_evaluation
+from mralign.engines.streaming import generate
+from mralign.evaluation.responses import (
+    Asked,
+    asked_questions,
+    content_parts,
+    describe,
+    method_names,
+    modes_of,
+    own_parts,
+    response_id,
+    shelf_name,
+    shelf_of,
+    trained_name,
+    write_parts,
+)
+from mralign.evaluation.retrieval import ask_with_snippets, unsearched
+from mralign.rejects import to_table
+from mralign.schema import EVIDENCE, GENERATIONS, QUESTIONS, RESPONSE_INDEX
+from mralign.stage import Context, Outcome, Stage
+from mralign.store import digest, part_key, part_name
+
+_SUFFIX = {"plain": "", "ret": "_ret"}
+
+
+def _ask(
+    context: Context, *, model: Model, names: Mapping[str, str], files: Mapping[str, str], probe: str = ""
+) -> Outcome:
+    """Put the questions to `model` by the methods in `names` (-> name in tables). `files` stand for its weights."""
+    rows_in = rows_out = 0
+    figures: dict[str, Any] = {}
+    everything = []
+    for group in _SUFFIX:
+        methods = [name for name in names if name.endswith("_ret") == (group == "ret")]
+        if not methods:
+            continue
+        sampling = sampling_of_evaluation(context.config, model=model, methods=methods, probe=probe)
+        asked = Asked(
+            group=group,
+            shelf=shelf_name(sampling, files=files, group=group),
+            questions=(),
+            methods={mode: names[method] for mode, method in modes_of(methods).items()},
+            draws=sampling.draws,
+            seed=sampling.seed,
+        )
+        questions = asked_questions(context.out, asked)
+        asked = replace(asked, questions=content_parts(_questions(context, group=group), out=questions))
+        figures[group] = generate(questions, asked.questions, sampling=sampling, out=shelf_of(context.out, asked))
+        everything.append(asked)
+        if group == "ret":
+            _commit_unsearched(context)
+        rows_in += sum(map(questions.rows, asked.questions)) * len(sampling.modes) * sampling.draws
+        rows_out += _index(context, asked=asked)
+    write_parts(context.out, everything)
+    return Outcome(rows_in, rows_out, {**figures.pop("plain", {}), **figures, "asked": describe(everything)})
+
+
+def _questions(context: Context, *, group: str) -> Iterator[pa.Table]:
+    source = context.upstream["questions"]
+    for part in source.parts(context.config.evaluation.split):
+        table = source.read_parts([part], schema=QUESTIONS)
+        if group == "ret":
+            evidence = context.upstream["evidence"].read_parts([part], schema=EVIDENCE)
+            table = ask_with_snippets(table, evidence=evidence, prompt=context.config.evaluation.retrieval.prompt)
+        yield table
+
+
+def _commit_unsearched(context: Context) -> None:
+    """Commit a reject for every question that has no snippets because its search failed."""
+    source, evidence = context.upstream["questions"], context.upstream["evidence"]
+    for part in source.parts(context.config.evaluation.split):
+        found = evidence.read_parts([part], schema=EVIDENCE)
+        rejects = unsearched(source.read_parts([part], schema=QUESTIONS), evidence=found)
+        name = part_name(f"unsearched-{part_key(part)}")
+        context.out.commit(name, RESPONSE_INDEX.empty_table(), schema=RESPONSE_INDEX, rejects=to_table(rejects))
+
+
+def _index(context: Context, *, asked: Asked) -> int:
+    """Commit where each response of a group lies, and the rejects; returns how many responses there are."""
+    shelf, rows = shelf_of(context.out, asked), 0
+    for name in asked.questions:
+        parts = own_parts(shelf.parts(), question_part=name)
+        tables = [shelf.read_parts([part], schema=GENERATIONS, columns=["row_id"]) for part in parts]
+        found = [
+            {"row_id": response_id(row_id, group=asked.group), "part": part}
+            for part, table in zip(parts, tables, strict=True)
+            for row_id in table.column("row_id").to_pylist()
+        ]
+        table = pa.Table.from_pylist(found, schema=RESPONSE_INDEX)
+        key = f"{asked.group}-{part_key(name)}"
+        context.out.commit(part_name(key), table, schema=RESPONSE_INDEX, rejects=shelf.read_rejects(parts))
+        rows += table.num_rows
+    return rows
+
+
+def _base(context: Context) -> Outcome:
+    config = context.config
+    files = {name: digest(resolve_path(path)) for name, path in config.model.inputs().items()}
+    names = method_names(config.evaluation.methods, base=config.evaluation.label)
+    return _ask(context, model=config.model, names=names, files=files)
+
+
+def _trained(context: Context) -> Outcome:
+    config, training = context.config, context.upstream["training"]
+    merged = config.model.model_copy(update={"path": f"{training.uri}/model", "adapter": None})
+    names = method_names(config.evaluation.trained_methods, trained=trained_name(config))
+    return _ask(context, model=merged, names=names, files={"training": training.fingerprint}, probe=training.uri)
+
+
+def _matters(config: RunConfig, *, methods: Sequence[str]) -> dict[str, Any]:
+    settings = config.evaluation
+    found = {
+        "seed": config.run.seed,
+        "model": config.model.matters(),
+        "max_model_len": config.engine.max_model_len,
+        "methods": methods,
+        **settings.model_dump(mode="json", include={"split", "draws", "prompt", "decoding"}),
+    }
+    if "self_refine" in methods:
+        found["self_refine"] = settings.self_refine.model_dump(mode="json")
+    if asks_with_snippets(methods):
+        found["snippets"] = settings.retrieval.prompt
+    return found
+
+
+def _check(config: RunConfig) -> None:
+    split = config.evaluation.split
+    if not getattr(config.questions, split):
+        raise ValueError(f"evaluation.split={split!r} has no questions; give questions.{split}, or another split")
+
+
+def asks_with_snippets(methods: Sequence[str]) -> bool:
+    """Whether one of the methods has retrieved snippets in its prompt."""
+    return any(name.endswith("_ret") for name in methods)
+
+
+def base_stage(config: RunConfig) -> Stage:
+    """The untrained model's responses."""
+    methods = config.evaluation.methods
+    return Stage(
+        name="responses_base",
+        run=_base,
+        matters=lambda config: _matters(config, methods=methods) | {"label": config.evaluation.label},
+        upstream=("questions", *(["evidence"] if asks_with_snippets(methods) else [])),
+        inputs=lambda config: config.model.inputs(),
+        check=_check,
+    )
+
+
+def trained_stage(config: RunConfig) -> Stage:
+    """The trained model's responses."""
+    methods = config.evaluation.trained_methods
+    return Stage(
+        name="responses",
+        run=_trained,
+        matters=lambda config: _matters(config, methods=methods) | {"name": trained_name(config)},
+        upstream=("questions", "training", *(["evidence"] if asks_with_snippets(methods) else [])),
+        check=_check,
+    )

@@ -1,0 +1,104 @@
+"""Gain by stratum: where the base model thought and answered right, wrong, or not alike (METHOD 6).
+
+Scores of the base model thinking and of other methods on the same questions enter; the gain of each method in Acc and
+Mis within each stratum of questions leaves, with paired bootstrap intervals over questions. The strata are made from
+the very answers that the gain is counted from: the base sampled a second time would also lose in both_correct and win
+in both_wrong. Compare methods within a stratum, not a stratum's gain with zero.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mralign.evaluation.short_answer import bootstrap_interval
+
+STRATA = ("both_correct", "both_wrong", "inconsistent")
+
+_Draws = dict[str, list[Mapping[str, Any]]]  # question id -> scores of its draws
+
+
+def stratum(draws: Sequence[Mapping[str, Any]]) -> str:
+    """The stratum of a question by the base model's draws of it (schema SCORES, em_thought and em_answer).
+
+    both_correct: thought and answer hold a gold answer in all draws; both_wrong: neither does in any draw; else
+    inconsistent, so also where one draw is right in both and another wrong in both.
+    """
+    verdicts = [verdict for row in draws for verdict in (row["em_thought"], row["em_answer"])]
+    if all(verdicts):
+        return "both_correct"
+    return "inconsistent" if any(verdicts) else "both_wrong"
+
+
+def strata_figures(
+    base_scores: Iterable[Mapping[str, Any]],
+    other_scores: Iterable[Mapping[str, Any]],
+    *,
+    level: float = 0.95,
+    samples: int = 2000,
+) -> dict[str, Any]:
+    """{dataset: {"n": {stratum: questions}, "methods": {method: {stratum: gain}}}}, strata in the order of `STRATA`.
+
+    `base_scores`: the base model thinking, schema SCORES, one method; `other_scores`: any other methods. A gain is
+    {acc, acc_ci, mis, mis_ci, n}: the method minus the base, as shares, draws averaged within a question first. mis is
+    null for a method that does not think, both are null where n is 0. Rows without em_answer are left out: their
+    benchmark has no gold answers. Raises ValueError if the base is several methods or one that does not think, or if a
+    method was not scored on the base's questions.
+    """
+    base, others = _by_question(base_scores), _by_question(other_scores)
+    names = sorted({method for _, method in base})
+    if len(names) > 1 or any(row["mis"] is None for draws in base.values() for rows in draws.values() for row in rows):
+        raise ValueError(f"strata are made by one method that thinks, given {names}; give the base model thinking")
+    found: dict[str, Any] = {}
+    for (dataset, _), draws in base.items():
+        members: dict[str, list[str]] = {name: [] for name in STRATA}
+        for question in sorted(draws):
+            members[stratum(draws[question])].append(question)
+        methods = {method: own for (there, method), own in others.items() if there == dataset}
+        found[dataset] = {
+            "n": {name: len(questions) for name, questions in members.items()},
+            "methods": {
+                method: _gains(own, draws, members=members, what=f"{method} on {dataset}", level=level, samples=samples)
+                for method, own in methods.items()
+            },
+        }
+    return found
+
+
+def _by_question(scores: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], _Draws]:
+    """Scores that have a verdict on the answer, by (data set, method) and question."""
+    found: dict[tuple[str, str], _Draws] = defaultdict(lambda: defaultdict(list))
+    for row in scores:
+        if row["em_answer"] is not None:
+            found[row["dataset"], row["method"]][row["question_id"]].append(row)
+    return found
+
+
+def _gains(
+    own: _Draws, base: _Draws, *, members: Mapping[str, Sequence[str]], what: str, level: float, samples: int
+) -> dict[str, Any]:
+    if own.keys() != base.keys():
+        raise ValueError(
+            f"{what} and the base model must be scored on the same questions: {len(own.keys() - base.keys())} stand "
+            f"only in the method's scores, {len(base.keys() - own.keys())} only in the base's; score both on one set"
+        )
+    thinks = all(row["mis"] is not None for draws in own.values() for row in draws)
+
+    def gain(questions: Sequence[str], key: str) -> tuple[float | None, tuple[float, float] | None]:
+        if not questions or (key == "mis" and not thinks):
+            return None, None
+        gains = np.array([_mean(own[question], key=key) - _mean(base[question], key=key) for question in questions])
+        return float(gains.mean()), bootstrap_interval(gains, level=level, samples=samples)
+
+    gains: dict[str, Any] = {}
+    for name, questions in members.items():
+        (acc, acc_ci), (mis, mis_ci) = gain(questions, "acc"), gain(questions, "mis")
+        gains[name] = {"acc": acc, "acc_ci": acc_ci, "mis": mis, "mis_ci": mis_ci, "n": len(questions)}
+    return gains
+
+
+def _mean(draws: Sequence[Mapping[str, Any]], *, key: str) -> float:
+    return float(np.mean([row[key] for row in draws]))

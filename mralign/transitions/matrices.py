@@ -1,0 +1,61 @@
+"""Matrices as tables: estimates become rows of schema.MATRICES, and committed rows become matrices again.
+
+Axes: K states of the chain (row: from, column: to), B replicates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from mralign.schema import MATRICES
+from mralign.store import StageDir, part_name
+from mralign.transitions.bootstrap import standard_error
+from mralign.transitions.em import Estimate
+
+MATRIX_POLARITIES = {"all": (1, -1, 0), "positive": (1,), "negative": (-1,)}
+
+
+def long_form(name: str, *, estimates: Sequence[Estimate], states: Sequence[str]) -> pa.Table:
+    """The first estimate, with standard errors from the others."""
+    source, target = np.meshgrid(states, states, indexing="ij")
+    result, P_BKK = estimates[0], np.array([replicate.P for replicate in estimates[1:]])
+    error = standard_error(P_BKK).ravel() if len(P_BKK) else [None] * len(states) ** 2
+    return pa.table(
+        {
+            "matrix": [name] * len(states) ** 2,
+            "source": source.ravel(),
+            "target": target.ravel(),
+            "probability": result.P.ravel(),
+            "responsibility": result.C.ravel(),
+            "standard_error": pa.array(error, pa.float64()),
+            "replicates": P_BKK.reshape(len(P_BKK), len(states) ** 2).T.tolist(),
+        },
+        schema=MATRICES,
+    )
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Committed matrices by name, float64: P and the expected counts C, (K, K), and the replicates of P, (B, K, K)."""
+
+    P: Mapping[str, np.ndarray]
+    C: Mapping[str, np.ndarray]
+    replicates: Mapping[str, np.ndarray]
+
+
+def read_matrices(out: StageDir, *, states: Sequence[str]) -> Fitted:
+    """The committed matrices, in the order of `states`."""
+    K = len(states)
+    tables = {name: out.read_parts([part_name(name)], schema=MATRICES) for name in MATRIX_POLARITIES}
+    drawn = {
+        name: np.array(table.column("replicates").to_pylist()).T.reshape(-1, K, K) for name, table in tables.items()
+    }
+    P, C = (
+        {name: table.column(column).to_numpy().reshape(K, K) for name, table in tables.items()}
+        for column in ("probability", "responsibility")
+    )
+    return Fitted(P, C, drawn)

@@ -1,0 +1,69 @@
+"""Two runs side by side: which scores are meant, what is compared, what is refused."""
+
+import json
+
+import pyarrow as pa
+import pytest
+
+from mralign.comparison.runs import compare_runs, read_side
+from mralign.schema import SCORES
+from mralign.store import StageDir, part_name
+
+
+def make_run(directory, methods, *, dataset="nq"):
+    """A run whose methods were right on the questions named (of q0 to q9, or those of a pair's second entry)."""
+    places = {}
+    for method, right in methods.items():
+        right, asked = right if isinstance(right, tuple) else (right, range(10))
+        out = StageDir(f"{directory}/evaluation/{method}", stage="evaluation", fingerprint=method)
+        rows = [
+            dict.fromkeys(SCORES.names)
+            | {"row_id": f"q{n}/on/0", "question_id": f"q{n}", "dataset": dataset, "method": method}
+            | {"em_answer": n in right, "acc": n in right}
+            for n in asked
+        ]
+        out.commit(part_name("0"), pa.Table.from_pylist(rows, schema=SCORES), schema=SCORES)
+        places[method] = f"evaluation/{method}"
+    StageDir(str(directory)).write_text("evaluation/index.json", json.dumps(places))
+    return str(directory)
+
+
+def test_a_side_is_a_run_or_one_of_its_methods(tmp_path):
+    run = make_run(tmp_path / "a", {"base_think_on": {0}, "kto": {0, 1}})
+    assert (read_side(run).method, read_side(f"{run}:base_think_on").method) == ("kto", "base_think_on")
+    assert read_side(f"{run}:kto").scores.num_rows == 10
+    with pytest.raises(ValueError, match=r"has no method 'sft'; allowed are base_think_on, kto: write RUN:METHOD"):
+        read_side(f"{run}:sft")
+    with pytest.raises(ValueError, match=r"no evaluation/index\.json there; give the directory of a run"):
+        read_side(str(tmp_path / "gone"))
+
+
+def test_the_difference_is_the_second_minus_the_first(tmp_path):
+    first = make_run(tmp_path / "a", {"base": {0, 1}})
+    second = make_run(tmp_path / "b", {"kto": {0, 1, 2, 3, 4, 5, 6, 7}})
+    text = compare_runs(first, second)
+    (row,) = json.loads((tmp_path / "b/comparisons/base-kto/comparison.json").read_text())["rows"]
+    assert (row["method"], row["reference"], row["dataset"], row["measure"]) == ("kto", "base", "nq", "acc")
+    assert (row["a"], row["b"], row["n"]) == (0.8, 0.2, 10)
+    assert row["difference"] == pytest.approx(0.6)
+    assert row["p"] == pytest.approx(2 / 2**6)  # all six differences of one sign, both ways
+    assert "+60.0" in text
+    assert "comparison.tex" in text
+    assert (tmp_path / "b/comparisons/base-kto/comparison.tex").read_text().startswith("\\begin{tabular}")
+
+
+def test_other_questions_are_refused_or_left_out(tmp_path):
+    first = make_run(tmp_path / "a", {"base": {0, 1}})
+    second = make_run(tmp_path / "b", {"kto": ({0, 1}, range(5, 15))})
+    with pytest.raises(ValueError, match="5 stand only in the first, 5 only in the second"):
+        compare_runs(first, second)
+    compare_runs(first, second, common=True, out=str(tmp_path / "c"))
+    (row,) = json.loads((tmp_path / "c/comparison.json").read_text())["rows"]
+    assert (row["n"], row["only_a"], row["only_b"]) == (5, 5, 5)
+
+
+def test_runs_without_a_common_benchmark_are_refused(tmp_path):
+    first = make_run(tmp_path / "a", {"base": {0}})
+    second = make_run(tmp_path / "b", {"kto": {0}}, dataset="sciq")
+    with pytest.raises(ValueError, match=r"share no measured benchmark: the first has \['nq'\], the second \['sciq'\]"):
+        compare_runs(first, second)

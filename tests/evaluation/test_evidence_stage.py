@@ -1,0 +1,211 @@
+"""The stage as the pipeline runs it, without Ray: a search server on loopback, and a corpus on disk."""
+
+import asyncio
+import json
+
+import pyarrow as pa
+import pytest
+from engines.search_server import Answer, SearchServer, hits
+
+from mralign.config import parse
+from mralign.engines.calls import EndpointRefused, Failure
+from mralign.engines.search import Snippet
+from mralign.evaluation.evidence_stage import EVIDENCE_STAGE, find_evidence
+from mralign.schema import EVIDENCE, QUESTIONS
+from mralign.stage import Context
+from mralign.store import StageDir, digest, fingerprint, part_name
+
+
+def questions_of(tmp_path, parts):
+    """Committed questions; `parts` is part key -> texts."""
+    source = StageDir(str(tmp_path / "questions"), stage="questions", fingerprint="q")
+    for key, texts in parts.items():
+        rows = [
+            {"question_id": f"{key}/{text}", "dataset": key[-4:], "split": "test", "question": text, "answers": ["x"]}
+            for text in texts
+        ]
+        source.commit(part_name(key), pa.Table.from_pylist(rows, schema=QUESTIONS), schema=QUESTIONS)
+    return source
+
+
+def out_of(tmp_path):
+    return StageDir(str(tmp_path / "evidence"), stage="evidence", fingerprint="e")
+
+
+def config_of(tmp_path, **retrieval):
+    return parse(
+        {
+            "run": {"dir": str(tmp_path / "run")},
+            "questions": {"train": [{"name": "a", "path": "a"}]},
+            "evaluation": {"retrieval": {"top_k": 2} | retrieval},
+        }
+    )
+
+
+def http(tmp_path, server, **search):
+    return config_of(
+        tmp_path, engine="http", search={"url": server.url, "max_retries": 1, "max_backoff_s": 0.01} | search
+    )
+
+
+def run(config, source, out):
+    return EVIDENCE_STAGE.run(Context(config, out, {"questions": source}))
+
+
+def rows_of(out):
+    return {row["question_id"]: row for row in out.read(schema=EVIDENCE).to_pylist()}
+
+
+PARTS = {"test-00-0000": ["who", "what"], "test-00-0001": ["why"], "dev-00-0000": ["not asked"]}
+
+
+def test_every_question_of_the_split_gets_what_was_found_in_parts_of_the_same_name(tmp_path):
+    script = {"who": [hits("one", "two", "three")], "what": [Answer({"results": []})], "why": [hits("only")]}
+    source, out = questions_of(tmp_path, PARTS), out_of(tmp_path)
+    with SearchServer(script.__getitem__) as server:
+        outcome = run(http(tmp_path, server), source, out)
+        assert server.received == {"who": 1, "what": 1, "why": 1}
+        assert {payload["top_k"] for _, payload in server.payloads} == {2}
+        # A sealed part is not looked at again, not even in the cache.
+        out.commit(part_name("test-00-0001"), pa.Table.from_pylist([], schema=EVIDENCE), schema=EVIDENCE)
+        assert run(http(tmp_path, server), source, out).rows_out == 2
+        assert server.received.total() == 3
+    assert (outcome.rows_in, outcome.rows_out) == (3, 3)
+    assert outcome.figures == {"snippets_mean": 1.0, "without_snippets": 1}
+    assert out.parts() == [part_name("test-00-0000"), part_name("test-00-0001")]
+    found = rows_of(out)
+    assert found["test-00-0000/who"] == {
+        "question_id": "test-00-0000/who",
+        "dataset": "0000",
+        "query": "who",
+        "snippets": [
+            {"id": "d0", "title": "", "text": "one", "score": 1.0},
+            {"id": "d1", "title": "", "text": "two", "score": 0.5},
+        ],
+    }
+    assert found["test-00-0000/what"]["snippets"] == [] and out.read_rejects().num_rows == 0
+
+
+def test_a_failed_query_is_a_reject_and_only_it_is_asked_again(tmp_path):
+    script = {
+        "who": [hits("one")],
+        "what": [Answer(status=500), Answer(status=500), hits("mended")],
+        "why": [hits("three")],
+    }
+    source, out = questions_of(tmp_path, PARTS), out_of(tmp_path)
+    with SearchServer(script.__getitem__) as server:
+        outcome = run(http(tmp_path, server), source, out)
+        assert (outcome.rows_in, outcome.rows_out) == (3, 2)
+        (reject,) = out.read_rejects().to_pylist()
+        assert (reject["row_id"], reject["reason"], reject["raw"]) == ("test-00-0000/what", "server_error", "what")
+        assert reject["detail"].startswith("HTTP 500")
+        assert set(rows_of(out)) == {"test-00-0000/who", "test-00-0001/why"}
+        outcome = run(http(tmp_path, server), source, out)
+        assert (outcome.rows_out, out.read_rejects().num_rows) == (3, 0)
+        assert server.received == {"who": 1, "what": 3, "why": 1}
+        assert rows_of(out)["test-00-0000/what"]["snippets"][0]["text"] == "mended"
+
+
+class Scripted:
+    """A searcher whose failures are given; it counts."""
+
+    def __init__(self, failures):
+        self.failures, self.asked = failures, []
+
+    async def search(self, query, *, top_k):
+        self.asked.append(query)
+        return self.failures.get(query) or [Snippet("i", "", query, None)]
+
+
+@pytest.mark.parametrize(
+    ("reason", "again"),
+    [("timeout", True), ("connection", True), ("malformed_reply", True), ("http_400", True), ("odd", False)],
+)
+def test_which_failures_are_searched_for_again(tmp_path, reason, again):
+    source, out = questions_of(tmp_path, {"test-00-0000": ["a", "b"], "test-00-0001": ["c"]}), out_of(tmp_path)
+
+    def find(searcher):
+        heard = []
+        asyncio.run(
+            find_evidence(source, source.parts("test"), searcher=searcher, top_k=1, out=out, report=heard.append)
+        )
+        return sorted(searcher.asked), sorted(heard)
+
+    assert find(Scripted({"b": Failure(reason, "d")})) == (["a", "b", "c"], [1, 2])
+    assert find(Scripted({})) == ((["a", "b"], [2]) if again else ([], []))
+    assert find(Scripted({})) == ([], [])
+
+
+def test_a_refused_key_ends_the_stage_and_keeps_what_was_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("SEARCH_KEY", "wrong-key-of-the-test")
+    script = {"who": [hits("one")], "what": [hits("two")], "why": [Answer(status=401, hang=0.3), hits("three")]}
+    source, out = questions_of(tmp_path, PARTS), out_of(tmp_path)
+    with SearchServer(script.__getitem__) as server:
+        config = http(tmp_path, server, key_env="SEARCH_KEY")
+        with pytest.raises(EndpointRefused, match="key_env"):
+            run(config, source, out)
+        assert set(rows_of(out)) == {"test-00-0000/who", "test-00-0000/what"}
+        run(config, source, out)
+        assert len(rows_of(out)) == 3 and server.received == {"who": 1, "what": 1, "why": 2}
+
+
+def corpus_of(tmp_path, *texts):
+    path = tmp_path / "corpus.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return str(path)
+
+
+def test_a_corpus_is_searched_and_its_index_kept(tmp_path):
+    source, out = questions_of(tmp_path, {"test-00-0000": ["Which fox is red?", "zebra"]}), out_of(tmp_path)
+    config = config_of(tmp_path, engine="bm25", corpus=corpus_of(tmp_path, "hen", "a blue fox", "the red fox", "foxes"))
+    EVIDENCE_STAGE.check(config)
+    assert run(config, source, out).figures == {"snippets_mean": 1.0, "without_snippets": 1}
+    found = rows_of(out)["test-00-0000/Which fox is red?"]["snippets"]
+    assert [(snippet["id"], snippet["text"]) for snippet in found] == [("2", "the red fox"), ("3", "foxes")]
+    assert found[0]["score"] > found[1]["score"] > 0
+    (index,) = (tmp_path / "run" / "searches").iterdir()
+    assert index.name.startswith("bm25-")
+
+
+def mark(config):
+    """The fingerprint that the pipeline gives the stage."""
+    return fingerprint(
+        stage="evidence",
+        version=EVIDENCE_STAGE.version,
+        config=EVIDENCE_STAGE.matters(config),
+        upstream={},
+        inputs={name: digest(path) for name, path in EVIDENCE_STAGE.inputs(config).items()},
+    )
+
+
+def test_the_fingerprint_changes_with_what_is_asked_of_an_endpoint_and_with_nothing_else(tmp_path):
+    base = {"engine": "http", "search": {"url": "http://h/s"}}
+    before = mark(config_of(tmp_path, **base))
+
+    def other(**changes):
+        search = base["search"] | changes.pop("search", {})
+        return mark(config_of(tmp_path, **base | changes | {"search": search}))
+
+    different = [
+        other(top_k=3),
+        other(search={"url": "http://h/t"}),
+        other(search={"request": {"q": "{query}"}}),
+        other(search={"results": "hits"}),
+        other(search={"fields": {"text": "body"}}),
+    ]
+    assert len({before, *different}) == 6
+    same = {"concurrency": 3, "max_retries": 1, "timeout_s": 9, "max_backoff_s": 2, "key_env": "K", "key_header": "X"}
+    assert other(search=same) == before
+    assert other(prompt="{snippets} {question}") == before  # what a prompt makes of it is another stage's
+    dev = config_of(tmp_path, **base).model_dump()
+    dev["evaluation"]["split"] = "dev"
+    assert mark(parse(dev)) != before
+
+
+def test_the_fingerprint_changes_with_the_content_of_the_corpus(tmp_path):
+    config = config_of(tmp_path, engine="bm25", corpus=corpus_of(tmp_path, "one"))
+    before = mark(config)
+    assert mark(config_of(tmp_path, engine="bm25", corpus=corpus_of(tmp_path, "one"), fields={"id": "n"})) != before
+    assert mark(config_of(tmp_path, engine="bm25", corpus=corpus_of(tmp_path, "one"))) == before
+    corpus_of(tmp_path, "two")
+    assert mark(config) != before
