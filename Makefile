@@ -22,11 +22,11 @@ BENCHMARKS := $(filter-out tests/benchmarks/_% tests/benchmarks/test_% tests/ben
 export RAY_USAGE_STATS_ENABLED ?= 0
 export VLLM_NO_USAGE_STATS ?= 1
 
-.PHONY: help align compare test lint bench install clean
+.PHONY: help align compare test test-all lint bench install clean
 .DEFAULT_GOAL := help
 
 help: ## list the commands
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
 	@echo "  ARGS=... is handed on, e.g. make align ARGS=\"--dry-run training.epochs=1\""
 
 align: $(RUN_STAMP) ## the whole run, from questions to an aligned model and a report
@@ -35,8 +35,13 @@ align: $(RUN_STAMP) ## the whole run, from questions to an aligned model and a r
 compare: $(RUN_STAMP) ## compare training methods on the same annotated candidates
 	$(PY) jobs/compare.py $(ARGS)
 
-test: lint ## lint, types, import rules, then pytest
-	HF_HUB_OFFLINE=1 RAY_AUTH_MODE=disabled $(PY) -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(ARGS)
+PYTEST := HF_HUB_OFFLINE=1 RAY_AUTH_MODE=disabled $(PY) -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
+
+test: lint ## lint, types, import rules, then pytest without the tests marked `long`
+	$(PYTEST) -m "not long" $(ARGS)
+
+test-all: lint ## the same with every test
+	$(PYTEST) $(ARGS)
 
 lint: $(TEST_STAMP) ## ruff, mypy and the rules of who may import whom
 	$(VENV)/bin/ruff check .

@@ -4,12 +4,14 @@
                             [--benchmarks NAME ...] [--dry-run] [section.field=value ...]
     python jobs/evaluate.py --compare RUN[:METHOD] RUN[:METHOD] [--common] [--out DIR]
 
-Stop it at any time, run it again: it goes on where it was. A further benchmark or method asks its own questions only.
+Stop it at any time, run it again: it goes on where it was. A further benchmark asks its own questions only.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import re
 import sys
 from functools import partial
@@ -33,6 +35,8 @@ def main(arguments: list[str] | None = None) -> int:
 def run(args: argparse.Namespace) -> None:
     """Compare two runs, or plan an evaluation, walk it, and print its end."""
     if args.compare:
+        if args.overrides:
+            raise ValueError(f"--compare takes no settings, given {args.overrides}; it compares what is finished")
         print(runs.compare_runs(*args.compare, common=args.common, out=args.out))
         return
     config = configure(args)
@@ -48,25 +52,49 @@ def run(args: argparse.Namespace) -> None:
 
 def configure(args: argparse.Namespace) -> RunConfig:
     """The suite with the model in it, its files under --data, and only the benchmarks that are asked for."""
-    given = []
+    benchmarks = [item for item in args.benchmarks or () if "=" not in item]
+    overrides = [item for item in args.benchmarks or () if "=" in item] + args.overrides
+    given = {}
     if args.model is not None:
-        label = re.sub(r"[^\w.-]+", "_", Path(args.model).name) or "model"
-        given = [f"model.path={args.model}", f"evaluation.label={label}", f"run.dir=runs/evaluate/{label}"]
-    given += [f"model.adapter={args.adapter}"] if args.adapter else []
-    config = load(args.suite, overrides=[*given, *args.overrides], presets_dir=HERE / "presets" / "suites")
+        label, place = named(args.model, adapter=args.adapter)
+        given = {"model.path": args.model, "evaluation.label": label, "run.dir": f"runs/evaluate/{place}"}
+    if args.adapter is not None:
+        given["model.adapter"] = args.adapter
+    said = [f"{name}={json.dumps(value)}" for name, value in given.items()]
+    config = load(args.suite, overrides=[*said, *overrides], presets_dir=HERE / "presets" / "suites")
+    if pipeline.trains(config) and not any(item.startswith("run.dir=") for item in [*said, *overrides]):
+        raise ValueError(
+            f"{args.suite} is the configuration of a training, whose run directory is {config.run.dir}; give --model "
+            f"or a run.dir of the evaluation's own, or run it by jobs/align.py"
+        )
     values: dict[str, Any] = config.model_dump(mode="json")
-    values["questions"]["train"] = []
-    split = config.evaluation.split
-    sources = values["questions"][split]
+    values["rollouts"] |= {"import_on": None, "import_off": None}
+    sources = values["questions"][config.evaluation.split]
     known = [source["name"] for source in sources]
-    if unknown := sorted(set(args.benchmarks or ()) - set(known)):
+    if unknown := sorted(set(benchmarks) - set(known)):
         raise ValueError(f"--benchmarks {' '.join(unknown)}: not in this suite; allowed are {', '.join(known)}")
-    values["questions"][split] = [
-        source | {"path": _placed(source["path"], data=args.data)}
-        for source in sources
-        if not args.benchmarks or source["name"] in args.benchmarks
-    ]
+    chosen = [source for source in sources if not benchmarks or source["name"] in benchmarks]
+    placed = [source | {"path": _placed(source["path"], data=args.data)} for source in chosen]
+    values["questions"] = {config.evaluation.split: placed}
+    prompts = values["evaluation"]["prompts"]
+    gone = set(known) - {source["name"] for source in chosen}
+    values["evaluation"]["prompts"] = {name: prompt for name, prompt in prompts.items() if name not in gone}
     return parse(values)
+
+
+def named(model: str, *, adapter: str | None) -> tuple[str, str]:
+    """A model's name in tables, and that of its run directory, which no other model or adapter shares.
+
+    The model of a run of ours lies in RUN/training/FINGERPRINT/model, and is called RUN.
+    """
+    path = Path(model)
+    own = path.name == "model" and len(path.parts) > 3 and path.parts[-3] == "training"
+    base = path.parts[-4] if own else (path.name if path.exists() else model)
+    label = re.sub(r"[^\w.-]+", "_", "-".join([base, *([Path(adapter).name] if adapter else [])])).strip("_") or "model"
+    if not path.exists() and adapter is None:
+        return label, label  # a name on the hub is one model
+    absolute = [str(Path(item).expanduser().absolute()) for item in (model, adapter) if item]
+    return label, f"{label}-{hashlib.sha256(' '.join(absolute).encode()).hexdigest()[:6]}"
 
 
 def _placed(path: str, *, data: str | None) -> str:

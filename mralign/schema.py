@@ -191,7 +191,7 @@ PAIR_SUMS = pa.schema(
     }
 )
 
-# Where on the shelf of responses a response lies.
+# Where a response lies: the path of its part below the run directory.
 RESPONSE_INDEX = pa.schema({"row_id": pa.string(), "part": pa.string()})
 
 SNIPPET = pa.struct({"id": pa.string(), "title": pa.string(), "text": pa.string(), "score": pa.float64()})
@@ -238,11 +238,13 @@ SCORES = pa.schema(
         "acc": pa.bool_(),
         "acc_contains": pa.bool_(),
         "mis": pa.bool_(),  # null without a thought
+        "mis_contains": pa.bool_(),  # the same where an answer that contains a gold one is right
         "truthful": pa.bool_(),
         "informative": pa.bool_(),
         "claims": pa.int32(),
         "supported": pa.int32(),
         "f1": pa.float64(),  # F1@K
+        "k": pa.int32(),  # that K
     }
 )
 

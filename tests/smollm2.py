@@ -1,5 +1,6 @@
 """SmolLM2-135M-Instruct as a model directory, from the GGUF file that a package of the test requirements carries."""
 
+import os
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 
@@ -28,3 +29,17 @@ def save_smollm2(directory):
     model.save_pretrained(directory)
     AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name).save_pretrained(directory)
     return Path(directory)
+
+
+def shared_smollm2(tmp_path_factory):
+    """The same directory for all test processes of one session: whoever comes first writes it."""
+    from filelock import FileLock
+
+    home = tmp_path_factory.getbasetemp()
+    home = home.parent if "PYTEST_XDIST_WORKER" in os.environ else home
+    directory = home / "smollm2"
+    with FileLock(f"{directory}.lock"):
+        if not (directory / "written").exists():
+            save_smollm2(directory)
+            (directory / "written").touch()
+    return directory

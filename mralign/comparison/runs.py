@@ -8,6 +8,7 @@ text, and as comparison.json, .md and .tex. Any run will do: of `jobs/align.py`,
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -17,10 +18,11 @@ from mralign.evaluation.paired import compare
 from mralign.report.export import comparison_sheet
 from mralign.report.sheets import to_latex, to_markdown, to_text
 from mralign.report.tables import aligned
-from mralign.schema import SCORES
+from mralign.schema import QUESTIONS, SCORES
 from mralign.store import Directory, StageDir, absolute
 
 INDEX = "evaluation/index.json"
+_WAYS = ("_think_off", "_think_on", "_self_refine", "_ret")
 
 
 @dataclass(frozen=True)
@@ -30,21 +32,56 @@ class Side:
     run: str
     method: str
     scores: pa.Table
+    questions: StageDir | None = None
 
 
 def read_side(said: str) -> Side:
-    """The side that `RUN` or `RUN:METHOD` names; without a method it is the last one of the run (the trained one).
+    """The side that `RUN` or `RUN:METHOD` names; without a method it is the trained model thinking, else the base.
 
     Raises ValueError where there is no evaluation, or no such method in it.
     """
     run, method = _split(said)
     home = Directory(absolute(run))
     places: dict[str, str] = json.loads(home.read_text(INDEX))
-    method = method or list(places)[-1]
+    method = method or _main(list(places))
     if method not in places:
         raise ValueError(f"{run} has no method {method!r}; allowed are {', '.join(places)}: write RUN:METHOD")
-    scores = StageDir(f"{home.uri}/{places[method]}").read(schema=SCORES)
-    return Side(home.uri, method, scores.filter(pc.equal(scores.column("method"), method)))
+    out = StageDir(f"{home.uri}/{places[method]}")
+    scores = out.read(schema=SCORES)
+    return Side(home.uri, method, scores.filter(pc.equal(scores.column("method"), method)), _questions(home, out))
+
+
+def _main(methods: Sequence[str]) -> str:
+    """The method that a run is about: a trained model is called by its training's name alone."""
+    plain = [name for name in methods if not name.endswith(_WAYS)]
+    thinking = [name for name in methods if name.endswith("_think_on")]
+    return (plain or thinking or list(methods))[-1]
+
+
+def _questions(home: Directory, scores: StageDir) -> StageDir | None:
+    """The questions that the scores are of, by way of the manifests; None where those are not at hand."""
+    out: StageDir | None = scores
+    for name in (("responses", "responses_base"), ("questions",)):
+        manifest = out.manifest() if out is not None else None
+        marks = manifest.upstream if manifest is not None else {}
+        out = next((StageDir(f"{home.uri}/{stage}/{marks[stage]}") for stage in name if stage in marks), None)
+    return out
+
+
+def check_questions(first: Side, second: Side) -> None:
+    """Raise ValueError if one id means different questions in the two runs: ids of published files are row numbers."""
+    if first.questions is None or second.questions is None:
+        return
+    texts = []
+    for out in (first.questions, second.questions):
+        table = out.read(schema=QUESTIONS, columns=["question_id", "question"])
+        texts.append(dict(zip(*(table.column(name).to_pylist() for name in table.column_names), strict=True)))
+    other = sorted(name for name in texts[0].keys() & texts[1].keys() if texts[0][name] != texts[1][name])
+    if other:
+        raise ValueError(
+            f"{len(other)} questions have the same id and another text in the two runs, the first of them {other[0]}; "
+            f"evaluate both on the same files"
+        )
 
 
 def _split(said: str) -> tuple[str, str]:
@@ -60,12 +97,13 @@ def _split(said: str) -> tuple[str, str]:
 
 
 def compare_runs(a: str, b: str, *, common: bool = False, out: str | None = None) -> str:
-    """Write the comparison of `b` with `a` (differences are b minus a) and return it as text with its places.
+    """Write the comparison of `b` with `a` (b minus a, 95 % intervals) and return it as text with its places.
 
     `out` is a directory, by default `comparisons/<method a>-<method b>` in run b. Raises ValueError if their questions
     differ and not `common`, and where they share no benchmark.
     """
     first, second = read_side(a), read_side(b)
+    check_questions(first, second)
     name = second.method if second.method != first.method else f"{second.method} (second run)"
     found = [
         {"method": name, "reference": first.method, **row}

@@ -28,6 +28,12 @@ class Source(Section):
         exclude_if=lambda skip: skip == 0,  # what is not skipped changes no fingerprint
     )
     limit: int | None = Field(None, ge=1)
+    sample: int | None = Field(
+        None,
+        ge=1,
+        description="Of those, so many from all over the source: by a hash of their numbers, always the same ones.",
+        exclude_if=lambda sample: sample is None,
+    )
 
 
 class Questions(Section):

@@ -86,6 +86,7 @@ class Retrieval(Section):
     )
     search: Search = Search()
     top_k: int = Field(5, ge=1, description="Snippets in a prompt (+Ret).")
+    max_characters: int = Field(2000, ge=1, description="A longer snippet is cut in a prompt (+Ret).")
     prompt: str = Field(_SNIPPETS, description="Takes the place of the question; holds {question} and {snippets}.")
 
     @model_validator(mode="after")
@@ -111,12 +112,15 @@ class Evaluation(Section):
     """Held-out questions, methods, decoding, judges, and the interval of every figure (METHOD 6)."""
 
     split: Literal["dev", "test"] = "test"
-    label: str = Field("base", description="Name of `model` in tables: base_think_on, ...")
+    label: str = Field("base", pattern=r"^[\w.-]+$", description="Name of `model` in tables: base_think_on, ...")
     methods: tuple[Method, ...] = Field(("think_off", "think_on"), description="How the model `model` is asked.")
     trained_methods: tuple[Method, ...] = Field(("think_on",), description="How the trained model is asked.")
     draws: int = Field(1, ge=1)
     match: Literal["exact", "contains"] = "exact"
     prompt: str = Field("{question}", description="The user's message; `{question}` stands for the question.")
+    prompts: dict[str, str] = Field(
+        default_factory=dict, description="Benchmark -> its own message in place of `prompt`, e.g. for long answers."
+    )
     decoding: Decoding = Decoding(temperature=0.6, top_p=0.95, top_k=20)
     self_refine: SelfRefine = SelfRefine()
     retrieval: Retrieval = Retrieval()

@@ -41,9 +41,11 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _prompts_ask(self) -> RunConfig:
-        for name, prompt in (("rollouts", self.rollouts.prompt), ("evaluation", self.evaluation.prompt)):
+        own = {f"evaluation.prompts.{name}": prompt for name, prompt in self.evaluation.prompts.items()}
+        plain = {"rollouts.prompt": self.rollouts.prompt, "evaluation.prompt": self.evaluation.prompt}
+        for name, prompt in (plain | own).items():
             if "{question}" not in prompt:
-                raise ValueError(f"{name}.prompt={prompt!r} does not hold {{question}}; put it where the question goes")
+                raise ValueError(f"{name}={prompt!r} does not hold {{question}}; put it where the question goes")
         return self
 
     @model_validator(mode="after")

@@ -9,7 +9,7 @@ an answer that breaks off is the answer, feedback that breaks off leaves the ans
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,23 +48,23 @@ def thinking_mode(mode: str) -> str:
 
 
 def requests_of_turn(
-    turn: str, *, rows: Sequence[dict[str, Any]], refinement: Refinement, prompt: str
+    turn: str, *, rows: Sequence[dict[str, Any]], refinement: Refinement, prompt_of: Callable[[str], str]
 ) -> list[dict[str, Any]]:
     """The requests of `turn` for every way in `rows` (all turns so far) that goes on, without seeds.
 
-    `message` is what the user says, `inserted` what of it the model has written. `prompt` stands around the question of
-    a revision, as it stood around the first.
+    `message` is what the user says, `inserted` what of it the model has written. `prompt_of` a data set stands around
+    the question of a revision, as it stood around the first.
     """
     ways: dict[str, dict[str, dict[str, Any]]] = {}
     for row in rows:
         if thinking_mode(row["mode"]) == "on":
             ways.setdefault(first_id(row["row_id"]), {})[row["mode"].partition("/")[2]] = row
-    found = (_request(turn, base=base, way=way, texts=refinement, prompt=prompt) for base, way in ways.items())
+    found = (_request(turn, base=base, way=way, texts=refinement, prompt_of=prompt_of) for base, way in ways.items())
     return [request for request in found if request is not None]
 
 
 def _request(
-    turn: str, *, base: str, way: dict[str, dict[str, Any]], texts: Refinement, prompt: str
+    turn: str, *, base: str, way: dict[str, dict[str, Any]], texts: Refinement, prompt_of: Callable[[str], str]
 ) -> dict[str, Any] | None:
     name, _, number = turn.partition("-")
     before = f"revise-{int(number) - 1}" if int(number) > 1 else ""
@@ -75,7 +75,8 @@ def _request(
     if name == "revise":
         if feedback is None or feedback["invalid"] is not None:
             return None
-        values |= {"feedback": feedback["answer"], "question": prompt.replace("{question}", answer["question"])}
+        asked = prompt_of(answer["dataset"]).replace("{question}", answer["question"])
+        values |= {"feedback": feedback["answer"], "question": asked}
     template = texts.feedback if name == "feedback" else texts.revise
     return {
         **{key: answer[key] for key in _KEPT},

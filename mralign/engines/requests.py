@@ -8,18 +8,21 @@ a row of schema GENERATIONS. No engine, no Ray here.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from mralign.config import Decoding, Engine, Http, Model, RunConfig
+from mralign.config import Decoding, Engine, Http, Model, RunConfig, resolve_path
+from mralign.engines.adapter import check_adapter
 from mralign.engines.chat import (
     MODES,
     Prompt,
     chat_prompt,
     chat_template,
+    check_model_directory,
     check_modes,
     control_tokens,
     question_fault,
@@ -51,6 +54,11 @@ class Sampling:
     cache: str = ""  # directory of the endpoint's responses
     probe: str = ""  # directory with the probe of a training that the engines must serve
     refinement: Refinement | None = None  # what follows the first answer, thinking on
+    prompts: Mapping[str, str] = field(default_factory=dict)  # data set -> its own prompt
+
+    def prompt_of(self, dataset: str) -> str:
+        """The user's message to a question of a data set."""
+        return self.prompts.get(dataset, self.prompt)
 
 
 def build_requests(questions: pa.Table, *, modes: Sequence[str], draws: int, seed: int) -> pa.Table:
@@ -93,7 +101,9 @@ class Renderer:
         if fault is not None:
             return Reject(request["row_id"], *fault, request["question"])
         name = thinking_mode(request["mode"])
-        message = request.get("message") or self.sampling.prompt.replace("{question}", request["question"])
+        message = request.get("message") or self.sampling.prompt_of(request["dataset"]).replace(
+            "{question}", request["question"]
+        )
         prompt = chat_prompt(self.tokenizer, message, mode=self.modes[name], opened=self.opened[name])
         if len(prompt.token_ids) >= self.room:
             detail = f"{len(prompt.token_ids)} tokens, model length {self.room}"
@@ -103,7 +113,8 @@ class Renderer:
     def next_turn(self, turn: str, *, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """The requests of a turn of Self-Refine that follow from the rows of all turns so far."""
         assert self.sampling.refinement is not None
-        found = requests_of_turn(turn, rows=rows, refinement=self.sampling.refinement, prompt=self.sampling.prompt)
+        refinement, prompt_of = self.sampling.refinement, self.sampling.prompt_of
+        found = requests_of_turn(turn, rows=rows, refinement=refinement, prompt_of=prompt_of)
         return [request | {"seed": row_seed(self.sampling.seed, request["row_id"])} for request in found]
 
     def max_tokens(self, prompt: Prompt) -> int:
@@ -127,6 +138,20 @@ class Renderer:
 def family_of(model: Model, *, path: str) -> Family:
     """How the model whose directory (or hub name) is `path` switches thinking; ValueError where it is not known."""
     return find_family(model, template=chat_template(path), name=model.path)
+
+
+def check_model(model: Model) -> None:
+    """Raise ValueError before any engine starts if the model cannot be served, or cannot think on and off."""
+    path = resolve_path(model.path)
+    check_model_directory(path)
+    if model.adapter:
+        check_adapter(resolve_path(model.adapter))
+    family = family_of(model, path=path)
+    if Path(path).is_dir():
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=model.trust_remote_code)
+        check_modes(tokenizer, name=model.path, on=family.on, off=family.off)
 
 
 def judged_text(row: dict[str, Any], *, tokenizer: Any, opened: bool) -> dict[str, Any]:
@@ -170,6 +195,7 @@ def sampling_of_evaluation(config: RunConfig, *, model: Model, methods: Sequence
         engine=config.engine,
         decoding=settings.decoding,
         prompt=settings.prompt,
+        prompts=settings.prompts,
         modes=tuple(dict.fromkeys("off" if name.startswith("think_off") else "on" for name in methods)),
         draws=settings.draws,
         seed=config.run.seed + 1,

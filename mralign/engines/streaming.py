@@ -38,6 +38,8 @@ def generate(questions: StageDir, parts: Sequence[str], *, sampling: Sampling, o
     """
     forget_failures(out)
     done = {part: [p for p in out.parts() if p.startswith(f"part-{part_key(part)}-")] for part in parts}
+    for names in done.values():
+        drop_repeated(out, schema=GENERATIONS, parts=names)  # of a run that was killed before it came to that
     rows = sum(questions.rows(part) for part in parts) * len(sampling.modes) * sampling.draws
     kept = sum(_answered(out, p, turns=sampling.refinement is not None) for names in done.values() for p in names)
     began = time.time()

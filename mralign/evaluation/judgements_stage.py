@@ -27,7 +27,7 @@ from mralign.engines.search import check_search, open_search
 from mralign.evaluation import longfact, truthfulqa
 from mralign.evaluation.judging import EXTRACTOR, JUDGE, VERIFIER, Case, Court, judge, verdicts
 from mralign.evaluation.responses import read_responses
-from mralign.rejects import Reject
+from mralign.rejects import Reject, check_limit
 from mralign.schema import JUDGEMENTS, QUESTIONS
 from mralign.stage import Context, Outcome, Stage, log
 from mralign.store import StageDir
@@ -132,20 +132,27 @@ def _inputs(config: RunConfig) -> dict[str, str]:
 def _run(context: Context, *, responses: str) -> Outcome:
     config = context.config
     kinds = _judged_by(config)
-    incorrect = _incorrect_answers(context.upstream["questions"], config=config)
+    source = context.upstream["questions"]
+    incorrect, asked = _incorrect_answers(source, config=config), _plain_questions(source, config=config)
     tables = read_responses(context.upstream[responses], datasets=sorted(kinds))
     rows = (row for table in tables for row in table.select(_NEEDED).to_pylist())
-    cases = cases_of(rows, kinds=kinds, incorrect=incorrect)
+    cases = cases_of(rows, kinds=kinds, incorrect=incorrect, questions=asked)
     log.info("%s: %d responses to %s", context.out.stage, len(cases), ", ".join(sorted(kinds)))
     tallies = asyncio.run(_judge_all(cases, context=context)) if cases else {}
     parts = context.out.parts()
     judged = sum(context.out.rows(part) for part in parts)
-    asked = judged + sum(context.out.reject_rows(part) for part in parts)
-    return Outcome(asked, judged, {**_figures(context.out), "last_session": _session(tallies, config=config)})
+    everything = judged + sum(context.out.reject_rows(part) for part in parts)
+    figures = _figures(context.out)
+    _check_rejected(cases, context=context)
+    return Outcome(everything, judged, {**figures, "last_session": _session(tallies, config=config)})
 
 
 def cases_of(
-    rows: Iterable[Mapping[str, Any]], *, kinds: Mapping[str, str], incorrect: Mapping[str, Sequence[str]]
+    rows: Iterable[Mapping[str, Any]],
+    *,
+    kinds: Mapping[str, str],
+    incorrect: Mapping[str, Sequence[str]],
+    questions: Mapping[str, str],
 ) -> list[Case]:
     """What the judges must see of each response, in order; one that several methods share (Self-Refine's first answer,
     where it stands) once. ValueError if different responses share a row_id: their verdicts could not be told apart."""
@@ -156,7 +163,7 @@ def cases_of(
             question_id=row["question_id"],
             dataset=row["dataset"],
             kind="truthfulqa" if kinds[row["dataset"]] == "truthfulqa" else "longfact",
-            question=row["question"],
+            question=questions[row["question_id"]],  # the row's own may hold the snippets of a search
             answer=row["answer"] if row["invalid"] is None else None,
             correct=tuple(row["answers"]),
             incorrect=tuple(incorrect.get(row["question_id"], ())),
@@ -172,6 +179,29 @@ def _incorrect_answers(questions: StageDir, *, config: RunConfig) -> dict[str, l
     parts = questions.parts(config.evaluation.split)
     rows = questions.read_parts(parts, schema=QUESTIONS, columns=["question_id", "dataset", "extra"]).to_pylist()
     return {r["question_id"]: json.loads(r["extra"])["incorrect_answers"] for r in rows if r["dataset"] in wanted}
+
+
+def _plain_questions(questions: StageDir, *, config: RunConfig) -> dict[str, str]:
+    """Question by question_id, of the split."""
+    parts = questions.parts(config.evaluation.split)
+    table = questions.read_parts(parts, schema=QUESTIONS, columns=["question_id", "question"])
+    return dict(zip(*(table.column(name).to_pylist() for name in table.column_names), strict=True))
+
+
+def _check_rejected(cases: Sequence[Case], *, context: Context) -> None:
+    """Raise ValueError where more responses to a benchmark than `run.reject_limit` have no verdict: one judgement in
+    many that cannot be used puts its whole response aside, and that of the longest answers first."""
+    out = context.out
+    found = verdicts(out.read(schema=JUDGEMENTS).to_pylist(), out.read_rejects().to_pylist())
+    for dataset in dict.fromkeys(case.dataset for case in cases):
+        own = [found[case.row_id].rejected for case in cases if case.dataset == dataset]
+        check_limit(
+            stage=f"{out.stage}, responses to {dataset}",
+            reasons=dict(Counter(reason for reason in own if reason)),
+            rows_in=len(own),
+            limit=context.config.run.reject_limit,
+            path=out.path("rejects"),
+        )
 
 
 async def _judge_all(cases: Sequence[Case], *, context: Context) -> Mapping[str, Counter[str]]:

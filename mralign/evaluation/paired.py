@@ -18,9 +18,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mralign.evaluation.longfact import f1_at_k
 from mralign.evaluation.short_answer import bootstrap_interval
 
-MEASURES = ("acc", "acc_contains", "mis", "truthful", "informative", "f1")
+MEASURES = ("acc", "acc_contains", "mis", "mis_contains", "truthful", "informative", "f1")
 EXACT = 16  # differences other than zero up to which every sign pattern is tried: 2**16
 _CHUNK = 512  # sign patterns held in memory at once
 
@@ -60,7 +61,7 @@ def paired_difference(
     if (only_a or only_b) and not common:
         raise ValueError(
             f"paired {column} must be of the same questions: {only_a} stand only in the first, {only_b} only in the "
-            f"second; score both on one set, or restrict to the common questions (common=True)"
+            f"second; score both on one set, or restrict to the common questions (--common)"
         )
     shared = sorted(mean_a.keys() & mean_b.keys())
     if not shared:
@@ -138,13 +139,17 @@ def compare(
     """Every measure of every benchmark that two methods both have, compared; rows of schema SCORES, one method each.
 
     Keys: dataset, measure, the fields of Difference, and p_holm, the p-values of this call adjusted by Holm's method.
-    For `common` and what is raised see `paired_difference`; the message names data set and measure.
+    F1@K is compared at the K of `b`, whatever K `a` was scored with. For `common` and what is raised see
+    `paired_difference`, but a measure that no common question has is left out; the message names data set and measure.
     """
     settings: dict[str, Any] = {"level": level, "samples": samples, "permutations": permutations, "seed": seed}
     found: list[dict[str, Any]] = []
     for dataset in _shared_datasets(a_rows, b_rows):
         a, b = (rows.filter(pc.equal(rows.column("dataset"), dataset)) for rows in (a_rows, b_rows))
+        a = _at_k_of(b, rows=a)
         for measure in (name for name in MEASURES if _has(a, name) and _has(b, name)):
+            if common and not question_means(a, column=measure).keys() & question_means(b, column=measure).keys():
+                continue
             try:
                 difference = paired_difference(a, b, column=measure, common=common, **settings)
             except ValueError as error:
@@ -152,6 +157,17 @@ def compare(
             found.append({"dataset": dataset, "measure": measure, **asdict(difference)})
     adjusted = holm([row["p"] for row in found])
     return [{**row, "p_holm": p} for row, p in zip(found, adjusted, strict=True)]
+
+
+def _at_k_of(reference: pa.Table, *, rows: pa.Table) -> pa.Table:
+    """`rows` with F1@K at the K that `reference` was scored with, where both have claims."""
+    known = [k for k in pc.unique(reference.column("k")).to_pylist() if k is not None]
+    if not known or not _has(rows, "claims"):
+        return rows
+    (k,) = known  # one evaluation scores all with one K
+    said = zip(rows.column("supported").to_pylist(), rows.column("claims").to_pylist(), strict=True)
+    f1 = [None if claims is None else f1_at_k(supported, claims=claims, k=k) for supported, claims in said]
+    return rows.set_column(rows.schema.get_field_index("f1"), "f1", pa.array(f1, pa.float64()))
 
 
 def _shared_datasets(a: pa.Table, b: pa.Table) -> list[str]:

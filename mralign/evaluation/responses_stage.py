@@ -14,7 +14,8 @@ from typing import Any
 import pyarrow as pa
 
 from mralign.config import Model, RunConfig, resolve_path
-from mralign.engines.requests import sampling_of_evaluation
+from mralign.engines.refining import is_turn
+from mralign.engines.requests import check_model, sampling_of_evaluation
 from mralign.engines.streaming import generate
 from mralign.evaluation.responses import (
     Asked,
@@ -31,7 +32,7 @@ from mralign.evaluation.responses import (
     write_parts,
 )
 from mralign.evaluation.retrieval import ask_with_snippets, unsearched
-from mralign.rejects import to_table
+from mralign.rejects import Reject, to_table
 from mralign.schema import EVIDENCE, GENERATIONS, QUESTIONS, RESPONSE_INDEX
 from mralign.stage import Context, Outcome, Stage
 from mralign.store import digest, part_key, part_name
@@ -59,13 +60,13 @@ def _ask(
             draws=sampling.draws,
             seed=sampling.seed,
         )
-        questions = asked_questions(context.out, asked)
-        asked = replace(asked, questions=content_parts(_questions(context, group=group), out=questions))
+        questions, tables = asked_questions(context.out, asked), _questions(context, group=group)
+        asked = replace(asked, questions=content_parts(tables, out=questions, prompts=sampling.prompts))
         figures[group] = generate(questions, asked.questions, sampling=sampling, out=shelf_of(context.out, asked))
         everything.append(asked)
         if group == "ret":
             _commit_unsearched(context)
-        rows_in += sum(map(questions.rows, asked.questions)) * len(sampling.modes) * sampling.draws
+        rows_in += sum(map(questions.rows, asked.questions)) * requests_each(asked)
         rows_out += _index(context, asked=asked)
     write_parts(context.out, everything)
     return Outcome(rows_in, rows_out, {**figures.pop("plain", {}), **figures, "asked": describe(everything)})
@@ -77,7 +78,9 @@ def _questions(context: Context, *, group: str) -> Iterator[pa.Table]:
         table = source.read_parts([part], schema=QUESTIONS)
         if group == "ret":
             evidence = context.upstream["evidence"].read_parts([part], schema=EVIDENCE)
-            table = ask_with_snippets(table, evidence=evidence, prompt=context.config.evaluation.retrieval.prompt)
+            settings = context.config.evaluation.retrieval
+            longest = settings.max_characters
+            table = ask_with_snippets(table, evidence=evidence, prompt=settings.prompt, longest=longest)
         yield table
 
 
@@ -98,15 +101,26 @@ def _index(context: Context, *, asked: Asked) -> int:
         parts = own_parts(shelf.parts(), question_part=name)
         tables = [shelf.read_parts([part], schema=GENERATIONS, columns=["row_id"]) for part in parts]
         found = [
-            {"row_id": response_id(row_id, group=asked.group), "part": part}
+            {"row_id": response_id(row_id, group=asked.group), "part": f"{asked.shelf}/{part}"}
             for part, table in zip(parts, tables, strict=True)
             for row_id in table.column("row_id").to_pylist()
         ]
         table = pa.Table.from_pylist(found, schema=RESPONSE_INDEX)
+        rejects = [Reject(**row) for row in shelf.read_rejects(parts).to_pylist()]
+        rejects = [replace(reject, row_id=response_id(reject.row_id, group=asked.group)) for reject in rejects]
+        answered = sum(not is_turn(row_id) for row_id in [r["row_id"] for r in found] + [r.row_id for r in rejects])
+        expected = asked_questions(context.out, asked).rows(name) * requests_each(asked)
+        if answered != expected:
+            raise RuntimeError(f"{answered} of {expected} requests to {name} have an answer or a reason")
         key = f"{asked.group}-{part_key(name)}"
-        context.out.commit(part_name(key), table, schema=RESPONSE_INDEX, rejects=shelf.read_rejects(parts))
+        context.out.commit(part_name(key), table, schema=RESPONSE_INDEX, rejects=to_table(rejects))
         rows += table.num_rows
     return rows
+
+
+def requests_each(asked: Asked) -> int:
+    """Requests of a question, later turns left out."""
+    return len({"off" if mode == "off" else "on" for mode in asked.methods}) * asked.draws
 
 
 def _base(context: Context) -> Outcome:
@@ -130,19 +144,34 @@ def _matters(config: RunConfig, *, methods: Sequence[str]) -> dict[str, Any]:
         "model": config.model.matters(),
         "max_model_len": config.engine.max_model_len,
         "methods": methods,
-        **settings.model_dump(mode="json", include={"split", "draws", "prompt", "decoding"}),
+        **settings.model_dump(mode="json", include={"split", "draws", "prompt", "prompts", "decoding"}),
     }
     if "self_refine" in methods:
         found["self_refine"] = settings.self_refine.model_dump(mode="json")
     if asks_with_snippets(methods):
-        found["snippets"] = settings.retrieval.prompt
+        found["snippets"] = [settings.retrieval.prompt, settings.retrieval.max_characters]
     return found
 
 
 def _check(config: RunConfig) -> None:
     split = config.evaluation.split
-    if not getattr(config.questions, split):
+    names = [source.name for source in getattr(config.questions, split)]
+    if not names:
         raise ValueError(f"evaluation.split={split!r} has no questions; give questions.{split}, or another split")
+    if unknown := sorted(set(config.evaluation.prompts) - set(names)):
+        raise ValueError(f"evaluation.prompts names {unknown}; allowed are the sources of questions.{split}: {names}")
+    check_model(config.model)
+
+
+def _check_trained(config: RunConfig) -> None:
+    _check(config)
+    settings, name = config.evaluation, trained_name(config)
+    both = set(method_names(settings.methods, base=settings.label).values())
+    if both & set(method_names(settings.trained_methods, trained=name).values()):
+        raise ValueError(
+            f"evaluation.label={settings.label!r} is what the trained model is called; give another: their methods "
+            f"would share a name in tables"
+        )
 
 
 def asks_with_snippets(methods: Sequence[str]) -> bool:
@@ -171,5 +200,5 @@ def trained_stage(config: RunConfig) -> Stage:
         run=_trained,
         matters=lambda config: _matters(config, methods=methods) | {"name": trained_name(config)},
         upstream=("questions", "training", *(["evidence"] if asks_with_snippets(methods) else [])),
-        check=_check,
+        check=_check_trained,
     )

@@ -8,6 +8,7 @@ aside: without its snippets it would be another method's.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,34 +17,48 @@ import pyarrow as pa
 from mralign.rejects import Reject
 from mralign.schema import QUESTIONS
 
+_TAG = re.compile(r"<(?=[/|｜]?[^\W\d_]|[|｜])")
+_SWITCH = re.compile(r"/(think|no_think)\b")
 _PLACE = re.compile(r"\{(question|snippets)\}")
 
 
-def with_snippets(question: str, *, snippets: Sequence[Mapping[str, Any]], prompt: str) -> str:
+def with_snippets(question: str, *, snippets: Sequence[Mapping[str, Any]], prompt: str, longest: int = 2000) -> str:
     """`prompt` with {question} and {snippets} filled in, once; rows of schema.SNIPPET, best first, one a line.
 
-    A snippet is `[1] title: text`, its blanks and line breaks made single blanks, so that no text can pass for two
-    snippets. Without a snippet the question stands alone, as it would without a search.
+    A snippet is `[1] title: text`, cut at `longest` characters, its blanks and line breaks made single blanks, so that
+    no text can pass for two snippets. What of it could steer a chat is made harmless: control characters go, `<` before
+    a tag's name becomes `‹`, and `/think` is parted: a web page must not cost its question. Without a snippet the
+    question stands alone, as it would without a search.
     """
     if not snippets:
         return question
-    listed = "\n".join(_line(number, snippet) for number, snippet in enumerate(snippets, 1))
+    listed = "\n".join(_line(number, snippet)[:longest] for number, snippet in enumerate(snippets, 1))
     return _PLACE.sub(lambda place: question if place[1] == "question" else listed, prompt)
 
 
 def _line(number: int, snippet: Mapping[str, Any]) -> str:
-    title, text = (" ".join((snippet[name] or "").split()) for name in ("title", "text"))
+    title, text = (_harmless(" ".join((snippet[name] or "").split())) for name in ("title", "text"))
     return f"[{number}] {title}: {text}" if title else f"[{number}] {text}"
 
 
-def ask_with_snippets(questions: pa.Table, *, evidence: pa.Table, prompt: str) -> pa.Table:
+def _harmless(text: str) -> str:
+    plain = "".join(c for c in text if unicodedata.category(c) != "Cc")
+    return _SWITCH.sub(r"/ \1", _TAG.sub("‹", plain))
+
+
+def ask_with_snippets(questions: pa.Table, *, evidence: pa.Table, prompt: str, longest: int = 2000) -> pa.Table:
     """Rows of schema.QUESTIONS, with what was found for each (schema.EVIDENCE) in its `question`.
 
     A question without a row of evidence is left out: `unsearched` gives its reject.
     """
     found = _found(evidence)
     kept = [
-        row | {"question": with_snippets(row["question"], snippets=found[row["question_id"]], prompt=prompt)}
+        row
+        | {
+            "question": with_snippets(
+                row["question"], snippets=found[row["question_id"]], prompt=prompt, longest=longest
+            )
+        }
         for row in questions.to_pylist()
         if row["question_id"] in found
     ]

@@ -53,15 +53,16 @@ def claims_bound(scores: Sequence[Mapping[str, Any]], *, kinds: Mapping[str, str
         return settings.longfact.k
     preferred = "think_on" if "think_on" in settings.methods else settings.methods[0]
     name = f"{settings.label}_{preferred}"
-    return median_claims([row for row in scores if row["method"] == name and kinds[row["dataset"]] == LONGFACT])
+    own = [row for row in scores if row["method"] == name and kinds[row["dataset"]] == LONGFACT]
+    return median_claims(own) if own else None  # no prompt was left of LongFact
 
 
 def with_f1(scores: Sequence[dict[str, Any]], *, k: int | None) -> list[dict[str, Any]]:
-    """The scores, those with claims with their F1@K."""
+    """The scores, those with claims with their F1@K, and K."""
     if k is None:
         return list(scores)
     return [
-        row if row["claims"] is None else row | {"f1": f1_at_k(row["supported"], claims=row["claims"], k=k)}
+        row if row["claims"] is None else row | {"k": k, "f1": f1_at_k(row["supported"], claims=row["claims"], k=k)}
         for row in scores
     ]
 

@@ -7,6 +7,7 @@ a wrong answer and stays in every mean: a model must not gain by answers that br
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ def score(rows: list[dict], *, match: str) -> list[dict]:
 def metrics(scores: list[dict], *, level: float = 0.95, samples: int = 2000, seed: int = 0) -> dict[str, Any]:
     """Means over the draws of one method, with percentile bootstrap intervals over questions (shares, not percent).
 
-    Keys: kind, acc, acc_ci, acc_contains, acc_contains_ci, mis, mis_ci (null for think-off), n (questions), draws,
+    Keys: kind, acc, acc_contains, mis and mis_contains (null for think-off), each with its `_ci`, n (questions), draws,
     invalid_share and what it is made of (truncated_share: the token limit was met; format_failure_share: no answer
     could be told apart; the rest could not be asked), thought_tokens_mean (tokens; null for think-off). Raises
     ValueError if `scores` is empty or holds several methods.
@@ -53,7 +54,7 @@ def metrics(scores: list[dict], *, level: float = 0.95, samples: int = 2000, see
         "kind": "short_answer",
         **rate("acc"),
         **rate("acc_contains"),
-        **(rate("mis") if thinks else {"mis": None, "mis_ci": None}),
+        **_mis(rate, thinks=thinks),
         "n": len(np.unique(questions)),
         "draws": len(scores),
         "invalid_share": float(np.mean([reason is not None for reason in reasons])),
@@ -107,6 +108,7 @@ def _score(row: dict, *, match: str) -> dict:
         "acc": em_answer and em_thought is not False,
         "acc_contains": answer_contains and em_thought is not False,
         "mis": None if em_thought is None else em_thought != em_answer,
+        "mis_contains": None if em_thought is None else em_thought != answer_contains,
         "invalid": row["invalid"],
         "completion_tokens": row["completion_tokens"],
         "thought_tokens": row["thought_tokens"],
@@ -116,6 +118,12 @@ def _score(row: dict, *, match: str) -> dict:
 def _em_thought(row: dict) -> bool:
     start, end = row["thought_start"], row["thought_end"]
     return start >= 0 and contains(row["text"][start:end], row["answers"])
+
+
+def _mis(rate: Callable[[str], dict[str, Any]], *, thinks: bool) -> dict[str, Any]:
+    names = ("mis", "mis_contains")
+    found = (rate(name) if thinks else {name: None, f"{name}_ci": None} for name in names)
+    return {key: value for one in found for key, value in one.items()}
 
 
 def _values(scores: list[dict], *, key: str) -> np.ndarray:

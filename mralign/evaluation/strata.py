@@ -45,8 +45,8 @@ def strata_figures(
     `base_scores`: the base model thinking, schema SCORES, one method; `other_scores`: any other methods. A gain is
     {acc, acc_ci, mis, mis_ci, n}: the method minus the base, as shares, draws averaged within a question first. mis is
     null for a method that does not think, both are null where n is 0. Rows without em_answer are left out: their
-    benchmark has no gold answers. Raises ValueError if the base is several methods or one that does not think, or if a
-    method was not scored on the base's questions.
+    benchmark has no gold answers. A question that a method has no score of (its search failed) is left out of that
+    method's gain, as its n says. Raises ValueError if the base is several methods or one that does not think.
     """
     base, others = _by_question(base_scores), _by_question(other_scores)
     names = sorted({method for _, method in base})
@@ -61,7 +61,7 @@ def strata_figures(
         found[dataset] = {
             "n": {name: len(questions) for name, questions in members.items()},
             "methods": {
-                method: _gains(own, draws, members=members, what=f"{method} on {dataset}", level=level, samples=samples)
+                method: _gains(own, draws, members=members, level=level, samples=samples)
                 for method, own in methods.items()
             },
         }
@@ -78,13 +78,8 @@ def _by_question(scores: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], _
 
 
 def _gains(
-    own: _Draws, base: _Draws, *, members: Mapping[str, Sequence[str]], what: str, level: float, samples: int
+    own: _Draws, base: _Draws, *, members: Mapping[str, Sequence[str]], level: float, samples: int
 ) -> dict[str, Any]:
-    if own.keys() != base.keys():
-        raise ValueError(
-            f"{what} and the base model must be scored on the same questions: {len(own.keys() - base.keys())} stand "
-            f"only in the method's scores, {len(base.keys() - own.keys())} only in the base's; score both on one set"
-        )
     thinks = all(row["mis"] is not None for draws in own.values() for row in draws)
 
     def gain(questions: Sequence[str], key: str) -> tuple[float | None, tuple[float, float] | None]:
@@ -94,7 +89,8 @@ def _gains(
         return float(gains.mean()), bootstrap_interval(gains, level=level, samples=samples)
 
     gains: dict[str, Any] = {}
-    for name, questions in members.items():
+    for name, everyone in members.items():
+        questions = [question for question in everyone if question in own]
         (acc, acc_ci), (mis, mis_ci) = gain(questions, "acc"), gain(questions, "mis")
         gains[name] = {"acc": acc, "acc_ci": acc_ci, "mis": mis, "mis_ci": mis_ci, "n": len(questions)}
     return gains

@@ -10,8 +10,10 @@ Row numbers count records from 0 (blank lines of JSONL are no records), as Simpl
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
+from heapq import nsmallest
 from itertools import islice
 
 import pyarrow as pa
@@ -52,6 +54,7 @@ def read_batches(
     fields: Mapping[str, str],
     skip: int = 0,
     limit: int | None = None,
+    sample: int | None = None,
     rows: int = 50_000,
 ) -> Iterator[tuple[pa.Table, list[Reject]]]:
     """Questions of one source, at most `rows` records a time: (schema QUESTIONS, the rejects of those records).
@@ -59,18 +62,22 @@ def read_batches(
     `path`: local path, pyarrow.fs URI or fsspec URL ending in .jsonl, .json, .csv or .parquet, what a published
     `format` is made of, or a hub URL (see hub.py). `name`: the data set, prefix of every question_id. `split`: train |
     dev | test. `fields`: our `id`, `question`, `answers` -> the file's names (default: the same); a published format
-    has its own. `skip`: leave out the first so many records; `limit`: then read so many. Question and aliases lose
-    white space at their edges; blank aliases are dropped; all other fields go to `extra` as JSON; a record without an
-    id gets its row number.
+    has its own. `skip`: leave out the first so many records; `limit`: then read so many; `sample`:
+    of those, keep so many whose numbers have the smallest hashes. Question and aliases lose white space at their edges;
+    blank aliases are dropped; all other fields go to `extra` as JSON; a record without an id gets its row number.
 
-    Memory: one batch; but a JSON array and SciQ.zip are read whole. Repeated ids are left to find_repeats.
+    Memory: one batch, and a whole sample; but a JSON array and SciQ.zip are read whole. Repeated ids are left to
+    find_repeats.
 
     Reject reasons: malformed_json, malformed_csv, malformed_metadata, missing_question, missing_answers, wrong_type.
-    Raises ValueError as check_source does, for a limit or rows below 1, a skip below 0, and for an unreadable source.
+    Raises ValueError as check_source does, for a limit, sample or rows below 1, a skip below 0, and for an unreadable
+    source.
     """
     check_source(path, name=name, split=split, format=format, fields=fields)
     if limit is not None and limit < 1:
         raise ValueError(f"limit {limit} allows no question; give a number from 1, or leave it out to read the file")
+    if sample is not None and sample < 1:
+        raise ValueError(f"sample {sample} allows no question; give a number from 1, or leave it out to keep all")
     if skip < 0:
         raise ValueError(f"skip {skip} is below 0; give the number of records to leave out at the beginning")
     if rows < 1:
@@ -78,8 +85,16 @@ def read_batches(
     chosen = choose(format, fields=fields)
     records = hub.read_records(path, split=split) if path.startswith(hub.SCHEME) else chosen.records(path, split)
     last = None if limit is None else skip + limit
-    numbered = islice(enumerate(records), skip, last)  # a record keeps its number in the file
+    # A record keeps its number in the file.
+    numbered: Iterator[tuple[int, Record]] = islice(enumerate(records), skip, last)
+    if sample is not None:
+        numbered = iter(sorted(nsmallest(sample, numbered, key=_place), key=lambda pair: pair[0]))
     return _batches(numbered, draft=chosen.draft, name=name, split=split, rows=rows)
+
+
+def _place(pair: tuple[int, Record]) -> bytes:
+    """A record's place in an order that has nothing to do with what it says."""
+    return hashlib.sha256(str(pair[0]).encode()).digest()
 
 
 def _batches(

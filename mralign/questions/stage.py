@@ -66,6 +66,7 @@ def _read(batch: pa.Table, *, raw: StageDir) -> Iterator[pa.Table]:
             fields=_fields(source),
             skip=source.skip,
             limit=source.limit,
+            sample=source.sample,
             rows=_ROWS,
         )
         for number, (table, rejects) in enumerate(tables):

@@ -36,7 +36,9 @@ MEASURES = {
     "truthfulqa": (Measure("truthful", "Truth", 1), Measure("informative", "Info", 1)),
     "longfact": (Measure("f1", "F1@K", 1), Measure("claims_mean", "#Claims", 0, share=False)),
 }
-_TITLES = {"acc_contains": "Acc (contains)"} | {m.key: m.title for kind in MEASURES.values() for m in kind}
+_TITLES = {"acc_contains": "Acc (contains)", "mis_contains": "Mis (contains)"} | {
+    m.key: m.title for kind in MEASURES.values() for m in kind
+}
 
 
 @dataclass(frozen=True)

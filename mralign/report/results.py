@@ -72,6 +72,7 @@ MEASURES = {
         _interval("Acc", "acc"),
         _interval("Mis", "mis"),
         _interval("Acc, contains", "acc_contains"),
+        _interval("Mis, contains", "mis_contains"),
         _share("Truncated %", "truncated_share"),
         _share("Format failures %", "format_failure_share"),
         _count("Thought tokens", "thought_tokens_mean"),
@@ -123,7 +124,7 @@ def drawn(methods: Mapping[str, Figures]) -> list[tuple[str, list[tuple[str, flo
     """(title, (method, share, low, high) each) of the figures of a benchmark that have an interval."""
     found = []
     for measure in MEASURES[_kind(methods)]:
-        if measure.key and measure.key != "acc_contains":
+        if measure.key and not measure.key.endswith("_contains"):
             known = [(name, f[measure.key], f[f"{measure.key}_ci"]) for name, f in methods.items()]
             points = [(name, value, low_high[0], low_high[1]) for name, value, low_high in known if value is not None]
             found.append((measure.title, points))

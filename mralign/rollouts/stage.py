@@ -11,15 +11,13 @@ import json
 from collections import Counter
 from collections.abc import Collection
 from functools import partial
-from pathlib import Path
 
 import pyarrow as pa
 
 from mralign.config import Candidates, RunConfig, resolve_path
-from mralign.engines.adapter import check_adapter
-from mralign.engines.chat import MODES, check_model_directory, check_modes
+from mralign.engines.chat import MODES
 from mralign.engines.http import check_settings
-from mralign.engines.requests import family_of, sampling_of_rollouts
+from mralign.engines.requests import check_model, sampling_of_rollouts
 from mralign.engines.streaming import generate
 from mralign.rejects import Reject, to_table
 from mralign.rollouts.candidates import Limits, funnel, judge
@@ -40,18 +38,8 @@ def _sample(context: Context) -> Outcome:
     return Outcome(rows_in=rows + rejected, rows_out=rows, figures=figures)
 
 
-def check_model(config: RunConfig) -> None:
-    """Raise ValueError before any engine starts if the model cannot be served, or cannot think on and off."""
-    path = resolve_path(config.model.path)
-    check_model_directory(path)
-    if config.model.adapter:
-        check_adapter(resolve_path(config.model.adapter))
-    family = family_of(config.model, path=path)
-    if Path(path).is_dir():
-        from transformers import AutoTokenizer
-
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=config.model.trust_remote_code)
-        check_modes(tokenizer, name=config.model.path, on=family.on, off=family.off)
+def _check(config: RunConfig) -> None:
+    check_model(config.model)
     if config.rollouts.engine == "http":
         check_settings(config.http)
 
@@ -72,7 +60,7 @@ def _sampling_matters(config: RunConfig) -> object:
 def _check_import(config: RunConfig) -> None:
     for path in (config.rollouts.import_on, config.rollouts.import_off):
         Directory(resolve_path(path or "")).require("file of imported rollouts")
-    check_model(config)
+    _check(config)
 
 
 def _import(context: Context) -> Outcome:
@@ -227,7 +215,7 @@ ROLLOUTS_STAGE = Stage(
     matters=_sampling_matters,
     upstream=("questions",),
     inputs=lambda config: config.model.inputs(),
-    check=check_model,
+    check=_check,
 )
 
 IMPORT_STAGE = Stage(

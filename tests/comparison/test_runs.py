@@ -6,8 +6,8 @@ import pyarrow as pa
 import pytest
 
 from mralign.comparison.runs import compare_runs, read_side
-from mralign.schema import SCORES
-from mralign.store import StageDir, part_name
+from mralign.schema import QUESTIONS, SCORES
+from mralign.store import Manifest, StageDir, part_name
 
 
 def make_run(directory, methods, *, dataset="nq"):
@@ -30,6 +30,9 @@ def make_run(directory, methods, *, dataset="nq"):
 
 def test_a_side_is_a_run_or_one_of_its_methods(tmp_path):
     run = make_run(tmp_path / "a", {"base_think_on": {0}, "kto": {0, 1}})
+    assert read_side(
+        make_run(tmp_path / "b", {"m_think_off": {0}, "m_think_on": {0}, "m_self_refine": {1}})
+    ).method == ("m_think_on")
     assert (read_side(run).method, read_side(f"{run}:base_think_on").method) == ("kto", "base_think_on")
     assert read_side(f"{run}:kto").scores.num_rows == 10
     with pytest.raises(ValueError, match=r"has no method 'sft'; allowed are base_think_on, kto: write RUN:METHOD"):
@@ -60,6 +63,24 @@ def test_other_questions_are_refused_or_left_out(tmp_path):
     compare_runs(first, second, common=True, out=str(tmp_path / "c"))
     (row,) = json.loads((tmp_path / "c/comparison.json").read_text())["rows"]
     assert (row["n"], row["only_a"], row["only_b"]) == (5, 5, 5)
+
+
+def test_one_id_for_two_questions_is_refused(tmp_path):
+    runs = []
+    for name, text in (("a", "Who?"), ("b", "Where?")):
+        run = tmp_path / name
+        make_run(run, {"m": {0}})
+        stages = {"evaluation": {"responses": "r"}, "responses": {"questions": "q"}, "questions": {}}
+        for stage, mark in (("evaluation", "m"), ("responses", "r"), ("questions", "q")):
+            manifest = Manifest(stage, mark, {}, stages[stage], {}, 1, 1, {}, 1.0, {})
+            StageDir(f"{run}/{stage}/{mark}", stage=stage, fingerprint=mark).seal(manifest)
+        rows = [dict.fromkeys(QUESTIONS.names) | {"question_id": "q3", "question": text}]
+        out = StageDir(f"{run}/questions/q")
+        out.commit(part_name("0"), pa.Table.from_pylist(rows, schema=QUESTIONS), schema=QUESTIONS)
+        runs.append(str(run))
+    with pytest.raises(ValueError, match=r"1 questions have the same id and another text in the two runs, .* q3"):
+        compare_runs(*runs)
+    assert "comparison.md" in compare_runs(runs[0], runs[0])
 
 
 def test_runs_without_a_common_benchmark_are_refused(tmp_path):

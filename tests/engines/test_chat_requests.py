@@ -47,7 +47,7 @@ def renderer(tokenizer, *, prompt="{question}", length=256, max_tokens=200):
 
 
 def request(question, mode="on"):
-    return {"row_id": f"d/1/{mode}/0", "question": question, "mode": mode}
+    return {"row_id": f"d/1/{mode}/0", "dataset": "d", "question": question, "mode": mode}
 
 
 def test_the_prompt_of_each_mode_is_the_rendered_template(tokenizer):

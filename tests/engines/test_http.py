@@ -269,15 +269,19 @@ def test_what_stops_one_stream_wakes_the_others_and_single_calls_out_of_a_pause(
     async def all_three():
         http = settings(server, price_prompt=UNIT, budget=1)
         async with Endpoint(http, cache=cache(tmp_path)) as endpoint:
+            spends = asyncio.create_task(end_of(endpoint, "spends"))
+            while not server.received["spends"]:  # else the pause of another could come before it is sent
+                await asyncio.sleep(0.001)
             single = asyncio.create_task(endpoint.complete(call("single")))
-            ends = await asyncio.gather(end_of(endpoint, "spends"), end_of(endpoint, "rests"))
+            ends = await asyncio.gather(spends, end_of(endpoint, "rests"))
             with pytest.raises(Stopped):
                 await single
             return ends
 
     with LoopbackServer(plan, slow="spends") as server:
         ends = asyncio.run(asyncio.wait_for(all_three(), 20))
-        assert server.received == {"spends": 1, "rests": 1, "single": 1}
+        # Whoever comes second meets the first one's pause, and need not be sent at all.
+        assert set(server.received.values()) == {1} and {"spends"} < set(server.received)
     # The stream that spends the budget has no more to ask, and ends in peace.
     assert ends == ([EndpointRefused] * 2 if fault is Fault.NO_KEY else [None, BudgetExceeded])
 

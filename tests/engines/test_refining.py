@@ -20,7 +20,7 @@ def row(answer, *, turn="", question="q/1", draw=0, invalid=None, mode="on"):
 
 
 def ask(turn, *rows):
-    return requests_of_turn(turn, rows=rows, refinement=TEXTS, prompt=PROMPT)
+    return requests_of_turn(turn, rows=rows, refinement=TEXTS, prompt_of=lambda dataset: {"d": PROMPT}[dataset])
 
 
 def test_the_turns_are_feedback_and_revision_in_turn():

@@ -158,7 +158,7 @@ def config_of(tmp_path, server, *, http=(), **evaluation):
     sources = [{"name": n, "path": "x", "format": f} for n, f in (("tqa", "truthfulqa"), ("long", "longfact"))]
     return parse(
         {
-            "run": {"dir": str(tmp_path / "run")},
+            "run": {"dir": str(tmp_path / "run"), "reject_limit": 0.5},
             "questions": {"test": [*sources, {"name": "nq", "path": "x", "format": "nq_open"}]},
             "evaluation": settings,
         }
@@ -433,9 +433,16 @@ def test_an_invalid_response_is_put_to_nobody_and_counts_as_nothing():
 def test_one_response_of_several_methods_is_judged_once_and_two_of_one_name_are_refused():
     row = {name: LONG.__dict__.get(name) for name in ("row_id", "question_id", "dataset", "question", "answer")}
     row |= {"answers": [], "invalid": None}
-    assert cases_of([row, dict(row)], kinds={"long": "longfact"}, incorrect={}) == [LONG]
+    assert cases_of(
+        [row, dict(row)], kinds={"long": "longfact"}, incorrect={}, questions={LONG.question_id: LONG.question}
+    ) == [LONG]
     with pytest.raises(ValueError, match="two different responses are called q/on/0"):
-        cases_of([row, row | {"answer": "Other."}], kinds={"long": "longfact"}, incorrect={})
+        cases_of(
+            [row, row | {"answer": "Other."}],
+            kinds={"long": "longfact"},
+            incorrect={},
+            questions={LONG.question_id: LONG.question},
+        )
 
 
 def test_whatever_stops_the_judges_ends_all_and_keeps_what_is_whole(tmp_path):
@@ -451,3 +458,13 @@ def test_whatever_stops_the_judges_ends_all_and_keeps_what_is_whole(tmp_path):
     with pytest.raises(Stopped, match="no more"):
         asyncio.run(judge_in_parts(cases, court=Court({"judge": chat}), out=out, report=heard.append, at_once=1))
     assert heard == [PART_ROWS] and [out.rows(part) for part in out.parts()] == [PART_ROWS]
+
+
+def test_too_many_responses_without_a_verdict_stop_the_stage(tmp_path):
+    """The share is of responses to one benchmark, not of judgements."""
+    upstream = lay_out(tmp_path / "run")
+    with LoopbackServer(prompt=request_of, answer=answer_to) as server:
+        config = config_of(tmp_path, server)
+        config = config.model_copy(update={"run": config.run.model_copy(update={"reject_limit": 0.15})})
+        with pytest.raises(ValueError, match=r"responses to \w+: \d+ of 40 rows were rejected .* limit of 15\.0%"):
+            run(config, upstream)

@@ -5,6 +5,7 @@ import pyarrow as pa
 import pytest
 from scipy.stats import binomtest, false_discovery_control, permutation_test
 
+from mralign.evaluation.longfact import f1_at_k
 from mralign.evaluation.paired import EXACT, compare, holm, paired_difference, question_means, sign_flip_p
 from mralign.evaluation.short_answer import bootstrap_interval
 from mralign.schema import SCORES
@@ -162,3 +163,25 @@ def test_holm_lies_between_no_adjustment_and_bonferroni():
     assert (adjusted >= p).all()
     assert (adjusted <= np.minimum(1, 20 * p)).all()
     assert (adjusted >= false_discovery_control(p) - 1e-12).all()  # Holm controls more than Benjamini-Hochberg
+
+
+def test_f1_is_compared_at_the_k_of_the_reference():
+    def side(k, claims, supported):
+        f1 = f1_at_k(supported, claims=claims, k=k)
+        row = {"question_id": "q", "dataset": "lf", "claims": claims, "supported": supported, "f1": f1, "k": k}
+        return pa.Table.from_pylist([dict.fromkeys(SCORES.names) | row], schema=SCORES)
+
+    (same,) = compare(side(20, 10, 10), side(10, 10, 10))  # the same claims, scored with another K
+    assert (same["a"], same["b"], same["difference"]) == (1.0, 1.0, 0.0)
+    (other,) = compare(side(10, 10, 10), side(20, 10, 5))
+    assert (other["a"], other["b"]) == pytest.approx((2 / 3, 1 / 3))  # P 1, R 1/2; P 1/2, R 1/4
+
+
+def test_a_measure_without_a_common_question_is_left_out():
+    def side(question, other):
+        rows = [{"question_id": question, "truthful": True}, {"question_id": other}]
+        rows = [dict.fromkeys(SCORES.names) | {"dataset": "d", "acc": True} | row for row in rows]
+        return pa.Table.from_pylist(rows, schema=SCORES)
+
+    found = compare(side("q", "r"), side("r", "q"), common=True)
+    assert [row["measure"] for row in found] == ["acc"]

@@ -80,6 +80,9 @@ def test_invalid_draws_are_wrong_answers_and_stay_in_the_mean():
     ]
     means = metrics(found)
     assert (means["acc"], means["mis"], means["invalid_share"]) == pytest.approx((1 / 3, 1 / 3, 2 / 3))
+    assert (means["truncated_share"], means["format_failure_share"]) == pytest.approx((1 / 3, 1 / 3))
+    refused = metrics(score([rows[0], generation("q/4", "", "", invalid="prompt_too_long")], match="exact"))
+    assert (refused["invalid_share"], refused["truncated_share"], refused["format_failure_share"]) == (0.5, 0, 0)
 
 
 def test_metrics_by_hand():
@@ -93,6 +96,7 @@ def test_metrics_by_hand():
     assert found["acc"] == 0.25
     assert found["acc_contains"] == 0.5
     assert found["mis"] == 0.5
+    assert found["mis_contains"] == 0.25  # the third answer holds what its thought found
     assert (found["n"], found["draws"], found["invalid_share"], found["thought_tokens_mean"]) == (2, 4, 0.0, 30.0)
     assert found["acc_ci"] == (0.0, 0.5)  # resampling whole questions: their means are 1/2 and 0
     assert json.loads(json.dumps(found))["n"] == 2

@@ -81,9 +81,16 @@ def test_benchmarks_are_apart_and_those_without_gold_answers_are_left_out():
     assert set(figures["e"]["methods"]) == {"m"}
 
 
-def test_other_questions_and_a_base_that_does_not_think_are_refused():
-    with pytest.raises(ValueError, match="m on d and the base model must be scored on the same questions: 1 stand"):
-        strata_figures([verdict("q", "11")], [verdict("r", "11", method="m")])
+def test_a_question_that_a_method_lacks_is_left_out_of_its_gain():
+    base = [verdict("q", "10"), verdict("r", "10"), verdict("s", "10")]
+    found = strata_figures(base, [verdict("q", "11", method="m"), verdict("r", "10", method="m")])
+    assert found["d"]["n"]["inconsistent"] == 3
+    gain = found["d"]["methods"]["m"]["inconsistent"]
+    assert (gain["acc"], gain["n"]) == (0.5, 2)
+    assert strata_figures(base, [verdict("other", "11", method="m")])["d"]["methods"]["m"]["inconsistent"]["n"] == 0
+
+
+def test_a_base_that_does_not_think_is_refused():
     with pytest.raises(ValueError, match="one method that thinks"):
         strata_figures([verdict("q", "11", thinks=False)], [])
     with pytest.raises(ValueError, match="one method that thinks"):

@@ -8,7 +8,7 @@ import jsonschema
 import pyarrow.parquet as pq
 import pytest
 from align_process import ROOT, finish, start
-from smollm2 import MISSING, find_gguf, save_smollm2
+from smollm2 import MISSING, find_gguf, shared_smollm2
 
 from mralign.annotation.desk import annotate_row, desk_of
 from mralign.annotation.panel import Hearing
@@ -19,6 +19,7 @@ from mralign.engines.asking import EngineChat
 pytestmark = [
     pytest.mark.integration,
     pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.skipif(find_gguf() is None, reason=MISSING),
 ]
 
@@ -54,10 +55,10 @@ class Recorder(EngineChat):
         return reply
 
 
-def test_a_real_model_annotates_and_everything_it_said_is_found_again(tmp_path):
+def test_a_real_model_annotates_and_everything_it_said_is_found_again(tmp_path, tmp_path_factory):
     from transformers import AutoTokenizer
 
-    model = str(save_smollm2(tmp_path / "smollm2"))
+    model = str(shared_smollm2(tmp_path_factory))
     on, off = write_rollouts(tmp_path, questions=4)
     said = {"engine": "vllm", "decoding": {"temperature": 0.6, "top_p": 0.95, "max_tokens": 400}}
     overrides = [

@@ -11,7 +11,7 @@ import sys
 import pyarrow.parquet as pq
 import pytest
 from align_process import ROOT, environment
-from smollm2 import MISSING, find_gguf, save_smollm2
+from smollm2 import MISSING, find_gguf, shared_smollm2
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -46,18 +46,15 @@ def write(path, lines):
     return path
 
 
-def test_every_method_then_nothing_then_one_benchmark_more(tmp_path):
-    corpus = write(tmp_path / "corpus.jsonl", [{"text": f"{w} of limisar is metalon"} for w in ("river", "capital")])
+def test_every_method_then_nothing_then_a_benchmark_and_a_method_more(tmp_path):
     run = tmp_path / "run"
+    corpus = write(tmp_path / "corpus.jsonl", [{"text": f"{w} of limisar is metalon"} for w in ("river", "capital")])
     first = f'{{name: miniworld, path: "{TEST}", limit: 12}}'
     second = f'{{name: more, path: "{TEST}", skip: 12, limit: 8}}'
-    shared = [
-        f"run.dir={run}",
-        "evaluation.draws=1",
-        "evaluation.methods=[think_off, think_on, self_refine]",
-        "engine.batch_size=6",
-    ]
-    evaluate(f"questions.test=[{first}]", *shared)
+    methods = "think_off, think_on, self_refine"
+    shared = [f"run.dir={run}", "evaluation.draws=1", "engine.batch_size=6"]
+    once = [f"questions.test=[{first}]", f"evaluation.methods=[{methods}]", *shared]
+    evaluate(*once)
     shelf = run / "responses_by_content"
     parts = {path: path.stat().st_mtime_ns for path in shelf.glob("*/part-*.parquet")}
     kept = [row for path in parts for row in pq.read_table(path).to_pylist()]
@@ -66,21 +63,24 @@ def test_every_method_then_nothing_then_one_benchmark_more(tmp_path):
     assert counts["off"] == counts["on"] == 12
     assert 0 < counts["on/feedback-1"] == counts["on/revise-1"] <= 12
 
-    again = evaluate(f"questions.test=[{first}]", *shared)
-    assert "responses_base: done before" in again.stderr
+    assert "responses_base: done before" in evaluate(*once).stderr
     assert parts == {path: path.stat().st_mtime_ns for path in shelf.glob("*/part-*.parquet")}
 
-    evaluate(f"questions.test=[{first}, {second}]", *shared)
+    evaluate(
+        *(f"questions.test=[{first}, {second}]", f"evaluation.methods=[{methods}, think_on_ret]", *shared),
+        *("evaluation.retrieval.engine=bm25", f"evaluation.retrieval.corpus={corpus}"),
+        *("evaluation.retrieval.top_k=1", "evaluation.retrieval.prompt='{question} {snippets}'"),
+    )
     assert all(path.stat().st_mtime_ns == before for path, before in parts.items())
-    fresh = [
-        row for path in set(shelf.glob("*/part-*.parquet")) - set(parts) for row in pq.read_table(path).to_pylist()
-    ]
-    assert {row["dataset"] for row in fresh} == {"more"}
+    fresh = {path for path in shelf.glob("*/part-*.parquet") if path not in parts}
+    added = [row for path in fresh for row in pq.read_table(path).to_pylist()]
+    assert {row["dataset"] for row in added if "metalon" not in row["question"]} == {"more"}
 
     metrics = json.loads((run / "evaluation" / "metrics.json").read_text())
     places = json.loads((run / "evaluation" / "index.json").read_text())
-    assert list(metrics) == list(places) == ["base_think_off", "base_think_on", "base_self_refine"]
-    texts = {row["row_id"]: row for row in [*kept, *fresh]}
+    names = [f"base_{name}" for name in (*methods.split(", "), "think_on_ret")]
+    assert list(metrics) == list(places) == names
+    lies = {row["row_id"]: row["part"] for row in rows(run, "responses_base/*/part-*.parquet")}
     for method, figures in metrics.items():  # every figure can be followed to its rows, and they to what was said
         scores = [row for row in rows(run, f"{places[method]}/part-*.parquet") if row["method"] == method]
         for benchmark, size in (("miniworld", 12), ("more", 8)):
@@ -88,24 +88,17 @@ def test_every_method_then_nothing_then_one_benchmark_more(tmp_path):
             assert len(own) == figures[benchmark]["n"] == size
             assert sum(row["acc"] for row in own) / size == pytest.approx(figures[benchmark]["acc"])
         for row in scores:
-            said = texts[row["row_id"]]
-            right = said["answer"] in said["answers"]
-            assert row["em_answer"] == right
-    evaluate(
-        *(f"questions.test=[{first}]", *shared[:2], "evaluation.methods=[think_on, think_on_ret]"),
-        *("evaluation.retrieval.engine=bm25", f"evaluation.retrieval.corpus={corpus}"),
-        *("evaluation.retrieval.top_k=1", "evaluation.retrieval.prompt='{question} {snippets}'", "engine.batch_size=6"),
-    )
-    metrics = json.loads((run / "evaluation" / "metrics.json").read_text())
-    assert list(metrics) == ["base_think_on", "base_think_on_ret"]
-    (evidence,) = run.glob("evidence/*/part-*.parquet")
-    found = {row["question_id"]: row["snippets"] for row in pq.read_table(evidence).to_pylist()}
+            name = row["row_id"].removesuffix("/ret")
+            (said,) = (there for there in rows(run, lies[row["row_id"]]) if there["row_id"] == name)
+            assert row["em_answer"] == (said["answer"] in said["answers"])
+    found = {row["question_id"]: row["snippets"] for row in rows(run, "evidence/*/part-*.parquet")}
     assert found["miniworld/mw0-limisar-river"][0]["text"] == "river of limisar is metalon"
 
 
+@pytest.mark.long
 @pytest.mark.skipif(find_gguf() is None, reason=MISSING)
-def test_judged_benchmarks_end_to_end_with_a_small_language_model(tmp_path):
-    model = save_smollm2(tmp_path / "smollm2")
+def test_judged_benchmarks_end_to_end_with_a_small_language_model(tmp_path, tmp_path_factory):
+    model = shared_smollm2(tmp_path_factory)
     corpus = write(tmp_path / "corpus.jsonl", CORPUS)
     (tmp_path / "longfact").mkdir()
     prompts = ("Tell me about the moon Titan.", "What is Saturn?", "Who was Ada Lovelace?")
@@ -125,8 +118,8 @@ def test_judged_benchmarks_end_to_end_with_a_small_language_model(tmp_path):
         *("--model", model, f"run.dir={run}", f"questions.test={json.dumps(sources)}"),
         *("model.dtype=bfloat16", "model.family=prompted", "evaluation.methods=[think_off]", "evaluation.draws=1"),
         *("engine.max_model_len=4096", "engine.max_num_seqs=8", "engine.batch_size=8", "run.reject_limit=1.0"),
-        "evaluation.decoding={temperature: 0.0, top_p: 1.0, max_tokens: 120}",
-        "evaluation.judge={name: judge, engine: vllm, decoding: {temperature: 0.0, top_p: 1.0, max_tokens: 300}}",
+        "evaluation.decoding={temperature: 0.0, top_p: 1.0, max_tokens: 80}",
+        "evaluation.judge={name: judge, engine: vllm, decoding: {temperature: 0.0, top_p: 1.0, max_tokens: 200}}",
         *("evaluation.retrieval.engine=bm25", f"evaluation.retrieval.corpus={corpus}", "evaluation.longfact.k=3"),
     ]
     evaluate(*command)

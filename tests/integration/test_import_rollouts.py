@@ -9,9 +9,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from align_process import finish, start
-from smollm2 import MISSING, find_gguf, save_smollm2
+from smollm2 import MISSING, find_gguf, shared_smollm2
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.long]
 
 TRACES = Path(__file__).parents[3] / "shared" / "data" / "traces"
 
@@ -20,7 +20,7 @@ TRACES = Path(__file__).parents[3] / "shared" / "data" / "traces"
 def smollm2(tmp_path_factory):
     if find_gguf() is None:
         pytest.skip(MISSING)
-    return save_smollm2(tmp_path_factory.mktemp("smollm2"))
+    return shared_smollm2(tmp_path_factory)
 
 
 @pytest.mark.skipif(not TRACES.is_dir(), reason=f"the published Qwen3-8B traces are not at {TRACES}")
@@ -33,9 +33,11 @@ def test_real_traces_and_a_real_tokenizer(smollm2, tmp_path):
         "model.family=prompted",
         f"rollouts.import_on={TRACES / 'qwen3-8b_simpleqa.jsonl'}",
         f"rollouts.import_off={TRACES / 'qwen3-8b_simpleqa_no_think.jsonl'}",
-        "examples.max_length=1500",
+        "examples.max_length=900",
         "training.dtype=float32",
         "training.max_steps=2",
+        "training.workers=1",
+        "training.batch_size=2",
         "training.lora.r=8",
     ]
     finish(start(run, *arguments, log=log), log=log, timeout=540)

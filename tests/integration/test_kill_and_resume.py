@@ -1,4 +1,4 @@
-"""kill -9 of the driver, twice, then the same command: the result is the one an undisturbed run gives."""
+"""kill -9 of the driver, then SIGTERM, then the same command: the result is the one an undisturbed run gives."""
 
 import json
 import shutil
@@ -36,16 +36,13 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path):
     early = {part.name: part.stat().st_mtime_ns for part in rollouts.glob("part-*")}
     assert 0 < len(early) < 6  # 150 questions x 2 modes x 3 draws in batches of 150
 
-    stopped = start(run, *SMALL, log=log)
-    wait_for(lambda: "goes on from" in log.read_text(), process=stopped, log=log)
-    stopped.send_signal(signal.SIGTERM)  # what `ray job stop` sends
-    assert stopped.wait(timeout=60) == 130
-    assert "interrupted: what was committed is kept; run the same command to go on" in log.read_text()
-
     second = start(run, *SMALL, log=log)
     registered = "training/*/ray_train/checkpoint_manager_snapshot.json"  # Ray Train writes it with each checkpoint
     wait_for(lambda: list(run.glob(registered)), process=second, log=log)
-    kill(second)
+    second.send_signal(signal.SIGTERM)  # what `ray job stop` sends
+    assert second.wait(timeout=60) == 130
+    assert "goes on from" in log.read_text()
+    assert "interrupted: what was committed is kept; run the same command to go on" in log.read_text()
     assert not (stage_dir(run, "training") / "manifest.json").exists()
     late = {str(part): part.stat().st_mtime_ns for part in run.glob("*/*/part-*")}
 
@@ -62,8 +59,8 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path):
     assert "training goes on after step" in log.read_text()
 
     undisturbed = tmp_path / "undisturbed"
-    finish(start(undisturbed, *SMALL, "--until", "examples", log=tmp_path / "log2"), log=tmp_path / "log2")
-    for stage in ("questions", "rollouts", "candidates", "annotation", "counts", "matrices", "weights", "examples"):
+    finish(start(undisturbed, *SMALL, "--until", "weights", log=tmp_path / "log2"), log=tmp_path / "log2")
+    for stage in ("questions", "rollouts", "candidates", "annotation", "counts", "matrices", "weights"):
         a, b = manifest(run, stage), manifest(undisturbed, stage)
         assert (stage, a["rows_in"], a["rows_out"], a["rejects"]) == (stage, b["rows_in"], b["rows_out"], b["rejects"])
     same = [sorted(row["row_id"] for row in rows(stage_dir(d, "candidates"))) for d in (run, undisturbed)]
@@ -80,16 +77,17 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path):
     again = tmp_path / "log3"
     finish(start(run, *SMALL, log=again), log=again, timeout=60)
     text = again.read_text()
-    assert text.count("skipped") == 14
+    assert text.count("skipped") == 16
     assert "Started a local Ray" not in text
     assert "mralign" in text
 
     # An engine that serves the old model is found out before it is asked anything.
-    served = manifest(run, "evaluation")["figures"]["served_minus_trained_logp"]
+    served = manifest(run, "responses")["figures"]["served_minus_trained_logp"]
     assert 0 < served < 1e-3
     shutil.copy(ROOT / "mralign/miniworld/data/model/model.safetensors", stage_dir(run, "training") / "model")
-    shutil.rmtree(stage_dir(run, "evaluation"))
+    shutil.rmtree(stage_dir(run, "responses"))
+    shutil.rmtree(run / "responses_by_content")
     wrong = start(run, *SMALL, log=again)
     assert wrong.wait(timeout=240) == 2
     assert "the engine serves the model from before the training" in again.read_text()
-    assert not list(run.glob("evaluation/*/part-*"))
+    assert not list(run.glob("responses_by_content/*/part-*"))

@@ -16,7 +16,7 @@ from tiny_policy import VOCABULARY, save_model
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.long]
 
 PROGRAM = Path(__file__).with_name("training_process.py")
 RUNS = {"zero_2": {"zero_stage": 2, "workers": 1}, "zero_3": {"zero_stage": 3, "workers": 2}}

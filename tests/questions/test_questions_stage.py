@@ -138,11 +138,11 @@ def test_one_file_given_as_two_data_sets(tmp_path):
 def test_what_is_not_skipped_does_not_show_in_the_fingerprint(tmp_path):
     plain, none, some = (
         QUESTIONS_STAGE.matters(parse({"questions": {"train": [{"name": "a", "path": "a.jsonl", **more}]}}))
-        for more in ({}, {"skip": 0}, {"skip": 2})
+        for more in ({}, {"skip": 0, "sample": None}, {"skip": 2, "sample": 3})
     )
     assert plain == none
-    assert "skip" not in plain["train"][0]
-    assert some["train"][0] == {**plain["train"][0], "skip": 2}
+    assert not {"skip", "sample"} & set(plain["train"][0])
+    assert some["train"][0] == {**plain["train"][0], "skip": 2, "sample": 3}
 
 
 _PEAK = """

@@ -219,6 +219,20 @@ def test_one_file_can_be_two_data_sets_that_share_no_record(tmp_path, suffix):
     assert read(path, skip=7)[0].num_rows == 0
 
 
+def test_a_sample_comes_from_everywhere_and_is_always_the_same(tmp_path):
+    path = tmp_path / "q.jsonl"
+    write_jsonl(path, *({"question": f"q{n}", "answers": "a"} for n in range(400)))
+    numbers = [int(name.removeprefix("set/")) for name in read(path, sample=40)[0].column("question_id").to_pylist()]
+    assert numbers == sorted(set(numbers)) and len(numbers) == 40
+    by_quarter = [sum(n // 100 == quarter for n in numbers) for quarter in range(4)]
+    assert min(by_quarter) >= 4  # 10 expected; fewer than 4 in one of them has a probability below .02, and is fixed
+    again = read(path, sample=20, name="other")[0].column("question_id").to_pylist()
+    assert {int(name.removeprefix("other/")) for name in again} < set(numbers)  # a smaller sample lies in a larger one
+    cut = read(path, skip=100, limit=50, sample=10)[0].column("question").to_pylist()
+    assert len(cut) == 10 and {f"q{n}" for n in range(100, 150)} > set(cut)
+    assert read(path, sample=1000)[0].num_rows == 400
+
+
 @pytest.fixture
 def server(tmp_path):
     class Quiet(SimpleHTTPRequestHandler):
@@ -302,9 +316,9 @@ def test_wrong_arguments_say_what_to_do(tmp_path):
         check(path, format="simpleqa")
     with pytest.raises(ValueError, match=r"zzz://.*allowed are local paths"):
         check("zzz://somewhere/q.jsonl")
-    for wrong in ({"limit": 0}, {"rows": 0}, {"skip": -1}, {"name": "a/b"}):
+    for wrong in ({"limit": 0}, {"sample": 0}, {"rows": 0}, {"skip": -1}, {"name": "a/b"}):
         with pytest.raises(
-            ValueError, match=r"limit 0|rows 0|skip -1|hold a '/'"
+            ValueError, match=r"limit 0|sample 0|rows 0|skip -1|hold a '/'"
         ):  # before the first batch is asked for
             read_batches(str(path), **{"name": "set", "split": "test", "fields": {}, **wrong})
 

@@ -37,6 +37,7 @@ def short(acc: float, low: float, high: float, *, mis: tuple[float, float, float
     value, interval = (None, None) if mis is None else (mis[0], [mis[1], mis[2]])
     figures = {"kind": "short_answer", "acc": acc, "acc_ci": [low, high], "mis": value, "mis_ci": interval, "n": 120}
     figures |= {"acc_contains": acc + 0.01, "acc_contains_ci": [low + 0.01, high + 0.01], "draws": 240}
+    figures |= {"mis_contains": value, "mis_contains_ci": interval}
     shares = {"invalid_share": 0.0375, "truncated_share": 0.025, "format_failure_share": 0.0125}
     return figures | shares | {"thought_tokens_mean": None if mis is None else 1234.5}
 
@@ -264,8 +265,8 @@ def test_page_holds_the_numbers_of_every_stage(complete: tuple[Path, str, str]) 
     words = plain(complete[1])
     for passage in (
         "mralign 37.3 [33.0, 41.0] 7.2 [5.0, 9.0]",
-        "base_think_off 22.7 [20.0, 25.0] – 23.7 [21.0, 26.0] 2.5 1.2 – 120",
-        "base_think_on 34.1 [30.0, 38.0] 9.9 [8.0, 12.0] 35.1 [31.0, 39.0] 2.5 1.2 1 234.5 120",
+        "base_think_off 22.7 [20.0, 25.0] – 23.7 [21.0, 26.0] – 2.5 1.2 – 120",
+        "base_think_on 34.1 [30.0, 38.0] 9.9 [8.0, 12.0] 35.1 [31.0, 39.0] 9.9 [8.0, 12.0] 2.5 1.2 1 234.5 120",
         "Gain by stratum: left out, the untrained model was not asked to think on a benchmark with gold answers.",
         "How thinking changed: left out, stage thoughts_matrices_base is not part of this plan.",
         "+3.2 points against base_think_on",

@@ -134,7 +134,7 @@ def test_the_page_has_a_block_for_each_benchmark(tmp_path):
     publish(config, planned)
     words = plain(page_of(tmp_path))
     for passage in (
-        "sciq Method Acc Mis Acc, contains Truncated % Format failures % Thought tokens Questions base_think_on 50.0",
+        "sciq Method Acc Mis Acc, contains Mis, contains Truncated % Format failures %",
         "truthfulqa Method Truth Info Judged Rejected Questions base_think_on 50.0 [40.0, 60.0]",
         "75.0 [70.0, 80.0] 815 2 817",
         "F1@K, %, longfact (higher is better)",
