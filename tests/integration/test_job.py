@@ -1,5 +1,6 @@
-"""The same road as a job, to its candidates: `ray job submit --working-dir .` to a head that this test starts."""
+"""The road as a job, undisturbed; then kill -9 of a driver, SIGTERM, and the command once more: nothing changed."""
 
+import json
 import os
 import shutil
 import signal
@@ -8,10 +9,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
-from align_process import ROOT, SMALL, environment
+from align_process import ROOT, SMALL, environment, finish, kill, start, wait_for
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -26,7 +29,7 @@ def free_ports(count):
     return ports
 
 
-@pytest.fixture
+@contextmanager
 def head():
     """A Ray head with ports and a directory of its own, started in the foreground so that it can be ended by pid."""
     ray = str(Path(sys.executable).with_name("ray"))
@@ -59,21 +62,107 @@ def head():
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def test_the_road_as_a_job(head, tmp_path):
-    ray, address = head
-    run = tmp_path / "run"
-    command = [ray, "job", "submit", "--address", address, "--working-dir", ".", "--", "python", "jobs/align.py"]
-    submitted = subprocess.run(
-        [*command, "--until", "candidates", f"run.dir={run}", *SMALL],
-        cwd=ROOT,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=480,
-        check=False,
-    )
-    assert submitted.returncode == 0, submitted.stdout[-6000:] + submitted.stderr[-3000:]
-    assert "succeeded" in submitted.stdout
-    assert "stages done: questions, rollouts, candidates" in submitted.stdout
+def stage_dir(run, stage):
+    (found,) = (place for place in (run / stage).iterdir() if place.is_dir())
+    return found
+
+
+def rows(directory):
+    return [row for part in sorted(directory.glob("part-*.parquet")) for row in pq.read_table(part).to_pylist()]
+
+
+def manifest(run, stage):
+    return json.loads((stage_dir(run, stage) / "manifest.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def submitted(tmp_path_factory):
+    """The road to the candidates as a job, `ray job submit --working-dir .`, undisturbed: the run and what it said."""
+    run = tmp_path_factory.mktemp("job") / "run"
+    asked = ["jobs/align.py", "--until", "candidates", f"run.dir={run}", *SMALL]
+    with head() as (ray, address):
+        done = subprocess.run(
+            [ray, "job", "submit", "--address", address, "--working-dir", ".", "--", "python", *asked],
+            cwd=ROOT,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=480,
+            check=False,
+        )
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-3000:]
+    return run, done.stdout
+
+
+def test_the_road_as_a_job(submitted):
+    run, said = submitted
+    assert "succeeded" in said
+    assert "stages done: questions, rollouts, candidates" in said
     assert list(run.glob("candidates/*/manifest.json"))
-    assert str(run / "report" / "index.html") in submitted.stdout
+
+
+def test_a_killed_run_goes_on_where_it_was(submitted, tmp_path):
+    run, log = tmp_path / "run", tmp_path / "log"
+
+    first = start(run, *SMALL, log=log)
+    wait_for(lambda: list(run.glob("rollouts/*/part-*")), process=first, log=log)
+    kill(first)
+    rollouts = stage_dir(run, "rollouts")
+    assert not (rollouts / "manifest.json").exists()
+    early = {part.name: part.stat().st_mtime_ns for part in rollouts.glob("part-*")}
+    assert 0 < len(early) < 6  # 150 questions x 2 modes x 3 draws in batches of 150
+
+    second = start(run, *SMALL, log=log)
+    registered = "training/*/ray_train/checkpoint_manager_snapshot.json"  # Ray Train writes it with each checkpoint
+    wait_for(lambda: list(run.glob(registered)), process=second, log=log)
+    second.send_signal(signal.SIGTERM)  # what `ray job stop` sends
+    assert second.wait(timeout=60) == 130
+    assert "goes on from" in log.read_text()
+    assert "interrupted: what was committed is kept; run the same command to go on" in log.read_text()
+    assert not (stage_dir(run, "training") / "manifest.json").exists()
+    late = {str(part): part.stat().st_mtime_ns for part in run.glob("*/*/part-*")}
+
+    third = start(run, *SMALL, log=log)
+    finish(third, log=log)
+
+    assert {name: (rollouts / name).stat().st_mtime_ns for name in early} == early  # finished parts were not redone
+    kept = {name: Path(name).stat().st_mtime_ns for name in late}
+    assert kept == late
+    ids = [row["row_id"] for row in rows(rollouts)]
+    assert len(ids) == len(set(ids)) == 150 * 2 * 3
+    history = [json.loads(line) for line in (stage_dir(run, "training") / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in history] == list(range(1, history[-1]["of"] + 1))
+    assert "training goes on after step" in log.read_text()
+
+    undisturbed, _ = submitted
+    for stage in ("questions", "rollouts", "candidates"):
+        a, b = manifest(run, stage), manifest(undisturbed, stage)
+        assert (stage, a["rows_in"], a["rows_out"], a["rejects"]) == (stage, b["rows_in"], b["rows_out"], b["rejects"])
+    same = [sorted(row["row_id"] for row in rows(stage_dir(d, "candidates"))) for d in (run, undisturbed)]
+    assert same[0] == same[1]
+
+    metrics = json.loads((run / "evaluation" / "metrics.json").read_text())
+    assert set(metrics) == {"base_think_off", "base_think_on", "mralign"}
+    found = {name: metrics[name]["miniworld"] for name in metrics}
+    assert all(figures["n"] == 40 for figures in found.values())
+    assert found["base_think_off"]["mis"] is None
+    assert 0 <= found["base_think_on"]["mis_ci"][0] <= found["base_think_on"]["mis"] <= 1
+    assert (run / "report" / "index.html").read_text().count("<svg") >= 4
+
+    again = tmp_path / "log3"
+    finish(start(run, *SMALL, log=again), log=again, timeout=60)
+    text = again.read_text()
+    assert text.count("skipped") == 16
+    assert "Started a local Ray" not in text
+    assert "mralign" in text
+
+    # An engine that serves the old model is found out before it is asked anything.
+    served = manifest(run, "responses")["figures"]["served_minus_trained_logp"]
+    assert 0 < served < 1e-3
+    shutil.copy(ROOT / "mralign/miniworld/data/model/model.safetensors", stage_dir(run, "training") / "model")
+    shutil.rmtree(stage_dir(run, "responses"))
+    shutil.rmtree(run / "responses_by_content")
+    wrong = start(run, *SMALL, log=again)
+    assert wrong.wait(timeout=240) == 2
+    assert "the engine serves the model from before the training" in again.read_text()
+    assert not list(run.glob("responses_by_content/*/part-*"))

@@ -21,6 +21,7 @@ from mralign.annotation.taxonomy import load_taxonomy
 pytestmark = [
     pytest.mark.integration,
     pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.skipif(find_minilm() is None, reason=MISSING),
 ]
 QUESTIONS, CONCURRENCY = 120, 4
