@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> None:
 
 def check_trains(config: RunConfig) -> None:
     """Raise ValueError for a configuration that only evaluates."""
-    if not pipeline.trains(config):
+    if not config.trains:
         raise ValueError(
             "no training questions: give questions.train (a list of {name, path}) or rollouts.import_on/import_off; "
             "jobs/evaluate.py evaluates a model as it is"

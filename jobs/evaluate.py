@@ -62,7 +62,7 @@ def configure(args: argparse.Namespace) -> RunConfig:
         given["model.adapter"] = args.adapter
     said = [f"{name}={json.dumps(value)}" for name, value in given.items()]
     config = load(args.suite, overrides=[*said, *overrides], presets_dir=HERE / "presets" / "suites")
-    if pipeline.trains(config) and not any(item.startswith("run.dir=") for item in [*said, *overrides]):
+    if config.trains and not any(item.startswith("run.dir=") for item in [*said, *overrides]):
         raise ValueError(
             f"{args.suite} is the configuration of a training, whose run directory is {config.run.dir}; give --model "
             f"or a run.dir of the evaluation's own, or run it by jobs/align.py"

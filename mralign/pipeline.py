@@ -43,7 +43,7 @@ def stages(config: RunConfig) -> tuple[Stage, ...]:
     from mralign.training import stage as training
     from mralign.transitions import stage as transitions
 
-    if not trains(config):
+    if not config.trains:
         return (questions.QUESTIONS_STAGE, *_evaluation(config, trained=False))
     road = [
         questions.QUESTIONS_STAGE,
@@ -65,11 +65,6 @@ def stages(config: RunConfig) -> tuple[Stage, ...]:
         road += _evaluation(config, trained=True)
         road += _reannotation() if config.evaluation.reannotate else []
     return tuple(road)
-
-
-def trains(config: RunConfig) -> bool:
-    """Whether there is anything to train on; without it a run only evaluates its model."""
-    return bool(config.questions.train or config.rollouts.import_on)
 
 
 def _evaluation(config: RunConfig, *, trained: bool) -> list[Stage]:
@@ -290,7 +285,7 @@ def _sizes(config: RunConfig, planned: Sequence[Planned]) -> list[str]:
 def _asked_of_a_question(config: RunConfig) -> int:
     """Requests of all methods, base and trained, for one question and draw; Self-Refine begins with think-on's."""
     settings, total = config.evaluation, 0
-    for methods in (settings.methods, settings.trained_methods if trains(config) else ()):
+    for methods in (settings.methods, settings.trained_methods if config.trains else ()):
         total += len({"think_on" if name == "self_refine" else name for name in methods})
         total += 2 * settings.self_refine.rounds if "self_refine" in methods else 0
     return total

@@ -173,8 +173,8 @@ def test_thoughts_are_labelled_anew_where_it_is_asked_for(miniworld):
 def test_a_run_without_training_questions_evaluates_its_model_and_no_more(miniworld):
     config = miniworld("questions.train=[]", "evaluation.trained_methods=[self_refine]")
     assert [item.stage.name for item in pipeline.plan(config)] == ["questions", "responses_base", "evaluation_base"]
-    assert not pipeline.trains(config)
-    assert pipeline.trains(miniworld())
+    assert not config.trains
+    assert miniworld().trains
 
 
 def test_snippets_and_judges_are_stages_where_they_are_needed(miniworld, tmp_path):

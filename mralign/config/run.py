@@ -39,6 +39,11 @@ class RunConfig(Section):
     training: Training = Training()
     evaluation: Evaluation = Evaluation()
 
+    @property
+    def trains(self) -> bool:
+        """Whether there is anything to train on; without it a run only evaluates its model."""
+        return bool(self.questions.train or self.rollouts.import_on)
+
     @model_validator(mode="after")
     def _prompts_ask(self) -> RunConfig:
         own = {f"evaluation.prompts.{name}": prompt for name, prompt in self.evaluation.prompts.items()}

@@ -111,7 +111,10 @@ def _index(context: Context, *, asked: Asked) -> int:
         answered = sum(not is_turn(row_id) for row_id in [r["row_id"] for r in found] + [r.row_id for r in rejects])
         expected = asked_questions(context.out, asked).rows(name) * requests_each(asked)
         if answered != expected:
-            raise RuntimeError(f"{answered} of {expected} requests to {name} have an answer or a reason")
+            raise ValueError(
+                f"{answered} of {expected} requests of {name} have an answer or a reason in {shelf.uri}; run the same "
+                f"command again, it asks what is missing"
+            )
         key = f"{asked.group}-{part_key(name)}"
         context.out.commit(part_name(key), table, schema=RESPONSE_INDEX, rejects=to_table(rejects))
         rows += table.num_rows

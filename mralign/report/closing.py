@@ -55,10 +55,12 @@ def _next(config: RunConfig, *, acts: Mapping[str, Act], places: Places) -> list
     training = finished(acts, "training")
     if training is not None:
         steps.append(f"vllm serve {shlex.quote(f'{training.uri}/model')}")
-    trains = bool(config.questions.train or config.rollouts.import_on)
     evaluates = bool(config.questions.test or config.questions.dev)
-    job = "align.py --preset" if trains else "evaluate.py --suite"
-    wanted = [*(["training"] if trains else []), *(METRIC_STAGES[: 2 if trains else 1] if evaluates else [])]
+    job = "align.py --preset" if config.trains else "evaluate.py --suite"
+    wanted = [
+        *(["training"] if config.trains else []),
+        *(METRIC_STAGES[: 2 if config.trains else 1] if evaluates else []),
+    ]
     if any(finished(acts, name) is None for name in wanted):
         steps.append(f"python jobs/{job} {shlex.quote(places.config)}   (goes on with the stages that are left)")
     elif not evaluates:

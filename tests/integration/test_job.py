@@ -149,20 +149,23 @@ def test_a_killed_run_goes_on_where_it_was(submitted, tmp_path):
     assert 0 <= found["base_think_on"]["mis_ci"][0] <= found["base_think_on"]["mis"] <= 1
     assert (run / "report" / "index.html").read_text().count("<svg") >= 4
 
-    again = tmp_path / "log3"
-    finish(start(run, *SMALL, log=again), log=again, timeout=60)
-    text = again.read_text()
+    check_again(run, log=tmp_path / "log3")
+
+
+def check_again(run, *, log):
+    """A finished run is skipped whole, and an engine that serves the old model is found out before it is asked."""
+    finish(start(run, *SMALL, log=log), log=log, timeout=60)
+    text = log.read_text()
     assert text.count("skipped") == 16
     assert "Started a local Ray" not in text
     assert "mralign" in text
 
-    # An engine that serves the old model is found out before it is asked anything.
     served = manifest(run, "responses")["figures"]["served_minus_trained_logp"]
     assert 0 < served < 1e-3
     shutil.copy(ROOT / "mralign/miniworld/data/model/model.safetensors", stage_dir(run, "training") / "model")
     shutil.rmtree(stage_dir(run, "responses"))
     shutil.rmtree(run / "responses_by_content")
-    wrong = start(run, *SMALL, log=again)
+    wrong = start(run, *SMALL, log=log)
     assert wrong.wait(timeout=240) == 2
-    assert "the engine serves the model from before the training" in again.read_text()
+    assert "the engine serves the model from before the training" in log.read_text()
     assert not list(run.glob("responses_by_content/*/part-*"))
