@@ -121,6 +121,8 @@ def test_a_wrong_override_is_an_error_that_names_it(override, message):
     ("changes", "message"),
     [
         ({"zero_stage": 0}, "zero_stage=0 trains in float32 only"),
+        ({"attention": "varlen", "packing": "off"}, "attention=varlen takes packed sequences"),
+        ({"kernels": "liger"}, "kernels=liger needs a GPU"),
         (
             {"offload": "optimizer", "zero_stage": 0, "dtype": "float32"},
             "offload=optimizer needs zero_stage 1, 2 or 3; given is 0",

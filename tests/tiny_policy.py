@@ -105,7 +105,8 @@ def score_reference(home, sources):
         return sources
     shelf, reference = StageDir(f"{home}/shelf"), StageDir(f"{home}/reference", stage="reference")
     task = sources.load()
-    policy = TokenLogProbs(load_model(model, chosen))
+    base = load_model(model, chosen)
+    policy = TokenLogProbs(base.cuda() if chosen.gpu and chosen.tuning != "qlora" else base)
     wanted = list(blocks(task.reader, task.plan, mark=model_mark(model, chosen)))
     for block in wanted:
         found = score_block(policy, block, reader=task.reader, plan=task.plan, settings=chosen)

@@ -96,7 +96,14 @@ class Training(Section):
     packing: Literal["auto", "on", "off"] = Field(
         "auto", description="Sequences one after another in one row; auto: where attention is a flash attention."
     )
-    attention: str = Field("sdpa", description="transformers' name: sdpa, flash_attention_2, flash_attention_3, eager.")
+    attention: str = Field(
+        "auto",
+        description="varlen (torch's flash attention for packed sequences), or transformers' name: sdpa, "
+        "flash_attention_2, eager; auto: varlen on a GPU in bfloat16, else sdpa.",
+    )
+    kernels: Literal["torch", "liger"] = Field(
+        "torch", description="liger: norms, rotary embedding and gated MLP by Liger's kernels (GPU, liger-kernel)."
+    )
     beta: float = Field(0.1, gt=0)
     lambda_chosen: float = Field(1.0, gt=0)
     lambda_rejected: float = Field(1.5, gt=0)
@@ -134,6 +141,13 @@ class Training(Section):
     )
     push_token_env: str = Field("HF_TOKEN", description="Environment variable that holds the hub's token.")
 
+    @property
+    def attention_used(self) -> str:
+        """`attention`, or what `auto` stands for."""
+        if self.attention != "auto":
+            return self.attention
+        return "varlen" if self.gpu and self.dtype == "bfloat16" and self.packing != "off" else "sdpa"
+
     @model_validator(mode="after")
     def _fits_zero(self) -> Training:
         if self.zero_stage == 0 and self.dtype == "bfloat16":
@@ -142,6 +156,10 @@ class Training(Section):
             raise ValueError("offload=optimizer needs zero_stage 1, 2 or 3; given is 0")
         if self.offload == "all" and self.zero_stage != 3:
             raise ValueError(f"offload=all needs zero_stage=3; given is {self.zero_stage}")
+        if self.attention == "varlen" and self.packing == "off":
+            raise ValueError("attention=varlen takes packed sequences; give packing auto or on, or attention=sdpa")
+        if self.kernels == "liger" and not self.gpu:
+            raise ValueError("kernels=liger needs a GPU (gpu=true); leave training.kernels out on a CPU")
         if self.tuning == "qlora" and self.zero_stage == 3:
             raise ValueError("tuning=qlora needs zero_stage 0, 1 or 2: ZeRO-3 cannot cut a base of 4 bits")
         return self

@@ -34,12 +34,21 @@ class Micro:
     target_N: Tensor  # int64
     sequence_N: Tensor  # int64: which sequence token n belongs to
     sequences: int
+    ends_B1: Tensor | None = None  # int32, packed only: where sequences begin in the row, and the end of the last
+    longest: int = 0  # tokens, packed only
 
     def to(self, device: torch.device) -> Micro:
         if device.type == "cpu":
             return self
         moved: Any = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
         return replace(self, **moved)
+
+    def limits(self) -> dict[str, Any]:
+        """What attentions without a mask ask for, by transformers' names; nothing for padded sequences."""
+        if self.ends_B1 is None:
+            return {}
+        ends = {f"cu_seq_lens_{side}": self.ends_B1 for side in "qk"}
+        return ends | {f"max_length_{side}": self.longest for side in "qk"}
 
     def sum(self, values_N: Tensor) -> Tensor:
         """The sum of each sequence's tokens, (B,)."""
@@ -52,9 +61,9 @@ def layout(settings: Training) -> Callable[[Sequence[Pair]], Micro]:
 
 
 def packs(settings: Training) -> bool:
-    """Whether micro-batches are packed: where attention is a flash attention, or when asked."""
+    """Whether micro-batches are packed: where attention is made for that, or when asked."""
     if settings.packing == "auto":
-        return settings.attention.startswith("flash")
+        return settings.attention_used == "varlen" or settings.attention_used.startswith("flash")
     return settings.packing == "on"
 
 
@@ -70,12 +79,14 @@ def padded(pairs: Sequence[Pair]) -> Micro:
 
 
 def packed(pairs: Sequence[Pair]) -> Micro:
-    """All sequences in one row, without padding. Positions begin anew with each: transformers makes a block mask of
-    them, flash attention its sequence lengths, so that no sequence sees another."""
+    """All sequences in one row, without padding. No sequence sees another: positions begin anew with each, of which
+    transformers makes a block mask, and attentions without a mask are told where sequences begin."""
     lengths = np.array([len(prompt) + len(completion) for prompt, completion in pairs])
     ids_BS = np.concatenate([tokens for pair in pairs for tokens in pair])[None].astype(np.int64)
     positions = np.concatenate([np.arange(length) for length in lengths])[None]
-    return _micro(pairs, ids_BS, torch.from_numpy(positions), begins=np.cumsum(lengths) - lengths)
+    ends = np.concatenate([[0], np.cumsum(lengths)])
+    micro = _micro(pairs, ids_BS, torch.from_numpy(positions), begins=ends[:-1])
+    return replace(micro, ends_B1=torch.from_numpy(ends.astype(np.int32)), longest=int(lengths.max()))
 
 
 def _micro(pairs: Sequence[Pair], ids_BS: np.ndarray, positions_BS: Tensor | None, *, begins: np.ndarray) -> Micro:

@@ -39,6 +39,15 @@ def head_logps(hidden_ND: Tensor, head: Any, target_N: Tensor, *, chunk: int | N
     return _FrozenHead.apply(hidden_ND, head.weight, getattr(head, "bias", None), target_N, rows, wanted)
 
 
+def _fused(hidden_ND: Tensor) -> Any:
+    """The kernel for a GPU in half precision, else None."""
+    if not hidden_ND.is_cuda or hidden_ND.dtype not in (torch.bfloat16, torch.float16):
+        return None
+    from mralign.training.head_triton import logps_in_place
+
+    return logps_in_place
+
+
 def _rows(hidden_ND: Tensor, *, vocabulary: int) -> int:
     size = CHUNK_BYTES_GPU if hidden_ND.is_cuda else CHUNK_BYTES
     return max(1, size // (4 * vocabulary))
@@ -63,10 +72,17 @@ class _FrozenHead(torch.autograd.Function):
     ) -> Tensor:
         logp_N = torch.empty(len(target_N), dtype=_accumulator(hidden_ND), device=hidden_ND.device)
         slope_ND = torch.empty_like(hidden_ND) if wanted else None
+        fused = _fused(hidden_ND)
         for start in range(0, len(target_N), rows):
             place = slice(start, start + rows)
             target = target_N[place]
-            logits_NV = torch.nn.functional.linear(hidden_ND[place], weight_VD, bias_V).to(logp_N.dtype)
+            raw_NV = torch.nn.functional.linear(hidden_ND[place], weight_VD, bias_V)
+            if fused is not None:
+                logp_N[place] = fused(raw_NV, target, slope=wanted)
+                if slope_ND is not None:
+                    torch.mm(raw_NV, weight_VD, out=slope_ND[place])
+                continue
+            logits_NV = raw_NV.to(logp_N.dtype)
             chosen, largest = logits_NV.gather(1, target[:, None]), logits_NV.amax(1, keepdim=True)
             share_NV = logits_NV.sub_(largest).exp_()  # p_nv times the sum of the row
             # The target apart: (p - 1) of a sure token is minus the share of the others, not a difference of two ones,

@@ -38,7 +38,7 @@ class TokenLogProbs(nn.Module):
         micro = micro.to(head.weight.device)
         # Right padding needs no mask behind a causal one; without a mask attention takes its fastest way.
         hidden_BSD = causal.get_decoder()(
-            input_ids=micro.ids_BS, position_ids=micro.positions_BS, use_cache=False
+            input_ids=micro.ids_BS, position_ids=micro.positions_BS, use_cache=False, **micro.limits()
         ).last_hidden_state
         hidden_ND = hidden_BSD.flatten(0, 1)[micro.where_N]
         # A trained head is called as a module, which ZeRO-3 gathers at every call: once a pass, on all ranks alike.

@@ -240,10 +240,11 @@ def _speed(engine: Any, task: Task, step: int, *, seconds: float, world: World) 
 
 def step_flops(policy: TokenLogProbs, task: Task, step: int) -> float:
     """Useful floating-point operations of an optimizer step: no padding, nothing computed twice."""
-    index, batch = task.reader.index, task.plan.batch(step)
-    embedding = policy.causal.get_input_embeddings().weight
-    sizes = [getattr(p, "ds_numel", p.numel()) for p in policy.parameters() if p is not embedding]
-    forward = partial(model_flops, policy.causal.config, parameters=sum(sizes))
+    index, batch, causal = task.reader.index, task.plan.batch(step), policy.causal
+    embedding, head = (part.weight for part in (causal.get_input_embeddings(), causal.get_output_embeddings()))
+    products = [p for p in policy.parameters() if p is not embedding or embedding is head]  # an embedding is looked up
+    sizes = [getattr(p, "ds_numel", p.numel()) for p in products]
+    forward = partial(model_flops, causal.config, parameters=sum(sizes))
     placed = batch.partners >= 0
     x_P, y_P = batch.examples[placed], batch.partners[placed]
     pairs = forward(lengths=index.prompt_tokens_N[x_P] + index.completion_tokens_N[y_P])

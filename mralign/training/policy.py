@@ -13,7 +13,9 @@ import torch
 
 from mralign.config import Model, Training, resolve_path
 from mralign.engines.adapter import load_merged
+from mralign.training.attention import register_varlen
 from mralign.training.logprobs import TokenLogProbs
+from mralign.training.lora import fuse_lora
 
 _LOGIT_CHANGES = ("final_logit_softcapping", "logits_scaling", "logit_scale", "output_multiplier", "lm_head_multiplier")
 
@@ -23,14 +25,17 @@ def load_model(model: Model, settings: Training) -> Any:
 
     Raises ValueError for a model that changes its logits after the head: our log-probabilities would miss that.
     """
+    register_varlen()
     loaded = load_merged(
         resolve_path(model.path),
         adapters=[resolve_path(model.adapter)] if model.adapter else [],
         dtype=settings.dtype,
         trust_remote_code=model.trust_remote_code,
-        attention=settings.attention,
+        attention=settings.attention_used,
         quantization=_quantization(settings),
     ).eval()
+    if settings.kernels == "liger":
+        _apply_liger(loaded)
     changed = {name: getattr(loaded.config, name, None) for name in _LOGIT_CHANGES}
     changed = {name: value for name, value in changed.items() if value not in (None, 1, 1.0)}
     if changed:
@@ -59,10 +64,8 @@ def build_policy(model: Model, settings: Training, *, seed: int, start: Path | N
 
 
 def _adapted(base: Any, settings: Training) -> Any:
-    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+    from peft import LoraConfig, get_peft_model
 
-    if settings.tuning == "qlora":
-        base = prepare_model_for_kbit_training(base, use_gradient_checkpointing=False)
     lora = settings.lora
     config = LoraConfig(
         r=lora.r,
@@ -72,7 +75,21 @@ def _adapted(base: Any, settings: Training) -> Any:
         target_modules="all-linear",  # the head is left out
         task_type="CAUSAL_LM",
     )
-    return get_peft_model(base, config)
+    policy = get_peft_model(base, config)
+    if settings.zero_stage < 3:  # ZeRO-3 gathers a layer's weights when the layer is called
+        fuse_lora(policy)
+    return policy
+
+
+def _apply_liger(loaded: Any) -> None:
+    """Liger's kernels for norms, rotary embedding and gated MLP, in place; the head stays ours (`head.py`)."""
+    from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN
+    from transformers.integrations.liger import apply_liger_kernel
+
+    kind = loaded.config.model_type
+    if kind not in MODEL_TYPE_TO_APPLY_LIGER_FN:
+        raise ValueError(f"training.kernels=liger: Liger has no kernels for models of type {kind}; give torch")
+    apply_liger_kernel(loaded, {"cross_entropy": False, "fused_linear_cross_entropy": False})
 
 
 def _load_adapter(policy: Any, directory: Path) -> None:

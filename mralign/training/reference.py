@@ -41,11 +41,15 @@ class Block:
     rows: int
 
 
+def computed(settings: Training) -> list[object]:
+    """The settings that a log-probability of the base model depends on."""
+    return [settings.dtype, settings.gpu, settings.attention_used, settings.kernels, settings.tuning == "qlora"]
+
+
 def model_mark(model: Model, settings: Training) -> str:
     """A digest of all that a log-probability depends on besides the tokens."""
     files = [digest(resolve_path(path)) for path in model.inputs().values()]
-    computed = [settings.dtype, settings.gpu, settings.attention, settings.tuning == "qlora"]
-    text = json.dumps([_VERSION, model.matters(), files, computed], sort_keys=True)
+    text = json.dumps([_VERSION, model.matters(), files, computed(settings)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -32,7 +32,7 @@ from mralign.training.logprobs import TokenLogProbs
 from mralign.training.objectives import find, source_digest
 from mralign.training.objectives.objective import Objective
 from mralign.training.policy import load_model
-from mralign.training.reference import Block, blocks, model_mark, score_block, shelf_dir
+from mralign.training.reference import Block, blocks, computed, model_mark, score_block, shelf_dir
 from mralign.training.sources import Sources, check_shelf, local_model
 from mralign.training.tokens import token_offsets, token_steps
 from mralign.training.worker import Board, train_worker
@@ -147,6 +147,7 @@ def _score(missing: Sequence[Block], *, sources: Sources, shelf: StageDir) -> It
     if not missing:
         return
     settings = sources.settings
+    place: dict[str, Any] = {"num_gpus": 1} if settings.gpu else {"num_cpus": 1}  # Ray Data warns of both
     rows = [asdict(block) for block in missing]
     dataset = ray.data.from_items(rows, override_num_blocks=min(len(rows), 1000)).map_batches(
         ReferenceScorer,
@@ -154,8 +155,7 @@ def _score(missing: Sequence[Block], *, sources: Sources, shelf: StageDir) -> It
         batch_size=1,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=settings.workers),
-        num_cpus=1,
-        num_gpus=1 if settings.gpu else None,
+        **place,
     )
     scored: Any = dataset.iter_batches(batch_size=None, batch_format="pyarrow")
     for batch in scored:
@@ -309,7 +309,7 @@ def _reference_matters(config: RunConfig) -> object:
             t.kl_every,
             wanted.negatives,
         ],
-        "computed": [t.dtype, t.gpu, t.attention, t.tuning == "qlora"],
+        "computed": computed(t),
     }
 
 
@@ -317,7 +317,10 @@ def _check(config: RunConfig) -> None:
     """Raise ValueError for what this machine's packages cannot do, and for a missing token."""
     from importlib.util import find_spec
 
-    wanted = [*config.training.trackers, *(["bitsandbytes"] if config.training.tuning == "qlora" else [])]
+    training = config.training
+    wanted: list[str] = list(training.trackers)
+    wanted += ["bitsandbytes"] if training.tuning == "qlora" else []
+    wanted += ["liger_kernel"] if training.kernels == "liger" else []
     modules = {"tensorboard": "tensorboardX"}
     missing = [name for name in wanted if find_spec(modules.get(name, name)) is None]
     if missing:

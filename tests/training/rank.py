@@ -54,7 +54,7 @@ def gradients(engine):
     from deepspeed.utils import safe_get_full_grad
 
     found = {name: safe_get_full_grad(p) for name, p in engine.module.named_parameters() if p.requires_grad}
-    return {name: np.asarray(values.float()) for name, values in found.items() if values is not None}
+    return {name: values.float().cpu().numpy() for name, values in found.items() if values is not None}
 
 
 def run(name, *, model, home, changes, world):
@@ -93,8 +93,8 @@ def run(name, *, model, home, changes, world):
 
 if __name__ == "__main__":
     model, home, variants = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
-    prepare_process(settings())
+    prepare_process(settings(gpu=any(changes.get("gpu") for changes in variants.values())))
     world = World(rank=int(os.environ["RANK"]), size=int(os.environ["WORLD_SIZE"]))
     for name, changes in variants.items():
         run(name, model=model, home=home, changes=changes, world=world)
-    assert "torch._inductor.compile_fx" not in sys.modules  # a compiler nobody uses: over a second for every worker
+    (home / "compiler").write_text(str("torch._inductor.compile_fx" in sys.modules))

@@ -51,8 +51,20 @@ def test_both_layouts_name_the_same_tokens():
         assert micro.sum(micro.target_N).tolist() == [24, 4]
 
 
+def test_attentions_without_a_mask_are_told_where_sequences_begin():
+    pairs = [(np.array([5, 6]), np.array([7, 8, 9])), (np.array([1, 2, 3]), np.array([4]))]
+    limits = packed(pairs).limits()
+    assert limits["cu_seq_lens_q"].tolist() == limits["cu_seq_lens_k"].tolist() == [0, 5, 9]
+    assert limits["max_length_q"] == limits["max_length_k"] == 5
+    assert padded(pairs).limits() == {}
+
+
 def test_packing_goes_with_flash_attention_unless_asked():
     assert not packs(settings())
+    assert packs(settings(attention="varlen"))
+    assert packs(settings(gpu=True, dtype="bfloat16"))  # auto: varlen
+    assert not packs(settings(gpu=True, dtype="float32"))
+    assert not packs(settings(gpu=True, dtype="bfloat16", packing="off"))
     assert packs(settings(attention="flash_attention_2"))
     assert packs(settings(packing="on"))
     assert not packs(settings(attention="flash_attention_2", packing="off"))

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 import torch
-from tiny_policy import token_pairs
+from tiny_policy import settings, token_pairs
 
+from mralign.training.attention import varlen_attention
 from mralign.training.batches import packed, padded
 from mralign.training.logprobs import TokenLogProbs
 from mralign.training.policy import load_model
@@ -31,6 +32,31 @@ def test_a_batch_equals_full_logits_of_each_sequence_alone(task, layout):
     assert expected.std() > 0.1  # the model does prefer some tokens: equality is no accident
     sums = [row.sum().item() for row in expected.split([len(completion) for _, completion in pairs])]
     np.testing.assert_allclose(micro.sum(found).detach(), sums, atol=2e-5)
+
+
+def test_varlen_attention_of_packed_sequences_equals_padded_sdpa(task):
+    """Values and gradients, float64; on a CPU, where each sequence is one scaled-dot-product attention."""
+    pairs, found = token_pairs(task), []
+    for attention, layout in (("sdpa", padded), ("varlen", packed)):
+        model = load_model(task.model, settings(attention=attention)).double()
+        assert model.config._attn_implementation == attention
+        logp = TokenLogProbs(model)(layout(pairs))
+        (logp * torch.linspace(-1, 2, len(logp), dtype=torch.float64)).sum().backward()
+        found.append((logp.detach(), model.model.layers[0].self_attn.k_proj.weight.grad))
+    for padded_value, packed_value in zip(*found, strict=True):
+        torch.testing.assert_close(packed_value, padded_value, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("given", [{"softcap": 30.0}, {"sliding_window": 3}, {"s_aux": torch.zeros(4)}])
+def test_varlen_attention_says_what_it_cannot_do(given):
+    query, key = torch.zeros(1, 4, 9, 8), torch.zeros(1, 2, 9, 8)
+    ends = {"cu_seq_lens_q": torch.tensor([0, 5, 9], dtype=torch.int32), "max_length_q": 5}
+    out, _ = varlen_attention(None, query, key, key, None, **ends, sliding_window=5)
+    assert out.shape == (1, 9, 4, 8)
+    with pytest.raises(NotImplementedError, match="sdpa, or flash_attention_2"):
+        varlen_attention(None, query, key, key, None, **ends, **given)
+    with pytest.raises(ValueError, match="packed sequences only"):
+        varlen_attention(None, query, key, key, None)
 
 
 def test_gradient_with_uneven_weights_equals_autograd_through_full_logits(task):

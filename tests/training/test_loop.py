@@ -1,17 +1,12 @@
 """The loop on a real DeepSpeed engine: oracles of METHOD.md section 5 that need no peer library."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from ranks import KEYS, run_ranks
 from tiny_policy import make_task, settings, token_pairs
 
 from mralign.training.batches import padded
@@ -21,55 +16,13 @@ from mralign.training.objectives import find
 from mralign.training.objectives.objective import Sums
 from mralign.training.policy import build_policy
 
-RANK = Path(__file__).with_name("rank.py")
-KEYS = ("loss", "z0", "grad_norm", "reward_chosen", "reward_rejected", "plain_margin", "tokens")
-
-
-def run_ranks(home, model, variants, *, ranks=1, fails=False):
-    """Train each of `variants` (settings by name) in `ranks` processes with a process group of their own.
-
-    Returns by name (history, trained tensors, gradients of the first step); with `fails`, what each rank said.
-    """
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    environment = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(ranks)}
-    environment["PYTHONPATH"] = os.pathsep.join(map(str, (RANK.parents[1], RANK.parents[2])))
-    placed = {  # a checkpoint is named by the variant that left it
-        name: {**changes, **({"checkpoint": str(home / changes["checkpoint"])} if "checkpoint" in changes else {})}
-        for name, changes in variants.items()
-    }
-    logs = [home / f"rank-{rank}.log" for rank in range(ranks)]
-    running = [
-        subprocess.Popen(
-            [sys.executable, str(RANK), model, str(home), json.dumps(placed)],
-            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=log.open("w"),
-            stderr=subprocess.STDOUT,
-        )
-        for rank, log in enumerate(logs)
-    ]
-    codes = [process.wait(timeout=400) for process in running]
-    if fails:
-        assert all(codes)
-        return [log.read_text() for log in logs]
-    assert codes == [0] * ranks, logs[0].read_text()[-3000:]
-    return {name: _result(home / name) for name in variants}
-
-
-def _result(target):
-    history = json.loads((target / "state.json").read_text())["history"]
-    found = load_file(next((target / "weights").glob("*.safetensors")))
-    with np.load(target / "gradients.npz") as gradients:
-        return history, {name: values.float().numpy() for name, values in found.items()}, dict(gradients)
-
-
 FULL = {"tuning": "full", "learning_rate": 1e-3}
 ALONE = {
     "plain": {},
     "one_sequence_at_a_time": {"micro_batch_tokens": 1},
     "all_at_once": {"micro_batch_tokens": 10**6},
     "packed": {"packing": "on", "micro_batch_tokens": 40},
+    "varlen": {"attention": "varlen", "micro_batch_tokens": 40},
     "zero_0": {"zero_stage": 0},
     "zero_1_checkpointed": {"zero_stage": 1, "gradient_checkpointing": True},
     "bfloat16": {"dtype": "bfloat16"},
@@ -120,7 +73,16 @@ def undisturbed(alone):
     return alone["plain"]
 
 
-VARIANTS = ["one_sequence_at_a_time", "all_at_once", "packed", "zero_0", "zero_1_checkpointed", "zero_2", "zero_3"]
+VARIANTS = [
+    "one_sequence_at_a_time",
+    "all_at_once",
+    "packed",
+    "varlen",
+    "zero_0",
+    "zero_1_checkpointed",
+    "zero_2",
+    "zero_3",
+]
 VARIANTS += ["zero_2_offloaded", "zero_3_offloaded"]
 
 
