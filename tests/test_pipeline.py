@@ -294,15 +294,16 @@ def test_the_description_of_a_run_that_stopped_and_of_a_finished_one(miniworld):
         ("annotation.adjudicator={name: a, rule_book: gone.yaml}", r"annotation file: gone\.yaml does not exist"),
         ("annotation.taxonomy=gone.yaml", r"annotation file: gone\.yaml does not exist"),
         ("training.method=dpo", r"training\.method='dpo' is no objective; allowed are \['apo_zero', 'kto', 'mralign'"),
-        ("training.trackers=[wandb]", r"training needs the packages \['wandb'\], which are not installed"),
-        ("training.tuning=qlora", r"training needs the packages \['bitsandbytes'\], which are not installed"),
+        ("training.trackers=[wandb]", r"training\.trackers=\[wandb\] needs wandb, not installed here: pip install w"),
+        ("training.tuning=qlora", r"training\.tuning=qlora needs bitsandbytes, not installed here"),
+        ("training.gpu=true training.kernels=liger", r"training\.kernels=liger needs liger-kernel, not installed here"),
     ],
 )
 def test_what_is_missing_is_refused_before_anything_starts(miniworld, tmp_path, override, message):
     (tmp_path / "longfact-concepts_x.jsonl").write_text('{"prompt": "What?"}\n')
     override = override.replace("LONGFACT", str(tmp_path))
     with pytest.raises(ValueError, match=message):
-        pipeline.plan(miniworld(override))
+        pipeline.plan(miniworld(*(override.split() if override.startswith("training.") else [override])))
     assert not (tmp_path / "run").exists()
 
 

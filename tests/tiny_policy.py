@@ -13,9 +13,8 @@ from mralign.schema import EXAMPLES, MATCHED_LOGPS, PAIR_SUMS, REFERENCE, WEIGHT
 from mralign.store import StageDir, part_name
 from mralign.training.examples import example_row
 from mralign.training.index import index_rows, write_index
-from mralign.training.logprobs import TokenLogProbs
 from mralign.training.objectives import find
-from mralign.training.policy import load_model
+from mralign.training.policy import base_policy
 from mralign.training.reference import blocks, model_mark, score_block
 from mralign.training.sources import Sources
 
@@ -105,8 +104,7 @@ def score_reference(home, sources):
         return sources
     shelf, reference = StageDir(f"{home}/shelf"), StageDir(f"{home}/reference", stage="reference")
     task = sources.load()
-    base = load_model(model, chosen)
-    policy = TokenLogProbs(base.cuda() if chosen.gpu and chosen.tuning != "qlora" else base)
+    policy = base_policy(model, chosen)
     wanted = list(blocks(task.reader, task.plan, mark=model_mark(model, chosen)))
     for block in wanted:
         found = score_block(policy, block, reader=task.reader, plan=task.plan, settings=chosen)

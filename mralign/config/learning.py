@@ -94,15 +94,18 @@ class Training(Section):
         4096, ge=1, description="Tokens a forward and backward pass on one worker; a longer sequence goes alone."
     )
     packing: Literal["auto", "on", "off"] = Field(
-        "auto", description="Sequences one after another in one row; auto: where attention is a flash attention."
+        "auto",
+        description="Sequences one after another in one row; auto: where attention is varlen or a flash attention.",
     )
     attention: str = Field(
         "auto",
-        description="varlen (torch's flash attention for packed sequences), or transformers' name: sdpa, "
-        "flash_attention_2, eager; auto: varlen on a GPU in bfloat16, else sdpa.",
+        description="varlen (packed sequences, by torch's flash attention on a GPU in bfloat16, elsewhere one by one), "
+        "or transformers' name: sdpa, flash_attention_2, eager; auto: varlen on a GPU in bfloat16, else sdpa.",
     )
     kernels: Literal["torch", "liger"] = Field(
-        "torch", description="liger: norms, rotary embedding and gated MLP by Liger's kernels (GPU, liger-kernel)."
+        "torch",
+        description="liger: norms, rotary embedding and gated MLP by Liger's kernels (GPU, liger-kernel).",
+        exclude_if=lambda name: name == "torch",
     )
     beta: float = Field(0.1, gt=0)
     lambda_chosen: float = Field(1.0, gt=0)
@@ -149,7 +152,7 @@ class Training(Section):
         return "varlen" if self.gpu and self.dtype == "bfloat16" and self.packing != "off" else "sdpa"
 
     @model_validator(mode="after")
-    def _fits_zero(self) -> Training:
+    def _fits_together(self) -> Training:
         if self.zero_stage == 0 and self.dtype == "bfloat16":
             raise ValueError("zero_stage=0 trains in float32 only (DeepSpeed); use zero_stage=1, or dtype=float32")
         if self.offload == "optimizer" and self.zero_stage == 0:

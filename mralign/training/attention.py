@@ -39,22 +39,34 @@ def varlen_attention(
     sliding_window: int | None = None,
     softcap: float | None = None,
     s_aux: Tensor | None = None,
+    position_bias: Tensor | None = None,
+    is_causal: bool | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Causal attention inside each sequence, (1, S, H, D); the names of the arguments are transformers'.
 
-    `cu_seq_lens_q` (B + 1, int32): where sequences begin, and the end of the last. Raises NotImplementedError for soft
-    caps, sinks, and windows shorter than a sequence: a model with those takes another attention.
+    `cu_seq_lens_q` (B + 1, int32): where sequences begin, and the end of the last. Raises NotImplementedError for what
+    would change the result and is not done here; `policy.check_packing` refuses such models before, where it can tell.
     """
     if cu_seq_lens_q is None or max_length_q is None:
         raise ValueError("attention=varlen is given packed sequences only: leave training.packing on auto or on")
-    if softcap is not None or s_aux is not None or (sliding_window is not None and sliding_window < max_length_q):
+    windowed = sliding_window is not None and sliding_window < max_length_q
+    asked = {
+        "a mask": attention_mask is not None,
+        f"a soft cap ({softcap})": softcap is not None,
+        "sinks": s_aux is not None,
+        "a bias by position": position_bias is not None,
+        f"a window of {sliding_window} tokens for {max_length_q}": windowed,
+        "attention to later tokens": is_causal is False,
+    }
+    if any(asked.values()):
+        wanted = ", ".join(what for what, is_so in asked.items() if is_so)
         raise NotImplementedError(
-            "attention=varlen knows no soft cap, no sinks and no window shorter than a sequence, which this model has; "
-            "give training.attention sdpa, or flash_attention_2 where it is installed"
+            f"attention=varlen does not do {wanted}, which this model asks for; give training.attention=eager, or "
+            f"another with which transformers does it"
         )
     query, key, value = (x[0].transpose(0, 1) for x in (query_1HSD, key_1KSD, value_1KSD))
-    if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
+    if query.is_cuda and query.dtype == torch.bfloat16:
         from torch.nn.attention.varlen import varlen_attn
 
         ends, longest, causal = cu_seq_lens_q, max_length_q, (-1, 0)

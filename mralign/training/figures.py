@@ -88,8 +88,9 @@ def peak_memory(*, gpu: bool) -> float:
 def model_flops(config: Any, *, parameters: int, lengths: Sequence[int] | np.ndarray) -> float:
     """Floating-point operations of one forward pass of a decoder over sequences of these lengths.
 
-    2 a parameter and token (`parameters` without the embedding, which is looked up), and for causal attention two
-    products of half of length x length each. A backward pass costs as much again for frozen weights, twice for trained.
+    2 a parameter and token (`parameters` without the embedding, which is looked up, and the head), and for causal
+    attention two products of half of length x length each. A backward pass costs as much again for frozen weights,
+    twice for trained.
     """
     heads = config.num_attention_heads
     width = heads * getattr(config, "head_dim", config.hidden_size // heads)

@@ -28,7 +28,7 @@ def head_logps(hidden_ND: Tensor, head: Any, target_N: Tensor, *, chunk: int | N
     are exact for any upstream gradient, so weights of tokens are applied to the result: a fused loss that assumes equal
     weights (Liger's KTO) would be wrong here.
     """
-    rows = chunk or _rows(hidden_ND, vocabulary=head.weight.shape[0])
+    rows = chunk or _chunk_rows(hidden_ND, vocabulary=head.weight.shape[0])
     if head.weight.requires_grad:
         pieces = [
             checkpoint(_recomputed, hidden, head, target, use_reentrant=False)
@@ -40,15 +40,15 @@ def head_logps(hidden_ND: Tensor, head: Any, target_N: Tensor, *, chunk: int | N
 
 
 def _fused(hidden_ND: Tensor) -> Any:
-    """The kernel for a GPU in half precision, else None."""
-    if not hidden_ND.is_cuda or hidden_ND.dtype not in (torch.bfloat16, torch.float16):
+    """The kernel for a GPU in bfloat16, else None."""
+    if not hidden_ND.is_cuda or hidden_ND.dtype != torch.bfloat16:
         return None
     from mralign.training.head_triton import logps_in_place
 
     return logps_in_place
 
 
-def _rows(hidden_ND: Tensor, *, vocabulary: int) -> int:
+def _chunk_rows(hidden_ND: Tensor, *, vocabulary: int) -> int:
     size = CHUNK_BYTES_GPU if hidden_ND.is_cuda else CHUNK_BYTES
     return max(1, size // (4 * vocabulary))
 

@@ -13,7 +13,6 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -232,24 +231,27 @@ def _speed(engine: Any, task: Task, step: int, *, seconds: float, world: World) 
     index, gpu = task.reader.index, task.settings.gpu
     tokens = float(index.completion_tokens_N[task.plan.batch(step).examples].sum())
     row = {"seconds": round(seconds, 3), "tokens_per_s": tokens / seconds, "memory_gib": peak_memory(gpu=gpu)}
-    if gpu:
+    if gpu and task.settings.tuning != "qlora":  # whose weights hide their number
         share = mfu(step_flops(engine.module, task, step), seconds=seconds, workers=world.size, device=_device())
         row |= {} if share is None else {"mfu": share}
     return row
 
 
 def step_flops(policy: TokenLogProbs, task: Task, step: int) -> float:
-    """Useful floating-point operations of an optimizer step: no padding, nothing computed twice."""
+    """Useful floating-point operations of an optimizer step: no padding, nothing computed twice, the head for
+    completion tokens only."""
     index, batch, causal = task.reader.index, task.plan.batch(step), policy.causal
     embedding, head = (part.weight for part in (causal.get_input_embeddings(), causal.get_output_embeddings()))
-    products = [p for p in policy.parameters() if p is not embedding or embedding is head]  # an embedding is looked up
-    sizes = [getattr(p, "ds_numel", p.numel()) for p in products]
-    forward = partial(model_flops, causal.config, parameters=sum(sizes))
+    body = sum(getattr(p, "ds_numel", p.numel()) for p in policy.parameters() if p is not embedding and p is not head)
+
+    def forward(x_P: np.ndarray, y_P: np.ndarray) -> float:
+        prompts, completions = index.prompt_tokens_N[x_P], index.completion_tokens_N[y_P]
+        heads = 2.0 * getattr(head, "ds_numel", head.numel()) * float(completions.sum())
+        return heads + model_flops(causal.config, parameters=body, lengths=prompts + completions)
+
     placed = batch.partners >= 0
-    x_P, y_P = batch.examples[placed], batch.partners[placed]
-    pairs = forward(lengths=index.prompt_tokens_N[x_P] + index.completion_tokens_N[y_P])
-    lengths_B = index.prompt_tokens_N[batch.examples] + index.completion_tokens_N[batch.examples]
-    return pairs + (3 if task.settings.tuning == "full" else 2) * forward(lengths=lengths_B)
+    pairs = forward(batch.examples[placed], batch.partners[placed])
+    return pairs + (3 if task.settings.tuning == "full" else 2) * forward(batch.examples, batch.examples)
 
 
 def _device() -> str:

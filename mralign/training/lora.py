@@ -2,7 +2,7 @@
 
 A PEFT model enters and its plain LoRA layers get another forward pass: W x + s B A x, where the second term is added by
 the product that makes it. PEFT's own writes B A x, s B A x and the sum as tensors of their own, and autograd adds the
-gradients of x once more: on a GPU a tenth of a training's time. Parameters, their names and what is saved stay PEFT's.
+gradients of x once more: some percent of a training's time. Parameters, their names and what is saved stay PEFT's.
 
 Axes: N tokens, I inputs, O outputs, R rank.
 """
@@ -19,7 +19,8 @@ from torch import Tensor, nn
 def fuse_lora(policy: Any) -> int:
     """Give every plain LoRA layer of `policy` the forward pass above; returns how many there were.
 
-    Plain: a frozen `nn.Linear` below, no dropout, no bias of its own, no variant such as DoRA. Others stay as they are.
+    Plain: a frozen `nn.Linear` below, one adapter without dropout, bias, or a variant such as DoRA. Others stay as they
+    are. An adapter that is added later must be plain as well.
     """
     from peft.tuners.lora import Linear
 
@@ -41,7 +42,7 @@ def _plain(layer: Any) -> bool:
 
 
 def _forward(layer: Any, original: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    if layer.disable_adapters or layer.merged or args or kwargs:
+    if layer.disable_adapters or layer.merged or len(layer.active_adapters) != 1 or args or kwargs:
         return original(x, *args, **kwargs)
     base, (adapter,) = layer.base_layer, layer.active_adapters
     a, b = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight
@@ -62,7 +63,9 @@ class _LoraLinear(torch.autograd.Function):
         out_NO = nn.functional.linear(x_NI, weight_OI, bias_O).addmm_(low_NR, b_OR.T, alpha=scale)
         ctx.save_for_backward(x_NI, weight_OI, a_RI, b_OR, low_NR)
         ctx.scale, ctx.shape = scale, x.shape
-        return out_NO.view(*x.shape[:-1], -1)
+        return torch.ops.aten._unsafe_view(
+            out_NO, [*x.shape[:-1], len(weight_OI)]
+        )  # else nobody may change it in place
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:

@@ -14,6 +14,7 @@ import torch
 from mralign.config import Model, Training, resolve_path
 from mralign.engines.adapter import load_merged
 from mralign.training.attention import register_varlen
+from mralign.training.batches import packs
 from mralign.training.logprobs import TokenLogProbs
 from mralign.training.lora import fuse_lora
 
@@ -23,7 +24,8 @@ _LOGIT_CHANGES = ("final_logit_softcapping", "logits_scaling", "logit_scale", "o
 def load_model(model: Model, settings: Training) -> Any:
     """The causal LM of the configuration in the training dtype, eval mode, its own adapter merged into it.
 
-    Raises ValueError for a model that changes its logits after the head: our log-probabilities would miss that.
+    Raises ValueError for a model that changes its logits after the head, which our log-probabilities would miss, and
+    for one whose sequences cannot be packed as the settings ask.
     """
     register_varlen()
     loaded = load_merged(
@@ -34,6 +36,8 @@ def load_model(model: Model, settings: Training) -> Any:
         attention=settings.attention_used,
         quantization=_quantization(settings),
     ).eval()
+    if packs(settings):
+        check_packing(loaded, settings)
     if settings.kernels == "liger":
         _apply_liger(loaded)
     changed = {name: getattr(loaded.config, name, None) for name in _LOGIT_CHANGES}
@@ -43,6 +47,35 @@ def load_model(model: Model, settings: Training) -> Any:
             f"model {model.path} changes its logits after the head ({changed}), which training does not do yet"
         )
     return loaded
+
+
+def base_policy(model: Model, settings: Training) -> TokenLogProbs:
+    """The model before training, where it is run: the reference."""
+    loaded = load_model(model, settings)
+    quantized = settings.tuning == "qlora"  # is there already
+    return TokenLogProbs(loaded.cuda() if settings.gpu and not quantized else loaded)
+
+
+def check_packing(loaded: Any, settings: Training) -> None:
+    """Raise ValueError for a model in which packed sequences would see each other, or not all of themselves.
+
+    transformers takes any name of an attention for any model. A model that computes attention by itself, or carries a
+    state from token to token (Mamba, gated delta nets), does not ask it where sequences begin; windows and chunks are
+    often told by a mask alone, which varlen does not get.
+    """
+    config = loaded.config
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    windows = {"sliding_attention", "chunked_attention"}
+    told = type(loaded).is_backend_compatible() and not getattr(loaded, "_is_stateful", False)
+    fits = told and kinds <= {"full_attention"} | windows
+    if settings.attention_used == "varlen":
+        fits = fits and not kinds & windows and not getattr(config, "sliding_window", None)
+    if not fits:
+        raise ValueError(
+            f"training packs sequences (training.attention={settings.attention}, packing={settings.packing}), which a "
+            f"model of type {config.model_type} (layers: {', '.join(sorted(kinds))}) cannot be given; "
+            f"give training.attention=sdpa (or eager) and training.packing=off"
+        )
 
 
 def build_policy(model: Model, settings: Training, *, seed: int, start: Path | None = None) -> TokenLogProbs:
@@ -82,13 +115,19 @@ def _adapted(base: Any, settings: Training) -> Any:
 
 
 def _apply_liger(loaded: Any) -> None:
-    """Liger's kernels for norms, rotary embedding and gated MLP, in place; the head stays ours (`head.py`)."""
+    """Liger's kernels for norms, rotary embedding and gated MLP; the head stays ours (`head.py`).
+
+    Liger changes this model's layers, and the rotary embedding of its type for the whole process.
+    """
     from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN
     from transformers.integrations.liger import apply_liger_kernel
 
     kind = loaded.config.model_type
     if kind not in MODEL_TYPE_TO_APPLY_LIGER_FN:
         raise ValueError(f"training.kernels=liger: Liger has no kernels for models of type {kind}; give torch")
+    activation = getattr(loaded.config, "hidden_act", "silu")
+    if activation not in ("silu", "swish") and not kind.startswith("gemma"):
+        raise ValueError(f"training.kernels=liger computes MLPs with silu, this model has {activation}; give torch")
     apply_liger_kernel(loaded, {"cross_entropy": False, "fused_linear_cross_entropy": False})
 
 

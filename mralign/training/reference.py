@@ -43,7 +43,8 @@ class Block:
 
 def computed(settings: Training) -> list[object]:
     """The settings that a log-probability of the base model depends on."""
-    return [settings.dtype, settings.gpu, settings.attention_used, settings.kernels, settings.tuning == "qlora"]
+    kernels = [] if settings.kernels == "torch" else [settings.kernels]
+    return [settings.dtype, settings.gpu, settings.attention_used, settings.tuning == "qlora", *kernels]
 
 
 def model_mark(model: Model, settings: Training) -> str:

@@ -28,10 +28,9 @@ from mralign.training.examples import example_row, of_datasets, segment_steps, t
 from mralign.training.export import export, hub_token
 from mralign.training.guards import TrainingStopped, class_balance
 from mralign.training.index import index_rows, read_index, write_index
-from mralign.training.logprobs import TokenLogProbs
 from mralign.training.objectives import find, source_digest
 from mralign.training.objectives.objective import Objective
-from mralign.training.policy import load_model
+from mralign.training.policy import base_policy
 from mralign.training.reference import Block, blocks, computed, model_mark, score_block, shelf_dir
 from mralign.training.sources import Sources, check_shelf, local_model
 from mralign.training.tokens import token_offsets, token_steps
@@ -106,8 +105,7 @@ class ReferenceScorer:
         self.task, self.shelf = sources.load(), shelf
         settings = self.task.settings
         prepare_process(settings)
-        model = load_model(self.task.model, settings)
-        self.policy = TokenLogProbs(model.cuda() if settings.gpu and settings.tuning != "qlora" else model)
+        self.policy = base_policy(self.task.model, settings)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         for row in batch.to_pylist():
@@ -270,6 +268,7 @@ def _gpu(config: Training) -> dict[str, float]:
 
 # What changes how a training runs, but not what comes of it beyond rounding.
 _INDIFFERENT = {
+    "attention",  # what it stands for counts
     "checkpoint_every",
     "datasets",  # the stage `examples` has made the choice
     "log_every",
@@ -292,6 +291,7 @@ def _training_matters(config: RunConfig) -> object:
         "model": config.model.matters(),
         "objective": source_digest(config.training.method),
         **config.training.model_dump(mode="json", exclude=_INDIFFERENT),
+        "attention": config.training.attention_used,
     }
 
 
@@ -318,15 +318,16 @@ def _check(config: RunConfig) -> None:
     from importlib.util import find_spec
 
     training = config.training
-    wanted: list[str] = list(training.trackers)
-    wanted += ["bitsandbytes"] if training.tuning == "qlora" else []
-    wanted += ["liger_kernel"] if training.kernels == "liger" else []
-    modules = {"tensorboard": "tensorboardX"}
-    missing = [name for name in wanted if find_spec(modules.get(name, name)) is None]
+    wanted: dict[str, str] = {
+        f"trackers=[{name}]": name for name in training.trackers
+    }  # a setting, and the package that it needs
+    wanted |= {"tuning=qlora": "bitsandbytes"} if training.tuning == "qlora" else {}
+    wanted |= {"kernels=liger": "liger-kernel"} if training.kernels == "liger" else {}
+    modules = {"tensorboard": "tensorboardX", "liger-kernel": "liger_kernel"}
+    missing = {setting: name for setting, name in wanted.items() if find_spec(modules.get(name, name)) is None}
     if missing:
-        raise ValueError(
-            f"training needs the packages {missing}, which are not installed: pip install them, or do without"
-        )
+        needs = ", ".join(f"training.{setting} needs {name}" for setting, name in missing.items())
+        raise ValueError(f"{needs}, not installed here: pip install {' '.join(missing.values())}, or leave that out")
     if config.training.push_to:
         hub_token(config)
 

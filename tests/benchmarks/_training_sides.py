@@ -212,7 +212,7 @@ def take_away(name):
         frozen = head.head_logps
 
         def recomputing(hidden_ND, layer, target_N, *, chunk=None):
-            rows = chunk or head._rows(hidden_ND, vocabulary=layer.weight.shape[0])
+            rows = chunk or head._chunk_rows(hidden_ND, vocabulary=layer.weight.shape[0])
             pieces = zip(hidden_ND.split(rows), target_N.split(rows), strict=True)
             recompute = torch.utils.checkpoint.checkpoint
             if not torch.is_grad_enabled():

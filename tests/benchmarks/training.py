@@ -5,14 +5,21 @@
 A random Qwen3 in float32 (20 M parameters, vocabulary 32k), LoRA r = 32 on all linear layers, samples whose lengths are
 those of real Qwen3-8B thoughts of 450 to 1000 tokens (deciles measured on 566 traces), scaled by .4; three epochs of 32
 samples in batches of 8. Every side is a process of its own, the sides take turns, and a ratio is one of medians.
-Seconds begin with the loaded model and hold everything after it, the reference pass too. Peak memory is that of the
-process (its largest resident set), imports included; `own` is what came on top of the loaded model.
+Seconds begin with the loaded model (ours: with its fresh adapter) and hold everything after it, the reference pass too.
+Peak memory is that of the process (its largest resident set), imports included; `own` is what came on top of the loaded
+model.
 
 Sides: `trl` as it comes (gradient checkpointing is its default) and with precomputed reference. `ours` with TRL's own
 estimate of z0 (its pairs, every step), then the cheaper one (every fourth step), and with pairs drawn anew in every
-epoch, which is what a run does. --causes adds TRL without checkpointing, and `ours` with one cause of the gain taken
-away at a time. --full takes SmolLM2-135M, 8 samples of full length (TRL needs minutes a step). --quick is too small for
-the ratios to mean much.
+epoch, which is what a run does. --causes adds TRL without checkpointing (on a CPU), and `ours` with one cause of the
+gain taken away at a time. --full takes SmolLM2-135M, 8 samples of full length in one batch (TRL needs minutes a
+step). --quick is too small for the ratios to mean much.
+
+--gpu takes the shape of Qwen3-8B with random weights in bfloat16, vocabulary 152k, full lengths, 48 samples in
+batches of 16, three epochs; ours with varlen attention, Liger's kernels and micro-batches of 12,288 tokens; TRL as it
+comes, with precomputed reference, and with Liger's kernels too. Peak memory is then the GPU's. `mfu` is that of the
+whole: the useful operations of training and of z0 (none twice, no padding, no reference) over all seconds and the
+GPU's peak. Needs 20 GB for the model in the temporary directory (TMPDIR), and 80 GiB of the GPU.
 """
 
 import argparse
@@ -174,6 +181,7 @@ SMALL = Shape(save_random, vocabulary=32_768, scale=0.4, samples=32, epochs=3, b
 QUICK = replace(SMALL, samples=16, epochs=1)
 FULL = Shape(save_smollm, vocabulary=49_152, scale=1.0, samples=8, epochs=3, batch=8)
 GPU = Shape(save_8b, vocabulary=151_936, scale=1.0, samples=48, epochs=3, batch=16, gpu=True)
+SHAPES = {"quick": QUICK, "full": FULL, "gpu": GPU}
 
 
 def measure(home, names, shape, *, turns):
@@ -191,17 +199,21 @@ def measure(home, names, shape, *, turns):
                 sys.exit(f"{name} failed:\n{done.stderr[-3000:]}")
             found[name].append(json.loads(done.stdout.splitlines()[-1]))
             print(f"    turn {turn + 1}, {name}: {found[name][-1]['seconds']:.1f} s", file=sys.stderr)
+    if not found["ours"]:
+        sys.exit("ours does not fit the GPU; there is nothing to compare with")
     return {name: runs for name, runs in found.items() if runs}
 
 
-def mfu_of(seconds, *, flops):
-    """Model FLOPs utilisation of each side's whole training, where the GPU's peak is known."""
+def mfu_of(found, seconds):
+    """Model FLOPs utilisation of each side's training, where the GPU's peak is known. TRL does what `ours` does."""
     import torch
 
     from mralign.training.figures import mfu
 
-    found = {n: mfu(flops, seconds=s, workers=1, device=torch.cuda.get_device_name()) for n, s in seconds.items()}
-    return {} if None in found.values() else found
+    flops = {name: runs[0].get("flops", found["ours"][0]["flops"]) for name, runs in found.items()}
+    device = torch.cuda.get_device_name()
+    shares = {name: mfu(flops[name], seconds=s, workers=1, device=device) for name, s in seconds.items()}
+    return {} if None in shares.values() else shares
 
 
 def report(found, shape, *, tokens):
@@ -210,7 +222,7 @@ def report(found, shape, *, tokens):
     peaks = {name: statistics.median(one["peak_mib"] for one in runs) for name, runs in found.items()}
     own = {n: statistics.median(one["peak_mib"] - one["loaded_mib"] for one in runs) for n, runs in found.items()}
     columns = {"side": 26, "seconds": 8, "samples/s": 10, "tokens/s": 9, "peak MiB": 9, "own MiB": 8, "over ours": 10}
-    shares = mfu_of(medians, flops=found["ours"][0]["flops"]) if shape.gpu and "ours" in found else {}
+    shares = mfu_of(found, medians) if shape.gpu else {}
     columns |= {"mfu": 6} if shares else {}
     print(" ".join(f"{name:>{width}}" for name, width in columns.items()))
     for name, seconds in medians.items():
@@ -249,14 +261,15 @@ def report(found, shape, *, tokens):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--causes", action="store_true")
-    parser.add_argument("--full", action="store_true")
-    parser.add_argument("--gpu", action="store_true")
-    parser.add_argument("--samples", type=int)
-    parser.add_argument("--vocabulary", type=int)
-    parser.add_argument("--turns", type=int, default=1)
-    parser.add_argument("--only", nargs="*")
+    size = parser.add_mutually_exclusive_group()
+    for name, shape in SHAPES.items():
+        size.add_argument(f"--{name}", action="store_const", const=shape, dest="shape", help=f"{shape.samples} samples")
+    parser.set_defaults(shape=SMALL)
+    parser.add_argument("--causes", action="store_true", help="one cause of the gain taken away at a time")
+    parser.add_argument("--samples", type=int, help="a multiple of the batch")
+    parser.add_argument("--vocabulary", type=int, help="words; not with --full")
+    parser.add_argument("--turns", type=int, default=1, help="how often each side trains")
+    parser.add_argument("--only", nargs="*", help="these sides; `ours` is among them in any case")
     parser.add_argument("--side", help=argparse.SUPPRESS)
     parser.add_argument("--home", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--given", type=json.loads, help=argparse.SUPPRESS)
@@ -264,13 +277,15 @@ def main():
     if args.side:
         print(json.dumps(side(args.side, args.home, **args.given)))
         return
-    shape = QUICK if args.quick else FULL if args.full else GPU if args.gpu else SMALL
+    shape = args.shape
     changes = {"samples": args.samples, "vocabulary": args.vocabulary}
     shape = replace(shape, **{name: value for name, value in changes.items() if value})
+    if shape.samples % shape.batch:
+        parser.error(f"--samples must be a multiple of {shape.batch}: TRL and we differ in what is left over")
     best = ["trl_liger_precomputed"] if shape.gpu else []
     causes = WITHOUT_ON_GPU if shape.gpu else {**dict.fromkeys(n for n in TRL if "liger" not in n), **WITHOUT}
     names = ["trl", "trl_precomputed", *best, *OURS, *(causes if args.causes else [])]
-    names = args.only or list(dict.fromkeys(names))
+    names = list(dict.fromkeys([*args.only, "ours"] if args.only else names))
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="mralign-bench-") as directory:
         home = Path(directory)

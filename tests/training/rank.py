@@ -97,4 +97,5 @@ if __name__ == "__main__":
     world = World(rank=int(os.environ["RANK"]), size=int(os.environ["WORLD_SIZE"]))
     for name, changes in variants.items():
         run(name, model=model, home=home, changes=changes, world=world)
-    (home / "compiler").write_text(str("torch._inductor.compile_fx" in sys.modules))
+    if world.rank == 0:
+        (home / "compiler").write_text(str("torch._inductor.compile_fx" in sys.modules))

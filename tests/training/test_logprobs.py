@@ -47,14 +47,25 @@ def test_varlen_attention_of_packed_sequences_equals_padded_sdpa(task):
         torch.testing.assert_close(packed_value, padded_value, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("given", [{"softcap": 30.0}, {"sliding_window": 3}, {"s_aux": torch.zeros(4)}])
-def test_varlen_attention_says_what_it_cannot_do(given):
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"softcap": 30.0}, r"a soft cap \(30\.0\), which"),
+        ({"sliding_window": 3}, "a window of 3 tokens for 5"),
+        ({"s_aux": torch.zeros(4)}, "sinks"),
+        ({"position_bias": torch.zeros(1)}, "a bias by position"),
+        ({"is_causal": False}, "later tokens"),
+    ],
+)
+def test_varlen_attention_says_what_it_cannot_do(given, message):
     query, key = torch.zeros(1, 4, 9, 8), torch.zeros(1, 2, 9, 8)
     ends = {"cu_seq_lens_q": torch.tensor([0, 5, 9], dtype=torch.int32), "max_length_q": 5}
     out, _ = varlen_attention(None, query, key, key, None, **ends, sliding_window=5)
     assert out.shape == (1, 9, 4, 8)
-    with pytest.raises(NotImplementedError, match="sdpa, or flash_attention_2"):
+    with pytest.raises(NotImplementedError, match=message):
         varlen_attention(None, query, key, key, None, **ends, **given)
+    with pytest.raises(NotImplementedError, match="a mask"):
+        varlen_attention(None, query, key, key, torch.zeros(1), **ends)
     with pytest.raises(ValueError, match="packed sequences only"):
         varlen_attention(None, query, key, key, None)
 

@@ -63,6 +63,11 @@ def alone(homes, tiny_model):
     return run_ranks(homes["alone"], tiny_model, ALONE)
 
 
+def test_no_worker_loads_a_compiler_that_nobody_uses(alone, homes):
+    """It would take every worker over a second."""
+    assert (homes["alone"] / "compiler").read_text() == "False"
+
+
 @pytest.fixture(scope="module")
 def together(homes, tiny_model):
     return run_ranks(homes["together"], tiny_model, TOGETHER, ranks=2)

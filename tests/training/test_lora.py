@@ -1,11 +1,14 @@
+from functools import partial
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from peft.tuners.lora import Linear
 from tiny_policy import settings
 from torch import nn
 
 from mralign.training.lora import fuse_lora
-from mralign.training.policy import load_model
+from mralign.training.policy import build_policy, load_model
 
 
 def adapted(*, bias=False, **changes):
@@ -49,7 +52,30 @@ def test_a_disabled_and_a_merged_adapter_are_pefts_business():
         assert torch.equal(policy(x), base)
     fused = policy(x)
     assert not torch.allclose(fused, base)
+    policy.merge_adapter()
+    torch.testing.assert_close(policy(x), fused)  # added once
+    policy.unmerge_adapter()
+    policy.add_adapter("second", policy.peft_config["default"])
+    policy.base_model.set_adapter(["default", "second"])  # the second one is zero
+    torch.testing.assert_close(policy(x), fused)
     torch.testing.assert_close(policy.merge_and_unload()(x), fused)
+
+
+def test_an_output_may_be_changed_in_place_and_an_input_may_be_empty():
+    policy = adapted()
+    fuse_lora(policy)
+    layer = policy.base_model.model[0]
+    wanted = 2 * layer(torch.ones(4, 6).double())
+    assert torch.equal(layer(torch.ones(4, 6).double()).mul_(2), wanted)
+    assert layer(torch.ones(2, 0, 6).double()).shape == (2, 0, 8)
+
+
+@pytest.mark.parametrize(("stage", "fused"), [(2, True), (3, False)])
+def test_a_policy_has_them_unless_zero_3_gathers_weights_layer_by_layer(task, stage, fused):
+    policy = build_policy(task.model, settings(zero_stage=stage), seed=0)
+    layers = [module for module in policy.modules() if type(module) is Linear]
+    assert len(layers) == 2 * 7
+    assert all(isinstance(layer.forward, partial) == fused for layer in layers)
 
 
 @pytest.mark.parametrize("changes", [{"use_dora": True}, {"lora_dropout": 0.1}, {"lora_bias": True}])

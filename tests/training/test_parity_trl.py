@@ -17,6 +17,7 @@ from mralign.training.examples import example_row
 from mralign.training.index import index_rows, write_index
 from mralign.training.logprobs import TokenLogProbs
 from mralign.training.loop import batch_z0, micro_loss
+from mralign.training.lora import fuse_lora
 from mralign.training.policy import load_model
 from mralign.training.sources import Sources
 
@@ -109,6 +110,7 @@ def test_loss_z0_and_gradients_equal_trls(task, tokenizer, tmp_path):
     loss.backward()
 
     ours = get_peft_model(load_model(task.model, task.settings), LORA)
+    assert fuse_lora(ours) == 14
     move(ours)
     policy = TokenLogProbs(ours)
     z0 = batch_z0(policy, task, 0, world=World(), previous=None) if task.objective.pairs else 0.0
