@@ -63,9 +63,8 @@ class _LoraLinear(torch.autograd.Function):
         out_NO = nn.functional.linear(x_NI, weight_OI, bias_O).addmm_(low_NR, b_OR.T, alpha=scale)
         ctx.save_for_backward(x_NI, weight_OI, a_RI, b_OR, low_NR)
         ctx.scale, ctx.shape = scale, x.shape
-        return torch.ops.aten._unsafe_view(
-            out_NO, [*x.shape[:-1], len(weight_OI)]
-        )  # else nobody may change it in place
+        # an ordinary view would forbid whoever comes next to change it in place
+        return torch.ops.aten._unsafe_view(out_NO, [*x.shape[:-1], len(weight_OI)])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:

@@ -145,7 +145,7 @@ def _score(missing: Sequence[Block], *, sources: Sources, shelf: StageDir) -> It
     if not missing:
         return
     settings = sources.settings
-    place: dict[str, Any] = {"num_gpus": 1} if settings.gpu else {"num_cpus": 1}  # Ray Data warns of both
+    place: dict[str, Any] = {"num_gpus": 1} if settings.gpu else {"num_cpus": 1}  # both at once: Ray Data warns
     rows = [asdict(block) for block in missing]
     dataset = ray.data.from_items(rows, override_num_blocks=min(len(rows), 1000)).map_batches(
         ReferenceScorer,
@@ -318,9 +318,8 @@ def _check(config: RunConfig) -> None:
     from importlib.util import find_spec
 
     training = config.training
-    wanted: dict[str, str] = {
-        f"trackers=[{name}]": name for name in training.trackers
-    }  # a setting, and the package that it needs
+    # by setting the package that it needs
+    wanted: dict[str, str] = {f"trackers=[{name}]": name for name in training.trackers}
     wanted |= {"tuning=qlora": "bitsandbytes"} if training.tuning == "qlora" else {}
     wanted |= {"kernels=liger": "liger-kernel"} if training.kernels == "liger" else {}
     modules = {"tensorboard": "tensorboardX", "liger-kernel": "liger_kernel"}

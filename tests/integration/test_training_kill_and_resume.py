@@ -6,19 +6,15 @@ import re
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from align_process import environment, finish, kill, members, wait_for
 from safetensors.numpy import load_file
-from tiny_policy import VOCABULARY, save_model
-from tokenizers import Tokenizer, models
-from transformers import PreTrainedTokenizerFast
+from training_runs import PROGRAM, history, save_model_with_tokenizer
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.long]
 
-PROGRAM = Path(__file__).with_name("training_process.py")
 RUNS = {"zero_2": {"zero_stage": 2, "workers": 1}, "zero_3": {"zero_stage": 3, "workers": 2}}
 BROKEN = {"broken": {"workers": 2, "learning_rate": 1e30}}
 AGAIN = {f"{name}_undisturbed": training for name, training in RUNS.items()}
@@ -26,12 +22,7 @@ AGAIN = {f"{name}_undisturbed": training for name, training in RUNS.items()}
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """The tiny model with a tokenizer, which the exported model gets as well."""
-    directory = tmp_path_factory.mktemp("model")
-    save_model(directory)
-    words = Tokenizer(models.WordLevel({f"t{n}": n for n in range(VOCABULARY)}, unk_token="t0"))
-    PreTrainedTokenizerFast(tokenizer_object=words).save_pretrained(directory)
-    return str(directory)
+    return save_model_with_tokenizer(tmp_path_factory.mktemp("model"))
 
 
 def start(home, model, *, log):
@@ -49,10 +40,6 @@ def steps(training):
     """How many steps the last checkpoint has seen."""
     metrics = training / "metrics.jsonl"
     return len(metrics.read_text().splitlines()) if metrics.exists() else 0
-
-
-def history(training):
-    return [json.loads(line) for line in (training / "metrics.jsonl").read_text().splitlines()]
 
 
 def workers(process):

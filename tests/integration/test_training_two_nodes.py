@@ -1,6 +1,7 @@
 """Ray Train over two nodes with one CPU each, so one worker on each: the training of two workers on one node."""
 
 import json
+import logging
 import shutil
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from align_process import environment
 from safetensors.numpy import load_file
-from test_training_kill_and_resume import PROGRAM, history, model  # noqa: F401
+from training_runs import PROGRAM, history, save_model_with_tokenizer
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.long]
 
@@ -44,9 +45,22 @@ def two_nodes():
     shutil.rmtree(directory, ignore_errors=True)
 
 
-def test_two_nodes_train_what_one_node_trains(tmp_path, model, two_nodes):  # noqa: F811
+def nodes_of_workers(address):
+    """The nodes on which Ray Train's workers have run."""
+    import ray
+
+    ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+    actors = ray._private.state.actors().values()
+    found = {actor["Address"]["NodeID"] for actor in actors if "RayTrainWorker" in actor["ActorClassName"]}
+    ray.shutdown()
+    return found
+
+
+def test_two_nodes_train_what_one_node_trains(tmp_path, two_nodes):
+    model = save_model_with_tokenizer(tmp_path / "model")
     alone = run(tmp_path / "alone", model)
     spread = run(tmp_path / "spread", model, RAY_ADDRESS=two_nodes)
+    assert len(nodes_of_workers(two_nodes)) == 2
     for row, wanted in zip(history(spread), history(alone), strict=True):
         assert row["loss"] == pytest.approx(wanted["loss"], rel=1e-6)
     found, expected = (load_file(place / "adapter" / "adapter_model.safetensors") for place in (spread, alone))
