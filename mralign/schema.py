@@ -18,6 +18,7 @@ QUESTIONS = pa.schema(
         "split": pa.string(),  # train | dev | test
         "question": pa.string(),
         "answers": pa.list_(pa.string()),  # gold aliases
+        "choices": pa.list_(pa.string()),  # of a multiple-choice question, lettered from A in this order; else null
         "extra": pa.string(),  # JSON of the source's other fields
     }
 )

@@ -7,6 +7,7 @@ a wrong configuration ends a run before any engine starts.
 
 from mralign.config.data import Candidates, ImportFields, Questions, Rollouts, Source
 from mralign.config.evaluation import Evaluation, LongFact, Retrieval, Search, SelfRefine
+from mralign.config.formats import CODED_FORMATS, FORMATS, NAMED_FORMATS, PLAIN_FORMATS
 from mralign.config.labels import Annotation, Annotator, Discovery, Embedding
 from mralign.config.learning import Examples, Lora, Training, Transitions, Weights
 from mralign.config.loading import load, parse, resolve_path, to_yaml
@@ -15,6 +16,10 @@ from mralign.config.run import Run, RunConfig
 from mralign.config.section import Section
 
 __all__ = [
+    "CODED_FORMATS",
+    "FORMATS",
+    "NAMED_FORMATS",
+    "PLAIN_FORMATS",
     "Annotation",
     "Annotator",
     "Candidates",

@@ -2,24 +2,88 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import codecs
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from mralign.config.formats import FORMATS
 from mralign.config.models import Decoding
 from mralign.config.section import Section
 
 
 class Source(Section):
-    """One data set of questions, its format, and the names of its fields."""
+    """One data set of questions: its format, how its file is laid out, and the names of its fields.
+
+    What is left at its default does not show in fingerprints.
+    """
 
     name: str
     path: str = Field(description="Local path, pyarrow or fsspec URL, or hub://OWNER/NAME?split=...&config=...")
-    format: Literal["auto", "plain", "nq_open", "sciq", "simpleqa", "truthfulqa", "longfact"] = Field(
-        "auto", description="auto: plain (JSONL, JSON, CSV, Parquet by suffix) with the field map."
+    format: str = Field(
+        "auto",
+        description="auto or plain: records with the field map. A name of mralign/config/formats.py: a published data "
+        "set, as it was published or as rows of the hub.",
     )
-    fields: dict[str, str] = Field(
-        default_factory=dict, description="Our names -> the file's; left out: id, question, answers -> `answer`."
+    fields: dict[str, str | tuple[str, ...]] = Field(
+        default_factory=dict,
+        description="Our names -> the file's; ours are id, question, answers (left out: `answer`) and choices. A name "
+        "may lead into an object (answer.aliases) or a list (output[].answer, output[0].answer), and * stands for any "
+        "characters (answer_*). Of several names, the first that is there is the id or the question, and all that are "
+        "there hold answers or choices.",
+    )
+    file: Literal["auto", "jsonl", "json", "csv", "tsv", "parquet"] = Field(
+        "auto",
+        description="What the file is; auto goes by its suffix, behind which .gz, .bz2, .xz or .zst may stand.",
+        exclude_if=lambda file: file == "auto",
+    )
+    records: str = Field(
+        "",
+        description="JSON that is one object: where its list of records lies, e.g. Data, or data[].paragraphs[].qas.",
+        exclude_if=lambda records: records == "",
+    )
+    columns: tuple[str, ...] = Field(
+        (), description="CSV without a header: the names of its columns.", exclude_if=lambda columns: not columns
+    )
+    delimiter: str | None = Field(
+        None,
+        min_length=1,
+        max_length=1,
+        description="What separates the cells of a CSV file; null: a comma, and a tab in .tsv.",
+        exclude_if=lambda delimiter: delimiter is None,
+    )
+    quotes: bool = Field(
+        True,
+        description='CSV: a cell may stand in double quotes; false takes " as any other character.',
+        exclude_if=lambda quotes: quotes,
+    )
+    skip_lines: Literal["auto"] | Annotated[int, Field(ge=0)] = Field(
+        0,
+        description="Lines that stand before the header or the first record; auto (CSV): up to the row that names the "
+        "question's column.",
+        exclude_if=lambda lines: lines == 0,
+    )
+    encoding: str = Field(
+        "utf-8",
+        description="Of a text file, by Python's names; one that begins with a byte order mark needs none.",
+        exclude_if=lambda encoding: encoding == "utf-8",
+    )
+    lists: bool = Field(
+        True,
+        description="Read a list that is written into a text (['a', 'b']) as a list of answers; false keeps the text.",
+        exclude_if=lambda lists: lists,
+    )
+    answer_is: Literal["auto", "letter", "text", "index", "number"] = Field(
+        "auto",
+        description="How the answer names one of `choices`: its letter, its text, its index from 0, its number from 1. "
+        "auto finds out, and puts a question aside where two of these name different choices.",
+        exclude_if=lambda answer_is: answer_is == "auto",
+    )
+    shuffle_choices: bool = Field(
+        False,
+        description="Bring the choices into an order that follows from the question's id. Where the answer's own field "
+        "is one of the choices, its place would give it away, and they are shuffled in any case.",
+        exclude_if=lambda shuffle: not shuffle,
     )
     skip: int = Field(
         0,
@@ -34,6 +98,20 @@ class Source(Section):
         description="Of those, so many from all over the source: by a hash of their numbers, always the same ones.",
         exclude_if=lambda sample: sample is None,
     )
+
+    @model_validator(mode="after")
+    def _known(self) -> Source:
+        if self.format not in FORMATS:
+            raise ValueError(
+                f"format {self.format!r} is not known; allowed are {', '.join(FORMATS)}; choose one of them"
+            )
+        try:
+            codecs.lookup(self.encoding)
+        except LookupError:
+            raise ValueError(
+                f"encoding {self.encoding!r} is not known; give a name of Python's codecs, e.g. utf-8, gb18030, cp1252"
+            ) from None
+        return self
 
 
 class Questions(Section):

@@ -1,9 +1,10 @@
 """What a record of a plain file or of a published data set says: its question, its gold answers, everything else.
 
 Enters: the path of a source and, one by one, the parsed records of it. Leaves: `Draft`s, or a MalformedError that
-says why a record is none. Plain records are read by a field map; the published formats (NQ-Open, SciQ, SimpleQA,
-TruthfulQA, LongFact) have a fixed one, and quirks that stand beside the code that handles them. Gold answers keep
-their text but for white space at the edges; `matching.normalize` sees through the rest.
+says why a record is none. Plain records are read by a field map, and so are the data sets of config/formats.py; five
+published formats (NQ-Open, SciQ, SimpleQA, TruthfulQA, LongFact) have a fixed one, and quirks that stand beside the
+code that handles them. Gold answers keep their text but for white space at the edges; `matching.normalize` sees
+through the rest.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import json
 import re
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import PurePosixPath
@@ -22,55 +23,109 @@ from typing import Any
 
 from pyarrow import fs
 
-from mralign.questions.records import READERS, MalformedError, Record, parse_array, read_bytes, read_jsonl, read_records
+from mralign.config import NAMED_FORMATS, Source
+from mralign.questions.literals import parse_literal
+from mralign.questions.plain import FIELDS, Draft, FieldMap, question_of, read_plain
+from mralign.questions.records import (
+    READERS,
+    Layout,
+    MalformedError,
+    Record,
+    parse_document,
+    read_bytes,
+    read_jsonl,
+    read_records,
+)
 from mralign.store import open_filesystem
 
-FIELDS = ("id", "question", "answers")
 _MEMBERS = {"train": "train.json", "dev": "valid.json", "test": "test.json"}
 _LONGFACT_NAME = re.compile(r"(?:longfact-)?(?P<kind>concepts|objects)_(?P<topic>.+)\.jsonl")
+_LAYOUT = ("file", "records", "columns", "delimiter", "quotes", "skip_lines", "encoding")
+_MEANING = ("lists", "answer_is", "shuffle_choices")
 _SEPARATOR = re.compile(r";(?:\s+|$)")  # "; " or a stray ";" at the end; "a;b" is one answer
 
 
 @dataclass(frozen=True)
-class Draft:
-    """What a record says. `own_id`: the id it carries, if any; `extra`: its other fields."""
-
-    question: str
-    answers: list[str]
-    extra: dict[str, Any]
-    own_id: str | None = None
-
-
-@dataclass(frozen=True)
 class Format:
-    """How a source is read: its suffixes, its records (from path and split), and what a record says."""
+    """How a source is read: its suffixes, its records (from path and split), and what a record says.
+
+    `names`: the names of our fields in a record, as far as there is a map.
+    """
 
     suffixes: tuple[str, ...]
     draft: Callable[[dict], Draft]
     records: Callable[[str, str], Iterator[Record]] = lambda path, split: read_records(path)
+    names: FieldMap | None = None
 
 
-def choose(format: str, *, fields: Mapping[str, str]) -> Format:
-    """The format of that name; `fields` renames our id, question and answers in a plain one.
+def choose(source: Source) -> Format:
+    """How `source` is read.
 
-    Raises ValueError for an unknown format or field, and for `fields` with a published format, whose names are fixed.
+    Raises ValueError for an unknown format or field, and for settings of a file with one of the published formats whose
+    layout is fixed.
     """
-    if format in ("auto", "plain"):
-        unknown = sorted(set(fields) - set(FIELDS))
-        if unknown:
-            raise ValueError(
-                f"unknown field names {unknown}; allowed are {list(FIELDS)}; all others are kept in `extra`"
-            )
-        return Format(tuple(READERS), partial(_plain, names={ours: fields.get(ours, ours) for ours in FIELDS}))
-    if format not in PUBLISHED:
-        allowed = ", ".join(["auto", "plain", *PUBLISHED])
-        raise ValueError(f"format {format!r} is not known; allowed are {allowed}; choose one of them")
-    if fields:
+    if source.format in PUBLISHED:
+        _check_fixed(source)
+        return PUBLISHED[source.format]
+    settings = _settings(source)
+    fields = settings["fields"]
+    unknown = sorted(set(fields) - set(FIELDS))
+    if unknown:
+        raise ValueError(f"unknown field names {unknown}; allowed are {list(FIELDS)}; all others are kept in `extra`")
+    names = FieldMap(
+        **{ours: _several(theirs) for ours, theirs in fields.items()},
+        lists=source.lists,
+        answer_is=source.answer_is,
+        shuffle_choices=source.shuffle_choices,
+    )
+    skip = settings["skip_lines"]
+    layout = Layout(
+        file=settings["file"],
+        records=settings["records"],
+        columns=tuple(settings["columns"]),
+        delimiter=settings["delimiter"],
+        quotes=settings["quotes"],
+        skip_lines=0 if skip == "auto" else skip,
+        encoding=settings["encoding"],
+        header=names.question if skip == "auto" else (),
+    )
+    return Format(tuple(READERS), partial(read_plain, fields=names), partial(_laid_out, layout=layout), names)
+
+
+def _settings(source: Source) -> dict[str, Any]:
+    """The settings of the layout and the field map of a source; what it leaves at the default is its format's."""
+    defaults = NAMED_FORMATS.get(source.format, {})
+    found = {name: getattr(source, name) for name in _LAYOUT}
+    for name in _LAYOUT:
+        if name in defaults and not _is_given(source, name):
+            found[name] = defaults[name]
+    return {**found, "fields": {**defaults.get("fields", {}), **source.fields}}
+
+
+def _several(names: Any) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def _laid_out(path: str, split: str, *, layout: Layout) -> Iterator[Record]:
+    return read_records(path, layout)
+
+
+def _check_fixed(source: Source) -> None:
+    if source.fields:
         raise ValueError(
-            f"format {format!r} has its own field names, given fields {dict(fields)}; leave `fields` out, or read the "
-            f"file as format 'plain'"
+            f"format {source.format!r} has its own field names, given fields {dict(source.fields)}; leave `fields` "
+            f"out, or read the file as format 'plain'"
         )
-    return PUBLISHED[format]
+    given = [name for name in (*_LAYOUT, *_MEANING) if _is_given(source, name)]
+    if given:
+        raise ValueError(
+            f"format {source.format!r} is fixed, given {', '.join(given)}; leave out what is given, or read the file "
+            f"as format 'plain' with `fields`"
+        )
+
+
+def _is_given(source: Source, name: str) -> bool:
+    return bool(getattr(source, name) != Source.model_fields[name].default)
 
 
 def longfact_files(path: str) -> tuple[fs.FileSystem, list[str]]:
@@ -97,19 +152,12 @@ def _hidden(path: str) -> bool:
     return any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(path).parts)
 
 
-def _plain(value: dict, *, names: Mapping[str, str]) -> Draft:
-    own_id = _id(value.get(names["id"]), field=names["id"])
-    question = _text(value, field=names["question"])
-    answers = _aliases(value, field=names["answers"])
-    return Draft(question, answers, {k: v for k, v in value.items() if k not in names.values()}, own_id)
-
-
-_nq_open = partial(_plain, names={"id": "id", "question": "question", "answers": "answer"})
+_nq_open = partial(read_plain, fields=FieldMap(answers=("answer",)))
 
 
 def _sciq(value: dict) -> Draft:
     """`distractor1` to `3` become one list. In 14 published rows one equals the answer, and stays."""
-    draft = _plain(value, names={"id": "id", "question": "question", "answers": "correct_answer"})
+    draft = read_plain(value, FieldMap(answers=("correct_answer",)))
     numbered = sorted(key for key in draft.extra if key.startswith("distractor"))
     others = {key: item for key, item in draft.extra.items() if key not in numbered}
     return replace(draft, extra={"distractors": [draft.extra[key] for key in numbered], **others})
@@ -117,9 +165,8 @@ def _sciq(value: dict) -> Draft:
 
 def _simpleqa(value: dict) -> Draft:
     """Ids are row numbers. `metadata` is a Python dict literal, not JSON."""
-    question, answers = _text(value, field="problem"), _aliases(value, field="answer")
-    others = {key: item for key, item in value.items() if key not in ("problem", "answer")}
-    return Draft(question, answers, {**others, "metadata": _literal(value.get("metadata"))})
+    draft = read_plain(value, FieldMap(id=(), question=("problem",), answers=("answer",)))
+    return replace(draft, extra={**draft.extra, "metadata": _literal(value.get("metadata"))})
 
 
 def _literal(text: Any) -> dict:
@@ -136,7 +183,8 @@ def _literal(text: Any) -> dict:
 def _truthfulqa(value: dict) -> Draft:
     """Both CSV schemas and the hub's. Answers: the best one, then the other correct ones; names become snake_case."""
     row = {key.lower().replace(" ", "_"): item for key, item in value.items()}
-    question, correct = _text(row, field="question"), _joined(row, field="correct_answers")
+    question = question_of(row, names=("question",))
+    correct = _joined(row, field="correct_answers")
     best = _joined({"best_answer": [row.get("best_answer") or ""]}, field="best_answer")  # one text, never split
     answers = list(dict.fromkeys([*best, *correct]))
     if not answers:
@@ -150,7 +198,7 @@ def _joined(row: dict, *, field: str) -> list[str]:
     value = row.get(field)
     if value is None:
         raise MalformedError("missing_answers", f"no field {field!r}; the row has {list(row)}")
-    parts = _SEPARATOR.split(value) if isinstance(value, str) else value
+    parts = (parse_literal(value) or _SEPARATOR.split(value)) if isinstance(value, str) else value
     if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
         raise MalformedError("wrong_type", f"field {field!r} must be text or a list of texts, not {value!r:.80}")
     return [part.strip() for part in parts if part.strip()]
@@ -158,7 +206,7 @@ def _joined(row: dict, *, field: str) -> list[str]:
 
 def _longfact(value: dict) -> Draft:
     """A prompt has no gold answer. The canary stays in `extra`, so that copies of the rows still carry it."""
-    question = _text(value, field="prompt")
+    question = question_of(value, names=("prompt",))
     return Draft(question, [], {key: item for key, item in value.items() if key != "prompt"})
 
 
@@ -191,43 +239,11 @@ def _sciq_records(path: str, split: str) -> Iterator[Record]:
             data = archive.read(names[0])
     except (zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"SciQ file {path!r} is not a whole zip file ({error}); fetch it again") from error
-    return parse_array(data, path=f"{path}/{names[0]}")
-
-
-def _id(value: Any, *, field: str) -> str | None:
-    if value is None or value == "":
-        return None
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        raise MalformedError("wrong_type", f"field {field!r} must be text or an integer, not {type(value).__name__}")
-    return str(value)
-
-
-def _text(record: dict, *, field: str) -> str:
-    value = record.get(field)
-    if value is None:
-        raise MalformedError("missing_question", f"no field {field!r}; the row has {list(record)}")
-    if not isinstance(value, str):
-        raise MalformedError("wrong_type", f"field {field!r} must be text, not {type(value).__name__}")
-    if not value.strip():
-        raise MalformedError("missing_question", f"field {field!r} is blank")
-    return value.strip()
-
-
-def _aliases(record: dict, *, field: str) -> list[str]:
-    value = record.get(field)
-    if value is None:
-        raise MalformedError("missing_answers", f"no field {field!r}; the row has {list(record)}")
-    aliases = [value] if isinstance(value, str) else value
-    if not isinstance(aliases, list) or not all(isinstance(alias, str) for alias in aliases):
-        raise MalformedError("wrong_type", f"field {field!r} must be text or a list of texts, not {value!r:.80}")
-    kept = [alias.strip() for alias in aliases if alias.strip()]
-    if not kept:
-        raise MalformedError("missing_answers", f"field {field!r} holds no answer")
-    return kept
+    return parse_document(data, path=f"{path}/{names[0]}")
 
 
 PUBLISHED: dict[str, Format] = {
-    "nq_open": Format((".jsonl",), _nq_open),
+    "nq_open": Format(tuple(READERS), _nq_open),
     "sciq": Format((".zip", ".json"), _sciq, _sciq_records),
     "simpleqa": Format((".csv",), _simpleqa),
     "truthfulqa": Format((".csv",), _truthfulqa),

@@ -1,9 +1,9 @@
 """Data sets and user files as batches of questions.
 
-Enters: a file in JSONL, JSON (one array), CSV or Parquet, a published data set as it was published, on this machine,
-behind a pyarrow.fs URI or an fsspec URL, or a data set of the hub. Leaves: tables of schema QUESTIONS, one a batch, and
-the rows that could not become one, each with its reason and its raw text. Sources are streams: what is held in memory
-is one batch. METHOD.md section 1.
+Enters: a file in JSONL, JSON, CSV, TSV or Parquet, packed or not, a published data set as it was published, on this
+machine, behind a pyarrow.fs URI or an fsspec URL, or a data set of the hub. Leaves: tables of schema QUESTIONS, one a
+batch, and the rows that could not become one, each with its reason and its raw text. Sources are streams: what is held
+in memory is one batch. METHOD.md section 1.
 
 Row numbers count records from 0 (blank lines of JSONL are no records), as SimpleQA's published ids do.
 """
@@ -15,34 +15,42 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from heapq import nsmallest
 from itertools import islice
+from typing import Any
 
 import pyarrow as pa
 
+from mralign.config import Source
 from mralign.questions import hub
-from mralign.questions.formats import Draft, choose, longfact_files
-from mralign.questions.records import MalformedError, Record, is_file, suffix_of
+from mralign.questions.formats import choose, longfact_files
+from mralign.questions.plain import Draft
+from mralign.questions.records import MalformedError, Record, is_file
+from mralign.questions.streams import PACKED, split_suffix
 from mralign.rejects import Reject
 from mralign.schema import QUESTIONS
 
 SPLITS = ("train", "dev", "test")
 
 
-def check_source(path: str, *, name: str, split: str, format: str, fields: Mapping[str, str]) -> None:
+def check_source(
+    path: str, *, name: str, split: str, format: str = "auto", fields: Mapping[str, Any], **settings: Any
+) -> None:
     """Raise ValueError for what can be known before a source is read: cheap, and without asking the hub.
 
     A wrong name, split, format, field or suffix; a file or directory that is not there; LongFact as a train split.
+    `settings`: further ones of config.Source.
     """
+    source = Source(name=name, path=path, format=format, fields=dict(fields), **settings)
     if "/" in name or not name:
         raise ValueError(f"data set name {name!r} must not be empty or hold a '/': question ids are name/id; rename it")
     if split not in SPLITS:
         raise ValueError(f"split {split!r} is not known; allowed are {', '.join(SPLITS)}; choose one of them")
-    suffixes = choose(format, fields=fields).suffixes
+    suffixes = choose(source).suffixes
     if format == "longfact":
         _check_longfact(path, split=split)
     elif path.startswith(hub.SCHEME):
         hub.check(path, split=split)
     else:
-        _check_file(path, format=format, suffixes=suffixes)
+        _check_file(path, source=source, suffixes=suffixes)
 
 
 def read_batches(
@@ -51,29 +59,32 @@ def read_batches(
     name: str,
     split: str,
     format: str = "auto",
-    fields: Mapping[str, str],
+    fields: Mapping[str, Any],
     skip: int = 0,
     limit: int | None = None,
     sample: int | None = None,
     rows: int = 50_000,
+    **settings: Any,
 ) -> Iterator[tuple[pa.Table, list[Reject]]]:
     """Questions of one source, at most `rows` records a time: (schema QUESTIONS, the rejects of those records).
 
-    `path`: local path, pyarrow.fs URI or fsspec URL ending in .jsonl, .json, .csv or .parquet, what a published
-    `format` is made of, or a hub URL (see hub.py). `name`: the data set, prefix of every question_id. `split`: train |
-    dev | test. `fields`: our `id`, `question`, `answers` -> the file's names (default: the same); a published format
-    has its own. `skip`: leave out the first so many records; `limit`: then read so many; `sample`:
-    of those, keep so many whose numbers have the smallest hashes. Question and aliases lose white space at their edges;
-    blank aliases are dropped; all other fields go to `extra` as JSON; a record without an id gets its row number.
+    `path`: local path, pyarrow.fs URI or fsspec URL ending in .jsonl, .ndjson, .json, .csv, .tsv or .parquet (packed or
+    not), what a published `format` is made of, or a hub URL (see hub.py). `name`: the data set, prefix of every
+    question_id. `split`: train | dev | test. `fields`: our `id`, `question`, `answers`, `choices` -> the file's names
+    (default: the same, and no choices); a format has its own. `skip`: leave out the first so many records; `limit`:
+    then read so many; `sample`: of those, keep so many whose numbers have the smallest hashes. `settings`: further ones
+    of config.Source, on the layout of the file and the meaning of the answers. Question and answers lose white space at
+    their edges; blank answers are dropped; all other fields go to `extra` as JSON; a record without an id gets its row
+    number.
 
-    Memory: one batch, and a whole sample; but a JSON array and SciQ.zip are read whole. Repeated ids are left to
+    Memory: one batch, and a whole sample; but a JSON document and SciQ.zip are read whole. Repeated ids are left to
     find_repeats.
 
-    Reject reasons: malformed_json, malformed_csv, malformed_metadata, missing_question, missing_answers, wrong_type.
-    Raises ValueError as check_source does, for a limit, sample or rows below 1, a skip below 0, and for an unreadable
-    source.
+    Reject reasons: malformed_json, malformed_csv, malformed_metadata, missing_question, missing_answers, wrong_type,
+    answer_not_a_choice, ambiguous_answer. Raises ValueError as check_source does, for a limit, sample or rows below 1,
+    a skip below 0, and for an unreadable source.
     """
-    check_source(path, name=name, split=split, format=format, fields=fields)
+    check_source(path, name=name, split=split, format=format, fields=fields, **settings)
     if limit is not None and limit < 1:
         raise ValueError(f"limit {limit} allows no question; give a number from 1, or leave it out to read the file")
     if sample is not None and sample < 1:
@@ -82,7 +93,7 @@ def read_batches(
         raise ValueError(f"skip {skip} is below 0; give the number of records to leave out at the beginning")
     if rows < 1:
         raise ValueError(f"rows {rows}: a batch holds at least one record; give a number from 1")
-    chosen = choose(format, fields=fields)
+    chosen = choose(Source(name=name, path=path, format=format, fields=dict(fields), **settings))
     records = hub.read_records(path, split=split) if path.startswith(hub.SCHEME) else chosen.records(path, split)
     last = None if limit is None else skip + limit
     # A record keeps its number in the file.
@@ -118,19 +129,25 @@ def _question(record: Record, *, draft: Callable[[dict], Draft], number: int, na
     if not isinstance(record.value, dict):
         raise MalformedError("wrong_type", f"a record must be an object, this is a {type(record.value).__name__}")
     said = draft(record.value)
+    own_id = said.own_id or record.key or str(number)
+    choices = said.choices.shuffled(by=own_id) if said.choices and said.shuffle else said.choices
     row = {
-        "question_id": f"{name}/{said.own_id or record.key or number}",
+        "question_id": f"{name}/{own_id}",
         "question": said.question,
-        "answers": said.answers,
+        "answers": choices.golds() if choices else said.answers,
+        "choices": list(choices.texts) if choices else None,
     }
     _refuse_surrogates(row)
-    return {**row, "extra": json.dumps(said.extra, default=str)}
+    try:
+        return {**row, "extra": json.dumps(said.extra, default=str)}
+    except (RecursionError, TypeError, ValueError) as error:  # nested without end, or keys that are no texts
+        raise MalformedError("wrong_type", f"its other fields cannot be kept as JSON: {error}") from error
 
 
 def _refuse_surrogates(row: dict) -> None:
     # JSON may spell half a character (\ud83d); Arrow, like UTF-8, cannot hold it.
     try:
-        "".join([row["question_id"], row["question"], *row["answers"]]).encode()
+        "".join([row["question_id"], row["question"], *row["answers"], *(row["choices"] or [])]).encode()
     except UnicodeEncodeError as error:
         raise MalformedError("wrong_type", f"not valid Unicode: {error.reason}") from error
 
@@ -148,12 +165,17 @@ def _check_longfact(path: str, *, split: str) -> None:
     longfact_files(path)
 
 
-def _check_file(path: str, *, format: str, suffixes: tuple[str, ...]) -> None:
-    if suffix_of(path) not in suffixes:
+def _check_file(path: str, *, source: Source, suffixes: tuple[str, ...]) -> None:
+    suffix, packing = split_suffix(path)
+    allowed = f"{', '.join(suffixes)} for format {source.format!r}"
+    if source.file == "auto" and suffix not in suffixes:
         raise ValueError(
-            f"question file {path!r} has suffix {suffix_of(path)!r}; allowed are {', '.join(suffixes)} for format "
-            f"{format!r}; convert it"
+            f"question file {path!r} has suffix {suffix!r}; allowed are {allowed}, each with {', '.join(PACKED)} "
+            f"behind it if it is packed; convert it, or say with `file` what it is"
         )
+    form = suffix if source.file == "auto" else f".{source.file}"
+    if packing and form == ".parquet":
+        raise ValueError(f"question file {path!r}: a packed Parquet file cannot be read piece by piece; unpack it")
     if not is_file(path):
         raise ValueError(
             f"question file {path!r} does not exist or is no file; give a local path or a URI (s3://, gs://, file://, "

@@ -14,7 +14,7 @@ from typing import Any, cast
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mralign.config import RunConfig, Source, resolve_path
+from mralign.config import PLAIN_FORMATS, RunConfig, Source, resolve_path
 from mralign.questions.repeats import drop_repeats, find_repeats, question_keys
 from mralign.questions.sources import check_source, read_batches
 from mralign.rejects import to_table
@@ -58,17 +58,7 @@ def _read(batch: pa.Table, *, raw: StageDir) -> Iterator[pa.Table]:
     """Commit the raw parts of the sources in `batch`; yield the name of each."""
     for row in batch.to_pylist():
         source, key = Source.model_validate_json(row["source"]), f"{row['split']}-{row['number']:02d}"
-        tables = read_batches(
-            resolve_path(source.path),
-            name=source.name,
-            split=row["split"],
-            format=source.format,
-            fields=_fields(source),
-            skip=source.skip,
-            limit=source.limit,
-            sample=source.sample,
-            rows=_ROWS,
-        )
+        tables = read_batches(**_arguments(source), split=row["split"], rows=_ROWS)
         for number, (table, rejects) in enumerate(tables):
             name = part_name(f"{key}-{number:05d}")
             raw.commit(name, table, schema=QUESTIONS, rejects=to_table(rejects))
@@ -76,8 +66,12 @@ def _read(batch: pa.Table, *, raw: StageDir) -> Iterator[pa.Table]:
         raw.write_text(f"{key}.read", "")
 
 
-def _fields(source: Source) -> dict[str, str]:
-    return {"answers": "answer", **source.fields} if source.format in ("auto", "plain") else source.fields
+def _arguments(source: Source) -> dict[str, Any]:
+    """The settings of a source as arguments of read_batches; in a plain one the answers lie in `answer`."""
+    given = source.model_dump()
+    plain = source.format in PLAIN_FORMATS
+    fields = {**({"answers": "answer"} if plain else {}), **source.fields}
+    return {**given, "path": resolve_path(source.path), "fields": fields}
 
 
 def _read_all(context: Context, *, raw: StageDir) -> None:
@@ -183,9 +177,11 @@ def _funnel(context: Context) -> list[dict[str, Any]]:
 def _check(config: RunConfig) -> None:
     for split, group in sources(config).items():
         for source in group:
-            path, fields = resolve_path(source.path), _fields(source)
+            settings = _arguments(source)
+            for name in ("skip", "limit", "sample"):
+                settings.pop(name, None)
             try:
-                check_source(path, name=source.name, split=split, format=source.format, fields=fields)
+                check_source(**settings, split=split)
             except ValueError as error:
                 raise ValueError(f"questions.{split}, source {source.name!r}: {error}") from None
 

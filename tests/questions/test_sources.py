@@ -46,6 +46,7 @@ def test_jsonl_rows_become_questions(tmp_path):
             "split": "train",
             "question": "who?",
             "answers": ["14\u00a0December 1972"],
+            "choices": None,
             "extra": '{"level": {"x": 1}}',
         },
         {
@@ -54,6 +55,7 @@ def test_jsonl_rows_become_questions(tmp_path):
             "split": "train",
             "question": "when?",
             "answers": ["1690"],
+            "choices": None,
             "extra": "{}",
         },
     ]
@@ -72,8 +74,8 @@ def test_jsonl_rows_become_questions(tmp_path):
         ({"question": "q", "answers": None}, "missing_answers"),
         ({"question": "q", "answers": []}, "missing_answers"),
         ({"question": "q", "answers": ["", " "]}, "missing_answers"),
-        ({"question": "q", "answers": [1690]}, "wrong_type"),
-        ({"question": "q", "answers": 1690}, "wrong_type"),
+        ({"question": "q", "answers": [float("nan"), None]}, "missing_answers"),
+        ({"question": "q", "answers": [["a"], {"b": 1}]}, "wrong_type"),
         ({"question": "q", "answers": {"a": 1}}, "wrong_type"),
         ({"question": "q", "answers": ["a"], "id": True}, "wrong_type"),
         ({"question": "half \ud83d", "answers": ["a"]}, "wrong_type"),
