@@ -147,7 +147,11 @@ class Rollouts(Section):
     n: int = Field(3, ge=1)
     engine: Literal["vllm", "http"] = Field("vllm", description="http: the endpoint of the section `http` instead.")
     decoding: Decoding = Decoding()
-    prompt: str = Field("{question}", description="The user's message; `{question}` stands for the question.")
+    prompt: str = Field(
+        "{question}",
+        description="The user's message; `{question}` stands for the question, `{choices}` for its choices, a line "
+        "each; without that place they follow the question.",
+    )
     import_on: str | None = Field(None, description="JSONL of think-on rollouts to use in place of sampling.")
     import_off: str | None = None
     import_name: str = "imported"

@@ -117,7 +117,11 @@ class Evaluation(Section):
     trained_methods: tuple[Method, ...] = Field(("think_on",), description="How the trained model is asked.")
     draws: int = Field(1, ge=1)
     match: Literal["exact", "contains"] = "exact"
-    prompt: str = Field("{question}", description="The user's message; `{question}` stands for the question.")
+    prompt: str = Field(
+        "{question}",
+        description="The user's message; `{question}` stands for the question, `{choices}` for its choices, a line "
+        "each; without that place they follow the question.",
+    )
     prompts: dict[str, str] = Field(
         default_factory=dict, description="Benchmark -> its own message in place of `prompt`, e.g. for long answers."
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -12,6 +13,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from mralign.config.run import RunConfig
+
+log = logging.getLogger("mralign")
 
 
 def load(preset: str, *, overrides: Sequence[str] = (), presets_dir: Path | None = None) -> RunConfig:
@@ -23,7 +26,26 @@ def load(preset: str, *, overrides: Sequence[str] = (), presets_dir: Path | None
     values = _read_preset(preset, presets_dir)
     for override in overrides:
         _apply(values, override)
-    return parse(values)
+    config = parse(values)
+    if not Path(preset).suffix:
+        _warn_of_foreign_test_set(config, preset=preset, overrides=overrides)
+    return config
+
+
+def _warn_of_foreign_test_set(config: RunConfig, *, preset: str, overrides: Sequence[str]) -> None:
+    """Warn if the training questions are the user's and those of the evaluation are still the preset's own."""
+    given = [override.partition("=")[0].strip() for override in overrides]
+    split = config.evaluation.split
+    trains = any(name in ("questions.train", "rollouts.import_on") for name in given)
+    kept = [source.name for source in getattr(config.questions, split)]
+    if trains and kept and f"questions.{split}" not in given:
+        log.warning(
+            "the training questions are yours, but the evaluation asks those of preset %s: %s; give questions.%s too, "
+            "or questions.test=[] questions.dev=[] to evaluate nothing",
+            preset,
+            ", ".join(kept),
+            split,
+        )
 
 
 def parse(values: Mapping[str, Any]) -> RunConfig:

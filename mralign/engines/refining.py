@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mralign.engines.asked import user_message
+
 _TURN = re.compile(r"/(?:feedback|revise)-(\d+)$")
 _PLACE = re.compile(r"\{(question|answer|feedback)\}")
 _KEPT = ("question_id", "dataset", "question", "answers", "draw")
@@ -75,7 +77,7 @@ def _request(
     if name == "revise":
         if feedback is None or feedback["invalid"] is not None:
             return None
-        asked = prompt_of(answer["dataset"]).replace("{question}", answer["question"])
+        asked = user_message(prompt_of(answer["dataset"]), question=answer["question"])  # it holds its choices
         values |= {"feedback": feedback["answer"], "question": asked}
     template = texts.feedback if name == "feedback" else texts.revise
     return {

@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from mralign.config import Decoding, Engine, Http, Model, RunConfig, resolve_path
 from mralign.engines.adapter import check_adapter
+from mralign.engines.asked import user_message, with_choices
 from mralign.engines.chat import (
     MODES,
     Prompt,
@@ -31,12 +32,17 @@ from mralign.engines.families import Family, find_family
 from mralign.engines.refining import Refinement, requests_of_turn, thinking_mode
 from mralign.engines.thinking import split_thinking
 from mralign.rejects import Reject
-from mralign.schema import GENERATIONS
+from mralign.schema import GENERATIONS, QUESTIONS
 from mralign.store import absolute
 
 REQUESTS = pa.schema(
-    [GENERATIONS.field(n) for n in ("row_id", "question_id", "dataset", "question", "answers", "mode", "draw", "seed")]
+    [
+        *map(GENERATIONS.field, ("row_id", "question_id", "dataset", "question", "answers")),
+        QUESTIONS.field("choices"),
+        *map(GENERATIONS.field, ("mode", "draw", "seed")),
+    ]
 )
+_ASKED = ("question_id", "dataset", "question", "answers", "choices")
 
 
 @dataclass(frozen=True)
@@ -64,7 +70,7 @@ class Sampling:
 def build_requests(questions: pa.Table, *, modes: Sequence[str], draws: int, seed: int) -> pa.Table:
     """One row a (question, mode, draw) of schema REQUESTS; the seed of a row depends on `seed` and its id only."""
     rows = [
-        {**{k: q[k] for k in ("question_id", "dataset", "question", "answers")}, "mode": mode, "draw": draw}
+        {**{k: q[k] for k in _ASKED}, "mode": mode, "draw": draw}
         for q in questions.to_pylist()
         for mode in modes
         for draw in range(draws)
@@ -96,13 +102,16 @@ class Renderer:
 
         Reasons: empty_question, control_characters, control_tokens, prompt_too_long.
         """
-        said = "\n".join([request["question"], request.get("inserted", "")])
+        asked = with_choices(request["question"], request.get("choices"))
+        said = "\n".join([asked, request.get("inserted", "")])
         fault = question_fault(said, special_tokens=self.special)
         if fault is not None:
             return Reject(request["row_id"], *fault, request["question"])
         name = thinking_mode(request["mode"])
-        message = request.get("message") or self.sampling.prompt_of(request["dataset"]).replace(
-            "{question}", request["question"]
+        message = request.get("message") or user_message(
+            self.sampling.prompt_of(request["dataset"]),
+            question=request["question"],
+            choices=request.get("choices"),
         )
         prompt = chat_prompt(self.tokenizer, message, mode=self.modes[name], opened=self.opened[name])
         if len(prompt.token_ids) >= self.room:
@@ -124,9 +133,10 @@ class Renderer:
     def row(
         self, request: dict[str, Any], prompt: Prompt, *, text: str, token_ids: list[int], finish_reason: str
     ) -> dict[str, Any]:
-        """A row of schema GENERATIONS."""
+        """A row of schema GENERATIONS; its question is the one asked, choices and all."""
         row = {
             **request,
+            "question": with_choices(request["question"], request.get("choices")),
             "prompt_token_ids": list(prompt.token_ids),
             "token_ids": token_ids,
             "text": text,

@@ -63,14 +63,16 @@ def content_parts(
 ) -> tuple[str, ...]:
     """Commit tables of schema QUESTIONS under names of what they ask; those names, in order.
 
-    A name covers ids, data set, questions and answers, which a response carries on, and the prompt of a data set that
-    has its own in `prompts`. Rows that differ in other fields only are asked once.
+    A name covers ids, data set, questions, answers and choices, which a response carries on, and the prompt of a data
+    set that has its own in `prompts`. Rows that differ in other fields only are asked once.
     """
     names = []
     for table in tables:
         asked = table.select(["question_id", "dataset", "question", "answers"]).to_pylist()
         own = {name: (prompts or {}).get(name) for name in pc.unique(table.column("dataset")).to_pylist()}
         asked += [own] if any(own.values()) else []
+        choices = table.column("choices").to_pylist()
+        asked += [choices] if any(choices) else []
         name = part_name(hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:24])
         out.commit(name, table, schema=QUESTIONS)
         names.append(name)

@@ -9,21 +9,24 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from mralign.config import PLAIN_FORMATS, RunConfig, Source, resolve_path
+from mralign.questions.inspection import Yield, check_yield, look
 from mralign.questions.repeats import drop_repeats, find_repeats, question_keys
 from mralign.questions.sources import check_source, read_batches
-from mralign.rejects import to_table
+from mralign.rejects import Reject, to_table
 from mralign.schema import QUESTIONS
-from mralign.stage import Context, Outcome, Stage, progress
+from mralign.stage import Context, Outcome, Stage, log, progress
 from mralign.store import StageDir, part_key, part_name
 
 SPLITS = ("train", "dev", "test")
 _ROWS = 2_000  # questions a part
+_SHOWN = 50  # rejects from which the columns of a wrong source are told
 _PARTS = 50  # parts whose keys one task reads
 _KEYS_A_BUCKET = 2_000_000  # keys that one task compares
 
@@ -144,12 +147,54 @@ def _commit(raw: StageDir, out: StageDir, names: Sequence[str], start: int, impo
 def _run(context: Context) -> Outcome:
     raw = StageDir(f"{context.out.uri}/raw", stage="questions", fingerprint=context.out.fingerprint)
     _read_all(context, raw=raw)
+    _check_read(context.config, raw=raw)
     _drop_all(context, raw=raw)
     funnel = _funnel(context)
+    _check_kept(context.config, funnel=funnel)
     _remove(context.config, raw=raw)
     kept = {split: sum(row["kept"] for row in funnel if row["split"] == split) for split in SPLITS}
     rows_in = sum(row["records"] for row in funnel)
     return Outcome(rows_in=rows_in, rows_out=sum(kept.values()), figures={**kept, "funnel": funnel})
+
+
+def _check_read(config: RunConfig, *, raw: StageDir) -> None:
+    """Raise ValueError for a source that gave no question, or more rejects than a source may have."""
+    for split, group in sources(config).items():
+        for number, source in enumerate(group):
+            parts = raw.parts(f"{split}-{number:02d}")
+            reasons = Counter(raw.read_rejects(parts, columns=["reason"]).column("reason").to_pylist())
+            rejects = [Reject(**row) for row in _first_rejects(raw, parts)]
+            with _named(split, source):
+                found = Yield(sum(map(raw.rows, parts)), dict(reasons.most_common()), rejects)
+                check_yield(source, found, limit=config.run.reject_limit, path=raw.path("rejects"))
+
+
+def _first_rejects(raw: StageDir, parts: Sequence[str]) -> list[dict[str, Any]]:
+    """Up to _SHOWN rejects of the first part that has any."""
+    for part in parts:
+        if raw.reject_rows(part):
+            return cast(list[dict[str, Any]], raw.read_rejects([part]).slice(0, _SHOWN).to_pylist())
+    return []
+
+
+def _check_kept(config: RunConfig, *, funnel: Sequence[Mapping[str, Any]]) -> None:
+    """Raise ValueError for a source of which nothing is left; warn of one that repeats others for the most part."""
+    for row in funnel:
+        lost = row["records"] - row["kept"]
+        head = f"questions.{row['split']}, source {row['dataset']!r}: {lost} of {row['records']} records are put aside"
+        if row["kept"] == 0:
+            raise ValueError(f"{head}, all of them: {row['dropped']}; leave the source out, or those that it repeats")
+        if lost > config.run.reject_limit * row["records"]:
+            log.warning("%s: %s", head, row["dropped"])
+
+
+@contextmanager
+def _named(split: str, source: Source) -> Iterator[None]:
+    """Puts the name of a source before what is wrong with it."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"questions.{split}, source {source.name!r}: {error}") from None
 
 
 def _remove(config: RunConfig, *, raw: StageDir) -> None:
@@ -177,13 +222,11 @@ def _funnel(context: Context) -> list[dict[str, Any]]:
 def _check(config: RunConfig) -> None:
     for split, group in sources(config).items():
         for source in group:
-            settings = _arguments(source)
-            for name in ("skip", "limit", "sample"):
-                settings.pop(name, None)
-            try:
+            arguments = _arguments(source)
+            settings = {name: value for name, value in arguments.items() if name not in ("skip", "limit", "sample")}
+            with _named(split, source):
                 check_source(**settings, split=split)
-            except ValueError as error:
-                raise ValueError(f"questions.{split}, source {source.name!r}: {error}") from None
+                look(source, split=split, arguments=arguments)
 
 
-QUESTIONS_STAGE = Stage(name="questions", run=_run, matters=_matters, inputs=_inputs, check=_check, version=2)
+QUESTIONS_STAGE = Stage(name="questions", run=_run, matters=_matters, inputs=_inputs, check=_check, version=3)

@@ -235,6 +235,7 @@ def test_there_is_one_request_for_each_question_mode_and_draw():
         "dataset": "d",
         "question": "qb",
         "answers": ["b"],
+        "choices": None,
         "mode": "on",
         "draw": 1,
         "seed": 0,

@@ -1,0 +1,156 @@
+"""Whether a source is what its settings say: a look at its first records, and what is to be said of a wrong one.
+
+A source or what was counted of it enters. Nothing leaves if it is sound; else a ValueError that shows the columns that
+were found and proposes a field map. A wrong name of a field rejects every record of one source, and a sum over all
+sources would hide that.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from pathlib import Path
+from typing import Any
+
+from mralign.config import Source
+from mralign.questions.fields import fetch
+from mralign.questions.formats import choose
+from mralign.questions.sources import read_batches
+from mralign.rejects import Reject
+
+_RECORDS = 100  # that are looked at before a run
+_SECONDS = 2.0  # that this may take
+_WHOLE_BYTES = 2**25  # of a file that can only be read whole
+_LONGEST_SKIP = 10_000
+_SHOWN = 40  # names of columns in a message
+_NEAR = 0.6  # likeness of a name that is proposed
+_USUAL = {
+    "question": ("question", "query", "problem", "utterance", "input", "prompt", "instruction"),
+    "answers": ("answer", "answers", "aliases", "correct answer", "target", "gold", "label", "solution", "output"),
+}
+
+
+@dataclass(frozen=True)
+class Yield:
+    """What came of a source: questions kept, rejects by reason, and some of the rejects."""
+
+    kept: int
+    reasons: Mapping[str, int]
+    examples: Sequence[Reject]
+
+    @property
+    def rejected(self) -> int:
+        return sum(self.reasons.values())
+
+
+def look(source: Source, *, split: str, arguments: Mapping[str, Any]) -> None:
+    """Raise ValueError if a local source is empty, broken at its beginning, or none of its first records is a question.
+
+    `arguments`: those of read_batches. Nothing is read of a URL, of a large file that can only be read whole, or behind
+    many skipped records; after a few seconds the look ends.
+    """
+    if not _cheap(Path(arguments["path"]), source=source):
+        return
+    first = min(source.limit or _RECORDS, _RECORDS)
+    cut = {name: value for name, value in arguments.items() if name not in ("limit", "sample")}
+    end = time.monotonic() + _SECONDS
+    rejects: list[Reject] = []
+    for table, bad in read_batches(**cut, limit=first, split=split, rows=10):
+        rejects += bad
+        if table.num_rows or time.monotonic() > end:
+            return
+    reasons = Counter(reject.reason for reject in rejects)
+    check_yield(source, Yield(0, reasons, rejects), limit=1.0)
+
+
+def _cheap(path: Path, *, source: Source) -> bool:
+    if "://" in str(path) or not path.exists() or source.skip > _LONGEST_SKIP:
+        return False
+    read_whole = source.file == "json" or bool({".json", ".zip"} & set(path.suffixes))
+    return not read_whole or path.stat().st_size <= _WHOLE_BYTES
+
+
+def check_yield(source: Source, found: Yield, *, limit: float, path: str = "") -> None:
+    """Raise ValueError for a source without records, without questions, or with too many rejects.
+
+    `limit`: the share of the records that may be rejects; `path`: where the rejects lie.
+    """
+    total = found.kept + found.rejected
+    if total == 0:
+        cut = f" behind the first {source.skip}" if source.skip else ""
+        raise ValueError(f"{source.path} holds no record{cut}; give a file with questions, or leave the source out")
+    if found.kept and found.rejected <= limit * total:
+        return
+    told = f"none of {total} records is a question"
+    if found.kept:
+        share = f"{found.rejected / total:.1%}"
+        told = f"{found.rejected} of {total} records were rejected ({share}), above run.reject_limit={limit}"
+    first = f" The first: {found.examples[0].detail}." if found.examples else ""
+    where = f" Look at {path}." if path else ""
+    advice = proposal(found.examples, source=source)
+    raise ValueError(f"{source.path}: {told}. Reasons: {dict(found.reasons)}.{first}{where} {advice}")
+
+
+def proposal(rejects: Sequence[Reject], *, source: Source) -> str:
+    """The columns of rejected records, and the settings that may read them."""
+    records = [record for record in map(_record, rejects) if record is not None]
+    if not records:
+        return "No record could be read: is the file what its suffix says (else give `file`, `encoding`)?"
+    columns = list(dict.fromkeys(str(key) for record in records for key in record))
+    found = f"Columns found: {columns[:_SHOWN]}."
+    if len(columns) == 1 and any(mark in columns[0] for mark in ";\t|"):
+        return f"{found} Give the `delimiter` of the file."
+    names = choose(source).names
+    if names is None:
+        return f"{found} Read the file as format plain, with `fields`."
+    fields: dict[str, str] = {}
+    for ours, theirs in (("question", names.question), ("answers", names.answers)):
+        if not any(_holds(record, theirs) for record in records):
+            near = _nearest(records, ours=ours)
+            fields |= {ours: near} if near else {}
+    if not fields:
+        return f"{found} Give `fields`, our names -> the file's: question, answers, id, choices."
+    said = ", ".join(f"{ours}: {theirs}" for ours, theirs in fields.items())
+    return f"{found} Try fields: {{{said}}}."
+
+
+def _record(reject: Reject) -> dict[str, Any] | None:
+    try:
+        found = json.loads(reject.raw)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _holds(record: Mapping[str, Any], names: Sequence[str]) -> bool:
+    return any(fetch(record, name) is not None for name in names)
+
+
+def _nearest(records: Sequence[Mapping[str, Any]], *, ours: str) -> str | None:
+    """The name in the records that is most like a usual name of our field."""
+    paths = {path for record in records for path in _paths(record, prefix="", depth=0)}
+    likeness = {path: _likeness(path, ours=ours) for path in paths}
+    best = max(sorted(likeness), key=lambda path: likeness[path], default=None)
+    return best if best is not None and likeness[best] >= _NEAR else None
+
+
+def _paths(record: Mapping[str, Any], *, prefix: str, depth: int) -> Iterator[str]:
+    """Dotted names of all values that are no objects; columns that end in a number become a pattern."""
+    for key, value in record.items():
+        name = f"{prefix}{key}"
+        inner = value[0] if isinstance(value, list) and value else value
+        if isinstance(inner, Mapping) and depth < 3:
+            yield from _paths(inner, prefix=f"{name}{'[]' if isinstance(value, list) else ''}.", depth=depth + 1)
+        elif value not in (None, "", []):
+            bare = name.rstrip("0123456789")
+            yield f"{bare}*" if depth == 0 and bare != name and bare.endswith(("_", " ")) else name
+
+
+def _likeness(path: str, *, ours: str) -> float:
+    last = path.rpartition(".")[2].rstrip("*").replace("_", " ").strip().lower()
+    usual = _USUAL[ours]
+    return max(SequenceMatcher(None, last, name).ratio() - 0.01 * place for place, name in enumerate(usual))
