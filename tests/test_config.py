@@ -211,3 +211,38 @@ def test_what_leaves_nothing_out_is_not_written_and_reads_back_equal(tmp_path):
         text = to_yaml(config)
         assert ("skip" in text, "datasets" in text) == (bool(more), bool(datasets))
         assert load(preset(tmp_path, text)) == config
+
+
+def test_settings_of_a_files_layout_are_written_and_read_back(tmp_path):
+    source = {"name": "a", "path": "a.txt", "file": "csv", "columns": ["q", "a1", "a2"], "skip_lines": "auto"}
+    source |= {"fields": {"question": "q", "answers": ["a1", "a2"]}, "answer_is": "number", "delimiter": ";"}
+    config = parse({"questions": {"train": [source]}})
+    assert config.questions.train[0].fields["answers"] == ("a1", "a2")
+    assert load(preset(tmp_path, to_yaml(config))) == config
+    with pytest.raises(ValueError, match="delimiter: String should have at most 1 character"):
+        parse({"questions": {"train": [{**source, "delimiter": "::"}]}})
+
+
+@pytest.mark.parametrize(
+    ("overrides", "warned"),
+    [
+        (["questions.train=[{name: mine, path: mine.jsonl}]"], True),
+        (["rollouts.import_on=a.jsonl", "rollouts.import_off=b.jsonl"], True),
+        (["questions.train=[{name: mine, path: mine.jsonl}]", "questions.test=[{name: t, path: t.jsonl}]"], False),
+        (["questions.train=[{name: mine, path: mine.jsonl}]", "questions.test=[]", "questions.dev=[]"], False),
+        (["questions.train=[{name: mine, path: mine.jsonl}]", "questions.test=[]", "evaluation.split=dev"], True),
+        (["training.epochs=1"], False),
+    ],
+)
+def test_my_questions_beside_the_test_set_of_a_preset_are_a_warning(overrides, warned, caplog):
+    with caplog.at_level("WARNING", logger="mralign"):
+        load("miniworld", overrides=overrides, presets_dir=PRESETS)
+    told = "the training questions are yours, but the evaluation asks those of preset miniworld: miniworld"
+    assert (told in caplog.text) == warned
+
+
+def test_a_preset_file_of_ones_own_has_its_own_test_set(tmp_path, caplog):
+    own = "questions:\n  train: [{name: a, path: a.jsonl}]\n  test: [{name: t, path: t.jsonl}]\n"
+    with caplog.at_level("WARNING", logger="mralign"):
+        load(preset(tmp_path, own), overrides=["questions.train=[{name: b, path: b.jsonl}]"])
+    assert caplog.text == ""

@@ -27,6 +27,7 @@ _SECONDS = 2.0  # that this may take
 _WHOLE_BYTES = 2**25  # of a file that can only be read whole
 _LONGEST_SKIP = 10_000
 _SHOWN = 40  # names of columns in a message
+_WORD = 0.8  # likeness of a name that holds a usual one as a word
 _NEAR = 0.6  # likeness of a name that is proposed
 _USUAL = {
     "question": ("question", "query", "problem", "utterance", "input", "prompt", "instruction"),
@@ -47,16 +48,16 @@ class Yield:
         return sum(self.reasons.values())
 
 
-def look(source: Source, *, split: str, arguments: Mapping[str, Any]) -> None:
+def look(source: Source, *, split: str) -> None:
     """Raise ValueError if a local source is empty, broken at its beginning, or none of its first records is a question.
 
-    `arguments`: those of read_batches. Nothing is read of a URL, of a large file that can only be read whole, or behind
-    many skipped records; after a few seconds the look ends.
+    Nothing is read of a URL, of a large file that can only be read whole, or behind many skipped records; after a few
+    seconds the look ends.
     """
-    if not _cheap(Path(arguments["path"]), source=source):
+    if not _cheap(Path(source.path), source=source):
         return
     first = min(source.limit or _RECORDS, _RECORDS)
-    cut = {name: value for name, value in arguments.items() if name not in ("limit", "sample")}
+    cut = source.model_dump(exclude={"limit", "sample"})
     end = time.monotonic() + _SECONDS
     rejects: list[Reject] = []
     for table, bad in read_batches(**cut, limit=first, split=split, rows=10):
@@ -152,5 +153,10 @@ def _paths(record: Mapping[str, Any], *, prefix: str, depth: int) -> Iterator[st
 
 def _likeness(path: str, *, ours: str) -> float:
     last = path.rpartition(".")[2].rstrip("*").replace("_", " ").strip().lower()
-    usual = _USUAL[ours]
-    return max(SequenceMatcher(None, last, name).ratio() - 0.01 * place for place, name in enumerate(usual))
+    words = last.split()
+    found = 0.0
+    for place, name in enumerate(_USUAL[ours]):
+        ratio = SequenceMatcher(None, last, name).ratio()
+        whole_word = _WORD if name in words else 0.0
+        found = max(found, max(ratio, whole_word) - 0.01 * place)
+    return found

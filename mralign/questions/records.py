@@ -101,8 +101,8 @@ def read_jsonl(filesystem: fs.FileSystem, inner: str, path: str, layout: Layout 
     layout = layout or Layout()
     number = 0
     with open_bytes(filesystem, inner, path=path) as stream:
-        encoding = encoding_of(stream.peek(4)[:4], default=layout.encoding)
         try:
+            encoding = encoding_of(stream.peek(4)[:4], default=layout.encoding)
             for number, line in enumerate(_lines(stream, encoding=encoding), 1):
                 if number > layout.skip_lines and line.strip():
                     yield _json_record(line, number=number)

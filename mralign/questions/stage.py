@@ -61,7 +61,7 @@ def _read(batch: pa.Table, *, raw: StageDir) -> Iterator[pa.Table]:
     """Commit the raw parts of the sources in `batch`; yield the name of each."""
     for row in batch.to_pylist():
         source, key = Source.model_validate_json(row["source"]), f"{row['split']}-{row['number']:02d}"
-        tables = read_batches(**_arguments(source), split=row["split"], rows=_ROWS)
+        tables = read_batches(**resolved(source).model_dump(), split=row["split"], rows=_ROWS)
         for number, (table, rejects) in enumerate(tables):
             name = part_name(f"{key}-{number:05d}")
             raw.commit(name, table, schema=QUESTIONS, rejects=to_table(rejects))
@@ -69,12 +69,11 @@ def _read(batch: pa.Table, *, raw: StageDir) -> Iterator[pa.Table]:
         raw.write_text(f"{key}.read", "")
 
 
-def _arguments(source: Source) -> dict[str, Any]:
-    """The settings of a source as arguments of read_batches; in a plain one the answers lie in `answer`."""
-    given = source.model_dump()
+def resolved(source: Source) -> Source:
+    """The source with the path of its file; in a plain one the answers lie in `answer`."""
     plain = source.format in PLAIN_FORMATS
     fields = {**({"answers": "answer"} if plain else {}), **source.fields}
-    return {**given, "path": resolve_path(source.path), "fields": fields}
+    return source.model_copy(update={"path": resolve_path(source.path), "fields": fields})
 
 
 def _read_all(context: Context, *, raw: StageDir) -> None:
@@ -166,7 +165,7 @@ def _check_read(config: RunConfig, *, raw: StageDir) -> None:
             rejects = [Reject(**row) for row in _first_rejects(raw, parts)]
             with _named(split, source):
                 found = Yield(sum(map(raw.rows, parts)), dict(reasons.most_common()), rejects)
-                check_yield(source, found, limit=config.run.reject_limit, path=raw.path("rejects"))
+                check_yield(resolved(source), found, limit=config.run.reject_limit, path=raw.path("rejects"))
 
 
 def _first_rejects(raw: StageDir, parts: Sequence[str]) -> list[dict[str, Any]]:
@@ -222,11 +221,10 @@ def _funnel(context: Context) -> list[dict[str, Any]]:
 def _check(config: RunConfig) -> None:
     for split, group in sources(config).items():
         for source in group:
-            arguments = _arguments(source)
-            settings = {name: value for name, value in arguments.items() if name not in ("skip", "limit", "sample")}
             with _named(split, source):
-                check_source(**settings, split=split)
-                look(source, split=split, arguments=arguments)
+                found = resolved(source)
+                check_source(**found.model_dump(exclude={"skip", "limit", "sample"}), split=split)
+                look(found, split=split)
 
 
 QUESTIONS_STAGE = Stage(name="questions", run=_run, matters=_matters, inputs=_inputs, check=_check, version=3)

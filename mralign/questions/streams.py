@@ -18,6 +18,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 _BUFFER = 2**20  # bytes
+_PIECE = 2**16  # bytes unpacked at a time: what comes before a fault is still read
 PACKED = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".xz": "xz"}
 _MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
@@ -59,7 +60,7 @@ class _Unpacked(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         try:
-            data = self.stream.read(len(buffer))
+            data = self.stream.read(min(len(buffer), _PIECE))
         except (OSError, EOFError, lzma.LZMAError, pa.ArrowInvalid) as error:
             raise ValueError(
                 f"file {self.path!r} cannot be unpacked beyond its first {self.read_bytes} bytes ({error}); it is cut "

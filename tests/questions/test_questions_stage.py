@@ -140,9 +140,68 @@ def test_what_is_not_skipped_does_not_show_in_the_fingerprint(tmp_path):
         QUESTIONS_STAGE.matters(parse({"questions": {"train": [{"name": "a", "path": "a.jsonl", **more}]}}))
         for more in ({}, {"skip": 0, "sample": None}, {"skip": 2, "sample": 3})
     )
+    assert plain["train"] == [{"name": "a", "format": "auto", "fields": {}, "limit": None}]  # no setting left at rest
     assert plain == none
     assert not {"skip", "sample"} & set(plain["train"][0])
     assert some["train"][0] == {**plain["train"][0], "skip": 2, "sample": 3}
+
+
+def test_a_source_of_which_nothing_is_kept_ends_the_stage_whatever_the_others_kept(tmp_path):
+    good = write(tmp_path / "good.jsonl", *(asked(f"good {n}") for n in range(400)))
+    bad = write(tmp_path / "bad.jsonl", *({"problem": f"bad {n}", "answer": "x"} for n in range(50)))
+    sources = {"train": [{"name": "bad", "path": bad}], "test": [{"name": "good", "path": good}]}
+    with pytest.raises(
+        ValueError, match=r"questions\.train, source 'bad': .*none of 50 records is a question"
+    ) as error:
+        run(parse({"questions": sources}), tmp_path / "out")
+    error.match(r"'missing_question': 50.*Columns found: \['problem', 'answer'\]\. Try fields: \{question: problem\}")
+    sources["train"][0]["fields"] = {"question": "problem"}
+    assert run(parse({"questions": sources}), tmp_path / "mended")[0].rows_out == 450
+
+
+def test_the_limit_of_rejects_holds_for_each_source_and_split(tmp_path):
+    good = write(tmp_path / "good.jsonl", *(asked(f"good {n}") for n in range(400)))
+    some = write(tmp_path / "some.jsonl", *(asked(f"some {n}") for n in range(30)), *["{"] * 20)
+    sources = {"train": [{"name": "good", "path": good}, {"name": "some", "path": some}]}
+    with pytest.raises(ValueError, match=r"source 'some': .*20 of 50 records were rejected \(40\.0%\).*malformed_json"):
+        run(parse({"questions": sources}), tmp_path / "out")
+    allowed = parse({"questions": sources, "run": {"reject_limit": 0.5}})
+    assert run(allowed, tmp_path / "out")[0].rows_out == 430  # the same directory: nothing is read again
+
+
+def test_an_empty_source_and_one_that_others_hold_whole_end_the_stage(tmp_path, caplog):
+    test = write(tmp_path / "t.jsonl", *(asked(f"question {n}") for n in range(10)))
+    same = write(tmp_path / "same.jsonl", *(asked(f"Question {n}!") for n in range(5)))
+    most = write(tmp_path / "most.jsonl", asked("new"), *(asked(f"Question {n}!") for n in range(5)))
+    empty = write(tmp_path / "empty.jsonl")
+
+    def config(path):
+        return parse({"questions": {"train": [{"name": "mine", "path": path}], "test": [{"name": "t", "path": test}]}})
+
+    with pytest.raises(ValueError, match=r"questions\.train, source 'mine': .*empty\.jsonl holds no record"):
+        run(config(empty), tmp_path / "a")
+    with pytest.raises(ValueError, match=r"source 'mine': 5 of 5 records are put aside.*'in_evaluation_split': 5"):
+        run(config(same), tmp_path / "b")
+    with caplog.at_level("WARNING", logger="mralign"):
+        assert run(config(most), tmp_path / "c")[0].figures["train"] == 1
+    assert "source 'mine': 5 of 6 records are put aside: {'in_evaluation_split': 5}" in caplog.text
+
+
+def test_questions_with_choices_reach_the_table_from_every_kind_of_source(tmp_path):
+    here = Path(__file__).parent / "published"
+    sources = [
+        {"name": "mmlu", "path": str(here / "mmlu_test.csv"), "format": "mmlu"},
+        {"name": "gpqa", "path": str(here / "gpqa.csv"), "format": "gpqa"},
+        {"name": "fresh", "path": str(here / "freshqa.csv"), "format": "freshqa"},
+    ]
+    _, out = run(parse({"questions": {"test": sources}}), tmp_path / "out")
+    rows = {row["question_id"]: row for row in out.read(schema=QUESTIONS).to_pylist()}
+    assert rows["mmlu/2"]["choices"] == ["1", "2", "3", "4"]
+    assert rows["mmlu/2"]["answers"] == ["3", "C", "C) 3"]
+    assert sorted(rows["gpqa/recAAA"]["choices"]) == ["Brass", "Copper", "Tin and gold", "Tin and lead"]
+    assert rows["fresh/0"]["choices"] is None
+    # One question stands in two sets, and the first stays, as it does without choices.
+    assert out.read_rejects().column("row_id").to_pylist() == ["fresh/1"]
 
 
 _PEAK = """
