@@ -147,11 +147,13 @@ def test_malformed_rows_are_kept_as_rejects_up_to_the_limit(tmp_path):
     )
     assert done.returncode == 2
     (failed,) = (place for place in (run / "questions").iterdir() if place != directory)
-    assert "stage questions: 3 of 10 rows were rejected (30.0%), above the limit of 20.0%" in done.stderr
-    assert f"{{'malformed_json': 3}}. Look at {failed}/rejects" in done.stderr
+    assert "questions.train, source 'mine': " in done.stderr
+    assert "3 of 10 records were rejected (30.0%), above run.reject_limit=0.2" in done.stderr
+    assert "Reasons: {'malformed_json': 3}. The first: line 8: " in done.stderr
+    assert f"Look at {failed}/raw/rejects" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (failed / "manifest.json").exists()
-    assert pq.read_table(failed / "rejects" / "part-train-00-00000.parquet").num_rows == 3
+    assert pq.read_table(failed / "raw" / "rejects" / "part-train-00-00000.parquet").num_rows == 3
 
 
 def test_a_submitted_job_needs_a_run_directory_that_stays(tmp_path):

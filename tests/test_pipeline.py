@@ -328,7 +328,7 @@ def test_a_model_that_cannot_serve_is_refused(miniworld, model, file, content, m
 def test_imported_rollouts_need_their_files_and_a_family(miniworld, model, tmp_path):
     (model / "chat_template.jinja").write_text("{{ messages[0].content }}")
     rows = tmp_path / "on.jsonl"
-    rows.write_text("{}\n")
+    rows.write_text('{"id": 1, "question": "q", "answer": "a", "response": "a"}\n')
     given = [f"model.path={model}", f"rollouts.import_on={rows}"]
     with pytest.raises(ValueError, match=r"model\.family=prompted"):
         pipeline.plan(miniworld(*given, f"rollouts.import_off={rows}"), until="rollouts")

@@ -72,7 +72,7 @@ def content_parts(
         own = {name: (prompts or {}).get(name) for name in pc.unique(table.column("dataset")).to_pylist()}
         asked += [own] if any(own.values()) else []
         choices = table.column("choices").to_pylist()
-        asked += [choices] if any(choices) else []
+        asked += [choices] if any(choices) else []  # so that questions without any keep their name
         name = part_name(hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:24])
         out.commit(name, table, schema=QUESTIONS)
         names.append(name)

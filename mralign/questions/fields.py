@@ -33,11 +33,9 @@ def fetch(record: Any, name: str) -> Any:
     return _walk(record, _steps(name))
 
 
-def keys_of(record: Mapping[str, Any], name: str) -> list[str]:
-    """The record's own keys that `name` means: the key itself, or those of a pattern in the order of their numbers."""
-    if name in record:
-        return [name]
-    return _matching(record, name) if "*" in name and "." not in name else []
+def keys_of(record: Mapping[str, Any], pattern: str) -> list[str]:
+    """The record's own keys of a pattern such as answer_*, in the order of their numbers."""
+    return _matching(record, pattern)
 
 
 def _steps(name: str) -> list[str | int]:

@@ -15,7 +15,7 @@ import json
 import re
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import PurePosixPath
@@ -58,35 +58,36 @@ class Format:
     names: FieldMap | None = None
 
 
-def choose(source: Source) -> Format:
-    """How `source` is read.
+def choose(format: str, *, fields: Mapping[str, Any], **settings: Any) -> Format:
+    """The format of that name; `fields` maps our id, question, answers and choices to names of the file.
 
-    Raises ValueError for an unknown format or field, and for settings of a file with one of the published formats whose
-    layout is fixed.
+    `settings`: further ones of config.Source. Raises ValueError for an unknown format or field, and for settings of a
+    file with one of the published formats that are fixed.
     """
+    source = Source(**{"name": "source", "path": "", **settings}, format=format, fields=dict(fields))
     if source.format in PUBLISHED:
         _check_fixed(source)
         return PUBLISHED[source.format]
-    settings = _settings(source)
-    fields = settings["fields"]
-    unknown = sorted(set(fields) - set(FIELDS))
+    found = _settings(source)
+    mapped = found["fields"]
+    unknown = sorted(set(mapped) - set(FIELDS))
     if unknown:
         raise ValueError(f"unknown field names {unknown}; allowed are {list(FIELDS)}; all others are kept in `extra`")
     names = FieldMap(
-        **{ours: _several(theirs) for ours, theirs in fields.items()},
+        **{ours: _several(theirs) for ours, theirs in mapped.items()},
         lists=source.lists,
         answer_is=source.answer_is,
         shuffle_choices=source.shuffle_choices,
     )
-    skip = settings["skip_lines"]
+    skip = found["skip_lines"]
     layout = Layout(
-        file=settings["file"],
-        records=settings["records"],
-        columns=tuple(settings["columns"]),
-        delimiter=settings["delimiter"],
-        quotes=settings["quotes"],
+        file=found["file"],
+        records=found["records"],
+        columns=tuple(found["columns"]),
+        delimiter=found["delimiter"],
+        quotes=found["quotes"],
         skip_lines=0 if skip == "auto" else skip,
-        encoding=settings["encoding"],
+        encoding=found["encoding"],
         header=names.question if skip == "auto" else (),
     )
     return Format(tuple(READERS), partial(read_plain, fields=names), partial(_laid_out, layout=layout), names)

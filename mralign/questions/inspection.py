@@ -8,6 +8,8 @@ sources would hide that.
 from __future__ import annotations
 
 import json
+import logging
+import re
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,17 +19,21 @@ from pathlib import Path
 from typing import Any
 
 from mralign.config import Source
+from mralign.questions.choices import offered, resolve
 from mralign.questions.fields import fetch
 from mralign.questions.formats import choose
 from mralign.questions.sources import read_batches
+from mralign.questions.streams import PACKED
 from mralign.rejects import Reject
 
+log = logging.getLogger("mralign")
 _RECORDS = 100  # that are looked at before a run
 _SECONDS = 2.0  # that this may take
 _WHOLE_BYTES = 2**25  # of a file that can only be read whole
 _LONGEST_SKIP = 10_000
 _SHOWN = 40  # names of columns in a message
 _WORD = 0.8  # likeness of a name that holds a usual one as a word
+_NAMES_A_CHOICE = re.compile(r"[0-9A-J]")
 _NEAR = 0.6  # likeness of a name that is proposed
 _USUAL = {
     "question": ("question", "query", "problem", "utterance", "input", "prompt", "instruction"),
@@ -62,6 +68,7 @@ def look(source: Source, *, split: str) -> None:
     rejects: list[Reject] = []
     for table, bad in read_batches(**cut, limit=first, split=split, rows=10):
         rejects += bad
+        warn_of_choices(source, table.to_pylist())
         if table.num_rows or time.monotonic() > end:
             return
     reasons = Counter(reject.reason for reject in rejects)
@@ -72,7 +79,47 @@ def _cheap(path: Path, *, source: Source) -> bool:
     if "://" in str(path) or not path.exists() or source.skip > _LONGEST_SKIP:
         return False
     read_whole = source.file == "json" or bool({".json", ".zip"} & set(path.suffixes))
-    return not read_whole or path.stat().st_size <= _WHOLE_BYTES
+    packed = bool(set(PACKED) & set(path.suffixes))
+    allowed = _WHOLE_BYTES // 8 if packed else _WHOLE_BYTES
+    return not read_whole or path.stat().st_size <= allowed
+
+
+def warn_of_choices(source: Source, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Warn if the answers of all `rows` (schema QUESTIONS) name choices that the source does not give as such.
+
+    A gold answer `2` or `C` beside a list is the number of a choice: no model that is not shown the list can match it.
+    """
+    found = [_choices_beside(row) for row in rows]
+    if found and all(found):
+        columns = sorted(set.intersection(*found)) or sorted(set.union(*found))
+        log.warning(
+            "source %s: its answers, such as %r, seem to name one of the choices in %s, which are not shown; if so "
+            "give fields.choices",
+            source.name,
+            rows[0]["answers"][0],
+            columns,
+        )
+
+
+def _choices_beside(row: Mapping[str, Any]) -> set[str]:
+    """The other fields of a question that hold choices of which its answer, a letter or a figure, names one."""
+    if row["choices"] or len(row["answers"]) != 1 or not _NAMES_A_CHOICE.fullmatch(row["answers"][0]):
+        return set()
+    (answer,) = row["answers"]
+    extra = json.loads(row["extra"])
+    if isinstance(extra.get(answer), str):
+        return {key for key in extra if _NAMES_A_CHOICE.fullmatch(key)}
+    return {name for name, value in extra.items() if _offers(value, answer=answer)}
+
+
+def _offers(value: Any, *, answer: str) -> bool:
+    try:
+        resolve(answer, offered({"": value}))
+    except LookupError:
+        return True
+    except ValueError:
+        return False
+    return True
 
 
 def check_yield(source: Source, found: Yield, *, limit: float, path: str = "") -> None:
@@ -105,7 +152,7 @@ def proposal(rejects: Sequence[Reject], *, source: Source) -> str:
     found = f"Columns found: {columns[:_SHOWN]}."
     if len(columns) == 1 and any(mark in columns[0] for mark in ";\t|"):
         return f"{found} Give the `delimiter` of the file."
-    names = choose(source).names
+    names = choose(**source.model_dump(exclude={"skip", "limit", "sample"})).names
     if names is None:
         return f"{found} Read the file as format plain, with `fields`."
     fields: dict[str, str] = {}

@@ -21,8 +21,8 @@ FIELDS = ("id", "question", "answers", "choices")
 class Draft:
     """What a record says. `own_id`: the id it carries, if any; `extra`: its other fields.
 
-    A question with choices has no `answers` of its own: they follow from `choices`, and from whether `shuffle` brings
-    them into another order first.
+    The answers of a question with choices are those of `choices`; if `shuffle`, the order is not yet the one in which
+    they are shown.
     """
 
     question: str
@@ -58,12 +58,12 @@ def read_plain(record: Mapping[str, Any], fields: FieldMap) -> Draft:
     """
     own_id = _own_id(_first(record, fields.id), names=fields.id)
     question = question_of(record, names=fields.question)
-    used = {key for name in fields.used for key in keys_of(record, name)}
+    used = fields.used.union(*(keys_of(record, name) for name in fields.used if "*" in name))
     extra = {key: value for key, value in record.items() if key not in used}
     if fields.choices and any(fetch(record, name) is not None for name in fields.choices):
         choices = _choices(record, fields=fields)
         shuffle = fields.shuffle_choices or _given_away(fields)
-        return Draft(question, [], extra, own_id, choices, shuffle)
+        return Draft(question, choices.golds(), extra, own_id, choices, shuffle)
     return Draft(question, _answers(record, fields=fields), extra, own_id)
 
 

@@ -19,7 +19,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from mralign.config import Source
 from mralign.questions import hub
 from mralign.questions.formats import choose, longfact_files
 from mralign.questions.plain import Draft
@@ -39,18 +38,17 @@ def check_source(
     A wrong name, split, format, field or suffix; a file or directory that is not there; LongFact as a train split.
     `settings`: further ones of config.Source.
     """
-    source = Source(name=name, path=path, format=format, fields=dict(fields), **settings)
     if "/" in name or not name:
         raise ValueError(f"data set name {name!r} must not be empty or hold a '/': question ids are name/id; rename it")
     if split not in SPLITS:
         raise ValueError(f"split {split!r} is not known; allowed are {', '.join(SPLITS)}; choose one of them")
-    suffixes = choose(source).suffixes
+    suffixes = choose(format, fields=fields, **settings).suffixes
     if format == "longfact":
         _check_longfact(path, split=split)
     elif path.startswith(hub.SCHEME):
         hub.check(path, split=split)
     else:
-        _check_file(path, source=source, suffixes=suffixes)
+        _check_file(path, format=format, suffixes=suffixes, file=settings.get("file", "auto"))
 
 
 def read_batches(
@@ -93,7 +91,7 @@ def read_batches(
         raise ValueError(f"skip {skip} is below 0; give the number of records to leave out at the beginning")
     if rows < 1:
         raise ValueError(f"rows {rows}: a batch holds at least one record; give a number from 1")
-    chosen = choose(Source(name=name, path=path, format=format, fields=dict(fields), **settings))
+    chosen = choose(format, fields=fields, **settings)
     records = hub.read_records(path, split=split) if path.startswith(hub.SCHEME) else chosen.records(path, split)
     last = None if limit is None else skip + limit
     # A record keeps its number in the file.
@@ -165,15 +163,15 @@ def _check_longfact(path: str, *, split: str) -> None:
     longfact_files(path)
 
 
-def _check_file(path: str, *, source: Source, suffixes: tuple[str, ...]) -> None:
+def _check_file(path: str, *, format: str, suffixes: tuple[str, ...], file: str) -> None:
     suffix, packing = split_suffix(path)
-    allowed = f"{', '.join(suffixes)} for format {source.format!r}"
-    if source.file == "auto" and suffix not in suffixes:
+    allowed = f"{', '.join(suffixes)} for format {format!r}"
+    if file == "auto" and suffix not in suffixes:
         raise ValueError(
             f"question file {path!r} has suffix {suffix!r}; allowed are {allowed}, each with {', '.join(PACKED)} "
             f"behind it if it is packed; convert it, or say with `file` what it is"
         )
-    form = suffix if source.file == "auto" else f".{source.file}"
+    form = suffix if file == "auto" else f".{file}"
     if packing and form == ".parquet":
         raise ValueError(f"question file {path!r}: a packed Parquet file cannot be read piece by piece; unpack it")
     if not is_file(path):

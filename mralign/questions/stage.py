@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mralign.config import PLAIN_FORMATS, RunConfig, Source, resolve_path
-from mralign.questions.inspection import Yield, check_yield, look
+from mralign.questions.inspection import Yield, check_yield, look, warn_of_choices
 from mralign.questions.repeats import drop_repeats, find_repeats, question_keys
 from mralign.questions.sources import check_source, read_batches
 from mralign.rejects import Reject, to_table
@@ -26,7 +26,7 @@ from mralign.store import StageDir, part_key, part_name
 
 SPLITS = ("train", "dev", "test")
 _ROWS = 2_000  # questions a part
-_SHOWN = 50  # rejects from which the columns of a wrong source are told
+_SHOWN = 50  # rejects from which the columns of a wrong source are told, and rows that are looked at
 _PARTS = 50  # parts whose keys one task reads
 _KEYS_A_BUCKET = 2_000_000  # keys that one task compares
 
@@ -165,6 +165,8 @@ def _check_read(config: RunConfig, *, raw: StageDir) -> None:
             rejects = [Reject(**row) for row in _first_rejects(raw, parts)]
             with _named(split, source):
                 found = Yield(sum(map(raw.rows, parts)), dict(reasons.most_common()), rejects)
+                if "://" in source.path and parts:  # no local file, so the plan has not looked at it
+                    warn_of_choices(source, raw.read_parts(parts[:1], schema=QUESTIONS).slice(0, _SHOWN).to_pylist())
                 check_yield(resolved(source), found, limit=config.run.reject_limit, path=raw.path("rejects"))
 
 

@@ -103,7 +103,7 @@ def test_what_else_lies_on_the_shelf_is_not_read(out, tmp_path):
 def test_names_of_question_parts_follow_what_is_asked(out):
     place = asked_questions(out, Asked("plain", "", (), {}, 1, 0))
     one, two = content_parts([questions("a", 2), questions("a", 3)], out=place)
-    (other,) = content_parts([questions("a", 2).set_column(5, "extra", pa.array(["{1}", "{2}"]))], out=place)
+    (other,) = content_parts([questions("a", 2).set_column(6, "extra", pa.array(["{1}", "{2}"]))], out=place)
     assert one == other != two
 
 

@@ -11,7 +11,7 @@ def snippet(text, title="", identity="d"):
 
 def question(number, text):
     row = {"question_id": f"d/{number}", "dataset": "d", "split": "test", "question": text}
-    return row | {"answers": [f"a{number}", "b"], "extra": '{"k": 1}'}
+    return row | {"answers": [f"a{number}", "b"], "choices": None, "extra": '{"k": 1}'}
 
 
 def test_the_prompt_as_it_is_written():

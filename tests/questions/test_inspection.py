@@ -105,3 +105,29 @@ def test_the_limit_is_a_share_of_the_source():
     with pytest.raises(ValueError, match="none of 50 records is a question"):
         check_yield(source, Yield(0, {"missing_answers": 50}, rejects), limit=1.0)
     assert "Columns found: ['question', 'reply']" in proposal(rejects, source=source)
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        ({"answer": 2, "choices": ["lid", "spout", "foot"], "tags": ["a"]}, "such as '2'.*in ['choices']"),
+        ({"answer": "C", "choices": "['lid' 'spout' 'foot']"}, "such as 'C'.*in ['choices']"),
+        ({"answer": "B", "options": {"A": "lid", "B": "spout"}}, "such as 'B'.*in ['options']"),
+        ({"answer": "B", "A": "lid", "B": "spout", "note": "x"}, "such as 'B'.*in ['A', 'B']"),
+        ({"answer": 2, "level": 3, "tags": ["x"]}, None),
+        ({"answer": "B", "note": "x"}, None),
+        ({"answer": 7, "choices": ["lid", "spout"]}, None),
+        ({"answer": "spout", "choices": ["lid", "spout"]}, None),
+    ],
+)
+def test_answers_that_name_choices_which_are_not_shown_are_a_warning(tmp_path, caplog, row, told):
+    path = write(tmp_path / "q.jsonl", *[{"question": "what?", **row}] * 3)
+    with caplog.at_level("WARNING", logger="mralign"):
+        check(path)
+        assert (told is None) == (caplog.text == "")
+        for part in (told or "").split(".*"):
+            assert part in caplog.text
+        caplog.clear()
+        if told and "choices" in row:
+            check(path, fields={"choices": "choices"})
+    assert caplog.text == ""
