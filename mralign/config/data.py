@@ -85,7 +85,11 @@ class Rollouts(Section):
 class Candidates(Section):
     """Verdict and length filter; all four bounds are open (METHOD 1)."""
 
-    match: Literal["exact", "contains"] = "exact"
+    match: Literal["exact", "contains", "paper"] = Field(
+        "exact",
+        description="exact: the answer equals a gold one. contains: it holds one. paper: thinking on exact, thinking "
+        "off contains.",
+    )
     min_segments: int = 4
     max_segments: int = 15
     min_thought_tokens: int = 450

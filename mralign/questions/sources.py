@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from mralign.questions import hub
 from mralign.questions.formats import Draft, choose, longfact_files
+from mralign.questions.matching import can_match
 from mralign.questions.records import MalformedError, Record, is_file, suffix_of
 from mralign.rejects import Reject
 from mralign.schema import QUESTIONS
@@ -69,7 +70,8 @@ def read_batches(
     Memory: one batch, and a whole sample; but a JSON array and SciQ.zip are read whole. Repeated ids are left to
     find_repeats.
 
-    Reject reasons: malformed_json, malformed_csv, malformed_metadata, missing_question, missing_answers, wrong_type.
+    Reject reasons: malformed_json, malformed_csv, malformed_metadata, missing_question, missing_answers,
+    unmatchable_answers (nothing of any alias can be seen), wrong_type.
     Raises ValueError as check_source does, for a limit, sample or rows below 1, a skip below 0, and for an unreadable
     source.
     """
@@ -124,6 +126,8 @@ def _question(record: Record, *, draft: Callable[[dict], Draft], number: int, na
         "answers": said.answers,
     }
     _refuse_surrogates(row)
+    if said.answers and not any(can_match(alias) for alias in said.answers):
+        raise MalformedError("unmatchable_answers", f"no text can match the gold answers {said.answers!r:.80}")
     return {**row, "extra": json.dumps(said.extra, default=str)}
 
 

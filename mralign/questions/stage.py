@@ -190,4 +190,4 @@ def _check(config: RunConfig) -> None:
                 raise ValueError(f"questions.{split}, source {source.name!r}: {error}") from None
 
 
-QUESTIONS_STAGE = Stage(name="questions", run=_run, matters=_matters, inputs=_inputs, check=_check, version=2)
+QUESTIONS_STAGE = Stage(name="questions", run=_run, matters=_matters, inputs=_inputs, check=_check, version=3)

@@ -72,7 +72,7 @@ def test_candidates_fit_their_schema_and_point_into_their_text():
     (row,) = pa.Table.from_pylist(kept, schema=CANDIDATES).to_pylist()
     assert set(kept[0]) == set(CANDIDATES.names)
     spans = zip(row["segment_start"], row["segment_end"], strict=True)
-    assert [row["text"][a:b] for a, b in spans] == ["part 0 Paris", "part 1 Paris"]
+    assert [row["text"][a:b] for a, b in spans] == ["\npart 0 Paris", "part 1 Paris"]
     assert (row["em_thought"], row["em_answer"]) == (True, False)
     assert (row["prompt_token_ids"], row["token_ids"], row["thought_start"]) == ([1, 2], [3, 4, 0], 7)
 

