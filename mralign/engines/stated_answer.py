@@ -51,7 +51,7 @@ _WORDS = (
     "الجواب",
     "إجابة",
 )
-_FINAL = "final|short|endgültige|letzte|finale|definitiva|окончательный|итоговый|最终|最終|最後の|正确|최종|अंतिम|النهائية"
+_FINAL = "final|short|finale|endgültige|definitiva|окончательный|итоговый|最终|最終|最後の|正确|최종|अंतिम|النهائية"
 _LABEL = rf"(?:the\s+)?(?:(?:{_FINAL})\s*)?(?:{'|'.join(_WORDS)})(?:\s*(?:{_FINAL}))?(?:\s+is|是)?"
 _MARKUP = r"[ \t]*(?:(?:#{1,6}|>|[-•])[ \t]+)*"
 _COLON = r"[ \t]*[:：]"
@@ -154,7 +154,8 @@ def _plain(tex: str) -> str:
     tex = _FRACTION.sub(r"\1/\2", tex)
     for pattern, text in _TEX:
         tex = pattern.sub(text, tex)
-    return tex.strip().strip("$").strip()
+    bare = " ".join(tex.split())
+    return bare[1:-1].strip() if len(bare) > 1 and bare[0] == bare[-1] == "$" else bare
 
 
 def _unwrapped(tex: str, *, first: int, inner: int) -> str:

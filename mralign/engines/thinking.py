@@ -38,7 +38,8 @@ class Split:
 
     `thought_start`, `thought_end`: characters of the text inside the tags, (-1, -1) where there is no thought.
     `answer`: None exactly where `invalid` holds a reason: truncated, no_thought, unclosed_thought, second_thought or
-    unexpected_thought. An empty answer is an answer, and a wrong one. A thought's offsets stand wherever they are known.
+    unexpected_thought. An empty answer is an answer, and a wrong one. A thought's offsets stand even where it is
+    invalid, if they are known.
     """
 
     thought_start: int

@@ -6,8 +6,8 @@ Normal forms and tokens are those of `normalisation`, on English SQuAD's to the 
 An alias whose normal form is empty (`A`, `The The`, `+`, `---`) is compared as it is written, articles and punctuation
 kept, and only with texts in that same form:
 
-- Equality: but for case, for quotes, brackets or bold type around all of it, and for a full stop behind it. `A` is "A.",
-  "(A)" and **a**; it is neither "A+" nor "an A".
+- Equality: but for case, for quotes, brackets or bold type around all of it, and for a full stop behind it. `A` is
+  "A.", "(A)" and **a**; it is neither "A+" nor "an A".
 - Containment: as a whole token in the alias's own case, between white space, quotes, brackets, bold type or sentence
   punctuation. Prose must not hold the answer `A` by its articles alone: an article before a word does not count if it
   is in lower case or begins its sentence or line. Nor do symbols that lead their line (bullets, rules) unless quoted.
@@ -58,7 +58,10 @@ def contains(haystack: str, aliases: Sequence[str]) -> bool:
 
 
 def equals(answer: str, aliases: Sequence[str]) -> bool:
-    """True if some alias has the normal form of the `answer`. METHOD.md section 1. ValueError if `aliases` is a string."""
+    """True if some alias has the normal form of the `answer`. METHOD.md section 1.
+
+    ValueError if `aliases` is one string.
+    """
     golds, normal = _golds(aliases), normalize(answer)
     if normal:
         return any(gold.normal == normal for gold in golds)
@@ -120,7 +123,7 @@ def _gold(alias: str) -> _Alias:
 
 
 def _unwrapped(text: str) -> str:
-    """`text` without quotes, brackets or bold type around all of it and sentence ends behind it, if anything is left."""
+    """`text` without quotes, brackets or bold type around it and sentence ends behind it, if anything is left."""
     bare = text.rstrip(_SENTENCE_ENDS).strip() or text
     for opening, closing in _WRAPPERS:
         inner = bare[len(opening) : -len(closing)]

@@ -9,16 +9,16 @@ its characters are folded, so that what is canonically equal, or the same but fo
   ligatures, Roman numerals, units. The decimal digits of every script are 0 to 9. `½` is `1/2`, and `5½` is `5 1/2`.
 - A raised or lowered digit is a plain one (H₂O, m², 1ˢᵗ), but after a digit it stays: 10² is not 102.
 - Case is Unicode's case folding: ß is ss, ς is σ. I, i, İ and ı are one letter, whatever the language.
-- Punctuation (categories P) is deleted as ASCII's is: quotes, dashes, U+2011, bullets, brackets. So are the relatives of
-  ASCII's symbols (minus, fraction slash, spacing accents, letters that serve as apostrophes) and ™ ℠ ® ©. Other symbols
-  stay, as in SQuAD's form: € £ ° × µ. Accents stay: Medellín is not Medellin.
+- Punctuation (categories P) is deleted as ASCII's is: quotes, dashes, U+2011, bullets, brackets. So are the relatives
+  of ASCII's symbols (minus, fraction slash, spacing accents, letters that serve as apostrophes) and ™ ℠ ® ©. Other
+  symbols stay, as in SQuAD's form: € £ ° × µ. Accents stay: Medellín is not Medellin.
 - What cannot be seen is deleted: zero-width spaces and joiners, soft hyphens, bidirectional marks, variation selectors,
   fillers. Spaces of every kind are white space.
 
-Tokens are what white space separates, save in scripts that do not part words by spaces (Han, Kana, Bopomofo, Yi, Tangut,
-Thai, Lao, Tibetan, Myanmar, Khmer, Tai, Balinese, Javanese): there each character is a token, with the marks on it.
-Hangul too: it has spaces, but particles cling to the word (파리는) and the parts of a name may be parted or not. Beside
-such a character `a` is no English article: `A股` keeps it. METHOD.md section 1.
+Tokens are what white space separates, save in scripts that do not part words by spaces (Han, Kana, Bopomofo, Yi,
+Tangut, Thai, Lao, Tibetan, Myanmar, Khmer, Tai, Balinese, Javanese): there each character is a token, with the marks on
+it. Hangul too: it has spaces, but particles cling to the word (파리는) and the parts of a name may be parted or not.
+Beside such a character `a` is no English article: `A股` keeps it. METHOD.md section 1.
 """
 
 from __future__ import annotations
@@ -65,13 +65,12 @@ _MARKS = _ACCENTS + "".join(
     for code in range(first, last + 1)
     if unicodedata.category(chr(code)).startswith("M")
 )
-_IS_SPACELESS = re.compile(f"(?![{_MARKS}])[{_SPACELESS}]")
+_IS_TOKEN = re.compile(f"(?![{_MARKS}])[{_SPACELESS}]")
+_IS_MARK_OF_TOKEN = re.compile(f"(?=[{_MARKS}])[{_SPACELESS}]")
 _HAS_MARK = re.compile(f"[{_MARKS}]")
 _APART_FROM_MARK = re.compile(f" +(?=[{_MARKS}])")
 # As _ARTICLES, on text with single spaces; neither beside an accent nor beside a token of a spaceless script.
-_OTHER_ARTICLES = re.compile(
-    rf"\b(?<![{_ACCENTS}])(?<![{_SPACELESS}] )(a|an|the)\b(?![{_ACCENTS}])(?! [{_SPACELESS}])"
-)
+_OTHER_ARTICLES = re.compile(rf"\b(?<![{_ACCENTS}])(?<![{_SPACELESS}] )(a|an|the)\b(?![{_ACCENTS}])(?! [{_SPACELESS}])")
 
 _RAISED = "\u2070\u00b9\u00b2\u00b3\u2074-\u2079"
 _LOWERED = "\u2080-\u2089"
@@ -196,14 +195,13 @@ def _is_selector(char: str) -> bool:
 def _cased(char: str) -> str:
     if _OFF_LINE.match(char):  # raised and lowered digits wait for what stands before them
         return char
-    if char == "\u0131":  # dotless i
-        return "i"
-    return unicodedata.normalize("NFKD", _seen(char).casefold())
+    return unicodedata.normalize("NFKD", _seen(char).casefold()).replace("\u0131", "i")  # the dotless i
 
 
 def _apart(text: str) -> str:
-    """`text` with spaces around the characters that are tokens by themselves."""
-    return _IS_SPACELESS.sub(r" \g<0> ", unicodedata.normalize("NFC", text))
+    """`text` with spaces around the characters that are tokens by themselves, and behind the marks on them."""
+    tokens = _IS_TOKEN.sub(r" \g<0> ", unicodedata.normalize("NFC", text))
+    return _IS_MARK_OF_TOKEN.sub(r"\g<0> ", tokens)
 
 
 def _is_dropped(char: str) -> bool:
@@ -211,7 +209,7 @@ def _is_dropped(char: str) -> bool:
 
 
 def _normal(char: str) -> str:
-    if char in _SIGNS or unicodedata.category(char) == "Sk":
+    if char in _SIGNS or _is_dropped(char):
         return ""
     return _apart("".join(part for part in _cased(char) if not _is_dropped(part)))
 

@@ -51,9 +51,9 @@ def judge(
 ) -> tuple[list[dict], list[Reject]]:
     """Candidates (rows of schema CANDIDATES, by question id and draw) and rejects of all `rows` (schema GENERATIONS).
 
-    `match`: exact | contains | paper, for EM_a. `draws`: N of each mode. `keep_all_draws`: all N think-on trajectories of a
-    question, not draw 0 alone. `keep_neutral`: undecided questions leave as polarity 0 instead of as rejects.
-    Reasons, one reject a question: missing_draw, the draw's own (`invalid`), undecided; then one a trajectory:
+    `match`: exact | contains | paper, for EM_a. `draws`: N of each mode. `keep_all_draws`: all N think-on
+    trajectories of a question, not draw 0 alone. `keep_neutral`: undecided questions leave as polarity 0 instead of as
+    rejects. Reasons, one reject a question: missing_draw, the draw's own (`invalid`), undecided; then one a trajectory:
     few_segments, many_segments, short_thought, long_thought.
     Raises ValueError for a draw number that `draws` does not allow, or one that comes twice.
     """

@@ -14,9 +14,9 @@ _BLANK_LINE = re.compile(r"\r?\n\r?\n")
 def segment_spans(text: str, *, start: int, end: int) -> list[tuple[int, int]]:
     """Spans of the segments of the thought text[start:end], in characters of `text` (METHOD.md section 1).
 
-    The thought is cut at every "\\n\\n"; "\\r\\n" is a line end like "\\n". Blank segments are left out. A segment begins
-    where the blank line behind the one before ends, so the white space before its first visible character is in its
-    span (the first one begins with the thought); it ends with its last visible character. (-1, -1), a completion
+    The thought is cut at every "\\n\\n"; "\\r\\n" is a line end like "\\n". Blank segments are left out. A segment
+    begins where the blank line behind the one before ends, so the white space before its first visible character is in
+    its span (the first one begins with the thought); it ends with its last visible character. (-1, -1), a completion
     without a thought, has no segments.
     """
     if start < 0:

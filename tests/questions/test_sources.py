@@ -72,6 +72,7 @@ def test_jsonl_rows_become_questions(tmp_path):
         ({"question": "q", "answers": None}, "missing_answers"),
         ({"question": "q", "answers": []}, "missing_answers"),
         ({"question": "q", "answers": ["", " "]}, "missing_answers"),
+        ({"question": "q", "answers": ["\u200b", "\u00ad\ufeff"]}, "unmatchable_answers"),
         ({"question": "q", "answers": [1690]}, "wrong_type"),
         ({"question": "q", "answers": 1690}, "wrong_type"),
         ({"question": "q", "answers": {"a": 1}}, "wrong_type"),
@@ -88,6 +89,12 @@ def test_a_malformed_row_is_a_reject_with_its_raw_text(tmp_path, line, reason):
     assert (reject.row_id, reject.reason) == ("set/row1", reason)
     assert reject.raw == (line if isinstance(line, str) else json.dumps(line)).rstrip("\n")
     assert to_table(rejects).num_rows == 1
+
+
+def test_answers_that_normalisation_empties_are_kept(tmp_path):
+    lines = [{"question": "q", "answers": answers} for answers in (["A"], ["+"], ["The The"], ["\u200b", "x"])]
+    table, rejects = read(write_jsonl(tmp_path / "q.jsonl", *lines))
+    assert table.column("answers").to_pylist() == [line["answers"] for line in lines] and rejects == []
 
 
 def test_jsonl_bytes_bom_crlf_blank_lines_and_bad_utf8(tmp_path):
