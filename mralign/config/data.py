@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from mralign.config.models import Decoding
 from mralign.config.section import Section
+
+MatchMode = Literal["exact", "contains", "paper"]
+Match = Annotated[
+    MatchMode,
+    Field(
+        description="When an answer is right. exact: it equals a gold one. contains: it holds one. paper: exact with "
+        "thinking on, contains with thinking off."
+    ),
+]
 
 
 class Source(Section):
@@ -85,11 +94,7 @@ class Rollouts(Section):
 class Candidates(Section):
     """Verdict and length filter; all four bounds are open (METHOD 1)."""
 
-    match: Literal["exact", "contains", "paper"] = Field(
-        "exact",
-        description="exact: the answer equals a gold one. contains: it holds one. paper: thinking on exact, thinking "
-        "off contains.",
-    )
+    match: Match = "exact"
     min_segments: int = 4
     max_segments: int = 15
     min_thought_tokens: int = 450

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from mralign.config.data import Match
 from mralign.config.labels import Annotator
 from mralign.config.models import Decoding
 from mralign.config.section import Section
@@ -116,11 +117,7 @@ class Evaluation(Section):
     methods: tuple[Method, ...] = Field(("think_off", "think_on"), description="How the model `model` is asked.")
     trained_methods: tuple[Method, ...] = Field(("think_on",), description="How the trained model is asked.")
     draws: int = Field(1, ge=1)
-    match: Literal["exact", "contains", "paper"] = Field(
-        "exact",
-        description="exact: the answer equals a gold one. contains: it holds one. paper: thinking on exact, thinking "
-        "off contains.",
-    )
+    match: Match = "exact"
     prompt: str = Field("{question}", description="The user's message; `{question}` stands for the question.")
     prompts: dict[str, str] = Field(
         default_factory=dict, description="Benchmark -> its own message in place of `prompt`, e.g. for long answers."

@@ -9,9 +9,10 @@ kept, and only with texts in that same form:
 - Equality: but for case, for quotes, brackets or bold type around all of it, and for a full stop behind it. `A` is
   "A.", "(A)" and **a**; it is neither "A+" nor "an A".
 - Containment: as a whole token in the alias's own case, between white space, quotes, brackets, bold type or sentence
-  punctuation. Prose must not hold the answer `A` by its articles alone: an article before a word does not count if it
-  is in lower case or begins its sentence or line. Nor do symbols that lead their line (bullets, rules) unless quoted.
-  "blood type A", "the answer is A." and "the + sign" hold their answers; "A dog and a cat", "2+2" and "* item" do not.
+  punctuation. Prose must not hold the answer `A` by its articles alone: before a word, `a`, `an` and `the` count only
+  if that word cannot follow an article ("A is right"), or as a capital within a sentence of small letters ("vitamin A
+  helps"). Nor do symbols count that lead their line (bullets, rules), unless quoted. "It is A." and "the + sign" hold
+  their answers; "A dog and a cat", "the film A Beautiful Mind", "2+2" and "* item" do not.
 
 What has a normal form keeps SQuAD's: `C++` and `C` are one answer. An alias of which nothing can be seen never matches.
 """
@@ -22,10 +23,12 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import get_args
 
+from mralign.config import MatchMode
 from mralign.questions.normalisation import key, normalize, visible, visible_lines
 
-MODES = ("exact", "contains", "paper")
+MODES: tuple[str, ...] = get_args(MatchMode)
 
 _ALIASES_KEPT = 2**15  # normal forms of aliases that are remembered: a question's come again with every draw
 _WRAPPERS = (("**", "**"), ("__", "__"), *((mark, mark) for mark in "*_`\"'"), ("(", ")"), ("[", "]"), ("{", "}"))
@@ -34,6 +37,10 @@ _BEFORE = "\"'`([{*_"
 _AFTER = "\"'`)]}*_.,;:!?"
 _QUOTED = ("''", '""', "``", "()", "[]", "{}")
 _ARTICLE = re.compile(r"(?:a|an|the)", re.IGNORECASE)
+_NEXT_WORD = re.compile(r"\s+(\w+)")
+_VERBS = ("is", "was", "are", "were", "has", "had", "does", "will", "would", "can", "could")
+_JOINING = ("and", "or", "but", "because", "since", "to", "in", "of", "on", "for", "with", "by", "as")
+_NEVER_AFTER_ARTICLE = frozenset((*_VERBS, *_JOINING))
 
 
 @dataclass(frozen=True)
@@ -152,8 +159,9 @@ def _occurrences(text: str, *, alias: str) -> Iterator[int]:
         if not re.search(r"\w", alias):
             around = line_before[-1:].strip() + text[found.end() : found.end() + 1].strip()
             counts = around in _QUOTED or (not leads and (not around or around in _SENTENCE_ENDS))
-        elif _ARTICLE.fullmatch(alias) and re.match(r"\s+\w", text[found.end() :]):
-            counts = not alias.islower() and not leads and not re.search(r"[.!?:]\W*$", line_before)
+        elif _ARTICLE.fullmatch(alias) and (word := _NEXT_WORD.match(text, found.end())):
+            within = not leads and not re.search(r"[.!?:]\W*$", line_before)
+            counts = word[1] in _NEVER_AFTER_ARTICLE or (within and not alias.islower() and word[1].islower())
         else:
             counts = True
         if counts:

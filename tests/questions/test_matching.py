@@ -113,8 +113,14 @@ EMPTIED = [
     (
         "A",
         ["A", "a", "A.", "(A)", '"A"', "**A**", " a "],
-        ["vitamin A.", "Blood type A is rare", "So it is A", "Options: (A) or B", "I think **A**", "“A”, he said"],
-        ["A dog and a cat.", "So.\nA cat", "It was in a party", "grade A+", "AA", "", "1. A dog", "vitamin a dose"],
+        ["vitamin A.", "So it is A", "Options: (A) or B", "I think **A**", "“A”, he said"],
+        ["It was in a party", "grade A+", "AA", "", "vitamin a dose", "She has a b"],
+    ),
+    (
+        "A",
+        ["A"],
+        ["Blood type A is rare", "vitamin A helps", "A is right", "A or B: A"],
+        ["A dog and a cat.", "So.\nA cat", "1. A dog", "the film A Beautiful Mind"],
     ),
     ("a", ["a", "A", "a."], ["the letter a.", "write 'a' here"], ["a dog", "It is a dog", "an apple"]),
     ("The The", ["The The", "the the", "The The."], ["a song by The The in 1986"], ["the", "Then the", "the band"]),
