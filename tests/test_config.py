@@ -162,6 +162,15 @@ def test_every_preset_loads_and_its_yaml_reads_back_equal(path, tmp_path):
     assert load(str(tmp_path / "config.yaml"), overrides=["run.seed=1"]) != config
 
 
+def test_only_the_papers_presets_match_as_the_paper_does():
+    paper = load("paper", overrides=NEEDED.get("paper", []), presets_dir=PRESETS)
+    assert (paper.candidates.match, paper.evaluation.match) == ("paper", "paper")
+    assert load(str(PRESETS / "suites" / "paper.yaml")).evaluation.match == "paper"
+    for other in (load("miniworld", presets_dir=PRESETS), parse({"questions": QUESTIONS})):
+        assert (other.candidates.match, other.evaluation.match) == ("exact", "exact")
+    assert "candidates.match:" in wrong({"candidates": {"match": "papers"}})
+
+
 def test_a_missing_or_unreadable_preset_says_what_there_is(tmp_path):
     with pytest.raises(ValueError, match=r"no preset 'miniwrld'.*'import-rollouts', 'miniworld', 'paper'"):
         load("miniwrld", presets_dir=PRESETS)

@@ -100,7 +100,7 @@ def instructions(taxonomy: Taxonomy) -> list[str]:
 def trajectory_of(row: Mapping[str, Any]) -> Trajectory:
     """A row of schema CANDIDATES as annotators see it."""
     spans = zip(row["segment_start"], row["segment_end"], strict=True)
-    segments = tuple(row["text"][start:end] for start, end in spans)
+    segments = tuple(row["text"][start:end].strip() for start, end in spans)
     return Trajectory(row["row_id"], row["question"], tuple(row["answers"]), segments)
 
 

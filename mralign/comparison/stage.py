@@ -44,7 +44,7 @@ class Prepared:
         settings = sources.settings.model_dump(exclude={"learning_rate", "epochs"}) if sources else None
         evaluation = self.config.evaluation.model_dump(mode="json")
         model = {"model": digest(resolve_path(self.config.model.path)), "questions": self.questions.fingerprint}
-        return fingerprint(stage="result", version=1, config=[settings, evaluation], upstream=stages, inputs=model)
+        return fingerprint(stage="result", version=2, config=[settings, evaluation], upstream=stages, inputs=model)
 
 
 def variant(config: RunConfig, changes: Mapping[str, Mapping[str, Any]]) -> RunConfig:

@@ -5,7 +5,7 @@ Values enter as defaults, then a preset's YAML, then `section.field=value` overr
 a wrong configuration ends a run before any engine starts.
 """
 
-from mralign.config.data import Candidates, ImportFields, Questions, Rollouts, Source
+from mralign.config.data import Candidates, ImportFields, Match, MatchMode, Questions, Rollouts, Source
 from mralign.config.evaluation import Evaluation, LongFact, Retrieval, Search, SelfRefine
 from mralign.config.formats import CODED_FORMATS, FORMATS, NAMED_FORMATS, PLAIN_FORMATS
 from mralign.config.labels import Annotation, Annotator, Discovery, Embedding
@@ -33,6 +33,8 @@ __all__ = [
     "ImportFields",
     "LongFact",
     "Lora",
+    "Match",
+    "MatchMode",
     "Model",
     "Questions",
     "Retrieval",

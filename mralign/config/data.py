@@ -11,6 +11,15 @@ from mralign.config.formats import FORMATS
 from mralign.config.models import Decoding
 from mralign.config.section import Section
 
+MatchMode = Literal["exact", "contains", "paper"]
+Match = Annotated[
+    MatchMode,
+    Field(
+        description="When an answer is right. exact: it equals a gold one. contains: it holds one. paper: exact with "
+        "thinking on, contains with thinking off."
+    ),
+]
+
 
 class Source(Section):
     """One data set of questions: its format, how its file is laid out, and the names of its fields.
@@ -167,7 +176,7 @@ class Rollouts(Section):
 class Candidates(Section):
     """Verdict and length filter; all four bounds are open (METHOD 1)."""
 
-    match: Literal["exact", "contains"] = "exact"
+    match: Match = "exact"
     min_segments: int = 4
     max_segments: int = 15
     min_thought_tokens: int = 450

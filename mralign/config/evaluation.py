@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from mralign.config.data import Match
 from mralign.config.labels import Annotator
 from mralign.config.models import Decoding
 from mralign.config.section import Section
@@ -116,7 +117,7 @@ class Evaluation(Section):
     methods: tuple[Method, ...] = Field(("think_off", "think_on"), description="How the model `model` is asked.")
     trained_methods: tuple[Method, ...] = Field(("think_on",), description="How the trained model is asked.")
     draws: int = Field(1, ge=1)
-    match: Literal["exact", "contains"] = "exact"
+    match: Match = "exact"
     prompt: str = Field(
         "{question}",
         description="The user's message; `{question}` stands for the question, `{choices}` for its choices, a line "

@@ -14,9 +14,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import re
 import shutil
-import unicodedata
 import uuid
 from array import array
 from collections import Counter
@@ -32,13 +30,13 @@ import pyarrow as pa
 
 from mralign.engines.corpus import Document, field_names, no_texts, read_corpus
 from mralign.engines.search import Snippet
+from mralign.questions.normalisation import words as words_in
 from mralign.store import digest, fingerprint
 
 log = logging.getLogger("mralign")
 
-_VERSION = 1  # raised when the same corpus is indexed otherwise
+_VERSION = 2  # raised when the same corpus is indexed otherwise
 _METHOD = {"method": "lucene", "k1": 1.5, "b": 0.75}
-_WORD = re.compile(r"\w+")
 _TEXTS = "texts.arrow"
 _BATCH = 8192  # texts that are written together
 _AT_ONCE = 4  # queries that are scored at once: each holds a float32 a text
@@ -111,9 +109,9 @@ def best(scores_N: np.ndarray, *, top_k: int) -> np.ndarray:
 
 
 def words_of() -> Words:
-    """How a text is cut into words: lower case, without English stop words, each its English stem (Snowball).
+    """The words of a text (`questions.normalisation`), without English stop words, each its English stem (Snowball).
 
-    Compatible forms of Unicode count as one. A new function for each user: a stemmer serves one thread.
+    In scripts without spaces each character is a word. A new function for each user: a stemmer serves one thread.
     """
     from bm25s.stopwords import STOPWORDS_EN
     from Stemmer import Stemmer
@@ -121,8 +119,7 @@ def words_of() -> Words:
     stop, stemmer = frozenset(STOPWORDS_EN), Stemmer("english")
 
     def words(text: str) -> list[str]:
-        found = _WORD.findall(unicodedata.normalize("NFKC", text).lower())
-        stems: list[str] = stemmer.stemWords([word for word in found if word not in stop])
+        stems: list[str] = stemmer.stemWords([word for word in words_in(text) if word not in stop])
         return stems
 
     return words

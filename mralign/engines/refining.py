@@ -71,11 +71,11 @@ def _request(
     name, _, number = turn.partition("-")
     before = f"revise-{int(number) - 1}" if int(number) > 1 else ""
     answer, feedback = way.get(before), way.get(f"feedback-{number}")
-    if answer is None or answer["invalid"] is not None:
+    if answer is None or not answer["answer"]:
         return None
     values = {"question": answer["question"], "answer": answer["answer"]}
     if name == "revise":
-        if feedback is None or feedback["invalid"] is not None:
+        if feedback is None or not feedback["answer"]:
             return None
         asked = user_message(prompt_of(answer["dataset"]), question=answer["question"])  # it holds its choices
         values |= {"feedback": feedback["answer"], "question": asked}

@@ -3,7 +3,7 @@
 Enters: the text of one completion, the mode it was asked in and why it stopped. Leaves: the span of the thought in
 characters of that text, the answer without tags and end tokens, or the reason why the draw cannot be judged. Models
 differ: Qwen3 writes `<think>` itself, R1 distills find it in their prompt, some never close it, and answers come bare,
-as `Answer: X` or inside `<answer>` tags. METHOD.md section 1.
+as `Answer: X`, in a box or inside `<answer>` tags. METHOD.md section 1.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from mralign.engines.stated_answer import stated_answer
+
 MODES = ("on", "off")
 # Why a completion that ended by itself has no answer that could be judged.
-FORMAT_FAULTS = ("no_thought", "unclosed_thought", "second_thought", "unexpected_thought", "empty_answer")
+FORMAT_FAULTS = ("no_thought", "unclosed_thought", "second_thought", "unexpected_thought")
 OPENING, CLOSING = "<think>", "</think>"
 END_TOKENS = (
     "<|im_end|>",
@@ -28,10 +30,6 @@ END_TOKENS = (
 )
 
 _EMPTY_BLOCK = re.compile(r"\s*(<think>)?\s*</think>")
-# `Answer: X`, `**Answer:** X`, `**Answer**: X` and `**Answer: X**`; the group is what opens the bold type.
-_ANSWER_PREFIX = re.compile(
-    r"(\*+)(?:final\s+)?answer(?:\s*:\s*\1|\s*\1\s*:|\s*:)\s*|(?:final\s+)?answer\s*:(?:\*\*)?\s*", re.IGNORECASE
-)
 
 
 @dataclass(frozen=True)
@@ -39,8 +37,9 @@ class Split:
     """A completion taken apart.
 
     `thought_start`, `thought_end`: characters of the text inside the tags, (-1, -1) where there is no thought.
-    `answer`: None exactly where `invalid` holds a reason: truncated, no_thought, unclosed_thought, second_thought,
-    unexpected_thought or empty_answer. A thought's offsets stand even then, where they are known.
+    `answer`: None exactly where `invalid` holds a reason: truncated, no_thought, unclosed_thought, second_thought or
+    unexpected_thought. An empty answer is an answer, and a wrong one. A thought's offsets stand even where it is
+    invalid, if they are known.
     """
 
     thought_start: int
@@ -73,18 +72,16 @@ def split_thinking(text: str, *, mode: str, opened: bool = False, finish_reason:
 
 
 def clean_answer(text: str) -> str:
-    """The answer in `text`: the last `<answer>` block if any (to the end where unclosed), or what stands before a
-    closing tag that nothing opened, for the prompt did; else all of it. Without end tokens at the end, a leading
-    `Answer:` or `Final answer:` (any case, in Markdown bold or not) and white space at the edges."""
+    """The answer in `text`, without tags, end tokens at the end, and white space at the edges; may be empty.
+
+    First the `<answer>` block decides, if there is one: the last (to the end where unclosed), or what stands before a
+    closing tag that nothing opened, for the prompt did. In it, or else in all of the text, `stated_answer` decides:
+    a label `Answer: X` at the end, then `\\boxed{X}`, then everything.
+    """
     bare = _strip_end_tokens(text)
     if "<answer>" in bare or "</answer>" in bare:
         bare = _strip_end_tokens(_answer_block(bare))
-    prefix = _ANSWER_PREFIX.match(bare)
-    if prefix is None:
-        return bare
-    answer, bold = bare[prefix.end() :], prefix[1]
-    goes_on = bold and prefix[0].count("*") == len(bold)  # the bold type is closed after the answer, if at all
-    return (answer.rstrip().removesuffix(bold) if goes_on else answer).strip()
+    return stated_answer(bare)
 
 
 def _answer_block(text: str) -> str:
@@ -96,8 +93,7 @@ def _answer_block(text: str) -> str:
 
 def _judged(start: int, end: int, *, tail: str, reason: str | None) -> Split:
     answer = clean_answer(tail)
-    invalid = reason or (None if answer else "empty_answer")
-    return Split(start, end, None if invalid else answer, invalid)
+    return Split(start, end, None if reason else answer, reason)
 
 
 def _thought_span(text: str, *, opened: bool) -> tuple[int, int]:

@@ -123,5 +123,11 @@ def _inputs(config: RunConfig) -> Mapping[str, str]:
 
 
 EVIDENCE_STAGE = Stage(
-    name="evidence", run=_run, matters=_matters, upstream=("questions",), inputs=_inputs, check=check_search
+    name="evidence",
+    run=_run,
+    matters=_matters,
+    upstream=("questions",),
+    inputs=_inputs,
+    check=check_search,
+    version=2,
 )

@@ -50,6 +50,7 @@ def judgements_stage(*, name: str, responses: str) -> Stage:
         upstream=("questions", responses),
         inputs=_inputs,
         check=_check,
+        version=2,
     )
 
 
@@ -164,7 +165,7 @@ def cases_of(
             dataset=row["dataset"],
             kind="truthfulqa" if kinds[row["dataset"]] == "truthfulqa" else "longfact",
             question=questions[row["question_id"]],  # the row's own may hold the snippets of a search
-            answer=row["answer"] if row["invalid"] is None else None,
+            answer=row["answer"] or None,  # nobody is asked about an invalid or an empty one
             correct=tuple(row["answers"]),
             incorrect=tuple(incorrect.get(row["question_id"], ())),
         )

@@ -30,7 +30,7 @@ from mralign.engines.json_reply import (
 )
 from mralign.engines.search import Snippet
 from mralign.evaluation.truthfulqa import ask_about, mean_with_interval
-from mralign.questions.matching import normalize
+from mralign.questions.normalisation import normalize
 
 SHORT_PASSAGE, LONG_PASSAGE = 200, 2000  # characters
 MAX_CLAIMS = 60  # of a passage

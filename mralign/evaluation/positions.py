@@ -1,9 +1,8 @@
 """Where the gold answer stands in a thought: first and last hit, under right and wrong answers (METHOD 6, Fig. 1).
 
 Generations and their scores enter; histograms, means and counts by benchmark, method and verdict leave. A position is
-counted in TOKENS of the normalised thought (what white space separates after SQuAD normalisation), not in characters of
-the text: the index of the hit's first token divided by the number of tokens, in [0, 1). Hits are looked for in that
-normal form, so a position in it is exact, and having one is the same as EM_t.
+counted in TOKENS of the normalised thought (`questions.normalisation`), not in characters of the text: the index of the
+hit's first token divided by the number of tokens, in [0, 1). Having a position is the same as EM_t.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from mralign.questions.matching import normalize
+from mralign.questions.matching import token_places
 
 BINS = 20
 
@@ -22,15 +21,11 @@ def hit_positions(thought: str, answers: Sequence[str]) -> tuple[float, float] |
 
     A hit is where `matching.contains` finds an alias: a run of whole tokens. Its place is that of its first token.
     """
-    padded = f" {normalize(thought)} "
-    aliases = [f" {alias} " for alias in map(normalize, answers) if alias]
-    first = [place for alias in aliases if (place := padded.find(alias)) >= 0]
-    if not first:
+    found = token_places(thought, answers)
+    if found is None:
         return None
-    last = max(padded.rfind(alias) for alias in aliases)
-    tokens = padded.count(" ") - 1
-    token = lambda place: padded.count(" ", 0, place)  # noqa: E731  # tokens before the blank at `place`
-    return token(min(first)) / tokens, token(last) / tokens
+    first, last, tokens = found
+    return first / tokens, last / tokens
 
 
 def position_figures(rows: Iterable[Mapping[str, Any]], scores: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

@@ -192,6 +192,7 @@ def base_stage(config: RunConfig) -> Stage:
         upstream=("questions", *(["evidence"] if asks_with_snippets(methods) else [])),
         inputs=lambda config: config.model.inputs(),
         check=_check,
+        version=2,
     )
 
 
@@ -204,4 +205,5 @@ def trained_stage(config: RunConfig) -> Stage:
         matters=lambda config: _matters(config, methods=methods) | {"name": trained_name(config)},
         upstream=("questions", "training", *(["evidence"] if asks_with_snippets(methods) else [])),
         check=_check_trained,
+        version=2,
     )

@@ -21,7 +21,7 @@ _CHUNK = 256  # bootstrap samples held in memory at once
 def score(rows: list[dict], *, match: str) -> list[dict]:
     """One score per response of `rows` (schema GENERATIONS and `method`), in their order, as a row of schema SCORES.
 
-    `match` (exact | contains) decides em_answer. Think-on: acc = EM_t and EM_a, mis = EM_t xor EM_a. Think-off:
+    `match` (exact | contains | paper) decides em_answer. Think-on: acc = EM_t and EM_a, mis = EM_t xor EM_a. Think-off:
     acc = EM_a, em_thought and mis are None. Where `invalid` holds a reason EM_a is False; EM_t still counts what was
     thought.
     """
@@ -95,9 +95,10 @@ def bootstrap_interval(
 
 def _score(row: dict, *, match: str) -> dict:
     judged = row["invalid"] is None
-    em_answer = judged and answer_matches(row["answer"], row["answers"], mode=match)
+    thinking = row["mode"] != "off"
+    em_answer = judged and answer_matches(row["answer"], row["answers"], mode=match, thinking=thinking)
     answer_contains = judged and contains(row["answer"], row["answers"])
-    em_thought = None if row["mode"] == "off" else _em_thought(row)
+    em_thought = _em_thought(row) if thinking else None
     return {
         "row_id": row["row_id"],
         "question_id": row["question_id"],

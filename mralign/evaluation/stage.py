@@ -94,7 +94,7 @@ def base_stage(config: RunConfig) -> Stage:
         run=partial(_evaluate, side="_base"),
         matters=_matters,
         upstream=("responses_base", *(["judgements_base"] if judges(config) else [])),
-        version=2,
+        version=3,
     )
 
 
@@ -105,5 +105,5 @@ def trained_stage(config: RunConfig) -> Stage:
         run=partial(_evaluate, side=""),
         matters=lambda config: _matters(config) | {"name": trained_name(config)},
         upstream=("responses", *(["judgements"] if judges(config) else []), "evaluation_base"),
-        version=2,
+        version=3,
     )

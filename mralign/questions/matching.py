@@ -1,56 +1,176 @@
-"""Matching an answer or a thought against gold aliases: SQuAD normalisation, then equality or token containment.
+"""Matching an answer or a thought against gold aliases: normal forms, then equality or containment on token boundaries.
 
-Enters: texts of the model and the gold aliases of a question. Leaves: a boolean. Normalisation is SQuAD's to the
-letter, so numbers stand beside published ones: punctuation is `string.punctuation` (ASCII only; a curly quote or an
-em dash stays in its token), articles are the English a, an, the, and white space is Unicode's, NBSP included. A token
-is what white space separates after normalisation. METHOD.md section 1.
+Enters: texts of the model and the gold aliases of a question. Leaves: a boolean, or where in a text the aliases stand.
+Normal forms and tokens are those of `normalisation`, on English SQuAD's to the letter. METHOD.md section 1.
+
+An alias whose normal form is empty (`A`, `The The`, `+`, `---`) is compared as it is written, articles and punctuation
+kept, and only with texts in that same form:
+
+- Equality: but for case, for quotes, brackets or bold type around all of it, and for a full stop behind it. `A` is
+  "A.", "(A)" and **a**; it is neither "A+" nor "an A".
+- Containment: as a whole token in the alias's own case, between white space, quotes, brackets, bold type or sentence
+  punctuation. Prose must not hold the answer `A` by its articles alone: before a word, `a`, `an` and `the` count only
+  if that word cannot follow an article ("A is right"), or as a capital within a sentence of small letters ("vitamin A
+  helps"). Nor do symbols count that lead their line (bullets, rules), unless quoted. "It is A." and "the + sign" hold
+  their answers; "A dog and a cat", "the film A Beautiful Mind", "2+2" and "* item" do not.
+
+What has a normal form keeps SQuAD's: `C++` and `C` are one answer. An alias of which nothing can be seen never matches.
 """
 
 from __future__ import annotations
 
 import re
-import string
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import get_args
 
-MODES = ("exact", "contains")
+from mralign.config import MatchMode
+from mralign.questions.normalisation import key, normalize, visible, visible_lines
 
-_DROP_PUNCTUATION = str.maketrans("", "", string.punctuation)
-_ARTICLES = re.compile(r"\b(a|an|the)\b")
+MODES: tuple[str, ...] = get_args(MatchMode)
+
+_ALIASES_KEPT = 2**15  # normal forms of aliases that are remembered: a question's come again with every draw
+_WRAPPERS = (("**", "**"), ("__", "__"), *((mark, mark) for mark in "*_`\"'"), ("(", ")"), ("[", "]"), ("{", "}"))
+_SENTENCE_ENDS = ".,;:!?"
+_BEFORE = "\"'`([{*_"
+_AFTER = "\"'`)]}*_.,;:!?"
+_QUOTED = ("''", '""', "``", "()", "[]", "{}")
+_ARTICLE = re.compile(r"(?:a|an|the)", re.IGNORECASE)
+_NEXT_WORD = re.compile(r"\s+(\w+)")
+_VERBS = ("is", "was", "are", "were", "has", "had", "does", "will", "would", "can", "could")
+_JOINING = ("and", "or", "but", "because", "since", "to", "in", "of", "on", "for", "with", "by", "as")
+_NEVER_AFTER_ARTICLE = frozenset((*_VERBS, *_JOINING))
 
 
-def normalize(text: str) -> str:
-    """SQuAD normal form: lower case, no ASCII punctuation, no articles, single spaces. May be empty (`---`, `The`)."""
-    bare = text.lower().translate(_DROP_PUNCTUATION)
-    return " ".join(_ARTICLES.sub(" ", bare).split())
+@dataclass(frozen=True)
+class _Alias:
+    """A gold alias: its normal form, or if that is empty the text as it is written (empty: nothing can be seen)."""
+
+    normal: str
+    written: str = ""
 
 
 def contains(haystack: str, aliases: Sequence[str]) -> bool:
-    """True if some normalised alias occurs in the normalised `haystack` on token boundaries ("art" not in "party").
+    """True if some alias occurs in `haystack` on token boundaries ("art" not in "party"). METHOD.md section 1, EM_t.
 
-    An alias that normalises to nothing never matches. METHOD.md section 1, EM_t.
+    An answer that `equals` an alias contains it. ValueError if `aliases` is one string.
     """
+    golds = _golds(aliases)
     padded = f" {normalize(haystack)} "
-    return any(f" {alias} " in padded for alias in _normal_aliases(aliases))
+    if any(f" {gold.normal} " in padded for gold in golds if gold.normal):
+        return True
+    written = [gold.written for gold in golds if gold.written]
+    return bool(written) and (_is_written(haystack, written) or _first_written(haystack, written) is not None)
 
 
 def equals(answer: str, aliases: Sequence[str]) -> bool:
-    """True if some normalised alias equals the normalised `answer`; an empty alias never does. METHOD.md section 1."""
-    return normalize(answer) in _normal_aliases(aliases)
+    """True if some alias has the normal form of the `answer`. METHOD.md section 1.
+
+    ValueError if `aliases` is one string.
+    """
+    golds, normal = _golds(aliases), normalize(answer)
+    if normal:
+        return any(gold.normal == normal for gold in golds)
+    return _is_written(answer, [gold.written for gold in golds if gold.written])
 
 
-def answer_matches(answer: str, aliases: Sequence[str], *, mode: str) -> bool:
-    """EM_a of METHOD.md section 1: `equals` in mode "exact" (the paper's definition), `contains` in mode "contains".
+def answer_matches(answer: str, aliases: Sequence[str], *, mode: str, thinking: bool) -> bool:
+    """EM_a of METHOD.md section 1: `equals` in mode "exact", `contains` in mode "contains".
 
+    Mode "paper" asks for equality of an answer that was given after `thinking`, and for containment of any other.
     Raises ValueError for any other mode.
     """
-    if mode == "exact":
+    if mode not in MODES:
+        raise ValueError(
+            f"answer matching mode {mode!r} is not known; allowed are {', '.join(MODES)}; choose one of them"
+        )
+    if mode == "exact" or (mode == "paper" and thinking):
         return equals(answer, aliases)
-    if mode == "contains":
-        return contains(answer, aliases)
-    raise ValueError(f"answer matching mode {mode!r} is not known; allowed are {', '.join(MODES)}; choose one of them")
+    return contains(answer, aliases)
 
 
-def _normal_aliases(aliases: Sequence[str]) -> list[str]:
+def can_match(alias: str) -> bool:
+    """Whether any text at all matches `alias`: not one of which nothing can be seen (white space, zero-width marks)."""
+    return bool(key(alias))
+
+
+def token_places(haystack: str, aliases: Sequence[str]) -> tuple[int, int, int] | None:
+    """Tokens before the first and before the last occurrence of an alias in the normal form of `haystack`, and all of
+    its tokens; None where `contains` finds none. An occurrence behind the last token counts as in it."""
+    golds = _golds(aliases)
+    padded = f" {normalize(haystack)} "
+    tokens = max(1, padded.count(" ") - 1)
+    places: list[int] = []
+    for gold in golds:
+        alias = f" {gold.normal} "
+        if gold.normal and alias in padded:
+            places += [padded.count(" ", 0, padded.find(alias)), padded.count(" ", 0, padded.rfind(alias))]
+    written = [gold.written for gold in golds if gold.written]
+    if written:
+        text = visible_lines(haystack)
+        starts = [0] if _is_written(haystack, written) else []
+        starts += [start for alias in written for start in _occurrences(text, alias=alias)]
+        places += [len(normalize(text[:start]).split()) for start in starts]
+    if not places:
+        return None
+    return min(*places, tokens - 1), min(max(places), tokens - 1), tokens
+
+
+def _golds(aliases: Sequence[str]) -> list[_Alias]:
     if isinstance(aliases, str):  # a str is a Sequence[str]: its letters would match as aliases
         raise ValueError(f"gold aliases must be a list of strings, given the string {aliases!r}; wrap it in a list")
-    return [normal for normal in map(normalize, aliases) if normal]
+    return [_gold(alias) for alias in aliases]
+
+
+@lru_cache(maxsize=_ALIASES_KEPT)
+def _gold(alias: str) -> _Alias:
+    normal = normalize(alias)
+    return _Alias(normal) if normal else _Alias("", _unwrapped(visible(alias)))
+
+
+def _unwrapped(text: str) -> str:
+    """`text` without quotes, brackets or bold type around it and sentence ends behind it, if anything is left."""
+    bare = text.rstrip(_SENTENCE_ENDS).strip() or text
+    for opening, closing in _WRAPPERS:
+        inner = bare[len(opening) : -len(closing)]
+        if bare == f"{opening}{inner}{closing}" and inner.strip():
+            return _unwrapped(inner.strip())
+    return bare
+
+
+def _is_written(answer: str, written: Sequence[str]) -> bool:
+    if not written:
+        return False
+    said = _unwrapped(visible(answer)).casefold()
+    return any(alias.casefold() == said for alias in written)
+
+
+def _first_written(haystack: str, written: Sequence[str]) -> int | None:
+    text = visible_lines(haystack)
+    return next((start for alias in written for start in _occurrences(text, alias=alias)), None)
+
+
+def _occurrences(text: str, *, alias: str) -> Iterator[int]:
+    """Where the written `alias` stands in `text` (of `visible_lines`) as a token of its own, by the module's rules."""
+    for found in _pattern(alias).finditer(text):
+        line_before = text[text.rfind("\n", 0, found.start()) + 1 : found.start()]
+        leads = not re.search(r"\w", line_before)
+        if not re.search(r"\w", alias):
+            around = line_before[-1:].strip() + text[found.end() : found.end() + 1].strip()
+            counts = around in _QUOTED or (not leads and (not around or around in _SENTENCE_ENDS))
+        elif _ARTICLE.fullmatch(alias) and (word := _NEXT_WORD.match(text, found.end())):
+            within = not leads and not re.search(r"[.!?:]\W*$", line_before)
+            counts = word[1] in _NEVER_AFTER_ARTICLE or (within and not alias.islower() and word[1].islower())
+        else:
+            counts = True
+        if counts:
+            yield found.start()
+
+
+@lru_cache(maxsize=_ALIASES_KEPT)
+def _pattern(alias: str) -> re.Pattern[str]:
+    before = "".join(char for char in _BEFORE if char not in alias)
+    after = "".join(char for char in _AFTER if char not in alias)
+    text = r"\s+".join(re.escape(part) for part in alias.split())
+    return re.compile(rf"(?:^|(?<=[\s{re.escape(before)}])){text}(?=$|[\s{re.escape(after)}])")

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mralign.questions.matching import normalize
+from mralign.questions.normalisation import key
 from mralign.rejects import Reject
 from mralign.schema import QUESTIONS, cast
 
@@ -49,8 +49,7 @@ _DETAILS = {"duplicate_id": "an earlier row has the id {}"}
 def question_keys(table: pa.Table) -> pa.Table:
     """Keys (schema KEYS) of the questions of one part (schema QUESTIONS), in its order."""
     ids = _hashes(table.column("question_id").to_pylist())
-    # A question of nothing but punctuation and articles has an empty normal form: it is its own key.
-    questions = _hashes([normalize(text) or text for text in table.column("question").to_pylist()])
+    questions = _hashes([key(text) for text in table.column("question").to_pylist()])
     rows = np.arange(table.num_rows, dtype=np.int64)
     columns = [rows, ids[:, 0], ids[:, 1], questions[:, 0], questions[:, 1]]
     return pa.table([*map(pa.array, columns), table.column("question_id")], schema=KEYS)

@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from mralign.questions import hub
 from mralign.questions.formats import choose, longfact_files
+from mralign.questions.matching import can_match
 from mralign.questions.plain import Draft
 from mralign.questions.records import MalformedError, Record, is_file
 from mralign.questions.streams import PACKED, split_suffix
@@ -78,9 +79,9 @@ def read_batches(
     Memory: one batch, and a whole sample; but a JSON document and SciQ.zip are read whole. Repeated ids are left to
     find_repeats.
 
-    Reject reasons: malformed_json, malformed_csv, malformed_metadata, missing_question, missing_answers, wrong_type,
-    answer_not_a_choice, ambiguous_answer. Raises ValueError as check_source does, for a limit, sample or rows below 1,
-    a skip below 0, and for an unreadable source.
+    Reject reasons: malformed_json, malformed_csv, malformed_metadata, missing_question, missing_answers,
+    unmatchable_answers (nothing of any alias can be seen), wrong_type, answer_not_a_choice, ambiguous_answer. Raises
+    ValueError as check_source does, for a limit, sample or rows below 1, a skip below 0, and for an unreadable source.
     """
     check_source(path, name=name, split=split, format=format, fields=fields, **settings)
     if limit is not None and limit < 1:
@@ -136,6 +137,8 @@ def _question(record: Record, *, draft: Callable[[dict], Draft], number: int, na
         "choices": list(choices.texts) if choices else None,
     }
     _refuse_surrogates(row)
+    if row["answers"] and not any(can_match(alias) for alias in row["answers"]):
+        raise MalformedError("unmatchable_answers", f"no text can match the gold answers {row['answers']!r:.80}")
     try:
         return {**row, "extra": json.dumps(said.extra, default=str)}
     except (RecursionError, TypeError, ValueError) as error:  # nested without end, or keys that are no texts

@@ -38,6 +38,11 @@ from mralign.schema import EDGES
 
 Content = dict[str, Any]
 
+_RIGHT = {  # by evaluation.match
+    "exact": "it equals a gold one",
+    "contains": "it holds a gold one",
+    "paper": "it equals a gold one after thinking, or holds one without",
+}
 _SHOWN = 5  # edges at either end of the ratios
 _MIN_SUPPORT = 1.0  # expected count below which a ratio of two probabilities says more of the prior than of the data
 
@@ -59,6 +64,7 @@ def result(config: RunConfig, *, metrics: Metrics) -> Content:
         "blocks": [(block, pictures[block.benchmark]) for block in results.blocks(metrics)],
         "kinds": sorted({block.kind for block in results.blocks(metrics)}),
         "level": f"{100 * config.evaluation.level:g}",
+        "right": _RIGHT[config.evaluation.match],
         "published": tables.published(evaluated(config)),
     }
 

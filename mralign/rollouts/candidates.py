@@ -51,9 +51,9 @@ def judge(
 ) -> tuple[list[dict], list[Reject]]:
     """Candidates (rows of schema CANDIDATES, by question id and draw) and rejects of all `rows` (schema GENERATIONS).
 
-    `match`: exact | contains, for EM_a. `draws`: N of each mode. `keep_all_draws`: all N think-on trajectories of a
-    question, not draw 0 alone. `keep_neutral`: undecided questions leave as polarity 0 instead of as rejects.
-    Reasons, one reject a question: missing_draw, the draw's own (`invalid`), undecided; then one a trajectory:
+    `match`: exact | contains | paper, for EM_a. `draws`: N of each mode. `keep_all_draws`: all N think-on
+    trajectories of a question, not draw 0 alone. `keep_neutral`: undecided questions leave as polarity 0 instead of as
+    rejects. Reasons, one reject a question: missing_draw, the draw's own (`invalid`), undecided; then one a trajectory:
     few_segments, many_segments, short_thought, long_thought.
     Raises ValueError for a draw number that `draws` does not allow, or one that comes twice.
     """
@@ -118,10 +118,8 @@ def _verdict(
     for key in wanted:
         if reason := group[key]["invalid"]:
             return Reject(group[key]["row_id"], reason, f"dataset={some['dataset']}", group[key]["text"])
-    z_on, z_off = (
-        [answer_matches(group[mode, draw]["answer"], some["answers"], mode=match) for draw in range(draws)]
-        for mode in ("on", "off")
-    )
+    z_on = [_is_right(group["on", draw], match=match) for draw in range(draws)]
+    z_off = [_is_right(group["off", draw], match=match) for draw in range(draws)]
     if all(z_on) and not any(z_off):
         return 1
     if all(z_off) and not any(z_on):
@@ -130,6 +128,11 @@ def _verdict(
         return 0
     detail = f"z_on={_bits(z_on)} z_off={_bits(z_off)} dataset={some['dataset']}"
     return Reject(question_id, "undecided", detail, some["question"])
+
+
+def _is_right(row: dict, *, match: str) -> bool:
+    """EM_a of a valid draw."""
+    return answer_matches(row["answer"], row["answers"], mode=match, thinking=row["mode"] == "on")
 
 
 def _bits(values: Sequence[bool]) -> str:
@@ -159,7 +162,7 @@ def trajectory(row: dict, *, polarity: int, match: str) -> dict:
         "segment_start": [first for first, _ in spans],
         "segment_end": [last for _, last in spans],
         "em_thought": contains(row["text"][start:end], row["answers"]),
-        "em_answer": answer_matches(row["answer"], row["answers"], mode=match),
+        "em_answer": _is_right(row, match=match),
     }
 
 

@@ -6,20 +6,29 @@ text, so that later rooms can follow tokens to segments without tokenising anyth
 
 from __future__ import annotations
 
+import re
+
+_BLANK_LINE = re.compile(r"\r?\n\r?\n")
+
 
 def segment_spans(text: str, *, start: int, end: int) -> list[tuple[int, int]]:
     """Spans of the segments of the thought text[start:end], in characters of `text` (METHOD.md section 1).
 
-    The thought is cut at every "\\n\\n"; blank segments are left out, white space at a segment's edges is not in its
-    span. (-1, -1), a completion without a thought, has none.
+    The thought is cut at every "\\n\\n"; "\\r\\n" is a line end like "\\n". Blank segments are left out. A segment
+    begins where the blank line behind the one before ends, so the white space before its first visible character is in
+    its span (the first one begins with the thought); it ends with its last visible character. (-1, -1), a completion
+    without a thought, has no segments.
     """
     if start < 0:
         return []
     assert start <= end <= len(text), (start, end, len(text))
-    spans, position = [], start
-    for piece in text[start:end].split("\n\n"):
-        if bare := piece.strip():
-            first = position + len(piece) - len(piece.lstrip())
-            spans.append((first, first + len(bare)))
-        position += len(piece) + 2
+    spans: list[tuple[int, int]] = []
+    first = position = start
+    cuts = [(cut.start(), cut.end()) for cut in _BLANK_LINE.finditer(text, start, end)]
+    for cut_start, cut_end in [*cuts, (end, end)]:
+        bare = text[position:cut_start].rstrip()
+        if bare:
+            spans.append((first, position + len(bare)))
+            first = cut_end
+        position = cut_end
     return spans

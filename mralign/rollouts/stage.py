@@ -206,6 +206,7 @@ def thoughts_stage(*, name: str, responses: str) -> Stage:
         },
         upstream=("questions", responses),
         check=check_think_on,
+        version=2,
     )
 
 
@@ -216,6 +217,7 @@ ROLLOUTS_STAGE = Stage(
     upstream=("questions",),
     inputs=lambda config: config.model.inputs(),
     check=_check,
+    version=2,
 )
 
 IMPORT_STAGE = Stage(
@@ -235,6 +237,7 @@ IMPORT_STAGE = Stage(
         **config.model.inputs(),
     },
     check=_check_import,
+    version=2,
 )
 
 CANDIDATES_STAGE = Stage(
@@ -242,4 +245,5 @@ CANDIDATES_STAGE = Stage(
     run=_candidates,
     matters=lambda config: {**config.candidates.model_dump(), "n": config.rollouts.n},
     upstream=("questions", "rollouts"),
+    version=2,
 )

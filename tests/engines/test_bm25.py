@@ -72,6 +72,34 @@ def test_scores_are_those_of_the_formula(tmp_path, query, words, order):
     assert [s.id for s in find(index, query, top_k=1)] == [order[0]]
 
 
+FOREIGN = [
+    {"id": "zh", "text": "北京是中国的首都，有两千万人口。"},
+    {"id": "ja", "text": "レオナルド・ダ・ヴィンチは画家です。"},
+    {"id": "th", "text": "กรุงเทพมหานครเป็นเมืองหลวง"},
+    {"id": "ko", "text": "프랑스의 수도는 파리입니다."},
+    {"id": "hi", "text": "दिल्ली भारत की राजधानी है"},
+    {"id": "en", "text": "Schrödinger’s cat, born in １９３５ – a thought\u2011experiment"},
+]
+
+
+@pytest.mark.parametrize(
+    ("query", "first"),
+    [
+        ("中国的首都是哪里？", "zh"),
+        ("ﾚｵﾅﾙﾄﾞ ダヴィンチ", "ja"),
+        ("เมืองหลวง", "th"),
+        ("파리", "ko"),
+        ("राजधानी", "hi"),
+        ("Schro\u0308dinger's cat", "en"),
+        ("1935", "en"),
+        ("thought experiment", "en"),
+    ],
+)
+def test_a_query_finds_its_text_in_any_script_and_however_it_is_typed(tmp_path, query, first):
+    index = open_index(corpus_of(tmp_path / "c.jsonl", FOREIGN), fields={}, directory=tmp_path)
+    assert [s.id for s in find(index, query, top_k=1)] == [first]
+
+
 @pytest.mark.parametrize("query", ["", "the of and", "?!", "zebra", "\x00\ud800"])
 def test_what_no_text_holds_finds_nothing(tmp_path, query):
     index = open_index(corpus_of(tmp_path / "c.jsonl"), fields={}, directory=tmp_path)

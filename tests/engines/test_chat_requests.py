@@ -281,7 +281,7 @@ def test_a_thought_is_found_measured_and_answered(tokenizer):
         (("pemidir", "on", "stop"), False, (-1, -1, None, 0, "no_thought")),
         (("<think>so totibar", "on", "length"), False, (7, 17, None, 2, "truncated")),
         (("<think>so</think>pemidir", "off", "stop"), False, (7, 9, None, 1, "unexpected_thought")),
-        (("<think></think>", "on", "stop"), False, (7, 7, None, 0, "empty_answer")),
+        (("<think></think>", "on", "stop"), False, (7, 7, "", 0, None)),
     ],
 )
 def test_what_cannot_be_judged_keeps_its_reason(tokenizer, row, opened, expected):

@@ -56,6 +56,11 @@ def test_a_turn_that_cannot_be_judged_ends_the_way():
     assert ask("feedback-1", row("Bob", mode="off")) == []
 
 
+def test_an_empty_turn_ends_the_way():
+    assert ask("feedback-1", row("")) == []
+    assert ask("revise-1", row("Bob"), row("", turn="feedback-1")) == []
+
+
 def test_draws_and_questions_go_their_own_ways():
     rows = [row("a"), row("b", draw=1), row("c", question="q/2"), row("fine", turn="feedback-1", draw=1)]
     assert [r["row_id"] for r in ask("feedback-1", *rows)] == [

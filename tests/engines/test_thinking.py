@@ -42,13 +42,16 @@ def test_an_opening_tag_repeated_after_the_prompts_is_the_opening():
         ("<think>a</think>b<think>c</think>Paris", False, "second_thought", (7, 8)),
         ("<think>a</think>b</think>Paris", False, "second_thought", (7, 8)),
         ("a</think>b<think>c", False, "second_thought", (0, 1)),
-        ("<think>a</think>\n<|im_end|>", False, "empty_answer", (7, 8)),
-        ("<think>a</think><answer> </answer>", False, "empty_answer", (7, 8)),
-        ("<think>a</think>Answer:</s>", False, "empty_answer", (7, 8)),
     ],
 )
 def test_what_cannot_be_judged_has_a_reason_and_the_offsets_known(text, opened, reason, span):
     assert split_thinking(text, mode="on", opened=opened) == Split(*span, None, reason)
+
+
+@pytest.mark.parametrize("tail", ["\n<|im_end|>", "<answer> </answer>", "Answer:</s>", "\\boxed{}", ""])
+def test_an_empty_answer_is_an_answer(tail):
+    assert split_thinking(f"<think>a</think>{tail}", mode="on") == Split(7, 8, "", None)
+    assert split_thinking(tail, mode="off") == Split(-1, -1, "", None)
 
 
 @pytest.mark.parametrize(("text", "span"), [("<think>a</think>Par", (7, 8)), ("<think>ab", (7, 9)), ("Par", (-1, -1))])
@@ -69,14 +72,14 @@ def test_truncated_comes_before_every_other_reason(text, span):
         ("**Answer:** Paris", "Paris"),
         ("**Answer**: Paris", "Paris"),
         ("**Answer: Paris**", "Paris"),
-        ("*Answer*: **Paris**", "**Paris**"),  # whose own bold type stays whole
-        ("Answer: **Paris**", "**Paris**"),
+        ("*Answer*: **Paris**", "Paris"),
+        ("Answer: **Paris**", "Paris"),
         ("**Final Answer:**\nParis", "Paris"),
         ("Final answer: Paris", "Paris"),
         ("Paris</answer>", "Paris"),
         ("Paris<|im_end|></answer>\nIt is <answer>Rome</answer>", "Paris"),
         ("</answer>\n<answer>Paris</answer>", "Paris"),
-        ("The answer: Paris", "The answer: Paris"),  # a prefix only where it leads
+        ("So the answer: Paris", "So the answer: Paris"),  # a label only where it leads its line
         ("Answering Paris", "Answering Paris"),
     ],
 )
@@ -90,7 +93,6 @@ def test_think_off_drops_an_empty_block_and_refuses_a_full_one():
     assert split_thinking("<think>Hm.</think>Paris", mode="off") == Split(7, 10, None, "unexpected_thought")
     assert split_thinking("<think></think>x</think>Paris", mode="off").invalid == "unexpected_thought"
     assert split_thinking("<think>Hm.", mode="off") == Split(7, 10, None, "unexpected_thought")
-    assert split_thinking(" ", mode="off") == Split(-1, -1, None, "empty_answer")
     assert split_thinking("Par", mode="off", finish_reason="length") == Split(-1, -1, None, "truncated")
 
 
@@ -118,7 +120,7 @@ COMPLETIONS = st.lists(st.sampled_from([*TAGS, *END_TOKENS]) | st.text(max_size=
 def test_any_text_is_answered_or_has_a_reason(text, mode, opened, finish_reason):
     split = split_thinking(text, mode=mode, opened=opened, finish_reason=finish_reason)
     assert (split.answer is None) == (split.invalid is not None)
-    assert split.answer is None or (split.answer and split.answer == split.answer.strip() and split.answer in text)
+    assert split.answer is None or (split.answer == split.answer.strip() and split.answer in text)
     assert (split.thought_start, split.thought_end) == (-1, -1) or 0 <= split.thought_start <= split.thought_end
     assert split.thought_end <= len(text)
     if split.invalid is None:
@@ -149,7 +151,8 @@ def traces(name):
 
 
 def said(response):
-    return response.removesuffix("<|im_end|>").removeprefix("Answer:").strip()
+    """What stands behind the last label of a reply, by hand: three of 1600 have several, two are in italics."""
+    return response.removesuffix("<|im_end|>").rpartition("Answer:")[2].strip().strip("*")
 
 
 @pytest.mark.skipif(not TRACES.is_dir(), reason=f"published traces not found at {TRACES}")

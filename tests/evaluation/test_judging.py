@@ -117,6 +117,12 @@ def test_one_response_of_several_methods_is_judged_once_and_two_of_one_name_are_
     assert cases_of(
         [row, dict(row)], kinds={"long": "longfact"}, incorrect={}, questions={LONG.question_id: LONG.question}
     ) == [LONG]
+    # Nobody is asked about an answer that is empty, as nobody is about one that is missing.
+    for nothing in ({"answer": ""}, {"answer": None, "invalid": "truncated"}):
+        (case,) = cases_of(
+            [row | nothing], kinds={"long": "longfact"}, incorrect={}, questions={LONG.question_id: LONG.question}
+        )
+        assert case == replace(LONG, answer=None)
     with pytest.raises(ValueError, match="two different responses are called q/on/0"):
         cases_of(
             [row, row | {"answer": "Other."}],

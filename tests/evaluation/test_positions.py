@@ -18,6 +18,12 @@ from mralign.questions.matching import contains
         ("So New York it is, New York", ["the New York"], (1 / 7, 5 / 7)),
         # runs of one alias may overlap
         ("x a1 a1 a1", ["A1 a1"], (1 / 4, 2 / 4)),
+        # tokens of Chinese are its characters: 是 北 京 吗 不 是 上 海 是 北 京 (11)
+        ("是北京吗？不，是上海。是北京。", ["北京"], (1 / 11, 9 / 11)),
+        ("Is it “Zu\u0308rich”? Yes—Zürich", ["Zürich"], (2 / 4, 2 / 4)),  # a dash joins what it joins in English
+        # an alias that is written as it is: is it blood type or blood type (7 tokens, none of them `a`)
+        ("Is it a blood type A, or blood type A?", ["A"], (4 / 7, 6 / 7)),
+        ("A", ["A"], (0.0, 0.0)),
         ("A party in Parisian style", ["art", "Paris", "---"], None),
         ("...", ["Paris"], None),
         ("", ["Paris"], None),

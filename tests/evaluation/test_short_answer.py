@@ -67,6 +67,35 @@ def test_think_off_is_the_answer_alone():
     assert json.dumps(found)  # plain booleans, no numpy
 
 
+def test_the_papers_matching_is_exact_after_thinking_and_contains_without():
+    rows = [
+        generation("q/1", "so Paris", "It is Paris"),
+        generation("q/1", "so Paris", "It is Paris") | {"mode": "on/revise-1"},
+        generation("q/1", "so Paris", "Paris"),
+        generation("q/1", "", "It is Paris", mode="off"),
+        generation("q/1", "", "It is Rome", mode="off"),
+    ]
+    found = score(rows, match="paper")
+    assert [(s["em_answer"], s["acc"], s["mis"]) for s in found] == [
+        (False, False, True),
+        (False, False, True),
+        (True, True, False),
+        (True, True, None),
+        (False, False, None),
+    ]
+    # The variants by containment do not ask for the mode.
+    assert [(s["acc_contains"], s["mis_contains"]) for s in found] == [
+        (s["acc_contains"], s["mis_contains"]) for s in score(rows, match="exact")
+    ]
+
+
+def test_a_right_answer_in_chinese_is_right_and_consistent():
+    thought = "法国的首都是巴黎，不是里昂。"
+    row = generation("q/1", thought, "巴黎。") | {"answers": ["巴黎"]}
+    (found,) = score([row], match="exact")
+    assert (found["acc"], found["mis"], found["acc_contains"]) == (True, False, True)
+
+
 def test_invalid_draws_are_wrong_answers_and_stay_in_the_mean():
     rows = [generation("q/1", "so Paris", "Paris"), generation("q/2", "so Paris", "Par", invalid="truncated")]
     rows += [

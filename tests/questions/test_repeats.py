@@ -45,6 +45,24 @@ def test_the_first_of_each_normalised_question_stays():
     ]
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("中国的首都是哪里？", "中国的首都是哪里"),
+        ("中国的首都是哪里？", "中国的 首都是哪里?"),
+        ("Who wrote “Émile”?", "who wrote 'E\u0301mile'"),
+        ("Who won in １９６９–７０?", "Who won in 1969-70?"),
+        ("Where is New\u00a0York?", "Where is\u200b New York?"),
+        ("？", "?"),
+    ],
+)
+def test_a_question_that_is_typed_otherwise_is_a_repeat_and_a_leak(one, other):
+    train, test = table(("a/1", one), ("a/2", other)), table(("b/1", other))
+    kept, rejects = drop(train, test, splits=["train", "test"])
+    assert kept == [[], ["b/1"]]
+    assert [reason for _, reason, _, _ in rejects[0]] == ["in_evaluation_split", "duplicate_question"]
+
+
 def test_parts_are_read_in_their_order_and_splits_apart():
     parts = [
         table(("a/1", "x"), ("a/2", "y")),

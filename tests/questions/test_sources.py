@@ -76,6 +76,7 @@ def test_jsonl_rows_become_questions(tmp_path):
         ({"question": "q", "answers": ["", " "]}, "missing_answers"),
         ({"question": "q", "answers": [float("nan"), None]}, "missing_answers"),
         ({"question": "q", "answers": [["a"], {"b": 1}]}, "wrong_type"),
+        ({"question": "q", "answers": ["\u200b", "\u00ad\ufeff"]}, "unmatchable_answers"),
         ({"question": "q", "answers": {"a": 1}}, "wrong_type"),
         ({"question": "q", "answers": ["a"], "id": True}, "wrong_type"),
         ({"question": "half \ud83d", "answers": ["a"]}, "wrong_type"),
@@ -90,6 +91,12 @@ def test_a_malformed_row_is_a_reject_with_its_raw_text(tmp_path, line, reason):
     assert (reject.row_id, reject.reason) == ("set/row1", reason)
     assert reject.raw == (line if isinstance(line, str) else json.dumps(line)).rstrip("\n")
     assert to_table(rejects).num_rows == 1
+
+
+def test_answers_that_normalisation_empties_are_kept(tmp_path):
+    lines = [{"question": "q", "answers": answers} for answers in (["A"], ["+"], ["The The"], ["\u200b", "x"])]
+    table, rejects = read(write_jsonl(tmp_path / "q.jsonl", *lines))
+    assert table.column("answers").to_pylist() == [line["answers"] for line in lines] and rejects == []
 
 
 def test_jsonl_bytes_bom_crlf_blank_lines_and_bad_utf8(tmp_path):

@@ -327,6 +327,21 @@ def test_drawings_are_well_formed_and_the_page_loads_nothing(complete: tuple[Pat
     assert set(re.findall(r'href="#(\w+)"', page)) == set(re.findall(r'<section id="(\w+)"', page))
 
 
+@pytest.mark.parametrize(
+    ("match", "words"),
+    [
+        ("exact", "An answer is right if it equals a gold one. Percent"),
+        ("contains", "An answer is right if it holds a gold one. Percent"),
+        ("paper", "An answer is right if it equals a gold one after thinking, or holds one without. Percent"),
+    ],
+)
+def test_page_says_how_answers_are_matched(tmp_path: Path, match: str, words: str) -> None:
+    config, planned = make_run(tmp_path)
+    evaluation = config.evaluation.model_copy(update={"match": match})
+    publish(config.model_copy(update={"evaluation": evaluation}), planned)
+    assert words in plain(page_of(tmp_path))
+
+
 def test_published_figures_stand_only_beside_their_data_set(complete: tuple[Path, str, str], tmp_path: Path) -> None:
     assert "MR-ALIGN 37.34/7.20" in plain(complete[1])
     _, planned = make_run(tmp_path)

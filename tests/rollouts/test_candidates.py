@@ -50,6 +50,29 @@ def run(rows, *, match="exact", draws=3, limits=WIDE, keep_all_draws=False, keep
     )
 
 
+def test_the_papers_matching_asks_more_of_an_answer_after_thinking():
+    """Equality after a thought, containment without one: the same answers decide in three ways. METHOD.md section 1."""
+    rows = []
+    for name, on, off in [("nq/equal", "Paris", "It is Rome"), ("nq/held", "It is Paris", "Rome")]:
+        rows += [generation(name, "on", draw, on) for draw in range(3)]
+        rows += [generation(name, "off", draw, off) for draw in range(3)]
+    rows += [generation("nq/both", mode, draw, "It is Paris") for mode in ("on", "off") for draw in range(3)]
+
+    def verdicts(match):
+        return {row["question_id"]: (row["polarity"], row["em_answer"]) for row in run(rows, match=match)[0]}
+
+    assert verdicts("exact") == {"nq/equal": (1, True)}
+    assert verdicts("contains") == {"nq/equal": (1, True), "nq/held": (1, True)}
+    assert verdicts("paper") == {"nq/equal": (1, True), "nq/both": (-1, False)}
+
+
+def test_an_empty_answer_is_wrong_and_decides():
+    rows = [generation("nq/1", "on", draw, "") for draw in range(3)]
+    rows += [generation("nq/1", "off", draw, "Paris") for draw in range(3)]
+    kept, rejects = run(rows)
+    assert [row["polarity"] for row in kept] == [-1] and rejects == []
+
+
 def test_verdict_needs_every_draw_of_both_modes():
     rows = []
     for on, off in [("111", "000"), ("000", "111"), ("110", "000"), ("111", "001"), ("111", "111"), ("000", "000")]:
@@ -72,7 +95,7 @@ def test_candidates_fit_their_schema_and_point_into_their_text():
     (row,) = pa.Table.from_pylist(kept, schema=CANDIDATES).to_pylist()
     assert set(kept[0]) == set(CANDIDATES.names)
     spans = zip(row["segment_start"], row["segment_end"], strict=True)
-    assert [row["text"][a:b] for a, b in spans] == ["part 0 Paris", "part 1 Paris"]
+    assert [row["text"][a:b] for a, b in spans] == ["\npart 0 Paris", "part 1 Paris"]
     assert (row["em_thought"], row["em_answer"]) == (True, False)
     assert (row["prompt_token_ids"], row["token_ids"], row["thought_start"]) == ([1, 2], [3, 4, 0], 7)
 

@@ -38,7 +38,7 @@ def test_only_draw_0_of_the_chosen_questions_thinking_on_is_taken():
     ]
     first = kept[0]
     spans = zip(first["segment_start"], first["segment_end"], strict=True)
-    assert [first["text"][start:end] for start, end in spans] == ["part 0 Paris", "part 1 Paris"]
+    assert [first["text"][start:end] for start, end in spans] == ["\npart 0 Paris", "part 1 Paris"]
     assert [(r.row_id, r.reason, r.detail) for r in rejects] == [
         ("q4/on/0", "truncated", "dataset=sciq"),
         ("q5/on/0", "empty_thought", "dataset=nq"),

@@ -75,7 +75,7 @@ def offsets_by_bytes(tokenizer, ids, text):
 def test_steps_by_first_character():
     text = "<think>\nOne.\n\nTwo.\n\nThree\n</think>Hi"
     spans = segment_spans(text, start=7, end=26)
-    assert [text[a:b] for a, b in spans] == ["One.", "Two.", "Three"]
+    assert [text[a:b] for a, b in spans] == ["\nOne.", "Two.", "Three"]
     pieces = ["<think>", "\n", "One", ".\n\n", "Two.", "\n\nTh", "ree", "\n", "</think>", "Hi", ""]
     offsets, reached = [], 0
     for piece in pieces:
@@ -87,6 +87,36 @@ def test_steps_by_first_character():
     assert each == [0, 0, 0, 0, 1, 1, 2, 2, -1, -1, -1]
     straddling = [(25, 28)]  # "\n</": its first character is still thought
     assert token_steps(straddling, segment_spans=spans, segment_steps=[0, 1, 2], thought_end=26) == [2]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_white_space_before_a_segment_goes_with_it(end):
+    """Oracle: METHOD.md sections 1 and 4, token by token."""
+    pieces = [
+        ("<think>", 0),
+        (f" {end}", 0),  # before the first visible character
+        ("One.", 0),
+        (end + end, 0),  # the blank line behind a segment belongs to it
+        (end, 1),  # a third line end stands before the next one's first visible character
+        ("  ", 1),
+        ("Two", 1),
+        (f" {end}", 1),
+        (f"{end} {end}", 1),  # its first character still belongs to the blank line behind the second segment
+        (f" {end}", 2),
+        ("Three", 2),
+        (end, 2),
+        ("</think>", -1),
+        ("Hi", -1),
+    ]
+    text = "".join(piece for piece, _ in pieces)
+    offsets, reached = [], 0
+    for piece, _ in pieces:
+        offsets.append((reached, reached + len(piece)))
+        reached += len(piece)
+    thought_end = text.index("</think>")
+    spans = segment_spans(text, start=7, end=thought_end)
+    steps = token_steps(offsets, segment_spans=spans, segment_steps=range(len(spans)), thought_end=thought_end)
+    assert steps == [step for _, step in pieces]
 
 
 def test_steps_without_a_thought_are_all_answer():
@@ -221,7 +251,7 @@ def test_real_traces_have_their_paragraphs_and_every_token_one_step():
         split = split_thinking(text, mode="on")
         start, end = split.thought_start, split.thought_end
         spans = segment_spans(text, start=start, end=end)
-        assert [text[a:b] for a, b in spans] == [p.strip() for p in text[start:end].split("\n\n") if p.strip()]
+        assert [text[a:b].strip() for a, b in spans] == [p.strip() for p in text[start:end].split("\n\n") if p.strip()]
         counts.append(len(spans))
         if number % 40:
             continue
