@@ -50,6 +50,7 @@ def judgements_stage(*, name: str, responses: str) -> Stage:
         upstream=("questions", responses),
         inputs=_inputs,
         check=_check,
+        version=2,
     )
 
 

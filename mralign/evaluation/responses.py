@@ -91,7 +91,7 @@ def shelf_name(sampling: Sampling, *, files: Mapping[str, str], group: str) -> s
         "refinement": asdict(engineless.refinement) if engineless.refinement else None,
         "group": group,
     }
-    return f"{SHELF}/{fingerprint(stage=SHELF, version=1, config=config, upstream={}, inputs=files)}"
+    return f"{SHELF}/{fingerprint(stage=SHELF, version=2, config=config, upstream={}, inputs=files)}"
 
 
 def run_directory(out: StageDir) -> str:

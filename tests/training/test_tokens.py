@@ -194,6 +194,7 @@ class CountingTokenizer:
     def __init__(self, tokenizer):
         self.tokenizer, self.decoded = tokenizer, 0
         self.backend_tokenizer, self.all_special_ids = self, tokenizer.all_special_ids
+        self.added_tokens_decoder = tokenizer.added_tokens_decoder
 
     def __call__(self, text, **options):
         return self.tokenizer(text, **options)
