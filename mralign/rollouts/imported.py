@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ from mralign.engines.requests import Renderer, Sampling, family_of
 from mralign.engines.seam import Continuation, continuation, separate_ids, survives, without_prefill
 from mralign.engines.turns import cut_end, stop_tokens, turn_of
 from mralign.questions.formats import choose
-from mralign.questions.records import MalformedError, Record, read_records
+from mralign.questions.records import MalformedError, Record
 from mralign.questions.sources import check_source
 from mralign.rejects import Reject
 from mralign.schema import GENERATIONS
@@ -92,7 +92,7 @@ class _Reader:
 
     def __init__(self, *, mode: str, name: str, fields: ImportFields, draws: int) -> None:
         self.mode, self.name, self.fields, self.draws = mode, name, fields, draws
-        self.draft = choose("plain", fields=_question_fields(fields)).draft
+        self.form = choose("plain", fields=_question_fields(fields))
         self.seen: Counter[str] = Counter()
         self.taken: set[str] = set()
 
@@ -100,7 +100,7 @@ class _Reader:
         """What the usable records say, with the request that each answers and its raw text."""
         last: Record | None = None
         number = read = -1
-        for number, record in enumerate(_records(path)):
+        for number, record in enumerate(self._records(path)):
             last = record
             try:
                 said = self._said(record, number=number)
@@ -114,6 +114,16 @@ class _Reader:
             else:
                 yield said, request, record.raw
         self._check_whole(path, last=last, number=number, any_read=read >= 0, rejects=rejects)
+
+    def _records(self, path: str) -> Iterator[Record]:
+        try:
+            yield from self.form.records(path, "train")
+        except ValueError as error:  # the file as a whole is not what its name says
+            raise ValueError(f"rollouts.import_{self.mode}: {error}") from error
+        except (OSError, EOFError, pa.ArrowException) as error:  # what a cut or damaged archive gives
+            raise ValueError(
+                f"rollouts.import_{self.mode}={path} cannot be read to its end: {error}; fetch or write it again"
+            ) from error
 
     def _check_whole(
         self, path: str, *, last: Record | None, number: int, any_read: bool, rejects: list[Reject]
@@ -139,7 +149,7 @@ class _Reader:
         value = record.value
         if not isinstance(value, dict):
             raise MalformedError("wrong_type", f"a row must be an object, got {type(value).__name__}")
-        draft = self.draft(value)
+        draft = self.form.draft(value)
         response = _text(value, self.fields.response)
         thought = _text(value, self.fields.thought, needed=False) if self.fields.thought else ""
         draw = _draw(value, self.fields.draw) if self.fields.draw else None
@@ -235,13 +245,6 @@ class _Writer:
 
     def _in_own_form(self, thought: str, *, answer: str) -> str:
         return self.turn.thought_before + thought.strip() + self.turn.thought_after + answer.lstrip()
-
-
-def _records(path: str) -> Iterable[Record]:
-    try:
-        yield from read_records(path)
-    except (OSError, EOFError, pa.ArrowException) as error:  # what a cut or damaged archive gives
-        raise ValueError(f"{path} cannot be read to its end: {error}; fetch or write it again") from error
 
 
 def _question_fields(fields: ImportFields) -> dict[str, str]:
