@@ -206,7 +206,7 @@ class _Writer:
             return prompt
         thought = said.thought if self.thinks else ""
         whole, end = cut_end(said.response, turn=self.turn, tokenizer=self.tokenizer)
-        whole = self._joined(thought, whole)
+        whole = self._opened(self._joined(thought, whole), prompt=prompt)
         text = without_prefill(whole, prompt=prompt, mode=self.mode, turn=self.turn)
         if text is None:
             detail = f"the prompt ends in {prompt.text[-40:]!r}, the text begins {whole[:40]!r}"
@@ -242,6 +242,15 @@ class _Writer:
         if not closed or head.strip() * bool(opened) or opening in inner or closing in answer:
             return response.replace(opening, self.turn.tags[0]).replace(closing, self.turn.tags[1])
         return self._in_own_form(inner, answer=answer)
+
+    def _opened(self, text: str, *, prompt: Prompt) -> str:
+        """The text with an opening tag where it has a closing one only (the prompt of another model had opened the
+        block) and this model writes both."""
+        opening, closing = self.turn.tags
+        thought, closed, answer = text.partition(closing)
+        if not self.thinks or prompt.opened or not closed or opening in text:
+            return text
+        return self._in_own_form(thought, answer=answer)
 
     def _in_own_form(self, thought: str, *, answer: str) -> str:
         return self.turn.thought_before + thought.strip() + self.turn.thought_after + answer.lstrip()

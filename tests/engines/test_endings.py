@@ -14,6 +14,7 @@ from mralign.annotation.interview import label_openly
 from mralign.annotation.taxonomy import PAPER
 from mralign.config import Decoding, Engine, Http, Model
 from mralign.engines.chat_completions import read_chat, reply_body
+from mralign.engines.completions import completion_payload
 from mralign.engines.conversation import ChatReply
 from mralign.engines.endings import ending_fault
 from mralign.engines.refining import Refinement, requests_of_turn
@@ -251,3 +252,22 @@ def test_the_text_of_sampled_ids_holds_the_stop_text_that_ended_them(gemma, tmp_
     choice = {"text": "<answer>Paris", "finish_reason": "stop", "stop_reason": "</answer>", "token_ids": ids}
     row, _ = remote_row(gemma, tmp_path, choice, request={"stop": ["</answer>"]}, vllm=True)
     assert (row["text"], row["token_ids"], row["answer"]) == ("<answer>Paris</answer>", ids, "Paris")
+
+
+def test_an_endpoint_is_told_to_keep_tags_that_are_special_tokens():
+    asked = {"model": "m", "max_tokens": 9, "seed": 1}
+    plain, kept = (
+        completion_payload([1], decoding=Decoding(), vllm_extras=True, keep_special=keep, **asked)
+        for keep in (False, True)
+    )
+    assert kept == plain | {"skip_special_tokens": False}
+    with pytest.raises(ValueError, match=r"model\.thought_tags holds special tokens.*vllm_extras"):
+        completion_payload([1], decoding=Decoding(), vllm_extras=False, keep_special=True, **asked)
+
+
+@pytest.mark.long  # importing vLLM takes most of it
+def test_our_own_engine_keeps_tags_that_are_special_tokens():
+    from mralign.engines.vllm import sampling_parameters
+
+    plain, kept = (sampling_parameters(Decoding(), max_tokens=9, seed=1, keep_special=keep) for keep in (False, True))
+    assert (plain.skip_special_tokens, kept.skip_special_tokens) == (True, False)

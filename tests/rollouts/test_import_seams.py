@@ -265,6 +265,17 @@ def test_the_tags_of_other_models_become_the_models_own(families, tmp_path):
         assert (row["answer"], row["invalid"]) == (ANSWER, None)
 
 
+def test_a_text_of_a_model_whose_prompt_opens_the_block_gets_its_opening_tag(families, tmp_path):
+    for name, model in (("qwen3", ASKED), ("qwen3", PREFILLED)):
+        path, tokenizer = families(name)
+        response = f"{THOUGHT}\n</think>\n\n{ANSWER}"
+        ((row,), rejects) = imported(tmp_path, path, {"response": response}, mode="on", model=model)
+        assert (rejects, row["invalid"]) == ([], None)
+        turn = tokenizer.decode(row["prompt_token_ids"]) + row["text"]
+        assert turn.count("<think>") == turn.count("</think>") == 1
+        assert turn.endswith(f"<|im_start|>assistant\n<think>\n{response}")
+
+
 @pytest.mark.parametrize(
     ("name", "tags"),
     [
