@@ -16,6 +16,8 @@ import numpy as np
 ANSWER = -1  # step of a token that is part of the answer
 
 _REPLACEMENT = "\ufffd"  # what decoders put for bytes that are no character, or none yet
+# What may stand before a completion: nothing, or (SentencePiece puts a blank before a text) a line of its prompt.
+_BEFORE = ("", "\n")
 _PENDING_TOKENS = 16  # a character has at most 4 bytes, so more tokens than this never wait for one
 
 
@@ -65,14 +67,27 @@ def token_offsets(tokenizer: Any, *, token_ids: Sequence[int], text: str) -> lis
 
 
 def _offsets(tokenizer: Any, *, token_ids: Sequence[int], text: str) -> list[tuple[int, int]]:
-    encoding = tokenizer(text, return_offsets_mapping=True, add_special_tokens=False)
-    canonical = encoding["input_ids"]
+    for before in _BEFORE:
+        found = _canonical_offsets(tokenizer, token_ids=token_ids, text=text, before=before)
+        if found is not None:
+            return found
+    return _decoded_offsets(tokenizer, token_ids=list(token_ids), text=text)
+
+
+def _canonical_offsets(
+    tokenizer: Any, *, token_ids: Sequence[int], text: str, before: str
+) -> list[tuple[int, int]] | None:
+    """The tokenizer's own offsets, if it writes these ids for `text` when `before` stands before it."""
+    encoding = tokenizer(before + text, return_offsets_mapping=True, add_special_tokens=False)
+    shift = len(before)
+    spans = [(start - shift, end - shift) for start, end in encoding["offset_mapping"]]
+    head = sum(end <= 0 for _, end in spans) if before else 0
+    canonical, spans = encoding["input_ids"][head:], spans[head:]
     rest = token_ids[len(canonical) :]
     ends = set(rest) <= _special_ids(tokenizer) or (len(rest) == 1 and _is_mark(tokenizer, rest[0]))
-    same = list(token_ids[: len(canonical)]) == canonical and ends
-    if same and _tiles(encoding["offset_mapping"], length=len(text)):
-        return encoding["offset_mapping"] + [(len(text), len(text))] * len(rest)
-    return _decoded_offsets(tokenizer, token_ids=list(token_ids), text=text)
+    if list(token_ids[: len(canonical)]) != canonical or not ends or not _tiles(spans, length=len(text)):
+        return None
+    return spans + [(len(text), len(text))] * len(rest)
 
 
 @lru_cache(maxsize=4)

@@ -331,3 +331,19 @@ def test_a_prompted_model_is_asked_in_its_own_tags(families):
     row = {**request, "question_id": "a", "answers": ["Paris"], "draw": 0, "seed": 0}
     found = renderer.row(row, prompt, text=f"{THOUGHT}[/THINK]{ANSWER}", token_ids=[1], finish_reason="stop")
     assert (found["answer"], found["thought_end"]) == (ANSWER, len(THOUGHT))
+
+
+@pytest.mark.parametrize("name", ["llama2", "mistral"])
+def test_replacement_characters_that_a_trace_holds_find_their_tokens(families, tmp_path, name):
+    """Real traces hold U+FFFD; a decoder writes it for bytes that are none yet, too, so prefixes cannot tell it."""
+    path, tokenizer = families(name)
+    response = "<think>\n24.621 \ufffd\ufffd is it.\n\n亢金龙 (Kang).\n</think>\n\nParis"
+    ((row,), rejects) = imported(tmp_path, path, {"response": response}, mode="on", model=PREFILLED)
+    assert rejects == []
+    offsets = token_offsets(tokenizer, token_ids=row["token_ids"], text=row["text"])
+    assert {n for start, end in offsets for n in range(start, end)} == {*range(len(row["text"]))}
+    for character in "\ufffd金":
+        place = row["text"].index(character)
+        own = [row["token_ids"][n] for n, (start, end) in enumerate(offsets) if start <= place < end]
+        spelt = bytes(int(piece[1:-1], 16) for piece in tokenizer.convert_ids_to_tokens(own))
+        assert spelt == character.encode()
