@@ -37,7 +37,7 @@ GENERATIONS = pa.schema(
         "token_ids": _ids,  # the completion as the engine sampled it, end token included
         "completion_tokens": pa.int32(),  # how many those are
         "text": pa.string(),  # the completion, special tokens removed
-        "finish_reason": pa.string(),  # stop | length
+        "finish_reason": pa.string(),  # the engine's own word: stop | length | ... (engines/endings.py)
         "thought_start": pa.int32(),  # characters of `text`; -1 where there is no thought
         "thought_end": pa.int32(),
         "answer": pa.string(),  # null where the text could not be split

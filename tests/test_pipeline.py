@@ -335,7 +335,7 @@ def test_imported_rollouts_need_their_files_and_a_family(miniworld, model, tmp_p
     with pytest.raises(ValueError, match=r"model\.family=prompted"):
         pipeline.plan(miniworld(*given, f"rollouts.import_off={rows}"), until="rollouts")
     given.append("model.family=prompted")
-    with pytest.raises(ValueError, match=r"file of imported rollouts: .*gone\.jsonl does not exist"):
+    with pytest.raises(ValueError, match=r"file of imported rollouts: .*gone\.jsonl' does not exist"):
         pipeline.plan(miniworld(*given, f"rollouts.import_off={tmp_path}/gone.jsonl"), until="rollouts")
     planned = pipeline.plan(miniworld(*given, f"rollouts.import_off={rows}"), until="rollouts")
     assert set(planned[1].inputs) == {"on", "off", "model"}

@@ -94,4 +94,6 @@ def _check(config: RunConfig) -> None:
     check_embedding(config.discovery.embedding)
 
 
-OPEN_LABELS_STAGE = Stage(name="open_labels", run=_label, matters=_matters, upstream=("candidates",), check=_check)
+OPEN_LABELS_STAGE = Stage(
+    name="open_labels", run=_label, matters=_matters, upstream=("candidates",), check=_check, version=2
+)

@@ -17,7 +17,8 @@ from mralign.annotation.naming import Strategy, naming_request, read_naming
 from mralign.annotation.open_labels import as_row, open_request, read_open
 from mralign.engines.calls import Failure
 from mralign.engines.conversation import Chat, ChatRequest
-from mralign.engines.interview import commit_in_parts, interview, together
+from mralign.engines.endings import TRUNCATED
+from mralign.engines.interview import commit_in_parts, interview, together, uncut
 from mralign.engines.json_reply import Fault
 from mralign.engines.labels import StepLabels
 from mralign.rejects import Reject
@@ -70,14 +71,13 @@ async def name_clusters(
 
 async def ask(chat: Chat, request: ChatRequest, *, read: Callable[[str], T | Fault], tally: Counter[str]) -> T | Reject:
     """What `read` finds in the first or the second reply, else the row's reject."""
-    found = await interview(chat, request, read=lambda reply: read(reply.text), tally=tally)
+    found = await interview(chat, request, read=uncut(read), tally=tally)
     said, raw = found.said, found.reply.text if found.reply else ""
     if isinstance(said, Failure):
         before = f"repair of {found.mended.reason}: " if found.mended else ""
         return Reject(request.key_id, said.reason, f"{before}{said.detail}", raw)
     if isinstance(said, Fault):
-        length = found.reply is not None and found.reply.finish_reason == "length"
-        cut = "; the reply was cut off: raise decoding.max_tokens" if length else ""
+        cut = "; raise decoding.max_tokens" if said.reason == TRUNCATED else ""
         return Reject(request.key_id, said.reason, f"after one repair: {said.detail}{cut}", raw)
     return said
 

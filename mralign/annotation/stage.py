@@ -356,7 +356,7 @@ ANNOTATION_STAGE = Stage(
     inputs=_inputs,
     check=_check,
     forecast=_forecast,
-    version=2,
+    version=3,
 )
 
 

@@ -140,14 +140,28 @@ class Questions(Section):
 
 
 class ImportFields(Section):
-    """Names of the fields in a JSONL file of rollouts made elsewhere."""
+    """Names of the fields in a file of rollouts made elsewhere. A dotted name goes deeper, a number in brackets into a
+    list: `message.content`, `choices[0].message.content`."""
 
     id: str = "id"
     question: str = "question"
     answers: str = "answer"
-    thought: str | None = Field(None, description="Field of the thought; null when `response` holds it as well.")
+    thought: str | None = Field(
+        None,
+        description="Field of the thought, with or without tags; null, or empty in a row, when `response` holds it.",
+    )
     response: str = "response"
     draw: str | None = None
+    finish_reason: str | None = Field(
+        "finish_reason",
+        description="Field that says why the text ended. Only stop, eos, end_turn and their like make an answer whole; "
+        "a row without the field is taken as whole, and so are all rows where this is null.",
+    )
+    tags: tuple[str, str] | None = Field(
+        None,
+        description="Tags of the thought in this file, e.g. ['[THINK]', '[/THINK]'], where they are not the model's.",
+        exclude_if=lambda tags: tags is None,
+    )
 
 
 class Rollouts(Section):
@@ -161,7 +175,9 @@ class Rollouts(Section):
         description="The user's message; `{question}` stands for the question, `{choices}` for its choices, a line "
         "each; without that place they follow the question.",
     )
-    import_on: str | None = Field(None, description="JSONL of think-on rollouts to use in place of sampling.")
+    import_on: str | None = Field(
+        None, description="Think-on rollouts to use in place of sampling: a file in any form that questions come in."
+    )
     import_off: str | None = None
     import_name: str = "imported"
     import_fields: ImportFields = ImportFields()

@@ -36,11 +36,20 @@ class Model(Section):
     family: str = Field("auto", description="How thinking is switched: a name in engines/families.py, or auto.")
     think_on: ThinkMode | None = Field(None, description="In place of the family's way; goes with think_off.")
     think_off: ThinkMode | None = None
+    thought_tags: tuple[str, str] = Field(
+        ("<think>", "</think>"),
+        description="What the model writes before and after a thought, e.g. ['[THINK]', '[/THINK]'] (Magistral).",
+        exclude_if=lambda tags: tags == ("<think>", "</think>"),
+    )
 
     @model_validator(mode="after")
     def _both_or_none(self) -> Model:
         if (self.think_on is None) != (self.think_off is None):
             raise ValueError("model.think_on and model.think_off go together: give both or neither")
+        if not all(tag.strip() for tag in self.thought_tags) or len(set(self.thought_tags)) < 2:
+            raise ValueError(
+                f"model.thought_tags={list(self.thought_tags)}: give two different tags, none of them empty"
+            )
         return self
 
     def matters(self) -> dict[str, Any]:

@@ -19,15 +19,13 @@ from weakref import WeakValueDictionary
 
 from mralign.config import Annotator, Decoding, Engine, Http, Model, RunConfig, ThinkMode, resolve_path
 from mralign.engines.calls import Call, Failure
-from mralign.engines.chat import chat_template, control_tokens
+from mralign.engines.chat import control_tokens
 from mralign.engines.chat_completions import Structured, chat_payload, read_chat, reply_body, say
 from mralign.engines.completions import amend
 from mralign.engines.conversation import Chat, ChatReply, ChatRequest, Message
-from mralign.engines.families import find_family
 from mralign.engines.http import Endpoint, check_settings
-from mralign.engines.requests import row_seed
+from mralign.engines.requests import family_of, row_seed
 from mralign.engines.response_cache import Entry, ResponseCache, call_key
-from mralign.engines.thinking import OPENING
 from mralign.store import Directory, absolute, digest, fingerprint
 
 Locks = WeakValueDictionary[str, asyncio.Lock]  # by key: equal requests wait for the first of them
@@ -109,7 +107,7 @@ def _cache_name(own: Http | None, *, mark: str) -> str:
 def _silent(model: Model) -> ThinkMode:
     """Thinking off where the family is known; else the chat as it is. A schema leaves no room for a thought."""
     try:
-        off = find_family(model, template=chat_template(resolve_path(model.path)), name=model.path).off
+        off = family_of(model, path=resolve_path(model.path)).off
     except ValueError:
         return ThinkMode()
     return off if off.prompt == ThinkMode().prompt else ThinkMode()  # a prompt of its own asks for an answer
@@ -218,9 +216,9 @@ class EngineChat:
             turns = turns[1:]
         options = self.speaker.mode.template
         text = self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False, **options)
-        prefill = self.speaker.mode.prefill
-        if text.rstrip().endswith(OPENING) and prefill.startswith(OPENING):  # the template has opened it
-            text = text.rstrip().removesuffix(OPENING)
+        prefill, opening = self.speaker.mode.prefill, self.speaker.model.thought_tags[0]
+        if text.rstrip().endswith(opening) and prefill.startswith(opening):  # the template has opened it
+            text = text.rstrip().removesuffix(opening)
         ids: list[int] = self.tokenizer(text + prefill, add_special_tokens=False)["input_ids"]
         return ids
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mralign.config import ThinkMode
-from mralign.engines.thinking import CLOSING, OPENING
+from mralign.engines.thinking import CLOSING, OPENING, TAGS
 from mralign.engines.thinking import MODES as MODES  # for those who ask in both
 
 # `/no_think` stands here because Qwen3 heeds it wherever it is, though its template does not know it.
@@ -30,10 +30,18 @@ class Prompt:
     opened: bool
 
 
-def chat_prompt(tokenizer: Any, message: str, *, mode: ThinkMode, opened: bool | None = None) -> Prompt:
+def chat_prompt(
+    tokenizer: Any,
+    message: str,
+    *,
+    mode: ThinkMode,
+    opened: bool | None = None,
+    tags: tuple[str, str] = TAGS,
+) -> Prompt:
     """The prompt of one user's message, generation prompt and prefill included.
 
     `opened`, where it is known from another prompt of the mode, spares a second rendering: no message changes it.
+    `tags`: those of the model's thoughts.
 
     Tokenised once, as a whole, so that the ids are those of `apply_chat_template` where there is no prefill. A prefill
     that opens a block which the template has opened already takes the place of that opening.
@@ -42,27 +50,27 @@ def chat_prompt(tokenizer: Any, message: str, *, mode: ThinkMode, opened: bool |
     turns = [{"role": "system", "content": mode.system}] if mode.system is not None else []
     turns.append({"role": "user", "content": asked})
     text = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False, **mode.template)
-    if text.rstrip().endswith(OPENING) and mode.prefill.startswith(OPENING):
-        text = text.rstrip().removesuffix(OPENING)
+    if text.rstrip().endswith(tags[0]) and mode.prefill.startswith(tags[0]):
+        text = text.rstrip().removesuffix(tags[0])
     text += mode.prefill
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    if opened is not None or OPENING not in text:
+    if opened is not None or tags[0] not in text:
         return Prompt(tuple(ids), text, opened or False)
     said = tokenizer.apply_chat_template(turns, add_generation_prompt=False, tokenize=False, **mode.template)
-    return Prompt(tuple(ids), text, _ends_open(text, said=said))
+    return Prompt(tuple(ids), text, _ends_open(text, said=said, tags=tags))
 
 
-def _ends_open(text: str, *, said: str) -> bool:
+def _ends_open(text: str, *, said: str, tags: tuple[str, str]) -> bool:
     """Whether the model's own turn, all of `text` after `said`, ends inside a thought.
 
     The tags in the user's turn mean nothing: the message may ask for a thought by naming them. A template that writes
     the model's turn unasked hides where that turn begins; then only a tag at the very end counts.
     """
     own = text[len(said) :] if text.startswith(said) else ""
-    return own.rfind(OPENING) > own.rfind(CLOSING) or text.rstrip().endswith(OPENING)
+    return own.rfind(tags[0]) > own.rfind(tags[1]) or text.rstrip().endswith(tags[0])
 
 
-def check_modes(tokenizer: Any, *, name: str, on: ThinkMode, off: ThinkMode) -> None:
+def check_modes(tokenizer: Any, *, name: str, on: ThinkMode, off: ThinkMode, tags: tuple[str, str] = TAGS) -> None:
     """Raise ValueError if the model `name` would not be asked in two ways, as its tokenizer and template show.
 
     Looked at: that the template takes both modes, that their token ids differ, that `off` does not end in a thought.
@@ -71,7 +79,7 @@ def check_modes(tokenizer: Any, *, name: str, on: ThinkMode, off: ThinkMode) -> 
 
     advice = "give model.think_on and model.think_off, or take model.family=prompted"
     try:
-        thinking, silent = (chat_prompt(tokenizer, "Who?", mode=mode) for mode in (on, off))
+        thinking, silent = (chat_prompt(tokenizer, "Who?", mode=mode, tags=tags) for mode in (on, off))
     except TemplateError as error:
         raise ValueError(
             f"the chat template of {name} refuses the way thinking is asked for: {error}; {advice}"
@@ -83,8 +91,8 @@ def check_modes(tokenizer: Any, *, name: str, on: ThinkMode, off: ThinkMode) -> 
         )
     if silent.opened:
         raise ValueError(
-            f"the prompt of thinking off ends inside an open {OPENING} for {name}: {silent.text[-80:]!r}; close it by "
-            f'model.think_off={{prefill: "<think>\\n\\n</think>\\n\\n"}} (and give model.think_on), or take '
+            f"the prompt of thinking off ends inside an open {tags[0]} for {name}: {silent.text[-80:]!r}; close it by "
+            f'model.think_off={{prefill: "{tags[0]}\\n\\n{tags[1]}\\n\\n"}} (and give model.think_on), or take '
             f"model.family=deepseek_r1"
         )
 
@@ -93,14 +101,20 @@ def _said(mode: ThinkMode) -> str:
     return str(mode.model_dump(exclude_defaults=True))
 
 
+def special_tokens(tokenizer: Any) -> set[str]:
+    """The tokens that decoders leave out: those that have a name (eos, pad) and those that were added as special."""
+    added = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    return added | set(tokenizer.all_special_tokens)
+
+
 def control_tokens(tokenizer: Any) -> frozenset[str]:
     """What would steer the chat if it stood in a question: special tokens, other added tokens that the template writes
     (R1's `<｜User｜>` is no special token), and `/think`, `/no_think` where the template heeds them."""
     template = str(tokenizer.chat_template or "")
     added = tokenizer.added_tokens_decoder.values()
-    found = {str(token) for token in added if token.special or (str(token).strip() and str(token) in template)}
+    found = {str(token) for token in added if str(token).strip() and str(token) in template}
     switches = {"/think", "/no_think"} if "/no_think" in template else set()
-    return frozenset(found | switches | set(tokenizer.all_special_tokens))
+    return frozenset(found | switches | special_tokens(tokenizer))
 
 
 def question_fault(question: str, *, special_tokens: Iterable[str]) -> tuple[str, str] | None:

@@ -17,19 +17,33 @@ from mralign.engines.calls import Failure
 
 @dataclass(frozen=True)
 class Completion:
-    """What a model wrote; `token_ids` (end token included) only from a server that tells them."""
+    """What a model wrote; `token_ids` (end token included) only from a server that tells them.
+
+    `stopped_by`: the stop text or stop token that ended it (vLLM tells: its `stop_reason`). `tells_stop`: the server
+    says so, and None then means the model's `eos_token`.
+    """
 
     text: str
     token_ids: tuple[int, ...] | None
     finish_reason: str
+    stopped_by: str | int | None = None
+    tells_stop: bool = False
 
 
 def completion_payload(
-    prompt_ids: Sequence[int], *, model: str, decoding: Decoding, max_tokens: int, seed: int, vllm_extras: bool
+    prompt_ids: Sequence[int],
+    *,
+    model: str,
+    decoding: Decoding,
+    max_tokens: int,
+    seed: int,
+    vllm_extras: bool,
+    keep_special: bool = False,
 ) -> dict[str, Any]:
     """The JSON object for POST /completions; `max_tokens` is the room of this prompt, `vllm_extras` as in http.
 
-    Raises ValueError for a top_k that an endpoint without the extras cannot be told.
+    `keep_special`: special tokens must stay in the text. Raises ValueError for that, and for a top_k, where an endpoint
+    without the extras cannot be told.
     """
     payload = {
         "model": model,
@@ -47,7 +61,13 @@ def completion_payload(
             "presence_penalty": 0.0,
             "frequency_penalty": 0.0,
             "return_token_ids": True,
+            **({"skip_special_tokens": False} if keep_special else {}),
         }
+    if keep_special:
+        raise ValueError(
+            "model.thought_tags holds special tokens, which an endpoint with http.vllm_extras=false leaves out of its "
+            "texts; set vllm_extras to true if the server is vLLM, or sample with rollouts.engine=vllm"
+        )
     if decoding.top_k:
         raise ValueError(
             f"decoding.top_k={decoding.top_k} cannot be asked of an endpoint with http.vllm_extras=false: OpenAI's API "
@@ -75,4 +95,6 @@ def read_completion(body: dict[str, Any]) -> Completion | Failure:
         return Failure("malformed_completion", f"finish_reason is {finish!r:.100}, not a string")
     if ids is not None and not (isinstance(ids, list) and all(type(i) is int and i >= 0 for i in ids)):
         return Failure("malformed_completion", f"token_ids are not a list of token ids: {ids!r:.100}")
-    return Completion(text, None if ids is None else tuple(ids), finish)
+    stop = choice.get("stop_reason")
+    stopped_by = stop if isinstance(stop, str) or type(stop) is int else None
+    return Completion(text, None if ids is None else tuple(ids), finish, stopped_by, "stop_reason" in choice)

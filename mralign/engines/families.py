@@ -8,9 +8,10 @@ the thought (`engines/chat.py` finds that out, `engines/thinking.py` uses it). A
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mralign.config import Model, ThinkMode
+from mralign.engines.thinking import CLOSING, OPENING
 
 # METHOD.md section 6: one inference prompt that asks for both tags [paper]. The prefill commits a model that was never
 # trained to think to its form. Without a thought such a model is put inside the answer tag: an empty block of thought
@@ -105,6 +106,20 @@ def find_family(model: Model, *, template: str | None, name: str) -> Family:
         "  model.think_off={system: detailed thinking off}\n"
         "(fields: template, system, prompt, prefill), or take model.family=prompted, which asks any chat model to think"
     )
+
+
+def with_tags(family: Family, *, tags: tuple[str, str]) -> Family:
+    """The family with `tags` in the place of `<think>` and `</think>`; a user's own modes stay as they are."""
+    if family.name == "custom":
+        return family
+    return replace(family, on=_in_tags(family.on, tags=tags), off=_in_tags(family.off, tags=tags))
+
+
+def _in_tags(mode: ThinkMode, *, tags: tuple[str, str]) -> ThinkMode:
+    texts = {
+        name: getattr(mode, name).replace(OPENING, tags[0]).replace(CLOSING, tags[1]) for name in ("prompt", "prefill")
+    }
+    return mode.model_copy(update=texts)
 
 
 def _named(name: str) -> Family:

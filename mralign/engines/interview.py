@@ -19,6 +19,7 @@ import pyarrow as pa
 from mralign.config import Http
 from mralign.engines.calls import RETRIED, Failure, Stopped
 from mralign.engines.conversation import Chat, ChatReply, ChatRequest, Message
+from mralign.engines.endings import TRUNCATED, ending_fault
 from mralign.engines.json_reply import Fault, readable
 from mralign.rejects import Reject, to_table
 from mralign.store import StageDir, part_name
@@ -62,13 +63,18 @@ async def interview(
 
 
 def uncut(read: Callable[[str], T | Fault], *, advice: str = "be shorter") -> Callable[[ChatReply], T | Fault]:
-    """A reader of replies out of one of texts: what is wrong with a reply that was cut off is that (`truncated`)."""
+    """A reader of replies out of one of texts: a reply that the model did not end by itself is not read at all.
+
+    What stands in it may be a draft, or what a filter left. Faults: truncated (a limit of tokens), unfinished.
+    """
 
     def whole(reply: ChatReply) -> T | Fault:
-        said = read(reply.text)
-        if isinstance(said, Fault) and reply.finish_reason == "length":
-            return Fault("truncated", f"the reply was cut off after {reply.completion_tokens} tokens; {advice}")
-        return said
+        fault = ending_fault(reply.finish_reason)
+        if fault is None:
+            return read(reply.text)
+        if fault == TRUNCATED:
+            return Fault(fault, f"the reply was cut off after {reply.completion_tokens} tokens; {advice}")
+        return Fault(fault, f"the reply is not whole: it ended with finish reason {reply.finish_reason!r:.100}")
 
     return whole
 

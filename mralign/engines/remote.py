@@ -2,7 +2,8 @@
 
 Batches of requests enter; committed parts of schema GENERATIONS leave, as from `engines/vllm.py`. One actor holds the
 endpoint, its cache and its purse, and asks for many rows at once. The prompt goes as token ids, and a vLLM server tells
-the token ids that it sampled; from another server comes text only, which is tokenised here, its end token appended.
+the token ids that it sampled; from another server comes text only, which becomes the ids that write it after its prompt
+(seam.py), with the model's own end where the model ended it.
 When the budget is spent, what has arrived is committed and the rest of the rows stay undone.
 """
 
@@ -18,9 +19,12 @@ import pyarrow as pa
 from mralign.config import resolve_path
 from mralign.engines.calls import Call, Failure, Reply, Stopped
 from mralign.engines.chat import Prompt
-from mralign.engines.completions import amend, completion_payload, read_completion
+from mralign.engines.completions import Completion, amend, completion_payload, read_completion
+from mralign.engines.endings import ending_fault
 from mralign.engines.http import Endpoint
 from mralign.engines.requests import Renderer, Sampling, batch_key, family_of
+from mralign.engines.seam import Continuation, continuation, said_after, separate_ids, survives
+from mralign.engines.turns import stop_tokens, turn_of
 from mralign.rejects import Reject, to_table
 from mralign.schema import GENERATIONS
 from mralign.store import Directory, StageDir, part_name
@@ -35,6 +39,11 @@ class RemoteGenerator:
         path = resolve_path(sampling.model.path)
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=sampling.model.trust_remote_code)
         self.renderer = Renderer(sampling, tokenizer=tokenizer, family=family_of(sampling.model, path=path))
+        stops = stop_tokens(tokenizer, model_path=path)
+        self.turns = {
+            name: turn_of(tokenizer, mode=mode, stops=stops, tags=self.renderer.tags)
+            for name, mode in self.renderer.modes.items()
+        }
         self.sampling, self.out, self.ready = sampling, out, time.time()
         assert sampling.endpoint is not None
         self.http = sampling.endpoint
@@ -74,6 +83,7 @@ class RemoteGenerator:
             max_tokens=self.renderer.max_tokens(prompt),
             seed=request["seed"],
             vllm_extras=http.vllm_extras,
+            keep_special=self.renderer.special_tags,
         )
         return Call(request["row_id"], "/completions", amend(payload, changes=http.request))
 
@@ -81,14 +91,33 @@ class RemoteGenerator:
         completion = read_completion(answer.body) if isinstance(answer, Reply) else answer
         if isinstance(completion, Failure):
             return Reject(request["row_id"], completion.reason, completion.detail, request["question"])
-        ids = completion.token_ids
-        if ids is None:
-            tokenizer = self.renderer.tokenizer
-            ended = completion.finish_reason == "stop" and tokenizer.eos_token_id is not None
-            ids = (
-                *tokenizer(completion.text, add_special_tokens=False)["input_ids"],
-                *([tokenizer.eos_token_id] if ended else []),
-            )
+        found = self._continuation(completion, prompt=prompt, mode=request["mode"])
+        if found is None:
+            detail = f"no token ids write {completion.text[:40]!r} after {prompt.text[-40:]!r}"
+            return Reject(request["row_id"], "no_seam", detail, completion.text)
         return self.renderer.row(
-            request, prompt, text=completion.text, token_ids=list(ids), finish_reason=completion.finish_reason
+            request, prompt, text=found.text, token_ids=found.token_ids, finish_reason=completion.finish_reason
         )
+
+    def _continuation(self, completion: Completion, *, prompt: Prompt, mode: str) -> Continuation | None:
+        tokenizer, text, ids = self.renderer.tokenizer, completion.text, completion.token_ids
+        if ids is not None and isinstance(completion.stopped_by, str):  # the ids hold the stop text, the text does not
+            keep = self.renderer.special_tags
+            return Continuation(list(ids), said_after(tokenizer, prompt=prompt, token_ids=ids, keep_special=keep))
+        if ids is not None:
+            return Continuation(list(ids), text)
+        end = self._end(completion, mode=mode)
+        found = continuation(tokenizer, prompt=prompt, text=text, end=end)
+        if found is None and not (mode == "on" and survives(tokenizer, text=text)):
+            return Continuation(separate_ids(tokenizer, text=text, end=end), text)
+        return found
+
+    def _end(self, completion: Completion, *, mode: str) -> str:
+        """What the model wrote to end the text; nothing where it did not end it, or a stop text may have."""
+        if ending_fault(completion.finish_reason) or isinstance(completion.stopped_by, str):
+            return ""
+        if completion.stopped_by is not None:
+            return str(self.renderer.tokenizer.convert_ids_to_tokens(completion.stopped_by))
+        if self.http.request.get("stop") and not completion.tells_stop:
+            return ""
+        return self.turns[mode].end

@@ -27,10 +27,11 @@ from mralign.engines.chat import (
     check_modes,
     control_tokens,
     question_fault,
+    special_tokens,
 )
-from mralign.engines.families import Family, find_family
+from mralign.engines.families import Family, find_family, with_tags
 from mralign.engines.refining import Refinement, requests_of_turn, thinking_mode
-from mralign.engines.thinking import split_thinking
+from mralign.engines.thinking import TAGS, split_thinking
 from mralign.rejects import Reject
 from mralign.schema import GENERATIONS, QUESTIONS
 from mralign.store import absolute
@@ -90,11 +91,16 @@ class Renderer:
     """Requests to prompts and completions to rows, for one model: its tokenizer, its family, its length."""
 
     def __init__(self, sampling: Sampling, *, tokenizer: Any, family: Family) -> None:
-        check_modes(tokenizer, name=sampling.model.path, on=family.on, off=family.off)
-        self.sampling, self.tokenizer = sampling, tokenizer
+        tags = sampling.model.thought_tags
+        check_modes(tokenizer, name=sampling.model.path, on=family.on, off=family.off, tags=tags)
+        self.sampling, self.tokenizer, self.tags = sampling, tokenizer, tags
         self.modes = {"on": family.on, "off": family.off}
-        self.opened = {name: chat_prompt(tokenizer, "?", mode=mode).opened for name, mode in self.modes.items()}
-        self.special = control_tokens(tokenizer)
+        self.opened = {
+            name: chat_prompt(tokenizer, "?", mode=mode, tags=tags).opened for name, mode in self.modes.items()
+        }
+        self.special = control_tokens(tokenizer) | {*tags}
+        # A text without its special tokens would lose tags that are such (Magistral's, gpt-oss's).
+        self.special_tags = any(token in tag for token in special_tokens(tokenizer) for tag in tags)
         self.room = sampling.engine.max_model_len
 
     def prepare(self, request: dict[str, Any]) -> Prompt | Reject:
@@ -113,7 +119,7 @@ class Renderer:
             question=request["question"],
             choices=request.get("choices"),
         )
-        prompt = chat_prompt(self.tokenizer, message, mode=self.modes[name], opened=self.opened[name])
+        prompt = chat_prompt(self.tokenizer, message, mode=self.modes[name], opened=self.opened[name], tags=self.tags)
         if len(prompt.token_ids) >= self.room:
             detail = f"{len(prompt.token_ids)} tokens, model length {self.room}"
             return Reject(request["row_id"], "prompt_too_long", detail, request["question"])
@@ -142,12 +148,15 @@ class Renderer:
             "text": text,
             "finish_reason": finish_reason,
         }
-        return row | judged_text(row, tokenizer=self.tokenizer, opened=prompt.opened)
+        return row | judged_text(row, tokenizer=self.tokenizer, opened=prompt.opened, tags=self.tags)
 
 
 def family_of(model: Model, *, path: str) -> Family:
-    """How the model whose directory (or hub name) is `path` switches thinking; ValueError where it is not known."""
-    return find_family(model, template=chat_template(path), name=model.path)
+    """How the model whose directory (or hub name) is `path` switches thinking, in its own tags.
+
+    ValueError where it is not known.
+    """
+    return with_tags(find_family(model, template=chat_template(path), name=model.path), tags=model.thought_tags)
 
 
 def check_model(model: Model) -> None:
@@ -161,13 +170,13 @@ def check_model(model: Model) -> None:
         from transformers import AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=model.trust_remote_code)
-        check_modes(tokenizer, name=model.path, on=family.on, off=family.off)
+        check_modes(tokenizer, name=model.path, on=family.on, off=family.off, tags=model.thought_tags)
 
 
-def judged_text(row: dict[str, Any], *, tokenizer: Any, opened: bool) -> dict[str, Any]:
+def judged_text(row: dict[str, Any], *, tokenizer: Any, opened: bool, tags: tuple[str, str] = TAGS) -> dict[str, Any]:
     """The columns of GENERATIONS that follow from `text`: where the thought lies, the answer, why it is invalid."""
     mode = thinking_mode(row["mode"])
-    split = split_thinking(row["text"], mode=mode, opened=opened, finish_reason=row["finish_reason"])
+    split = split_thinking(row["text"], mode=mode, opened=opened, finish_reason=row["finish_reason"], tags=tags)
     thought = row["text"][split.thought_start : split.thought_end] if split.thought_start >= 0 else ""
     return {
         "completion_tokens": len(row["token_ids"]),

@@ -11,12 +11,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from mralign.engines.endings import ending_fault
 from mralign.engines.stated_answer import stated_answer
 
 MODES = ("on", "off")
 # Why a completion that ended by itself has no answer that could be judged.
 FORMAT_FAULTS = ("no_thought", "unclosed_thought", "second_thought", "unexpected_thought")
 OPENING, CLOSING = "<think>", "</think>"
+TAGS = (OPENING, CLOSING)
 END_TOKENS = (
     "<|im_end|>",
     "<|endoftext|>",
@@ -37,9 +39,9 @@ class Split:
     """A completion taken apart.
 
     `thought_start`, `thought_end`: characters of the text inside the tags, (-1, -1) where there is no thought.
-    `answer`: None exactly where `invalid` holds a reason: truncated, no_thought, unclosed_thought, second_thought or
-    unexpected_thought. An empty answer is an answer, and a wrong one. A thought's offsets stand even where it is
-    invalid, if they are known.
+    `answer`: None exactly where `invalid` holds a reason: truncated, unfinished, no_thought, unclosed_thought,
+    second_thought or unexpected_thought. An empty answer is an answer, and a wrong one. A thought's offsets stand even
+    where it is invalid, if they are known.
     """
 
     thought_start: int
@@ -48,27 +50,39 @@ class Split:
     invalid: str | None
 
 
-def split_thinking(text: str, *, mode: str, opened: bool = False, finish_reason: str = "stop") -> Split:
+def split_thinking(
+    text: str, *, mode: str, opened: bool = False, finish_reason: str = "stop", tags: tuple[str, str] = TAGS
+) -> Split:
     """Split the completion `text` into thought and answer (METHOD.md section 1).
 
     `mode`: "on" expects `<think>thought</think>answer`, "off" an answer alone. `opened`: the prompt already opened the
     block; an opening tag the model repeats at once is then the opening. A closing tag without an opening one means the
     same. An empty block counts as no thought in mode "off", also where only its closing tag is in the text.
-    `finish_reason`: "length" makes any draw truncated. Reasons are tried in the order of `Split`.
+    `finish_reason`: one that does not make an answer whole is the reason (`endings.ending_fault`: truncated,
+    unfinished). `tags`: what the model writes in place of `<think>` and `</think>`.
+    Reasons are tried in the order of `Split`.
     A second tag of either kind makes a second_thought: where the thought ends would be a guess.
     Raises ValueError for an unknown mode.
     """
     if mode not in MODES:
         raise ValueError(f"thinking mode {mode!r} is not known; allowed are {', '.join(MODES)}; choose one of them")
+    cut = ending_fault(finish_reason)
     if mode == "off":
-        empty = _EMPTY_BLOCK.match(text)
-        if empty and not _has_tag(text[empty.end() :]):
-            return _judged(-1, -1, tail=text[empty.end() :], reason=_truncated(finish_reason))
-        reason = "unexpected_thought" if opened or _has_tag(text) else None
-        return _judged(*_thought_span(text, opened=opened), tail=text, reason=_truncated(finish_reason) or reason)
-    start, end = _thought_span(text, opened=opened)
-    reason = _truncated(finish_reason) or _thought_fault(text, start=start, end=end)
-    return _judged(start, end, tail=text[end + len(CLOSING) :], reason=reason)
+        empty = empty_block(text, tags=tags)
+        if empty and not _has_tag(text[empty:], tags=tags):
+            return _judged(-1, -1, tail=text[empty:], reason=cut)
+        reason = "unexpected_thought" if opened or _has_tag(text, tags=tags) else None
+        return _judged(*_thought_span(text, opened=opened, tags=tags), tail=text, reason=cut or reason)
+    start, end = _thought_span(text, opened=opened, tags=tags)
+    reason = cut or _thought_fault(text, start=start, end=end, tags=tags)
+    return _judged(start, end, tail=text[end + len(tags[1]) :], reason=reason)
+
+
+def empty_block(text: str, *, tags: tuple[str, str] = TAGS) -> int:
+    """How many characters of `text` an empty thought takes at its beginning, its closing tag included; 0: none."""
+    opening, closing = (re.escape(tag) for tag in tags)
+    found = re.match(rf"\s*(?:{opening})?\s*{closing}", text)
+    return found.end() if found else 0
 
 
 def clean_answer(text: str) -> str:
@@ -96,33 +110,30 @@ def _judged(start: int, end: int, *, tail: str, reason: str | None) -> Split:
     return Split(start, end, None if reason else answer, reason)
 
 
-def _thought_span(text: str, *, opened: bool) -> tuple[int, int]:
-    opening, closing = text.find(OPENING), text.find(CLOSING)
+def _thought_span(text: str, *, opened: bool, tags: tuple[str, str]) -> tuple[int, int]:
+    opening, closing = text.find(tags[0]), text.find(tags[1])
     led = opening >= 0 and (closing < 0 or opening < closing)  # an opening tag leads
     if opened:
         led = led and not text[:opening].strip()
     if not led and not opened and closing < 0:
         return -1, -1
-    start = opening + len(OPENING) if led else 0
+    start = opening + len(tags[0]) if led else 0
     return start, closing if closing >= 0 else len(text)
 
 
-def _thought_fault(text: str, *, start: int, end: int) -> str | None:
+def _thought_fault(text: str, *, start: int, end: int, tags: tuple[str, str]) -> str | None:
+    opening, closing = tags
     if start < 0:
         return "no_thought"
-    if CLOSING not in text:
+    if closing not in text:
         return "unclosed_thought"
-    if OPENING in text[start:] or CLOSING in text[end + len(CLOSING) :]:
+    if opening in text[start:] or closing in text[end + len(closing) :]:
         return "second_thought"
     return None
 
 
-def _truncated(finish_reason: str) -> str | None:
-    return "truncated" if finish_reason == "length" else None
-
-
-def _has_tag(text: str) -> bool:
-    return OPENING in text or CLOSING in text
+def _has_tag(text: str, *, tags: tuple[str, str]) -> bool:
+    return tags[0] in text or tags[1] in text
 
 
 def _strip_end_tokens(text: str) -> str:

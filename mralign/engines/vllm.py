@@ -200,9 +200,18 @@ def start_engine(model_path: str, *, model: Model, engine: Engine) -> EngineThre
 
 
 def sampling_parameters(
-    decoding: Decoding, *, max_tokens: int, seed: int, schema: dict[str, Any] | None = None, any_object: bool = False
+    decoding: Decoding,
+    *,
+    max_tokens: int,
+    seed: int,
+    schema: dict[str, Any] | None = None,
+    any_object: bool = False,
+    keep_special: bool = False,
 ) -> Any:
-    """vLLM's SamplingParams; `schema` holds the completion to a JSON schema, or to any JSON object."""
+    """vLLM's SamplingParams; `schema` holds the completion to a JSON schema, or to any JSON object.
+
+    `keep_special`: the text holds special tokens, but for the one that ends it.
+    """
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
@@ -215,6 +224,7 @@ def sampling_parameters(
         top_k=decoding.top_k,
         max_tokens=max_tokens,
         seed=seed,
+        skip_special_tokens=not keep_special,
         output_kind=RequestOutputKind.FINAL_ONLY,
         structured_outputs=StructuredOutputsParams(**held) if held else None,
     )
@@ -291,7 +301,8 @@ class Generator:
 
     def _parameters(self, request: dict[str, Any], prompt: Prompt) -> Any:
         decoding, room = self.sampling.decoding, self.renderer.max_tokens(prompt)
-        return sampling_parameters(decoding, max_tokens=room, seed=request["seed"])
+        keep = self.renderer.special_tags
+        return sampling_parameters(decoding, max_tokens=room, seed=request["seed"], keep_special=keep)
 
     def _judge(
         self, requests: list[dict[str, Any]], prompts: list[Prompt | Reject], outputs: list[Any]

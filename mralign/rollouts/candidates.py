@@ -14,6 +14,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
+from mralign.engines.endings import UNFINISHED
 from mralign.questions.matching import answer_matches, contains
 from mralign.rejects import Reject
 from mralign.rollouts.segments import segment_spans
@@ -117,7 +118,8 @@ def _verdict(
         return Reject(question_id, "missing_draw", detail, some["question"])
     for key in wanted:
         if reason := group[key]["invalid"]:
-            return Reject(group[key]["row_id"], reason, f"dataset={some['dataset']}", group[key]["text"])
+            ended = f"finish_reason={group[key]['finish_reason']} " if reason == UNFINISHED else ""
+            return Reject(group[key]["row_id"], reason, f"{ended}dataset={some['dataset']}", group[key]["text"])
     z_on = [_is_right(group["on", draw], match=match) for draw in range(draws)]
     z_off = [_is_right(group["off", draw], match=match) for draw in range(draws)]
     if all(z_on) and not any(z_off):

@@ -1,26 +1,57 @@
-"""Rollouts made elsewhere, from JSONL, in place of our own.
+"""Rollouts made elsewhere, from files, in place of our own.
 
-A JSONL file of one mode enters, with the names of its fields; rows of schema GENERATIONS leave. Such files carry text
-only: the text is tokenised by the model that will be trained, its end token appended, and everything later works on
-those ids as it would on sampled ones.
+A file of one mode enters, in any form that questions come in, with the names of its fields; rows of schema GENERATIONS
+leave. Such files carry text only: it becomes the ids that the model to be trained would have written after its own
+prompt (engines/seam.py), and everything later works on those as on sampled ones. Id, question and answers of a row are
+read as those of a question are, so that both stages see the same questions.
 """
 
 from __future__ import annotations
 
-import json
+import re
 from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
 from mralign.config import Decoding, Engine, ImportFields, Model, resolve_path
+from mralign.engines.chat import Prompt
+from mralign.engines.endings import ending_fault
 from mralign.engines.requests import Renderer, Sampling, family_of
-from mralign.engines.thinking import END_TOKENS
+from mralign.engines.seam import Continuation, continuation, separate_ids, survives, without_prefill
+from mralign.engines.turns import cut_end, stop_tokens, turn_of
+from mralign.questions.formats import choose
+from mralign.questions.records import MalformedError, Record
+from mralign.questions.sources import check_source
 from mralign.rejects import Reject
 from mralign.schema import GENERATIONS
-from mralign.store import open_filesystem
 
 _NO_ENGINE = Engine(max_model_len=2**31)  # nothing is sampled: examples.max_length judges the length later
+_STEP = re.compile(r"\[(\d+)\]|([^.\[\]]+)")  # of a dotted name
+_SYNTAX_FAULTS = ("malformed_json", "malformed_csv")
+
+
+@dataclass(frozen=True)
+class _Said:
+    """What a record says."""
+
+    own_id: str
+    question: str
+    answers: list[str]
+    response: str
+    thought: str
+    finish_reason: str
+    draw: int | None
+
+
+def check_file(path: str, *, fields: ImportFields) -> None:
+    """Raise ValueError for a file that is not there or in no known form."""
+    try:
+        check_source(path, name="imported", split="train", format="auto", fields=_question_fields(fields))
+    except ValueError as error:
+        raise ValueError(f"file of imported rollouts: {error}") from None
 
 
 def read_rollouts(
@@ -33,113 +64,238 @@ def read_rollouts(
     draws: int,
     prompt: str = "{question}",
 ) -> tuple[pa.Table, list[Reject]]:
-    """Generations of one mode (on | off) from the JSONL file or URI `path`.
+    """Generations of one mode (on | off) from the file or URI `path`.
 
-    The draw is the field `fields.draw`, else the number of earlier rows with the same id. A malformed row is a reject
-    (malformed_json, missing_field, wrong_type, extra_draw, repeated_draw), and so is a question that cannot be put into
-    a prompt (`Renderer.prepare`). ValueError if the file does not exist.
+    The draw is the field `fields.draw`, else the number of earlier rows with the same id; a row without an id has the
+    number of its record, as a question has. A row that cannot be used is a reject: missing_field, wrong_type, what the
+    reader of questions says (malformed_json, missing_question, ...), extra_draw, repeated_draw, what
+    `Renderer.prepare` says, prefill_differs (the text does not begin as the prompt ends), and, thinking on, no_seam
+    (the tokenizer can write the text alone but not after the prompt).
+    ValueError for a file that is not there, that is broken or cut off, or of which no row can be read.
     """
-    from transformers import AutoTokenizer
-
-    model_path = resolve_path(model.path)
-    sampling = Sampling(model=model, engine=_NO_ENGINE, decoding=Decoding(), prompt=prompt)
-    tokenizer = AutoTokenizer.from_pretrained(model_path, trust_remote_code=model.trust_remote_code)
-    renderer = Renderer(sampling, tokenizer=tokenizer, family=family_of(model, path=model_path))
-    rows: list[Any] = []
-    rejects: list[Any] = []
-    seen: Counter[str] = Counter()
-    taken: set[str] = set()
-    for number, line in enumerate(_lines(path)):
-        record = _parse(line, fields=fields, where=f"{name}/{mode}/row{number}")
-        if isinstance(record, Reject):
-            rejects.append(record)
-            continue
-        question_id = f"{name}/{record['id']}"
-        draw = int(record["draw"]) if fields.draw else seen[question_id]
-        seen[question_id] += 1
-        row_id = f"{question_id}/{mode}/{draw}"
-        if draw >= draws:
-            rejects.append(Reject(row_id, "extra_draw", f"rollouts.n is {draws}", _text(line)))
-            continue
-        if row_id in taken:
-            rejects.append(Reject(row_id, "repeated_draw", "an earlier row has the same id and draw", _text(line)))
-            continue
-        taken.add(row_id)
-        ids = {"row_id": row_id, "question_id": question_id, "dataset": name}
-        row = _generation(record, renderer=renderer, request={**ids, "mode": mode, "draw": draw, "seed": -1})
-        (rejects if isinstance(row, Reject) else rows).append(row)
+    check_file(resolve_path(path), fields=fields)
+    reader = _Reader(mode=mode, name=name, fields=fields, draws=draws)
+    writer = _Writer(mode=mode, model=model, prompt=prompt, tags=fields.tags)
+    rows: list[dict[str, Any]] = []
+    rejects: list[Reject] = []
+    for said, request, raw in reader.read(resolve_path(path), rejects=rejects):
+        row = writer.row(said, request=request, raw=raw)
+        if isinstance(row, Reject):
+            rejects.append(row)
+        else:
+            rows.append(row)
     return pa.Table.from_pylist(rows, schema=GENERATIONS), rejects
 
 
-def _lines(path: str) -> list[bytes]:
-    filesystem, inner = open_filesystem(resolve_path(path))
-    try:
-        with filesystem.open_input_stream(inner) as stream:
-            data = bytes(stream.read()).removeprefix(b"\xef\xbb\xbf")
-    except FileNotFoundError:
-        raise ValueError(
-            f"rollouts file {path} does not exist; give a JSONL file as rollouts.import_on / import_off"
-        ) from None
-    return [line for line in data.split(b"\n") if line.strip()]
+class _Reader:
+    """From records to what they say, each with its id and draw."""
+
+    def __init__(self, *, mode: str, name: str, fields: ImportFields, draws: int) -> None:
+        self.mode, self.name, self.fields, self.draws = mode, name, fields, draws
+        self.form = choose("plain", fields=_question_fields(fields))
+        self.seen: Counter[str] = Counter()
+        self.taken: set[str] = set()
+
+    def read(self, path: str, *, rejects: list[Reject]) -> Iterator[tuple[_Said, dict[str, Any], str]]:
+        """What the usable records say, with the request that each answers and its raw text."""
+        last: Record | None = None
+        number = read = -1
+        for number, record in enumerate(self._records(path)):
+            last = record
+            try:
+                said = self._said(record, number=number)
+            except MalformedError as fault:
+                rejects.append(Reject(f"{self.name}/{self.mode}/row{number}", fault.reason, str(fault), record.raw))
+                continue
+            read = number
+            request = self._request(said, raw=record.raw)
+            if isinstance(request, Reject):
+                rejects.append(request)
+            else:
+                yield said, request, record.raw
+        self._check_whole(path, last=last, number=number, any_read=read >= 0, rejects=rejects)
+
+    def _records(self, path: str) -> Iterator[Record]:
+        try:
+            yield from self.form.records(path, "train")
+        except ValueError as error:  # the file as a whole is not what its name says
+            raise ValueError(f"rollouts.import_{self.mode}: {error}") from error
+        except (OSError, EOFError, pa.ArrowException) as error:  # what a cut or damaged archive gives
+            raise ValueError(
+                f"rollouts.import_{self.mode}={path} cannot be read to its end: {error}; fetch or write it again"
+            ) from error
+
+    def _check_whole(
+        self, path: str, *, last: Record | None, number: int, any_read: bool, rejects: list[Reject]
+    ) -> None:
+        setting = f"rollouts.import_{self.mode}={path}"
+        if last is None:
+            raise ValueError(f"{setting} holds no row; give the file that the rollouts were written to")
+        if last.fault is not None and last.fault.reason in _SYNTAX_FAULTS:
+            raise ValueError(
+                f"{setting} is broken: its last record, line {number + 1} (blank lines left out), cannot be read: "
+                f"{last.fault}. It begins {last.raw[:80]!r}. The file seems cut off; fetch or write it again"
+            )
+        if not any_read:
+            first = rejects[0]
+            raise ValueError(
+                f"{setting}: none of its {number + 1} rows can be read; the first one: {first.reason}, {first.detail}. "
+                f"It begins {first.raw[:80]!r}. Name its fields in rollouts.import_fields"
+            )
+
+    def _said(self, record: Record, *, number: int) -> _Said:
+        if record.fault is not None:
+            raise record.fault
+        value = record.value
+        if not isinstance(value, dict):
+            raise MalformedError("wrong_type", f"a row must be an object, got {type(value).__name__}")
+        draft = self.form.draft(value)
+        response = _text(value, self.fields.response)
+        thought = _text(value, self.fields.thought, needed=False) if self.fields.thought else ""
+        draw = _draw(value, self.fields.draw) if self.fields.draw else None
+        own_id = draft.own_id or record.key or str(number)
+        try:  # JSON may spell half a character (\ud83d); no tokenizer can read it
+            "".join([own_id, draft.question, *draft.answers, response, thought]).encode()
+        except UnicodeEncodeError as error:
+            raise MalformedError("wrong_type", f"not valid Unicode: {error.reason}") from error
+        ended = _finish_reason(value, self.fields.finish_reason)
+        return _Said(own_id, draft.question, draft.answers, response, thought, ended, draw)
+
+    def _request(self, said: _Said, *, raw: str) -> dict[str, Any] | Reject:
+        question_id = f"{self.name}/{said.own_id}"
+        draw = self.seen[question_id] if said.draw is None else said.draw
+        self.seen[question_id] += 1
+        row_id = f"{question_id}/{self.mode}/{draw}"
+        if draw >= self.draws:
+            return Reject(row_id, "extra_draw", f"rollouts.n is {self.draws}", raw)
+        if row_id in self.taken:
+            return Reject(row_id, "repeated_draw", "an earlier row has the same id and draw", raw)
+        self.taken.add(row_id)
+        return {
+            "row_id": row_id,
+            "question_id": question_id,
+            "dataset": self.name,
+            "question": said.question,
+            "answers": said.answers,
+            "mode": self.mode,
+            "draw": draw,
+            "seed": -1,
+        }
 
 
-def _text(line: bytes) -> str:
-    return line.decode(errors="replace").rstrip("\r")
+class _Writer:
+    """From what a record says to the row that the model's own engine would have made of it."""
+
+    def __init__(self, *, mode: str, model: Model, prompt: str, tags: tuple[str, str] | None) -> None:
+        from transformers import AutoTokenizer
+
+        path = resolve_path(model.path)
+        sampling = Sampling(model=model, engine=_NO_ENGINE, decoding=Decoding(), prompt=prompt)
+        self.tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=model.trust_remote_code)
+        self.renderer = Renderer(sampling, tokenizer=self.tokenizer, family=family_of(model, path=path))
+        self.thinks = mode == "on"
+        self.mode = self.renderer.modes[mode]
+        stops = stop_tokens(self.tokenizer, model_path=path)
+        self.turn = turn_of(self.tokenizer, mode=self.mode, stops=stops, tags=model.thought_tags)
+        self.tags = tags or model.thought_tags
+
+    def row(self, said: _Said, *, request: dict[str, Any], raw: str) -> dict[str, Any] | Reject:
+        """A row of schema GENERATIONS, or why there is none."""
+        prompt = self.renderer.prepare(request)
+        if isinstance(prompt, Reject):
+            return prompt
+        thought = said.thought if self.thinks else ""
+        whole, end = cut_end(said.response, turn=self.turn, tokenizer=self.tokenizer)
+        whole = self._opened(self._joined(thought, whole), prompt=prompt)
+        text = without_prefill(whole, prompt=prompt, mode=self.mode, turn=self.turn)
+        if text is None:
+            detail = f"the prompt ends in {prompt.text[-40:]!r}, the text begins {whole[:40]!r}"
+            return Reject(request["row_id"], "prefill_differs", detail, raw)
+        found = self._continuation(prompt, text=text, end="" if ending_fault(said.finish_reason) else end)
+        if found is None:
+            detail = f"no token ids write {text[:40]!r} after {prompt.text[-40:]!r}, though some write it alone"
+            return Reject(request["row_id"], "no_seam", detail, raw)
+        return self.renderer.row(
+            request, prompt, text=found.text, token_ids=found.token_ids, finish_reason=said.finish_reason
+        )
+
+    def _continuation(self, prompt: Prompt, *, text: str, end: str) -> Continuation | None:
+        """Ids and text; where no ids spell the text at all, it can still be judged and annotated, and the stage
+        `examples` refuses it."""
+        found = continuation(self.tokenizer, prompt=prompt, text=text, end=end)
+        if found is None and not (self.thinks and survives(self.tokenizer, text=text)):
+            return Continuation(separate_ids(self.tokenizer, text=text, end=end), text)
+        return found
+
+    def _joined(self, thought: str, response: str) -> str:
+        """The whole turn, its thought in the model's own tags."""
+        opening, closing = self.tags
+        if thought.strip() and closing not in response:
+            bare = thought.strip()
+            if not bare.endswith(closing):  # its own field says where it ends
+                return self._in_own_form(bare.removeprefix(opening), answer=response)
+            response = thought + ("" if thought[-1].isspace() else "\n\n") + response
+        if self.tags == self.turn.tags:
+            return response
+        head, opened, rest = response.partition(opening)
+        inner, closed, answer = (rest if opened else response).partition(closing)
+        if not closed or head.strip() * bool(opened) or opening in inner or closing in answer:
+            return response.replace(opening, self.turn.tags[0]).replace(closing, self.turn.tags[1])
+        return self._in_own_form(inner, answer=answer)
+
+    def _opened(self, text: str, *, prompt: Prompt) -> str:
+        """The text with an opening tag where it has a closing one only (the prompt of another model had opened the
+        block) and this model writes both."""
+        opening, closing = self.turn.tags
+        thought, closed, answer = text.partition(closing)
+        if not self.thinks or prompt.opened or not closed or opening in text:
+            return text
+        return self._in_own_form(thought, answer=answer)
+
+    def _in_own_form(self, thought: str, *, answer: str) -> str:
+        return self.turn.thought_before + thought.strip() + self.turn.thought_after + answer.lstrip()
 
 
-def _parse(line: bytes, *, fields: ImportFields, where: str) -> dict[str, Any] | Reject:
-    """The record under our own names, or the reason why it cannot be used."""
-    raw = _text(line)
-    try:
-        record = json.loads(line.decode())
-    except (ValueError, RecursionError) as error:  # bad JSON, bad UTF-8, a bottomless nest of brackets
-        return Reject(where, "malformed_json", str(error), raw)
-    if not isinstance(record, dict):
-        return Reject(where, "wrong_type", f"a row must be an object, got {type(record).__name__}", raw)
-    wanted = {k: v for k, v in fields.model_dump().items() if v is not None}
-    missing = [theirs for ours, theirs in wanted.items() if theirs not in record and ours != "thought"]
-    if missing:
-        return Reject(where, "missing_field", f"{missing}; the row has {sorted(record)}", raw)
-    found = {ours: record.get(theirs) for ours, theirs in wanted.items()}
-    found["answers"] = [found["answers"]] if isinstance(found["answers"], str) else found["answers"]
-    texts = [
-        found["question"],
-        found["response"],
-        *(found["answers"] if isinstance(found["answers"], list) else [None]),
-    ]
-    if not all(isinstance(text, str) for text in texts) or not isinstance(found.get("thought"), str | None):
-        return Reject(where, "wrong_type", "question, thought, response and answers must be texts", raw)
-    if fields.draw and not str(found["draw"]).isdecimal():
-        return Reject(where, "wrong_type", f"the draw must be a number from 0, not {found['draw']!r:.80}", raw)
-    try:
-        "".join([str(found["id"]), *filter(None, [*texts, found.get("thought")])]).encode()
-    except UnicodeEncodeError as error:  # JSON may spell half a character (\ud83d); no tokenizer can read it
-        return Reject(where, "wrong_type", f"not valid Unicode: {error.reason}", raw)
-    return found
+def _question_fields(fields: ImportFields) -> dict[str, str]:
+    return {"id": fields.id, "question": fields.question, "answers": fields.answers}
 
 
-def _generation(record: dict[str, Any], *, renderer: Renderer, request: dict[str, Any]) -> Any:
-    request |= {"question": record["question"], "answers": record["answers"]}
-    prompt = renderer.prepare(request)
-    if isinstance(prompt, Reject):
-        return prompt
-    text = _without_end_marks(_joined(record.get("thought") if request["mode"] == "on" else None, record["response"]))
-    if prompt.opened:  # then the prompt holds the opening tag
-        text = text.lstrip().removeprefix("<think>")
-    tokenizer = renderer.tokenizer
-    end = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"] + end
-    return renderer.row(request, prompt, text=text, token_ids=ids, finish_reason="stop")
+def _value(record: dict[str, Any], name: str) -> tuple[bool, Any]:
+    """(whether the record has the field, its value); a dotted name goes deeper where there is no field of that name."""
+    if name in record:
+        return True, record[name]
+    value: Any = record
+    for number, key in _STEP.findall(name):
+        if number and isinstance(value, list) and int(number) < len(value):
+            value = value[int(number)]
+        elif key and isinstance(value, dict) and key in value:
+            value = value[key]
+        else:
+            return False, None
+    return True, value
 
 
-def _joined(thought: str | None, response: str) -> str:
-    if not thought:
-        return response
-    return thought + ("" if thought[-1].isspace() else "\n\n") + response
+def _text(record: dict[str, Any], name: str, *, needed: bool = True) -> str:
+    there, value = _value(record, name)
+    if not there and needed:
+        raise MalformedError("missing_field", f"no field {name!r}; the row has {sorted(map(str, record))}")
+    if value is None and not needed:
+        return ""
+    if not isinstance(value, str):
+        raise MalformedError("wrong_type", f"field {name!r} must be text, not {type(value).__name__}")
+    return value
 
 
-def _without_end_marks(text: str) -> str:
-    text = text.rstrip()
-    while text.endswith(END_TOKENS):  # several, in any order
-        text = text.removesuffix(next(mark for mark in END_TOKENS if text.endswith(mark))).rstrip()
-    return text
+def _draw(record: dict[str, Any], name: str) -> int:
+    there, value = _value(record, name)
+    if not there:
+        raise MalformedError("missing_field", f"no field {name!r}; the row has {sorted(map(str, record))}")
+    if not str(value).isdecimal():
+        raise MalformedError("wrong_type", f"the draw must be a number from 0, not {value!r:.80}")
+    return int(str(value))
+
+
+def _finish_reason(record: dict[str, Any], name: str | None) -> str:
+    """The file's own word; `stop` where the row has no such field or none is read."""
+    there, value = _value(record, name) if name else (False, None)
+    return str(value) if there else "stop"

@@ -21,11 +21,11 @@ from mralign.engines.requests import check_model, sampling_of_rollouts
 from mralign.engines.streaming import generate
 from mralign.rejects import Reject, to_table
 from mralign.rollouts.candidates import Limits, funnel, judge
-from mralign.rollouts.imported import read_rollouts
+from mralign.rollouts.imported import check_file, read_rollouts
 from mralign.rollouts.thoughts import draw_questions, thoughts_of, unanswered
 from mralign.schema import CANDIDATES, GENERATIONS, QUESTIONS
 from mralign.stage import Context, Outcome, Stage, map_groups
-from mralign.store import Directory, StageDir, part_key, part_name
+from mralign.store import StageDir, part_key, part_name
 
 
 def _sample(context: Context) -> Outcome:
@@ -59,7 +59,7 @@ def _sampling_matters(config: RunConfig) -> object:
 
 def _check_import(config: RunConfig) -> None:
     for path in (config.rollouts.import_on, config.rollouts.import_off):
-        Directory(resolve_path(path or "")).require("file of imported rollouts")
+        check_file(resolve_path(path or ""), fields=config.rollouts.import_fields)
     _check(config)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Iterable
 
+from mralign.engines.endings import UNFINISHED
 from mralign.rejects import Reject
 from mralign.rollouts.candidates import trajectory
 
@@ -35,7 +36,8 @@ def thoughts_of(rows: Iterable[dict], *, questions: Collection[str], match: str)
             kept.append(candidate)
         else:
             reason = row["invalid"] or "empty_thought"
-            rejects.append(Reject(row["row_id"], reason, f"dataset={row['dataset']}", row["text"]))
+            ended = f"finish_reason={row['finish_reason']} " if reason == UNFINISHED else ""
+            rejects.append(Reject(row["row_id"], reason, f"{ended}dataset={row['dataset']}", row["text"]))
     return kept, rejects
 
 

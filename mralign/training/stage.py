@@ -338,7 +338,7 @@ EXAMPLES_STAGE = Stage(
     upstream=("candidates", "annotation"),
     inputs=lambda config: config.model.inputs(),
     check=check_datasets,
-    version=2,
+    version=3,
 )
 
 REFERENCE_STAGE = Stage(

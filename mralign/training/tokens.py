@@ -7,7 +7,8 @@ sampled ids need not be the canonical ones. METHOD.md section 4.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ import numpy as np
 ANSWER = -1  # step of a token that is part of the answer
 
 _REPLACEMENT = "\ufffd"  # what decoders put for bytes that are no character, or none yet
+# What may stand before a completion: nothing, or (SentencePiece puts a blank before a text) a line of its prompt.
+_BEFORE = ("", "\n")
 _PENDING_TOKENS = 16  # a character has at most 4 bytes, so more tokens than this never wait for one
 
 
@@ -47,17 +50,63 @@ def token_offsets(tokenizer: Any, *, token_ids: Sequence[int], text: str) -> lis
 
     `tokenizer`: a fast Hugging Face tokenizer. `text`: the ids decoded, with or without the literals of special
     tokens. A token that completes no character has the span of the character it is part of; a special token that is
-    not in the text has no width. Ids that are the canonical tokenisation take its offsets if these cover the text,
-    others are decoded piece by piece, in time linear in their number.
+    not in the text has no width, and neither has the last token where the text ends before it: engines leave the token
+    that ended a turn out of the text, special or not. Ids that are the canonical tokenisation take its offsets if these
+    cover the text, others are decoded piece by piece, in time linear in their number.
     Raises ValueError if the ids do not spell the text.
     """
-    encoding = tokenizer(text, return_offsets_mapping=True, add_special_tokens=False)
-    canonical = encoding["input_ids"]
-    rest = token_ids[len(canonical) :]
-    same = list(token_ids[: len(canonical)]) == canonical and set(rest) <= set(tokenizer.all_special_ids)
-    if same and _tiles(encoding["offset_mapping"], length=len(text)):
-        return encoding["offset_mapping"] + [(len(text), len(text))] * len(rest)
+    try:
+        return _offsets(tokenizer, token_ids=token_ids, text=text)
+    except ValueError:
+        if not text.startswith(" "):
+            raise
+        rest = text[1:]
+    # SentencePiece writes the blank before a word into its token, and decodes the first token without it.
+    spans = _offsets(tokenizer, token_ids=token_ids, text=rest)
+    return [(start + 1 if number else 0, end + 1) for number, (start, end) in enumerate(spans)]
+
+
+def _offsets(tokenizer: Any, *, token_ids: Sequence[int], text: str) -> list[tuple[int, int]]:
+    for before in _BEFORE:
+        found = _canonical_offsets(tokenizer, token_ids=token_ids, text=text, before=before)
+        if found is not None:
+            return found
     return _decoded_offsets(tokenizer, token_ids=list(token_ids), text=text)
+
+
+def _canonical_offsets(
+    tokenizer: Any, *, token_ids: Sequence[int], text: str, before: str
+) -> list[tuple[int, int]] | None:
+    """The tokenizer's own offsets, if it writes these ids for `text` when `before` stands before it."""
+    encoding = tokenizer(before + text, return_offsets_mapping=True, add_special_tokens=False)
+    shift = len(before)
+    spans = [(start - shift, end - shift) for start, end in encoding["offset_mapping"]]
+    head = sum(end <= 0 for _, end in spans) if before else 0
+    canonical, spans = encoding["input_ids"][head:], spans[head:]
+    rest = token_ids[len(canonical) :]
+    ends = set(rest) <= _special_ids(tokenizer) or (len(rest) == 1 and _is_mark(tokenizer, rest[0]))
+    if list(token_ids[: len(canonical)]) != canonical or not ends or not _tiles(spans, length=len(text)):
+        return None
+    return spans + [(len(text), len(text))] * len(rest)
+
+
+@lru_cache(maxsize=4)
+def _added(tokenizer: Any) -> Mapping[int, bool]:
+    """Ids that were added to the vocabulary, and whether they are special: decoders leave these out.
+
+    Gathered once a tokenizer: where thousands of tokens were added it takes milliseconds.
+    """
+    added = {index: bool(token.special) for index, token in tokenizer.added_tokens_decoder.items()}
+    return added | dict.fromkeys(tokenizer.all_special_ids, True)
+
+
+def _special_ids(tokenizer: Any) -> set[int]:
+    return {index for index, special in _added(tokenizer).items() if special}
+
+
+def _is_mark(tokenizer: Any, token_id: int) -> bool:
+    """Whether the token was added to the vocabulary, as every stop token is; not all of them are marked as special."""
+    return token_id in _added(tokenizer)
 
 
 def _tiles(offsets: Sequence[tuple[int, int]], *, length: int) -> bool:
@@ -82,7 +131,7 @@ def _decoded_offsets(tokenizer: Any, *, token_ids: list[int], text: str) -> list
     def decode(first: int, last: int) -> str:
         return backend.decode(token_ids[first:last], skip_special_tokens=True)
 
-    special = set(tokenizer.all_special_ids)
+    special = _special_ids(tokenizer)
     offsets: list[tuple[int, int]] = []
     context = settled = base = done = 0
     before = ""  # decode(context, settled)
@@ -93,6 +142,9 @@ def _decoded_offsets(tokenizer: Any, *, token_ids: list[int], text: str) -> list
             offsets.append((done, done + width))
             done += width
             base += width
+            continue
+        if index == len(token_ids) - 1 and base == done == len(text) and _is_mark(tokenizer, token_id):
+            offsets.append((done, done))
             continue
         fresh = decode(context, index + 1)[len(before) :]
         whole = fresh.rstrip(_REPLACEMENT)

@@ -73,8 +73,8 @@ def test_one_answer_is_a_list_of_one(tmp_path):
     [
         (THOUGHT, THOUGHT + "\n\npemidir"),
         (THOUGHT + "\n", THOUGHT + "\npemidir"),
-        (None, "pemidir"),
-        ("", "pemidir"),
+        (None, " pemidir"),  # this template writes a blank between role and answer, and so does the model
+        ("", " pemidir"),
     ],
 )
 def test_thought_and_response_are_joined_with_thinking_on(tmp_path, thought, text):
@@ -87,7 +87,7 @@ def test_with_thinking_off_a_thought_is_left_out(tmp_path):
     ((row,), _) = read(tmp_path, {**GOOD, "cot": THOUGHT}, mode="off", thought="cot")
     assert (row["text"], row["answer"], row["thought_start"]) == ("pemidir", "pemidir", -1)
     ((row,), _) = read(tmp_path, GOOD, mode="on", thought="cot")  # this row has no such field
-    assert row["text"] == "pemidir"
+    assert row["text"] == " pemidir"
 
 
 @pytest.mark.parametrize(
@@ -117,8 +117,7 @@ WITHOUT = {name: value for name, value in GOOD.items() if name != "response"}
         (WITHOUT, "missing_field"),
         ({**GOOD, "question": 5}, "wrong_type"),
         ({**GOOD, "response": None}, "wrong_type"),
-        ({**GOOD, "answer": 1690}, "wrong_type"),
-        ({**GOOD, "answer": ["a", 1690]}, "wrong_type"),
+        ({**GOOD, "answer": {"a": [{}]}}, "wrong_type"),
         ({**GOOD, "cot": ["so"]}, "wrong_type"),
         ({**GOOD, "response": "half \ud83d"}, "wrong_type"),
         ({**GOOD, "id": "\ud83d"}, "wrong_type"),
@@ -133,8 +132,8 @@ def test_a_bad_row_is_a_reject_and_the_others_stay(tmp_path, line, reason):
 
 
 def test_a_missing_field_is_named_with_those_that_are_there(tmp_path):
-    _, (reject,) = read(tmp_path, WITHOUT)
-    assert "['response']" in reject.detail
+    _, (reject,) = read(tmp_path, WITHOUT, {**GOOD, "id": 8})
+    assert "'response'" in reject.detail
     assert "['answer', 'id', 'question']" in reject.detail
 
 
@@ -181,7 +180,7 @@ def test_a_byte_order_mark_and_windows_line_ends_are_read(tmp_path):
 
 
 def test_a_file_that_is_not_there_ends_the_run_with_its_name(tmp_path):
-    with pytest.raises(ValueError, match=r"gone\.jsonl does not exist; give a JSONL file as rollouts\.import_on"):
+    with pytest.raises(ValueError, match=r"file of imported rollouts: .*gone\.jsonl' does not exist"):
         read_rollouts(
             str(tmp_path / "gone.jsonl"),
             mode="on",

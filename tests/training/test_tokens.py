@@ -2,7 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
@@ -124,6 +124,7 @@ def test_steps_without_a_thought_are_all_answer():
     assert token_steps([], segment_spans=[(0, 1)], segment_steps=[0], thought_end=1) == []
 
 
+@settings(deadline=None)
 @given(PIECES, st.lists(st.integers(0, 6), max_size=60), st.integers(0, 80))
 def test_every_token_gets_exactly_one_step(pieces, widths, cut):
     text = "".join(pieces) + "end"
@@ -163,6 +164,7 @@ def test_other_ids_of_the_same_text_have_offsets_of_their_bytes():
 
 
 @pytest.mark.parametrize("tokenizer", [BPE, UNTRIMMED])
+@settings(deadline=None)
 @given(st.text(st.sampled_from("ab .\t\né😀😂ñ"), max_size=40), st.sampled_from([0, 0.5, 1]), st.randoms())
 def test_any_tokenisation_has_offsets_of_its_bytes(tokenizer, text, share, random):
     tokens = []
@@ -224,6 +226,7 @@ class CountingTokenizer:
     def __init__(self, tokenizer):
         self.tokenizer, self.decoded = tokenizer, 0
         self.backend_tokenizer, self.all_special_ids = self, tokenizer.all_special_ids
+        self.added_tokens_decoder = tokenizer.added_tokens_decoder
 
     def __call__(self, text, **options):
         return self.tokenizer(text, **options)
