@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mralign.config import RunConfig, Source, resolve_path
+from mralign.placement import NotInstalled
 from mralign.questions.repeats import drop_repeats, find_repeats, question_keys
 from mralign.questions.sources import check_source, read_batches
 from mralign.rejects import to_table
@@ -181,13 +182,21 @@ def _funnel(context: Context) -> list[dict[str, Any]]:
 
 
 def _check(config: RunConfig) -> None:
+    """Raise ValueError that names every unreadable source; NotInstalled if packages are all that is missing."""
+    wrong: list[str] = []
+    not_installed: list[str] = []
     for split, group in sources(config).items():
         for source in group:
-            path, fields = resolve_path(source.path), _fields(source)
             try:
+                path, fields = resolve_path(source.path), _fields(source)
                 check_source(path, name=source.name, split=split, format=source.format, fields=fields)
             except ValueError as error:
-                raise ValueError(f"questions.{split}, source {source.name!r}: {error}") from None
+                found = not_installed if isinstance(error, NotInstalled) else wrong
+                found.append(f"questions.{split}, source {source.name!r}: {error}")
+    if wrong:
+        raise ValueError("\n  ".join(wrong))
+    if not_installed:
+        raise NotInstalled("\n  ".join(not_installed))
 
 
 QUESTIONS_STAGE = Stage(name="questions", run=_run, matters=_matters, inputs=_inputs, check=_check, version=2)
