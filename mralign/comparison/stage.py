@@ -16,7 +16,7 @@ from typing import Any
 
 from mralign import pipeline
 from mralign.comparison.choice import METHODS, Point
-from mralign.config import RunConfig, parse, resolve_path
+from mralign.config import Evaluation, RunConfig, parse, resolve_path
 from mralign.engines.probe import read_probe
 from mralign.engines.requests import build_requests, sampling_of_evaluation
 from mralign.engines.streaming import engine_workers
@@ -92,6 +92,18 @@ class Trainer:
         return train_alone(sources, settings=settings, target=Path(target))
 
 
+def metrics_by_mode(
+    rows: Sequence[Mapping[str, Any]], *, modes: Sequence[str], settings: Evaluation
+) -> dict[str, dict[str, Any]]:
+    """Metrics of the generations of each mode, which is also the name of their method."""
+    found = {}
+    for mode in modes:
+        group = [{**row, "method": mode} for row in rows if row["mode"] == mode]
+        scores = score(group, match=settings.match)
+        found[mode] = metrics(scores, samples=settings.bootstrap_samples, level=settings.level)
+    return found
+
+
 class Server:
     """An actor with one engine, into which one checkpoint after the other is loaded."""
 
@@ -126,11 +138,7 @@ class Server:
         rows, rejects = asyncio.run(self.engine.complete(requests.to_pylist()))
         if rejects:
             raise RuntimeError(f"{len(rejects)} questions of {split} could not be asked: {rejects[0]}")
-        found = {mode: [row for row in rows if row["mode"] == mode] for mode in modes}
-        return {
-            mode: metrics(score(group, match=settings.match), samples=settings.bootstrap_samples, level=settings.level)
-            for mode, group in found.items()
-        }
+        return metrics_by_mode(rows, modes=modes, settings=settings)
 
 
 def start_server(prepared: Prepared, *, served: str) -> Any:
