@@ -29,6 +29,16 @@ def test_an_engine_without_a_gpu_asks_for_cpus_and_sees_no_gpu():
     assert worker_environment(Engine())["CUDA_VISIBLE_DEVICES"] == ""
 
 
+@pytest.mark.parametrize("number", [0, 0.5, 1, 4])
+def test_whole_gpus_and_a_part_of_one_are_taken(number):
+    assert engine_pool(Engine(gpus_per_replica=number)).get("num_gpus", 0) == number
+
+
+def test_one_gpu_and_a_half_are_refused_as_ray_would_refuse_them():
+    with pytest.raises(ValueError, match=r"gpus_per_replica=1\.5 is neither a whole number nor a share below 1"):
+        Engine(gpus_per_replica=1.5)
+
+
 def test_arguments_of_one_worker():
     assert pool_arguments(ENGINES) == {"num_gpus": 2, "num_cpus": 2}
     assert actor_options(ENGINES) == {"num_gpus": 2, "num_cpus": 2}

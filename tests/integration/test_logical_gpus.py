@@ -137,6 +137,31 @@ def test_rollouts_by_a_pool_between_two_bounds_and_no_part_holds_rows_of_another
     assert again.parts() == names
 
 
+@pytest.mark.long
+@pytest.mark.usefixtures("two_gpus")
+@pytest.mark.parametrize("least", [1, 2])
+def test_two_engines_hold_a_gpu_each(tmp_path, least):
+    source = f"questions.train=[{{name: a, path: '{WORLD}/train.jsonl', limit: 100}}]"
+    pool = [f"engine.min_replicas={least}", "engine.max_replicas=2", "engine.max_num_seqs=4", "engine.batch_size=4"]
+    config = world(tmp_path, source, *pool, "rollouts.n=8")
+    with watched() as held:
+        out = run(config, until="rollouts")["rollouts"]
+    assert max(held) == 2
+    assert sum(out.rows(part) for part in out.parts()) == 100 * 2 * 8
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("two_gpus")
+def test_an_engine_split_over_two_gpus_serves(tmp_path):
+    """vLLM's CPU build splits a model as well: two worker processes of one engine in one actor."""
+    config = world(tmp_path, "engine.gpus_per_replica=2", "engine.tensor_parallel=2")
+    with watched() as held:
+        out = run(config, until="rollouts")["rollouts"]
+    assert max(held) == 2
+    assert sum(out.rows(part) for part in out.parts()) == 10 * 2 * 2
+    assert out.read_rejects().num_rows == 0
+
+
 @pytest.mark.usefixtures("two_gpus")
 def test_responses_by_a_fixed_pool(tmp_path):
     config = world(tmp_path, "questions.train=[]", "evaluation.methods=[think_on]")
