@@ -77,6 +77,17 @@ def test_metrics_are_those_of_each_mode():
     assert {mode: (m["acc"], m["mis"]) for mode, m in found.items()} == {"off": (0.0, None), "on": (0.5, 0.5)}
 
 
+def test_what_is_wrong_ends_the_command_in_a_sentence(tmp_path):
+    world = tmp_path / "world-0"
+    shutil.copytree(DATA, world)
+    (world / "questions" / "dev.jsonl").unlink()
+    command = [sys.executable, "jobs/compare.py", "--worlds", "0", "--worlds-dir", tmp_path, "--out", tmp_path / "out"]
+    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert "stopped: questions.dev, source 'miniworld': question file" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.integration
 @pytest.mark.slow
 @pytest.mark.long
