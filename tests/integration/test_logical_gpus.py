@@ -51,6 +51,7 @@ def two_gpus():
         # As the actors find no GPU, they run the engine in their own process: half the time of a start.
         patch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         patch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
+        patch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # else every part of a model wants a NUMA node
         ray.init(
             address="local",
             num_cpus=6,
