@@ -44,7 +44,8 @@ def run(args: argparse.Namespace) -> None:
     first = next(iter(rows.values()))
     check_run_directory(first)
     check_trains(first)
-    plans = {name: pipeline.plan(config) for name, config in rows.items()}  # all are checked before any is run
+    # All are checked before any is run.
+    plans = {name: pipeline.plan(config, dry_run=args.dry_run) for name, config in rows.items()}
     if args.dry_run:
         print(f"{pipeline.describe(first, plans[next(iter(rows))])}\n\ntable {table.name}, row by row")
         print(tables.describe(plans))

@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> None:
     config = load(args.preset, overrides=args.overrides, presets_dir=HERE / "presets")
     check_run_directory(config)
     check_trains(config)
-    planned = pipeline.plan(config, until=args.until, only=args.only)
+    planned = pipeline.plan(config, until=args.until, only=args.only, dry_run=args.dry_run)
     if args.dry_run:
         print(pipeline.describe(config, planned))
         return

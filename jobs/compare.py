@@ -22,7 +22,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]
 
-from align import start_ray  # noqa: E402
+from align import guarded, start_ray  # noqa: E402
 
 from mralign.comparison import choice, stage  # noqa: E402
 from mralign.config import RunConfig, load  # noqa: E402
@@ -31,9 +31,11 @@ log = logging.getLogger("mralign")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    log.setLevel(logging.INFO)
-    args = _parser().parse_args(arguments)
+    return guarded(lambda: run(_parser().parse_args(arguments)))
+
+
+def run(args: argparse.Namespace) -> None:
+    """Build the worlds that are missing, measure, and print the table."""
     out = Path(args.out).absolute()
     out.mkdir(parents=True, exist_ok=True)
     worlds_dir = Path(args.worlds_dir or out / "worlds").absolute()
@@ -58,7 +60,6 @@ def main(arguments: list[str] | None = None) -> int:
     text = "\n".join([table, "", "chosen on dev:", *settings])
     (out / "table.txt").write_text(text + "\n")
     print(f"{text}\n\nevery checkpoint: {out / 'results.jsonl'}\nthis table: {out / 'table.txt'}")
-    return 0
 
 
 def build_worlds(worlds: list[int], *, worlds_dir: Path, at_once: int) -> None:

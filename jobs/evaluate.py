@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> None:
         return
     config = configure(args)
     check_run_directory(config)
-    planned = pipeline.plan(config)
+    planned = pipeline.plan(config, dry_run=args.dry_run)
     if args.dry_run:
         print(pipeline.describe(config, planned))
         return

@@ -29,7 +29,7 @@ from mralign.annotation.interview import name_clusters  # noqa: E402
 from mralign.annotation.taxonomy import Taxonomy, load_taxonomy  # noqa: E402
 from mralign.config import RunConfig, load, to_yaml  # noqa: E402
 from mralign.engines.asking import open_chat  # noqa: E402
-from mralign.engines.embedding import embed  # noqa: E402
+from mralign.engines.embedding import embed_where_it_fits  # noqa: E402
 from mralign.schema import OPEN_LABELS  # noqa: E402
 from mralign.store import Directory, StageDir, absolute, fingerprint  # noqa: E402
 
@@ -66,7 +66,7 @@ def label(config: RunConfig) -> StageDir:
     candidates = pipeline.find(planned, "candidates")
     assert candidates is not None
     item = place(config, candidates=candidates.out)
-    needs_ray = labeller_of(config).engine == "vllm"
+    needs_ray = labeller_of(config).engine == "vllm" or config.discovery.embedding.gpu
     pipeline.run(config, [item], start_ray=start if needs_ray else lambda: None)
     return item.out
 
@@ -91,12 +91,13 @@ def discover(labels: StageDir, *, config: RunConfig, out: Path) -> Taxonomy:
     counts = discovery.name_counts(labels.read(schema=OPEN_LABELS).to_pylist())
     kept = discovery.frequent(counts, min_frequency=settings.min_frequency)
     log.info("%d instances of %d names, %d names often enough", sum(counts.values()), len(counts), len(kept))
-    embedding_ND = embed([discovery.as_text(name) for name in kept], settings=settings.embedding)
+    if settings.embedding.gpu or labeller_of(config).engine == "vllm":
+        start_ray(config)
+    texts = [discovery.as_text(name) for name in kept]
+    embedding_ND = embed_where_it_fits(texts, settings=settings.embedding)
     clusters = discovery.cluster(kept, embedding_ND=embedding_ND, settings=settings)
     log.info("%s", discovery.describe(clusters))
     typical = discovery.representatives(clusters, embedding_ND=embedding_ND, limit=settings.representatives)
-    if labeller_of(config).engine == "vllm":
-        start_ray(config)
     strategies = asyncio.run(_name(typical, frequency=kept, config=config))
     taxonomy = naming.assemble(strategies, instances=[clusters.instances(c) for c in range(clusters.count)])
     names = [strategy.name for strategy in strategies]

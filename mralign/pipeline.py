@@ -7,15 +7,18 @@ stages that depend on it and of no other.
 
 from __future__ import annotations
 
+import os
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from mralign import __version__
 from mralign.config import RunConfig, resolve_path
+from mralign.placement import NotInstalled, check_room, rehearse
+from mralign.placement import describe as describe_workers
 from mralign.rejects import check_limit, count_reasons
 from mralign.stage import Context, Stage, log
 from mralign.store import Directory, Manifest, StageDir, absolute, digest, fingerprint
@@ -32,6 +35,7 @@ class Planned:
     upstream: Mapping[str, StageDir]
     inputs: Mapping[str, str]
     manifest: Manifest | None
+    warnings: tuple[str, ...] = ()  # of a dry run: what this machine lacks, and the one that runs the stage must have
 
 
 def stages(config: RunConfig) -> tuple[Stage, ...]:
@@ -106,17 +110,37 @@ def _reannotation() -> list[Stage]:
     return road
 
 
-def plan(config: RunConfig, *, until: str | None = None, only: str | None = None) -> list[Planned]:
+def plan(
+    config: RunConfig, *, until: str | None = None, only: str | None = None, dry_run: bool = False
+) -> list[Planned]:
     """Every stage with its fingerprint and what is already there. Opens files, starts nothing.
 
     `until` ends the plan after a stage; `only` leaves a stage and those that it stands on. Raises ValueError for an
-    unknown stage, for both at once, and for what the checks of the stages that have work refuse.
+    unknown stage, for both at once, and for what the checks of the stages that have work refuse. In a dry run packages
+    and devices that this machine lacks are warnings: the run may be planned here and submitted elsewhere.
     """
     planned = _placed(config, _chosen(stages(config), until=until, only=only))
+    found = []
     for item in planned:
-        if item.manifest is None:
+        warnings: tuple[str, ...] = ()
+        if item.manifest is None and dry_run:
+            warnings = _lacking(config, item.stage)
+        elif item.manifest is None:
             item.stage.check(config)
-    return planned
+        found.append(replace(item, warnings=warnings))
+    return found
+
+
+def _lacking(config: RunConfig, stage: Stage) -> tuple[str, ...]:
+    """What this machine lacks for a stage. Raises ValueError for what is wrong on every machine."""
+    found = []
+    try:
+        stage.check(config)
+    except NotInstalled as missing:
+        found.append(str(missing))
+    if any(one.gpus for one in stage.workers(config)):
+        found += [fault.text for fault in stage.faults(config)]
+    return tuple(found)
 
 
 def survey(config: RunConfig) -> list[Planned]:
@@ -163,8 +187,13 @@ def _placed(config: RunConfig, road: Sequence[Stage]) -> list[Planned]:
 
 
 def run(config: RunConfig, planned: Sequence[Planned], *, start_ray: Callable[[], None]) -> None:
-    """Run what is not sealed; `start_ray` is called once, before the first stage that has work."""
+    """Run what is not sealed; `start_ray` is called once, before the first stage that has work.
+
+    Before that stage runs, the cluster is looked at for all of them: raises ValueError for workers that a Ray of this
+    machine can never place, and for packages and devices that are missing where the work would run.
+    """
     started = False
+    rehearsed: dict[str, bool] = {}
     for number, item in enumerate(planned, 1):
         head = f"[{number}/{len(planned)}] {item.stage.name}"
         if item.manifest is not None:
@@ -173,6 +202,9 @@ def run(config: RunConfig, planned: Sequence[Planned], *, start_ray: Callable[[]
         if not started:
             start_ray()
             started = True
+            rehearsed = _look_at_cluster(config, planned)
+        if not rehearsed[item.stage.name]:
+            _rehearse(config, item.stage, wait=True)
         kept = len(item.out.parts())
         log.info("%s: %s", head, f"goes on from {kept} committed parts" if kept else "starts")
         manifest = run_stage(config, item)
@@ -180,6 +212,19 @@ def run(config: RunConfig, planned: Sequence[Planned], *, start_ray: Callable[[]
         log.info(
             "%s: %d rows in, %d out%s, %.1f s", head, manifest.rows_in, manifest.rows_out, rejects, manifest.seconds
         )
+
+
+def _look_at_cluster(config: RunConfig, planned: Sequence[Planned]) -> dict[str, bool]:
+    """By stage that has work: whether a worker of its own was asked what it lacks, or none need be."""
+    todo = [item.stage for item in planned if item.manifest is None]
+    workers = {stage.name: stage.workers(config) for stage in todo}
+    if any(workers.values()):
+        check_room(workers, local=not os.environ.get("RAY_ADDRESS"))
+    return {stage.name: _rehearse(config, stage, wait=False) for stage in todo}
+
+
+def _rehearse(config: RunConfig, stage: Stage, *, wait: bool) -> bool:
+    return rehearse(stage.name, stage.workers(config), faults=stage.faults, config=config, wait=wait)
 
 
 def run_stage(config: RunConfig, item: Planned) -> Manifest:
@@ -279,7 +324,20 @@ def _sizes(config: RunConfig, planned: Sequence[Planned]) -> list[str]:
     lines.append(f"time: {seconds:.0f} s spent on finished stages; the rest is unknown before it is measured")
     lines.append(_money(config, questions))
     lines += [line for item in planned for line in _forecast(config, item)]
+    todo = [item for item in planned if item.manifest is None]
+    wanted = {item.stage.name: describe_workers(item.stage.workers(config)) for item in todo}
+    lines += [f"GPUs: {name} takes {text}" for name, text in wanted.items() if text]
+    lines += [f"warning: {text}" for text in _by_stage(todo)]
     return lines
+
+
+def _by_stage(planned: Sequence[Planned]) -> list[str]:
+    """Each warning once, with the stages that it is of."""
+    stages: dict[str, list[str]] = {}
+    for item in planned:
+        for text in item.warnings:
+            stages.setdefault(text, []).append(item.stage.name)
+    return [f"{', '.join(names)}: {text} (only the machines that run this need it)" for text, names in stages.items()]
 
 
 def _asked_of_a_question(config: RunConfig) -> int:

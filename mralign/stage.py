@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from mralign.config import RunConfig
+from mralign.placement import Fault, Workers
 from mralign.rejects import Reject, to_table
 from mralign.store import StageDir
 
@@ -54,6 +55,10 @@ class Stage:
     check: Callable[[RunConfig], None] = lambda config: None  # ValueError for what can be refused before anything runs
     # What a stage that has work will take, for the plan; its upstream is finished.
     forecast: Callable[[Context], str] | None = None
+    # The workers that it needs at the same time, besides short tasks of one CPU; none: it takes any cluster.
+    workers: Callable[[RunConfig], Sequence[Workers]] = lambda config: ()
+    # What the machine of this process lacks for its workers; asked on a node with GPUs if they have some.
+    faults: Callable[[RunConfig], Sequence[Fault]] = lambda config: ()
     version: int = 1
 
 

@@ -69,6 +69,18 @@ def test_a_dry_run_prints_every_stage_and_touches_nothing(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_the_papers_preset_is_planned_where_there_is_no_gpu(tmp_path):
+    file = tmp_path / "nq.jsonl"
+    file.write_text('{"question": "who?", "answer": ["she"]}\n')
+    sources = [f"questions.{split}=[{{name: nq_open, path: {file}}}]" for split in ("train", "test")]
+    done = align(tmp_path / "run", "--preset", "paper", "--dry-run", *sources)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert "GPUs: training takes 4 training workers with 1 GPU each" in lines
+    assert [line for line in lines if line.startswith("warning: ")]
+    assert not (tmp_path / "run").exists()
+
+
 def seal(item, **figures):
     """Finish a stage that the test has made by hand, or needs only the name of."""
     versions = {"pyarrow": "26"}

@@ -1,5 +1,6 @@
 """The plan of a run: what depends on what, what is skipped, what is refused before anything starts."""
 
+import importlib.util
 import logging
 import shutil
 from pathlib import Path
@@ -298,7 +299,7 @@ def test_the_description_of_a_run_that_stopped_and_of_a_finished_one(miniworld):
         ("training.method=dpo", r"training\.method='dpo' is no objective; allowed are \['apo_zero', 'kto', 'mralign'"),
         ("training.trackers=[wandb]", r"training\.trackers=\[wandb\] needs wandb, not installed here: pip install w"),
         ("training.tuning=qlora", r"training\.tuning=qlora needs bitsandbytes, not installed here"),
-        ("training.gpu=true training.kernels=liger", r"training\.kernels=liger needs liger-kernel, not installed here"),
+        ("training.attention=flash_attention_2", r"training\.attention=flash_attention_2 needs flash-attn, not inst"),
     ],
 )
 def test_what_is_missing_is_refused_before_anything_starts(miniworld, tmp_path, override, message):
@@ -307,6 +308,41 @@ def test_what_is_missing_is_refused_before_anything_starts(miniworld, tmp_path, 
     with pytest.raises(ValueError, match=message):
         pipeline.plan(miniworld(*(override.split() if override.startswith("training.") else [override])))
     assert not (tmp_path / "run").exists()
+
+
+def test_every_question_file_that_is_missing_is_named_at_once(miniworld):
+    gone = ["questions.train=[{name: a, path: a.jsonl}, {name: b, path: b.jsonl}]"]
+    with pytest.raises(ValueError, match=r"(?s)train, source 'a': .*a\.jsonl.*train, source 'b': .*test, source 'c'"):
+        pipeline.plan(miniworld(*gone, "questions.test=[{name: c, path: c.jsonl}]"))
+
+
+def test_a_dry_run_warns_of_what_only_a_gpu_node_needs_and_says_what_it_asks_for(miniworld):
+    config = miniworld("engine.gpus_per_replica=1", "training.gpu=true", "training.kernels=liger", "training.workers=3")
+    pipeline.plan(config)  # what a node with a GPU has is seen there, not here
+    lines = pipeline.describe(config, pipeline.plan(config, dry_run=True)).splitlines()
+    assert "GPUs: rollouts takes 1 vLLM engines with 1 GPU each" in lines
+    assert "GPUs: training takes 3 training workers with 1 GPU each" in lines
+    warnings = [line for line in lines if line.startswith("warning: ")]
+    assert any("reference, training: training.kernels=liger needs liger-kernel" in line for line in warnings)
+    assert any("torch" in line and "finds no CUDA device" in line for line in warnings)
+    assert any("vLLM" in line and "rollouts, responses_base, responses: " in line for line in warnings)
+
+
+def test_a_dry_run_warns_of_missing_extras_and_still_refuses_what_is_wrong(miniworld, monkeypatch):
+    missing = {"wandb", "bm25s", "datasets"}
+    real = importlib.util.find_spec
+    fake = lambda name, *more: None if name in missing else real(name, *more)  # noqa: E731
+    for place in ("mralign.training.stage.find_spec", "mralign.engines.bm25.find_spec", "importlib.util.find_spec"):
+        monkeypatch.setattr(place, fake)
+    extras = ["training.trackers=[wandb]", "questions.train=[{name: a, path: 'hub://owner/name'}]"]
+    config = miniworld(*extras)
+    with pytest.raises(ValueError, match="needs the library `datasets`"):
+        pipeline.plan(config)
+    text = pipeline.describe(config, pipeline.plan(config, dry_run=True))
+    assert "warning: questions: questions.train, source 'a': hub://owner/name needs the library `datasets`" in text
+    assert "warning: training: training.trackers=[wandb] needs wandb, not installed here" in text
+    with pytest.raises(ValueError, match=r"gone\.jsonl"):
+        pipeline.plan(miniworld(*extras, "questions.test=[{name: b, path: gone.jsonl}]"), dry_run=True)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ import numpy as np
 
 from mralign.annotation.taxonomy import MAX_LABELS
 from mralign.config import Discovery
+from mralign.placement import NotInstalled
 
 NOISE = -1
 
@@ -123,9 +124,9 @@ def unit(embedding_ND: np.ndarray, *, names: Sequence[str]) -> np.ndarray:
 
 
 def check_installed() -> None:
-    """Raise ValueError where scikit-learn is missing."""
+    """Raise NotInstalled, a ValueError, where scikit-learn is missing."""
     if find_spec("sklearn") is None:
-        raise ValueError(
+        raise NotInstalled(
             "discovery clusters with scikit-learn, which is not installed: pip install 'mralign[discovery]'"
         )
 

@@ -17,8 +17,9 @@ from mralign.annotation.instruction import Trajectory
 from mralign.annotation.interview import label_openly
 from mralign.annotation.open_labels import INSTRUCTION, sample_ids
 from mralign.config import Annotator, RunConfig
-from mralign.engines.asking import check_speaker, open_chat, speaker_of
-from mralign.engines.embedding import check_embedding
+from mralign.engines.asking import asking_faults, asking_workers, check_speaker, open_chat, speaker_of
+from mralign.engines.embedding import check_embedding, embedding_faults, embedding_workers
+from mralign.placement import Fault, Workers
 from mralign.schema import CANDIDATES, OPEN_LABELS
 from mralign.stage import Context, Outcome, Stage, log
 from mralign.store import StageDir
@@ -94,6 +95,24 @@ def _check(config: RunConfig) -> None:
     check_embedding(config.discovery.embedding)
 
 
+def _workers(config: RunConfig) -> Sequence[Workers]:
+    """The labeller's engine, or what embeds later: of the two, never both at once, the one that takes more GPUs."""
+    labelling = asking_workers([labeller_of(config)], config=config)
+    embedding = embedding_workers(config.discovery.embedding)
+    return max(labelling, embedding, key=lambda workers: sum(one.gpus for one in workers))
+
+
+def _faults(config: RunConfig) -> list[Fault]:
+    return [*asking_faults([labeller_of(config)], config=config), *embedding_faults(config.discovery.embedding)]
+
+
 OPEN_LABELS_STAGE = Stage(
-    name="open_labels", run=_label, matters=_matters, upstream=("candidates",), check=_check, version=2
+    name="open_labels",
+    run=_label,
+    matters=_matters,
+    upstream=("candidates",),
+    check=_check,
+    workers=_workers,
+    faults=_faults,
+    version=2,
 )

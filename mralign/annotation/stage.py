@@ -13,10 +13,10 @@ import asyncio
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -40,14 +40,23 @@ from mralign.engines.calls import Stopped
 from mralign.engines.chat import check_model_directory
 from mralign.engines.cues import load_rule_book
 from mralign.engines.requests import batch_key
-from mralign.engines.streaming import endpoint_pool, engine_pool, forget_failures
-from mralign.engines.vllm import local_copy
+from mralign.engines.streaming import (
+    deal,
+    endpoint_pool,
+    engine_pool,
+    engine_workers,
+    forget_failures,
+    pack,
+    reports,
+    visit,
+)
+from mralign.engines.vllm import engine_faults, local_copy
+from mralign.placement import DEALING, Fault, Workers
 from mralign.rejects import Reject, to_table
 from mralign.schema import ANNOTATIONS, CANDIDATES
 from mralign.stage import Context, Outcome, Stage, log, map_parts, progress
 from mralign.store import Directory, StageDir, drop_repeated, part_key, part_name
 
-_RETRIES = 10  # of a batch whose engine died under it
 _HALT = "halted.txt"
 _SAMPLE = 200  # candidates that the expected cost is measured on
 _COLUMNS = ["row_id", "question_id", "dataset", "polarity", "question", "answers", "text"]
@@ -172,7 +181,6 @@ def _ask_chats(context: Context, *, desk: Desk, rows: int) -> dict[str, float]:
     if left > 0:
         if desk.twins:
             log.warning("annotation.annotators are one model at temperature 0: both will say the same, always")
-        _warn_of_too_little(desk)
         log.info("annotation of %d trajectories will take\n%s", left, _expected(context, desk=desk, rows=left))
         ready = _follow(_stream(source, done, desk=desk, out=out), desk=desk, total=left)
     drop_repeated(out, schema=ANNOTATIONS)
@@ -189,24 +197,22 @@ def _clear_halt(out: StageDir) -> None:
         out.filesystem.delete_file(out.path(_HALT))
 
 
-def _warn_of_too_little(desk: Desk) -> None:
-    """Engines that do not fit on the cluster together wait for each other; one that grows may still bring them in."""
-    import ray
+def _served(config: RunConfig) -> list[Speaker]:
+    """One speaker of every engine of ours that trajectories visit."""
+    desk = desk_of(config)
+    return [speaker for speaker in map(desk.speaker, desk.visits) if speaker.http is None]
 
-    servings = [s.serving for s in map(desk.speaker, desk.visits) if s.http is None]
-    for kind, needed in (
-        ("GPU", sum(serving.min_replicas * serving.gpus_per_replica for serving in servings)),
-        ("CPU", 1 + sum(serving.min_replicas * serving.cpus_per_replica for serving in servings)),
-    ):
-        there = ray.cluster_resources().get(kind, 0)
-        if needed > there:
-            log.warning(
-                "the annotators' engines need %g %s together and the cluster has %g: unless it grows, they wait for "
-                "ever. Give several annotators the same model and `serving`: they share one engine",
-                needed,
-                kind,
-                there,
-            )
+
+def _workers(config: RunConfig) -> Sequence[Workers]:
+    """The engines that trajectories visit: candidates stream through all of them at the same time. Annotators with the
+    same model and `serving` share one."""
+    setting = "annotation: `serving`, else engine"
+    engines = [engine_workers(s.serving, what=f"engines of {s.name!r}", setting=setting) for s in _served(config)]
+    return [*engines, DEALING] if engines else []
+
+
+def _faults(config: RunConfig) -> Sequence[Fault]:
+    return list(dict.fromkeys(fault for speaker in _served(config) for fault in engine_faults(speaker.serving)))
 
 
 def _follow(reports: Iterator[dict[str, Any]], *, desk: Desk, total: int) -> float:
@@ -232,30 +238,13 @@ def _follow(reports: Iterator[dict[str, Any]], *, desk: Desk, total: int) -> flo
 
 def _stream(source: StageDir, done: dict[str, list[str]], *, desk: Desk, out: StageDir) -> Iterator[dict[str, Any]]:
     """One report a committed batch."""
-    import ray
-
-    visits = desk.visits
-    data = (
-        ray.data.from_items([{"part": part} for part in done], override_num_blocks=len(done))
-        .map_batches(
-            cast(Any, _rows_left),
-            fn_kwargs={"source": source, "done": done, "out": out},
-            batch_size=1,
-            batch_format="pyarrow",
-        )
-        .repartition(target_num_rows_per_block=desk.speaker(visits[0]).serving.batch_size)
-    )
-    for visit in visits:
-        data = data.map_batches(
-            Annotating,
-            fn_constructor_kwargs={"desk": desk, "visit": visit, "last": visit == visits[-1], "out": out},
-            batch_size=None,  # a block is a batch
-            batch_format="pyarrow",
-            ray_remote_args_fn=lambda: {"max_task_retries": _RETRIES},
-            **_pool(desk.speaker(visit)),
-        )
-    for batch in data.iter_batches(batch_size=None, batch_format="pyarrow"):
-        yield from cast(pa.Table, batch).to_pylist()
+    rows = desk.speaker(desk.visits[0]).serving.batch_size
+    data = deal(list(done), read=_rows_left, given={"source": source, "done": done, "out": out, "rows": rows})
+    for number, called in enumerate(desk.visits, 1):
+        given = {"desk": desk, "visit": called, "last": number == len(desk.visits), "out": out}
+        data = visit(data, Annotating, given=given, pool=_pool(desk.speaker(called)))
+    for report in reports(data):
+        yield from report.to_pylist()
 
 
 def _pool(speaker: Speaker) -> dict[str, Any]:
@@ -264,8 +253,11 @@ def _pool(speaker: Speaker) -> dict[str, Any]:
     return engine_pool(speaker.serving)
 
 
-def _rows_left(batch: pa.Table, *, source: StageDir, done: dict[str, list[str]], out: StageDir) -> Iterator[pa.Table]:
-    """The candidates of the parts named in `batch` that have no row in the parts `done`, nothing heard of them yet."""
+def _rows_left(
+    batch: pa.Table, *, source: StageDir, done: dict[str, list[str]], out: StageDir, rows: int
+) -> Iterator[pa.Table]:
+    """The candidates of the parts named in `batch` that have no row in the parts `done`, nothing heard of them yet, as
+    packed batches of so many `rows`."""
     for part in batch.column("part").to_pylist():
         table = source.read_parts([part], schema=CANDIDATES, columns=_COLUMNS)
         finished = out.read_parts(done[part], schema=ANNOTATIONS, columns=["row_id"]).column("row_id").to_pylist()
@@ -274,7 +266,7 @@ def _rows_left(batch: pa.Table, *, source: StageDir, done: dict[str, list[str]],
         todo = table.filter(pa.array(left, pa.bool_()))
         for name, text in (("part", part_key(part)), ("heard", Hearing().to_json()), ("stopped", "")):
             todo = todo.append_column(name, pa.array([text] * todo.num_rows, pa.string()))
-        yield todo
+        yield from pack(todo, rows=rows)
 
 
 def _expected(context: Context, *, desk: Desk, rows: int) -> str:
@@ -356,6 +348,8 @@ ANNOTATION_STAGE = Stage(
     inputs=_inputs,
     check=_check,
     forecast=_forecast,
+    workers=_workers,
+    faults=_faults,
     version=3,
 )
 

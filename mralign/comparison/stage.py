@@ -9,7 +9,6 @@ Training is the loop of `training/loop.py` on one worker, whose result does not 
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +16,13 @@ from typing import Any
 
 from mralign import pipeline
 from mralign.comparison.choice import METHODS, Point
-from mralign.config import RunConfig, parse, resolve_path
+from mralign.config import Evaluation, RunConfig, parse, resolve_path
+from mralign.engines.probe import read_probe
 from mralign.engines.requests import build_requests, sampling_of_evaluation
+from mralign.engines.streaming import engine_workers
 from mralign.engines.vllm import Exchanger, worker_environment
 from mralign.evaluation.short_answer import metrics, score
+from mralign.placement import actor_options
 from mralign.schema import QUESTIONS
 from mralign.store import StageDir, absolute, digest, fingerprint
 from mralign.training.alone import train_alone
@@ -90,6 +92,18 @@ class Trainer:
         return train_alone(sources, settings=settings, target=Path(target))
 
 
+def metrics_by_mode(
+    rows: Sequence[Mapping[str, Any]], *, modes: Sequence[str], settings: Evaluation
+) -> dict[str, dict[str, Any]]:
+    """Metrics of the generations of each mode, which is also the name of their method."""
+    found = {}
+    for mode in modes:
+        group = [{**row, "method": mode} for row in rows if row["mode"] == mode]
+        scores = score(group, match=settings.match)
+        found[mode] = metrics(scores, samples=settings.bootstrap_samples, level=settings.level)
+    return found
+
+
 class Server:
     """An actor with one engine, into which one checkpoint after the other is loaded."""
 
@@ -104,8 +118,8 @@ class Server:
         Raises RuntimeError if it exceeds 0.01: the engine then does not serve what was trained.
         """
         self.engine.load(directory)
-        probe = json.loads((Path(directory) / "probe.json").read_text())
-        worst = max(self.engine.largest_difference(**item) for item in probe)
+        rows = read_probe(directory, longest=self.config.engine.max_model_len)
+        worst = max(self.engine.largest_difference(row) for row in rows)
         if not worst < 1e-2:
             raise RuntimeError(
                 f"the engine's log-probabilities differ from the trainer's by {worst:.3g} in {directory}"
@@ -124,19 +138,17 @@ class Server:
         rows, rejects = asyncio.run(self.engine.complete(requests.to_pylist()))
         if rejects:
             raise RuntimeError(f"{len(rejects)} questions of {split} could not be asked: {rejects[0]}")
-        found = {mode: [row for row in rows if row["mode"] == mode] for mode in modes}
-        return {
-            mode: metrics(score(group, match=settings.match), samples=settings.bootstrap_samples, level=settings.level)
-            for mode, group in found.items()
-        }
+        return metrics_by_mode(rows, modes=modes, settings=settings)
 
 
 def start_server(prepared: Prepared, *, served: str) -> Any:
     """A remote Server of this world's models."""
     import ray
 
-    environment = {"env_vars": worker_environment(prepared.config.engine)}
-    return ray.remote(Server).options(num_cpus=1, runtime_env=environment).remote(prepared.config, served)
+    engine = prepared.config.engine
+    place = actor_options(engine_workers(engine))
+    environment = {"env_vars": worker_environment(engine)}
+    return ray.remote(Server).options(**place, runtime_env=environment).remote(prepared.config, served)
 
 
 def run_grid(

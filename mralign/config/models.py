@@ -96,6 +96,11 @@ class Engine(Section):
     def _possible(self) -> Engine:
         if self.min_replicas > self.max_replicas:
             raise ValueError(f"min_replicas={self.min_replicas} is above max_replicas={self.max_replicas}")
+        if self.gpus_per_replica > 1 and self.gpus_per_replica != int(self.gpus_per_replica):
+            raise ValueError(
+                f"gpus_per_replica={self.gpus_per_replica:g} is neither a whole number nor a share below 1; Ray gives "
+                f"an engine whole GPUs, or a part of one"
+            )
         wanted = self.tensor_parallel * self.pipeline_parallel
         if wanted > 1 and self.gpus_per_replica != wanted:
             raise ValueError(

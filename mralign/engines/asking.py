@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass
 from itertools import combinations
@@ -26,6 +26,7 @@ from mralign.engines.conversation import Chat, ChatReply, ChatRequest, Message
 from mralign.engines.http import Endpoint, check_settings
 from mralign.engines.requests import family_of, row_seed
 from mralign.engines.response_cache import Entry, ResponseCache, call_key
+from mralign.placement import Fault, Workers, actor_options
 from mralign.store import Directory, absolute, digest, fingerprint
 
 Locks = WeakValueDictionary[str, asyncio.Lock]  # by key: equal requests wait for the first of them
@@ -324,6 +325,31 @@ async def open_chats(annotators: Mapping[str, Annotator], *, config: RunConfig) 
         yield chats
 
 
+def chat_workers(speaker: Speaker) -> Workers:
+    """What the one actor of a speaker's engine takes of the cluster, where a driver asks."""
+    return Workers(
+        f"engine of {speaker.name!r}",
+        "gpus_per_replica of its `serving`, else of engine",
+        cpus=speaker.serving.cpus_per_replica,
+        gpus=speaker.serving.gpus_per_replica,
+    )
+
+
+def asking_workers(annotators: Iterable[Annotator], *, config: RunConfig) -> list[Workers]:
+    """What `open_chats` takes of the cluster: a worker for every engine of ours, however many share it."""
+    speakers = [speaker_of(annotator, config=config) for annotator in annotators if annotator.engine == "vllm"]
+    by_engine = {speaker.engine_key: speaker for speaker in speakers}
+    return [chat_workers(speaker) for speaker in by_engine.values()]
+
+
+def asking_faults(annotators: Iterable[Annotator], *, config: RunConfig) -> list[Fault]:
+    """What a node lacks for the engines of these annotators."""
+    from mralign.engines.vllm import engine_faults
+
+    servings = [annotator.serving or config.engine for annotator in annotators if annotator.engine == "vllm"]
+    return list(dict.fromkeys(fault for serving in servings for fault in engine_faults(serving)))
+
+
 def _start_actor(speakers: Sequence[Speaker], *, stack: AsyncExitStack) -> Any:
     """A `ChatActor` that is killed when the stack is left."""
     import ray
@@ -334,8 +360,7 @@ def _start_actor(speakers: Sequence[Speaker], *, stack: AsyncExitStack) -> Any:
     actor = (
         cast(Any, kind)
         .options(
-            num_cpus=serving.cpus_per_replica,
-            num_gpus=serving.gpus_per_replica or None,
+            **actor_options(chat_workers(speakers[0])),
             max_restarts=3,
             max_task_retries=3,
             max_concurrency=4 * serving.max_num_seqs,

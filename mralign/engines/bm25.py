@@ -30,6 +30,7 @@ import pyarrow as pa
 
 from mralign.engines.corpus import Document, field_names, no_texts, read_corpus
 from mralign.engines.search import Snippet
+from mralign.placement import NotInstalled
 from mralign.questions.normalisation import words as words_in
 from mralign.store import digest, fingerprint
 
@@ -46,10 +47,10 @@ Words = Callable[[str], list[str]]
 
 
 def check_installed() -> None:
-    """Raise ValueError where the libraries are missing."""
+    """Raise NotInstalled, a ValueError, where the libraries are missing."""
     missing = [name for name in ("bm25s", "Stemmer") if find_spec(name) is None]
     if missing:
-        raise ValueError(
+        raise NotInstalled(
             f"evaluation.retrieval.engine=bm25 needs {' and '.join(missing)}, not installed here: "
             f"pip install 'mralign[retrieval]', or choose evaluation.retrieval.engine=http"
         )

@@ -1,7 +1,8 @@
 """Short texts become vectors, by vLLM's pooling runner or by sentence-transformers.
 
 Texts enter, float32 rows leave in their order, whatever the engine. A few thousand short texts take a CPU a minute, so
-the model runs in this process and only for the length of one call.
+the model runs in this process and only for the length of one call; with a GPU it runs in a task where a GPU is, which
+this machine may lack (`embed_where_it_fits`).
 
 Axes: N texts, D dimensions.
 """
@@ -10,12 +11,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
 from mralign.config import Embedding, Engine, resolve_path
+from mralign.placement import Fault, NotInstalled, Workers, actor_options
 
 
 def embed(texts: Sequence[str], *, settings: Embedding) -> np.ndarray:
@@ -35,18 +39,61 @@ def embed(texts: Sequence[str], *, settings: Embedding) -> np.ndarray:
     return vector_ND
 
 
-def check_embedding(settings: Embedding) -> None:
-    """Raise ValueError, before anything is loaded, for an engine that is not installed or a path without a model."""
-    from importlib.util import find_spec
+def embed_where_it_fits(texts: Sequence[str], *, settings: Embedding) -> np.ndarray:
+    """`embed` in this process, or with `settings.gpu` in a Ray task that holds a GPU: Ray must then be started."""
+    (workers,) = embedding_workers(settings) or (None,)
+    if workers is None:
+        return embed(texts, settings=settings)
+    import ray
 
-    module, extra = {"vllm": ("vllm", "gpu"), "sentence_transformers": ("sentence_transformers", "discovery")}[
-        settings.engine
-    ]
-    if find_spec(module) is None:
-        raise ValueError(
+    environment = {"env_vars": _environment(settings)}
+    task: Any = ray.remote(_embed_remotely).options(**actor_options(workers), runtime_env=environment)
+    found: np.ndarray = ray.get(task.remote(list(texts), settings))
+    return found
+
+
+def _embed_remotely(texts: Sequence[str], settings: Embedding) -> np.ndarray:
+    return embed(texts, settings=settings)
+
+
+def embedding_workers(settings: Embedding) -> tuple[Workers, ...]:
+    """What embedding takes of the cluster; nothing where it needs no GPU."""
+    return (Workers("embedding models", "discovery.embedding.gpu", gpus=1),) if settings.gpu else ()
+
+
+def embedding_faults(settings: Embedding) -> list[Fault]:
+    """What a node with a GPU lacks for embedding there."""
+    if not settings.gpu:
+        return []
+    name, _ = _package(settings)
+    if find_spec(name) is None:
+        return [Fault(f"discovery.embedding.engine={settings.engine} is not installed there")]
+    if settings.engine == "sentence_transformers":
+        import torch
+
+        if not torch.cuda.is_available():
+            return [Fault(f"discovery.embedding.gpu=true, but torch {torch.__version__} finds no CUDA device there")]
+    return []
+
+
+def _package(settings: Embedding) -> tuple[str, str]:
+    """The module of the engine, and the extra that brings it."""
+    return {"vllm": ("vllm", "gpu"), "sentence_transformers": ("sentence_transformers", "discovery")}[settings.engine]
+
+
+def check_embedding(settings: Embedding) -> None:
+    """Raise ValueError, before anything is loaded, for a path without a model, and NotInstalled for an engine that is
+    not installed on this machine although it would run here."""
+    _check_path(settings)
+    module, extra = _package(settings)
+    if find_spec(module) is None and not settings.gpu:
+        raise NotInstalled(
             f"discovery.embedding.engine={settings.engine} is not installed: pip install 'mralign[{extra}]', or choose "
             f"the other of vllm and sentence_transformers"
         )
+
+
+def _check_path(settings: Embedding) -> None:
     path = resolve_path(settings.path)
     if not (Path(path) / "config.json").is_file() and (Path(path).exists() or _looks_local(path)):
         raise ValueError(
@@ -77,7 +124,11 @@ def _sentence_transformers(texts: Sequence[str], *, settings: Embedding) -> Any:
 
 
 def _vllm(texts: Sequence[str], *, settings: Embedding) -> Any:
-    os.environ.update(_environment(settings))  # read when vLLM is imported
+    with mock.patch.dict(os.environ, _environment(settings)):  # of this call alone: a later Ray must find its GPUs
+        return _pooled(texts, settings=settings)
+
+
+def _pooled(texts: Sequence[str], *, settings: Embedding) -> Any:
     from vllm import LLM
 
     llm = LLM(

@@ -207,8 +207,8 @@ def check_search(config: RunConfig) -> None:
         return
     from mralign.engines.bm25 import check_installed
 
-    check_installed()
     check_corpus(resolve_path(str(retrieval.corpus)), fields=retrieval.fields)
+    check_installed()
 
 
 @asynccontextmanager

@@ -4,25 +4,30 @@ Committed parts of questions enter, by name. Ray Data expands each to its reques
 actors between two bounds, and each actor commits a batch before it lets go of it: a killed run loses at most the
 batches in flight. The part of a batch is named after its rows, so a batch that Ray runs again replaces itself. Both
 modes stream through the same engines: the mode only changes the prompt.
+
+To Ray Data a batch is one row (`pack`). It insists on a batch size where GPUs are asked for, and fills a batch with the
+tail of one block and the head of the next: with bare rows, batches would mix the rows of two parts.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mralign.config import Engine, Http
+from mralign.config import Engine, Http, RunConfig
 from mralign.engines.calls import RETRIED
 from mralign.engines.refining import is_turn
 from mralign.engines.remote import RemoteGenerator
 from mralign.engines.requests import Sampling, build_requests
-from mralign.engines.vllm import Generator, worker_environment
+from mralign.engines.vllm import Generator, engine_faults, worker_environment
+from mralign.placement import DEALING, Fault, Workers, pool_arguments
 from mralign.schema import GENERATIONS, QUESTIONS
 from mralign.stage import progress
 from mralign.store import StageDir, drop_repeated, part_key
@@ -72,7 +77,7 @@ def _answered(out: StageDir, part: str, *, turns: bool) -> int:
 def expand(
     batch: pa.Table, *, questions: StageDir, done: dict[str, list[str]], sampling: Sampling, out: StageDir
 ) -> Iterator[pa.Table]:
-    """The requests of the question parts named in `batch` that have no row in the parts `done`.
+    """The requests of the question parts named in `batch` that have no row in the parts `done`, as packed batches.
 
     `done` is fixed when the run starts: Ray may call this again for a lost block, and must get the same rows.
     """
@@ -84,7 +89,7 @@ def expand(
         left = ~np.isin(requests.column("row_id").to_numpy(), np.array(finished, dtype=object))
         todo = requests.filter(pa.array(left))
         part_column = pa.array([part_key(part)] * todo.num_rows, pa.string())
-        yield todo.append_column("question_part", part_column)
+        yield from pack(todo.append_column("question_part", part_column), rows=sampling.engine.batch_size)
 
 
 def forget_failures(out: StageDir) -> None:
@@ -107,37 +112,104 @@ def _stream(
     Raises ValueError, when everything that arrived is committed, if an endpoint's budget is spent or it refuses us, or
     if an engine does not serve what was trained.
     """
-    import ray
-
-    requests = (
-        ray.data.from_items([{"part": part} for part in done], override_num_blocks=len(done))
-        .map_batches(
-            cast(Any, expand),
-            fn_kwargs={"questions": questions, "done": done, "sampling": sampling, "out": out},
-            batch_size=1,
-            batch_format="pyarrow",
-        )
-        .repartition(target_num_rows_per_block=sampling.engine.batch_size)
-    )
-    remote = sampling.endpoint is not None
-    counts = requests.map_batches(
-        RemoteGenerator if remote else Generator,
-        fn_constructor_kwargs={"sampling": sampling, "out": out},
-        batch_size=None,  # a block is a batch
-        batch_format="pyarrow",
-        ray_remote_args_fn=lambda: {"max_task_retries": _RETRIES},
-        **(
-            endpoint_pool(sampling.endpoint, batch_size=sampling.engine.batch_size)
-            if sampling.endpoint is not None
-            else engine_pool(sampling.engine)
-        ),
-    )
+    given = {"questions": questions, "done": done, "sampling": sampling, "out": out}
+    requests = deal(list(done), read=expand, given=given)
+    if sampling.endpoint is not None:
+        actor: type = RemoteGenerator
+        pool = endpoint_pool(sampling.endpoint, batch_size=sampling.engine.batch_size)
+    else:
+        actor, pool = Generator, engine_pool(sampling.engine)
+    counts = visit(requests, actor, given={"sampling": sampling, "out": out}, pool=pool)
     said: dict[str, Any] = {}
     for _ in progress(_rows(counts, said=said), total=left, label=out.stage, unit="row"):
         pass
     if said["stopped"]:
         raise ValueError(said["stopped"])
     return said
+
+
+def deal(parts: Sequence[str], *, read: Callable[..., Iterator[pa.Table]], given: Mapping[str, Any]) -> Any:
+    """A Ray Data set of packed batches: those that `read(table of part names, **given)` yields, each in its block."""
+    import ray
+
+    names = ray.data.from_items([{"part": part} for part in parts], override_num_blocks=len(parts))
+    packed = names.map_batches(cast(Any, read), fn_kwargs=dict(given), batch_size=1, batch_format="pyarrow")
+    return packed.repartition(target_num_rows_per_block=1)
+
+
+def visit(batches: Any, actor: type, *, given: Mapping[str, Any], pool: Mapping[str, Any]) -> Any:
+    """The packed batches go through a pool of actors, each made by `actor(**given)`; what the actors return leaves,
+    packed as well."""
+    from ray.util.annotations import RayDeprecationWarning
+
+    with warnings.catch_warnings():
+        # Ray 2.60 knows no other way to bound the retries of a batch, and says that a later one will know none at all.
+        warnings.simplefilter("ignore", RayDeprecationWarning)
+        return batches.map_batches(
+            takes_packed(actor),
+            fn_constructor_kwargs=dict(given),
+            batch_size=1,
+            batch_format="pyarrow",
+            ray_remote_args_fn=lambda: {"max_task_retries": _RETRIES},
+            **pool,
+        )
+
+
+def reports(batches: Any) -> Iterator[pa.Table]:
+    """What the last actors returned, as it comes."""
+    for block in batches.iter_batches(batch_size=1, batch_format="pyarrow"):
+        yield unpack(block)
+
+
+def takes_packed(actor: type) -> type:
+    """`actor`, whose `__call__` maps a table to a table, for packed ones."""
+
+    class Packed(actor):  # type: ignore[misc]
+        async def __call__(self, batch: pa.Table) -> pa.Table:
+            answer = await super().__call__(unpack(batch))
+            (packed,) = pack(answer, rows=answer.num_rows)
+            return packed
+
+    Packed.__name__ = actor.__name__  # what Ray calls its processes
+    return Packed
+
+
+def pack(table: pa.Table, *, rows: int) -> Iterator[pa.Table]:
+    """The table as tables of one row, each of which holds up to `rows` rows as an Arrow stream."""
+    for start in range(0, table.num_rows, rows):
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table.slice(start, rows))
+        yield pa.table({"batch": pa.array([sink.getvalue().to_pybytes()], pa.large_binary())})
+
+
+def unpack(batch: pa.Table) -> pa.Table:
+    """The table that a table of one row holds."""
+    (stream,) = batch.column("batch")
+    return pa.ipc.open_stream(stream.as_buffer()).read_all()
+
+
+def engine_workers(engine: Engine, *, what: str = "vLLM engines", setting: str = "engine") -> Workers:
+    """What the engines of a section take of the cluster; `setting`: where the section stands."""
+    split = engine.tensor_parallel * engine.pipeline_parallel > 1
+    return Workers(
+        what,
+        f"{setting}.gpus_per_replica" + (", tensor_parallel x pipeline_parallel" if split else ""),
+        cpus=engine.cpus_per_replica,
+        gpus=engine.gpus_per_replica,
+        least=engine.min_replicas,
+        most=engine.max_replicas,
+    )
+
+
+def stream_workers(config: RunConfig) -> tuple[Workers, ...]:
+    """What a stage takes of the cluster that streams requests through the engines of the section `engine`."""
+    return engine_workers(config.engine), DEALING
+
+
+def stream_faults(config: RunConfig) -> list[Fault]:
+    """What a node lacks for the engines of the section `engine`."""
+    return engine_faults(config.engine)
 
 
 def engine_pool(engine: Engine) -> dict[str, Any]:
@@ -151,8 +223,7 @@ def engine_pool(engine: Engine) -> dict[str, Any]:
             max_concurrent_calls_per_actor=engine.concurrent_batches,
             max_tasks_in_flight_per_actor=2 * engine.concurrent_batches,
         ),
-        "num_cpus": engine.cpus_per_replica,
-        "num_gpus": engine.gpus_per_replica or None,
+        **pool_arguments(engine_workers(engine)),
         "runtime_env": {"env_vars": worker_environment(engine)},
     }
 
@@ -177,8 +248,8 @@ def _rows(counts: Any, *, said: dict[str, Any]) -> Iterator[int]:
     """One item a row; `said` gets the earliest `ready` (seconds since the epoch), the last `stopped`, the endpoint's
     largest figures, and the engines' largest `difference` from the trainer."""
     said.update(ready=float("inf"), stopped="", endpoint={}, difference=None)
-    for batch in counts.iter_batches(batch_size=None, batch_format="pyarrow"):
-        for row in batch.to_pylist():
+    for report in reports(counts):
+        for row in report.to_pylist():
             said["ready"] = min(said["ready"], row["ready"])
             said["stopped"] = row.get("stopped") or said["stopped"]
             if row.get("difference") is not None:

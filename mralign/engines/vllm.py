@@ -25,6 +25,8 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +38,9 @@ from mralign.config import Decoding, Engine, Model, resolve_path
 from mralign.engines.adapter import save_merged
 from mralign.engines.chat import Prompt
 from mralign.engines.guard import start_guard
-from mralign.engines.probe import fault, mean_difference, read_probe
+from mralign.engines.probe import Row, fault, mean_difference, read_probe
 from mralign.engines.requests import Renderer, Sampling, batch_key, family_of
+from mralign.placement import Fault
 from mralign.rejects import Reject, to_table
 from mralign.schema import GENERATIONS
 from mralign.store import StageDir, open_filesystem, part_name
@@ -46,7 +49,8 @@ log = logging.getLogger("mralign")
 
 
 def worker_environment(engine: Engine) -> dict[str, str]:
-    """Environment of a vLLM worker. Without a GPU the engine runs in the actor itself: nothing outlives the actor."""
+    """Environment of a vLLM worker. Without a GPU the engine runs in the actor itself: nothing outlives the actor. With
+    one, Ray says in CUDA_VISIBLE_DEVICES which GPUs are this worker's."""
     quiet = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1", "PYTHONWARNINGS": "ignore"}
     if engine.gpus_per_replica:
         return quiet
@@ -55,6 +59,25 @@ def worker_environment(engine: Engine) -> dict[str, str]:
         "VLLM_CPU_KVCACHE_SPACE": str(engine.cpu_kv_cache_gib),
         "CUDA_VISIBLE_DEVICES": "",
     }
+
+
+def engine_faults(engine: Engine) -> list[Fault]:
+    """What keeps vLLM from serving an engine with a GPU on the machine of this process."""
+    if find_spec("vllm") is None:
+        return [Fault("vLLM is not installed there: in a checkout, pip install '.[gpu]'")]
+    if engine.gpus_per_replica and _cpu_build():
+        text = f"an engine takes {engine.gpus_per_replica:g} GPU, but vLLM there is the CPU build and leaves it idle"
+        return [Fault(f"{text}: in a checkout, pip install '.[gpu]'", fatal=False)]
+    return []
+
+
+def _cpu_build() -> bool:
+    """Whether the installed vLLM computes on CPUs, told by its package: importing it takes many seconds."""
+    try:
+        version("vllm-cpu")
+    except PackageNotFoundError:
+        return False
+    return True
 
 
 def local_copy(path: str) -> str:
@@ -161,12 +184,14 @@ def start_engine(model_path: str, *, model: Model, engine: Engine) -> EngineThre
     """The engine of a model directory or hub name, with its adapter if it has one."""
     from vllm import EngineArgs, LLMEngine
     from vllm.config import StructuredOutputsConfig
+    from vllm.platforms import current_platform
 
     lora: Any = None
-    options = _whole_prefill(engine) if not engine.gpus_per_replica else {}
+    on_cpu = current_platform.is_cpu()  # what vLLM computes on, whatever the engine was given
+    options = _whole_prefill(engine) if on_cpu else {}
     if model.adapter is not None:
         adapter = local_copy(resolve_path(model.adapter))
-        if engine.gpus_per_replica:
+        if not on_cpu:
             lora, options = _lora(adapter)
         else:  # vLLM serves no adapters on a CPU
             target = tempfile.mkdtemp(prefix="mralign-merged-")
@@ -187,7 +212,7 @@ def start_engine(model_path: str, *, model: Model, engine: Engine) -> EngineThre
         tensor_parallel_size=engine.tensor_parallel,
         pipeline_parallel_size=engine.pipeline_parallel,
         gpu_memory_utilization=engine.gpu_memory_utilization,
-        enforce_eager=engine.enforce_eager or not engine.gpus_per_replica,
+        enforce_eager=engine.enforce_eager or on_cpu,
         enable_prefix_caching=True,
         # A weak model can write white space between the tokens of a JSON object until its tokens are spent.
         structured_outputs_config=StructuredOutputsConfig(backend="xgrammar", disable_any_whitespace=True),
@@ -344,9 +369,7 @@ class Exchanger(Generator):
         self.engine.call(lambda engine: engine.collective_rpc("reload_weights"))
         self.engine.call(lambda engine: engine.reset_prefix_cache())
 
-    def largest_difference(
-        self, *, prompt_ids: list[int], completion_ids: list[int], logps: list[float], before: list[float] | None = None
-    ) -> float:
-        """Largest absolute difference between the engine's and the given log-probabilities of the completion."""
-        served = self.engine.logps(prompt_ids=prompt_ids, completion_ids=completion_ids)
-        return float(np.abs(served - np.array(logps)).max())
+    def largest_difference(self, row: Row) -> float:
+        """Largest absolute difference between the engine's log-probabilities and those of a row of a probe."""
+        served = self.engine.logps(prompt_ids=row["prompt_ids"], completion_ids=row["completion_ids"])
+        return float(np.abs(served - np.array(row["logps"])).max())

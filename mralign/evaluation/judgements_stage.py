@@ -20,7 +20,15 @@ from typing import Any
 import pyarrow as pa
 
 from mralign.config import Annotator, RunConfig, resolve_path
-from mralign.engines.asking import chat_matters, check_purses, check_speaker, open_chats, speaker_of
+from mralign.engines.asking import (
+    asking_faults,
+    asking_workers,
+    chat_matters,
+    check_purses,
+    check_speaker,
+    open_chats,
+    speaker_of,
+)
 from mralign.engines.chat import check_model_directory
 from mralign.engines.interview import commit_in_parts, price, together
 from mralign.engines.search import check_search, open_search
@@ -50,6 +58,8 @@ def judgements_stage(*, name: str, responses: str) -> Stage:
         upstream=("questions", responses),
         inputs=_inputs,
         check=_check,
+        workers=lambda config: asking_workers(_judges(config).values(), config=config),
+        faults=lambda config: asking_faults(_judges(config).values(), config=config),
         version=2,
     )
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 from mralign.config import Model, RunConfig, resolve_path
 from mralign.engines.refining import is_turn
 from mralign.engines.requests import check_model, sampling_of_evaluation
-from mralign.engines.streaming import generate
+from mralign.engines.streaming import generate, stream_faults, stream_workers
 from mralign.evaluation.responses import (
     Asked,
     asked_questions,
@@ -192,6 +192,8 @@ def base_stage(config: RunConfig) -> Stage:
         upstream=("questions", *(["evidence"] if asks_with_snippets(methods) else [])),
         inputs=lambda config: config.model.inputs(),
         check=_check,
+        workers=stream_workers,
+        faults=stream_faults,
         version=2,
     )
 
@@ -205,5 +207,7 @@ def trained_stage(config: RunConfig) -> Stage:
         matters=lambda config: _matters(config, methods=methods) | {"name": trained_name(config)},
         upstream=("questions", "training", *(["evidence"] if asks_with_snippets(methods) else [])),
         check=_check_trained,
+        workers=stream_workers,
+        faults=stream_faults,
         version=2,
     )

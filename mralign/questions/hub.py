@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qsl
 
+from mralign.placement import NotInstalled
 from mralign.questions.records import Record
 
 SCHEME = "hub://"
@@ -50,12 +51,12 @@ def parse(url: str, *, split: str) -> HubSource:
 
 
 def check(url: str, *, split: str) -> None:
-    """Raise ValueError if the URL is wrong, `datasets` is not installed, or a local directory is not there."""
+    """Raise ValueError if the URL is wrong or a local directory is not there, NotInstalled without `datasets`."""
     source = parse(url, split=split)
-    if importlib.util.find_spec("datasets") is None:
-        raise ValueError(f"{url} needs the library `datasets`: pip install 'mralign[hub]', or give the path of a file")
     if source.name.startswith("/") and not Path(source.name).is_dir():
         raise ValueError(f"{url}: there is no directory {source.name}; correct the path")
+    if importlib.util.find_spec("datasets") is None:
+        raise NotInstalled(f"{url} needs the library `datasets`: pip install 'mralign[hub]', or give a file's path")
 
 
 def read_records(url: str, *, split: str) -> Iterator[Record]:

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mralign.config import PLAIN_FORMATS, RunConfig, Source, resolve_path
+from mralign.placement import NotInstalled
 from mralign.questions.inspection import Yield, check_yield, look, warn_of_choices
 from mralign.questions.repeats import drop_repeats, find_repeats, question_keys
 from mralign.questions.sources import check_source, read_batches
@@ -221,12 +222,22 @@ def _funnel(context: Context) -> list[dict[str, Any]]:
 
 
 def _check(config: RunConfig) -> None:
+    """Raise ValueError that names every unreadable source; NotInstalled if packages are all that is missing."""
+    wrong: list[str] = []
+    not_installed: list[str] = []
     for split, group in sources(config).items():
         for source in group:
-            with _named(split, source):
+            try:
                 found = resolved(source)
                 check_source(**found.model_dump(exclude={"skip", "limit", "sample"}), split=split)
                 look(found, split=split)
+            except ValueError as error:
+                faults = not_installed if isinstance(error, NotInstalled) else wrong
+                faults.append(f"questions.{split}, source {source.name!r}: {error}")
+    if wrong:
+        raise ValueError("\n  ".join(wrong))
+    if not_installed:
+        raise NotInstalled("\n  ".join(not_installed))
 
 
 QUESTIONS_STAGE = Stage(name="questions", run=_run, matters=_matters, inputs=_inputs, check=_check, version=3)

@@ -18,7 +18,7 @@ from mralign.config import Candidates, RunConfig, resolve_path
 from mralign.engines.chat import MODES
 from mralign.engines.http import check_settings
 from mralign.engines.requests import check_model, sampling_of_rollouts
-from mralign.engines.streaming import generate
+from mralign.engines.streaming import generate, stream_faults, stream_workers
 from mralign.rejects import Reject, to_table
 from mralign.rollouts.candidates import Limits, funnel, judge
 from mralign.rollouts.imported import check_file, read_rollouts
@@ -217,6 +217,8 @@ ROLLOUTS_STAGE = Stage(
     upstream=("questions",),
     inputs=lambda config: config.model.inputs(),
     check=_check,
+    workers=lambda config: () if config.rollouts.engine == "http" else stream_workers(config),
+    faults=stream_faults,
     version=2,
 )
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from mralign.config import Training
+from mralign.training.guards import TrainingStopped
 from mralign.training.logprobs import TokenLogProbs
 
 
@@ -28,11 +29,29 @@ class World:
 
 
 def prepare_process(settings: Training) -> None:
-    """Environment of a worker process; must run before DeepSpeed is imported."""
-    if not settings.gpu:
-        os.environ["DS_ACCELERATOR"] = "cpu"
-        torch.set_num_threads(settings.threads_per_worker)
-        _keep_freed_memory()
+    """Environment of a worker process; must run before DeepSpeed is imported.
+
+    Raises TrainingStopped where the settings want a GPU and torch finds none.
+    """
+    os.environ["DS_ACCELERATOR"] = "cuda" if settings.gpu else "cpu"
+    if settings.gpu:
+        missing = missing_device(settings)
+        if missing:
+            raise TrainingStopped(missing)
+        return
+    torch.set_num_threads(settings.threads_per_worker)
+    _keep_freed_memory()
+
+
+def missing_device(settings: Training) -> str | None:
+    """What to tell the user where `training.gpu` wants a GPU that torch does not find in this process."""
+    if not settings.gpu or torch.cuda.is_available():
+        return None
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES", "not set")
+    return (
+        f"training.gpu=true, but torch {torch.__version__} finds no CUDA device (CUDA_VISIBLE_DEVICES: {seen!r}); "
+        f"install the CUDA build of torch and check nvidia-smi, or train on CPUs with training.gpu=false"
+    )
 
 
 def _keep_freed_memory() -> None:

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,14 @@ import pyarrow as pa
 
 from mralign.config import Model, RunConfig, Training, resolve_path
 from mralign.config.learning import check_datasets, chosen_datasets, dataset_matters
+from mralign.placement import DEALING, Fault, NotInstalled, Workers, bundle, pool_arguments
 from mralign.rejects import Reject
 from mralign.schema import ANNOTATIONS, EXAMPLES, MATCHED_LOGPS, PAIR_SUMS, REFERENCE
 from mralign.stage import Context, Outcome, Stage, log, map_parts, progress, run_tasks
 from mralign.store import StageDir, absolute, part_name
 from mralign.training.annotated import ANNOTATED, Annotated
 from mralign.training.checkpoint import read_state
-from mralign.training.engine import prepare_process
+from mralign.training.engine import missing_device, prepare_process
 from mralign.training.examples import example_row, of_datasets, segment_steps, too_long
 from mralign.training.export import export, hub_token
 from mralign.training.guards import TrainingStopped, class_balance
@@ -144,16 +146,15 @@ def _score(missing: Sequence[Block], *, sources: Sources, shelf: StageDir) -> It
 
     if not missing:
         return
-    settings = sources.settings
-    place: dict[str, Any] = {"num_gpus": 1} if settings.gpu else {"num_cpus": 1}  # both at once: Ray Data warns
+    workers = _reference_workers(sources.settings)
     rows = [asdict(block) for block in missing]
     dataset = ray.data.from_items(rows, override_num_blocks=min(len(rows), 1000)).map_batches(
         ReferenceScorer,
         fn_constructor_kwargs={"sources": sources, "shelf": shelf},
         batch_size=1,
         batch_format="pyarrow",
-        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=settings.workers),
-        **place,
+        compute=ray.data.ActorPoolStrategy(min_size=workers.least, max_size=workers.most),
+        **pool_arguments(workers),
     )
     scored: Any = dataset.iter_batches(batch_size=None, batch_format="pyarrow")
     for batch in scored:
@@ -203,7 +204,6 @@ def _train(context: Context) -> Outcome:
     if warning:
         log.warning("%s", warning)
     check_shelf(sources)
-    _warn_of_waiting(config.training)
     board = ray.remote(Board).options(num_cpus=0).remote()
     stop = threading.Event()
     shown = threading.Thread(target=show_progress, args=(board,), kwargs={"stop": stop}, daemon=True)
@@ -224,18 +224,15 @@ def _train(context: Context) -> Outcome:
     return Outcome(len(sides), len(sides), figures)
 
 
-def _warn_of_waiting(training: Training) -> None:
-    """Ray Train waits without a word for workers that the cluster has no room for."""
-    import ray
+def _reference_workers(training: Training) -> Workers:
+    """The actors that score the reference, as many as there is room for."""
+    return Workers("models for the reference", "training.gpu", gpus=int(training.gpu), most=training.workers)
 
-    room = ray.cluster_resources()
-    for kind in ("CPU", "GPU") if training.gpu else ("CPU",):
-        if training.workers > room.get(kind, 0):
-            log.warning(
-                "training.workers=%d want a %s each, the cluster has %d: they wait until it grows; if it cannot, lower "
-                "training.workers (or raise run.local_cpus on one machine)",
-                *(training.workers, kind, room.get(kind, 0)),
-            )
+
+def _training_workers(training: Training) -> Workers:
+    """The workers that Ray Train waits for, without a word and all at once."""
+    n = training.workers
+    return Workers("training workers", "training.workers, training.gpu", gpus=int(training.gpu), least=n, most=n)
 
 
 def _fit(context: Context, *, sources: Sources, board: Any) -> Any:
@@ -249,9 +246,7 @@ def _fit(context: Context, *, sources: Sources, board: Any) -> Any:
         function,
         train_loop_config=given,
         torch_config=TorchConfig(backend="nccl" if config.gpu else "gloo"),
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=config.workers, use_gpu=config.gpu, resources_per_worker={"CPU": 1, **_gpu(config)}
-        ),
+        scaling_config=scaling(config),
         run_config=ray.train.RunConfig(
             name="ray_train",
             storage_path=context.out.path(),
@@ -262,8 +257,12 @@ def _fit(context: Context, *, sources: Sources, board: Any) -> Any:
     ).fit()
 
 
-def _gpu(config: Training) -> dict[str, float]:
-    return {"GPU": 1} if config.gpu else {}
+def scaling(config: Training) -> Any:
+    """What Ray Train is asked for: a bundle a worker."""
+    import ray.train
+
+    per_worker = bundle(_training_workers(config))
+    return ray.train.ScalingConfig(num_workers=config.workers, use_gpu=config.gpu, resources_per_worker=per_worker)
 
 
 # What changes how a training runs, but not what comes of it beyond rounding.
@@ -314,21 +313,38 @@ def _reference_matters(config: RunConfig) -> object:
 
 
 def _check(config: RunConfig) -> None:
-    """Raise ValueError for what this machine's packages cannot do, and for a missing token."""
-    from importlib.util import find_spec
-
-    training = config.training
-    # by setting the package that it needs
-    wanted: dict[str, str] = {f"trackers=[{name}]": name for name in training.trackers}
-    wanted |= {"tuning=qlora": "bitsandbytes"} if training.tuning == "qlora" else {}
-    wanted |= {"kernels=liger": "liger-kernel"} if training.kernels == "liger" else {}
-    modules = {"tensorboard": "tensorboardX", "liger-kernel": "liger_kernel"}
-    missing = {setting: name for setting, name in wanted.items() if find_spec(modules.get(name, name)) is None}
-    if missing:
-        needs = ", ".join(f"training.{setting} needs {name}" for setting, name in missing.items())
-        raise ValueError(f"{needs}, not installed here: pip install {' '.join(missing.values())}, or leave that out")
+    """Raise ValueError for a missing token, and NotInstalled for a package that CPU workers need: they are set up as
+    this machine is. Machines with GPUs are asked themselves (`_faults`)."""
     if config.training.push_to:
         hub_token(config)
+    if not config.training.gpu:
+        missing = _missing_packages(config.training)
+        if missing:
+            raise NotInstalled(missing)
+
+
+# The module of a package, where it is called otherwise.
+_MODULES = {"tensorboard": "tensorboardX", "liger-kernel": "liger_kernel", "flash-attn": "flash_attn"}
+
+
+def _missing_packages(training: Training) -> str | None:
+    """What to tell the user where packages of the settings are not installed on the machine of this process."""
+    wanted: dict[str, str] = {f"trackers=[{name}]": name for name in training.trackers}  # by setting its package
+    wanted |= {"tuning=qlora": "bitsandbytes"} if training.tuning == "qlora" else {}
+    wanted |= {"kernels=liger": "liger-kernel"} if training.kernels == "liger" else {}
+    wanted |= {f"attention={training.attention}": "flash-attn"} if training.attention == "flash_attention_2" else {}
+    missing = {setting: name for setting, name in wanted.items() if find_spec(_MODULES.get(name, name)) is None}
+    if not missing:
+        return None
+    needs = ", ".join(f"training.{setting} needs {name}" for setting, name in missing.items())
+    return f"{needs}, not installed here: pip install {' '.join(missing.values())}, or leave that out"
+
+
+def _faults(config: RunConfig) -> list[Fault]:
+    """What this machine lacks for a training with a GPU."""
+    training = config.training
+    found = (missing_device(training), _missing_packages(training)) if training.gpu else ()
+    return [Fault(text) for text in found if text]
 
 
 EXAMPLES_STAGE = Stage(
@@ -347,6 +363,8 @@ REFERENCE_STAGE = Stage(
     matters=_reference_matters,
     upstream=("examples",),
     inputs=lambda config: config.model.inputs(),
+    workers=lambda config: (_reference_workers(config.training), DEALING),
+    faults=_faults,
     version=2,
 )
 
@@ -361,5 +379,7 @@ def training_stage(wanted: Objective) -> Stage:
         upstream=("examples", *extra),
         inputs=lambda config: config.model.inputs(),
         check=_check,
+        workers=lambda config: (_training_workers(config.training),),
+        faults=_faults,
         version=2,
     )

@@ -81,7 +81,7 @@ def test_a_path_without_a_model_is_refused_before_anything_is_loaded(tmp_path):
 
 @pytest.mark.parametrize(("engine", "extra"), [("vllm", "gpu"), ("sentence_transformers", "discovery")])
 def test_a_missing_engine_is_named_with_its_extra(engine, extra, monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("mralign.engines.embedding.find_spec", lambda name: None)
     with pytest.raises(
         ValueError, match=rf"discovery\.embedding\.engine={engine} is not installed.*mralign\[{extra}\]"
     ):

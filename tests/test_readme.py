@@ -1,0 +1,296 @@
+"""Every command that the documents show is taken to what would read it.
+
+That is the jobs' parsers and the configuration, `make`, pip's grammar of requirements, Ray's own command line. A
+command of another kind fails until it has a reader here.
+"""
+
+import ast
+import importlib
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import InvalidRequirement, Requirement
+
+from mralign.config import load
+
+ROOT = Path(__file__).parents[1]
+PRESETS = ROOT / "jobs" / "presets"
+EXTRAS = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
+DOCUMENTS = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "cluster/README.md", "cluster/Dockerfile")),
+    ROOT / "cluster" / "kuberay" / "rayjob.yaml",
+    *sorted(PRESETS.rglob("*.yaml")),
+    *sorted((ROOT / "jobs").glob("*.py")),
+]
+HEADS = ("make", "python", "pip", "ray", "docker", "kubectl", "export")
+# Fenced text that is no command, by how it begins: what was printed, and trees of files.
+SHOWN = ("method ", "<run.dir>/", "mralign/\n", "## [")
+FENCE = re.compile(r"^[ ]*```(\w*)\n(.*?)^[ ]*```", re.MULTILINE | re.DOTALL)
+INLINE = re.compile(r"(?<!`)`([^`]+)`(?!`)")
+
+
+def joined(text):
+    """The lines of a block, those that a backslash or a deeper indentation continues put together."""
+    return re.sub(r"\\\n\s*", " ", text).splitlines()
+
+
+def is_command(line):
+    return line.split(" ")[0] in HEADS and (line == "make" or len(line.split()) > 1)
+
+
+def commands_of(text):
+    """The commands in a document: of fenced blocks, of inline code, and of indented or commented lines."""
+    found = []
+    for language, block in FENCE.findall(text):
+        if language or block.startswith(SHOWN):
+            continue
+        found += [line.strip() for line in joined(block) if line.strip()]
+    plain = FENCE.sub("", text)
+    inline = [" ".join(code.split()) for code in INLINE.findall(plain)]
+    found += [code for code in inline if is_command(code)]
+    for line in joined(plain):
+        told = re.match(r"(?:    |#   |RUN |  entrypoint: )\s*(.*)", line)
+        pieces = told[1].split(" && ") if told else []
+        found += [piece.strip() for piece in pieces if is_command(piece.strip())]
+    return found
+
+
+def text_of(document):
+    """What a document says to its reader; of a program, its docstring."""
+    text = document.read_text()
+    return ast.get_docstring(ast.parse(text), clean=False) if document.suffix == ".py" else text
+
+
+CASES = [(path.relative_to(ROOT).as_posix(), line) for path in DOCUMENTS for line in commands_of(text_of(path))]
+
+
+def readings(command):
+    """The words of a command; what stands in square brackets is given, and of alternatives each in its turn."""
+    words = [re.sub(r"\[:\w+\]", "", word) for word in shlex.split(command, comments=True)]
+    given, skipping = [], False
+    for word in words:
+        opens = word.startswith("[") and not word.startswith("[{")
+        closes = word.endswith("]") and ("[" not in word or opens)
+        bare = word[opens : len(word) - closes]
+        skipping = skipping or bare == "|"
+        if not skipping and bare not in ("...", "section.field=value"):
+            given.append(bare)
+        skipping = skipping and not closes
+    most = max((word.count("|") for word in given if "=[" not in word), default=0) + 1
+    for turn in range(most):
+        yield [alternative(word, turn) for word in given]
+
+
+def alternative(word, turn):
+    choices = word.split("|") if "=[" not in word and "://" not in word else [word]
+    return choices[min(turn, len(choices) - 1)]
+
+
+SETTING = re.compile(r"[a-z_]+\.[a-z_.]+=\S+")
+
+
+def settings_of(text):
+    """Inline code that is nothing but settings of a run."""
+    codes = [code.split() for code in INLINE.findall(FENCE.sub("", text)) if code != "section.field=value"]
+    return [" ".join(words) for words in codes if words and all(map(SETTING.fullmatch, words))]
+
+
+SETTINGS = [(path.name, code) for path in DOCUMENTS if path.suffix == ".md" for code in settings_of(path.read_text())]
+
+NAMES = {"--preset": "miniworld", "--suite": "quick", "--table": "main", "--until": "weights", "--only": "weights"}
+FILES = {"--preset": "miniworld.yaml", "--suite": "suites/quick.yaml", "--table": "tables/main.yaml"}
+
+
+def filled(words, place):
+    """The words with something real for NAME, FILE, STAGE, DIR and the like."""
+    found = []
+    for before, word in zip(["", *words], words, strict=False):
+        if word in ("NAME", "STAGE") and before in NAMES:
+            word = NAMES[before]
+        elif word == "FILE" and before in FILES:
+            word = str(PRESETS / FILES[before])
+        elif word == "S":
+            word = "0"
+        elif re.fullmatch(r"DIR(\|NAME)?", word):
+            word = str(place)
+        found.append(word)
+    return found
+
+
+def read_job(script, arguments, place):
+    """A job's own parser, and the configuration that it would make of the arguments."""
+    assert (ROOT / script).is_file(), f"there is no {script}"
+    job = importlib.import_module(Path(script).stem)
+    try:
+        args = job._parser().parse_intermixed_args(arguments)
+    except SystemExit:
+        raise ValueError(f"{script} does not take {arguments}") from None
+    if script == "jobs/compare.py" or getattr(args, "compare", None):
+        return
+    if script == "jobs/evaluate.py":
+        args.benchmarks = [name for name in args.benchmarks or () if name != "NAME"] or None
+        job.configure(args)
+        return
+    load(args.preset, overrides=args.overrides, presets_dir=PRESETS)
+    if script == "jobs/ablate.py":
+        job.tables.read_table(args.table, tables_dir=PRESETS / "tables")
+
+
+def read_python(words, place):
+    if words[0].endswith(".py") and words[0].startswith("jobs/"):
+        read_job(words[0], words[1:], place)
+    elif words[:2] == ["-m", "pytest"]:
+        assert (ROOT / words[2].partition("::")[0]).exists(), f"there is no {words[2]}"
+    elif words[:2] == ["-m", "mralign.miniworld"]:
+        importlib.import_module("mralign.miniworld.__main__").make_parser().parse_args(words[2:])
+    else:
+        assert words[0].startswith("tests/benchmarks/"), f"no reader for python {words}"
+        assert (ROOT / words[0]).is_file() or "NAME" in words[0]
+
+
+def read_make(words, place):
+    targets = [word for word in words if "=" not in word]
+    done = subprocess.run(["make", "-n", *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ValueError(done.stderr)
+    given = next((word.removeprefix("ARGS=") for word in words if word.startswith("ARGS=")), "")
+    if given and targets[0] in ("align", "compare"):
+        read_job(f"jobs/{targets[0]}.py", filled([w for w in shlex.split(given) if w != "..."], place), place)
+
+
+def read_pip(words, place):
+    """pip's grammar: local directories with extras of ours, requirement files that exist, valid requirements."""
+    assert words[0] == "install", f"no reader for pip {words}"
+    options = iter(words[1:])
+    for word in options:
+        if word == "-r":
+            assert (ROOT / next(options)).is_file()
+        elif word == "--index-url":
+            next(options)
+        elif word.startswith(("-", "$")):
+            continue
+        elif word.startswith("."):
+            path, _, extras = word.rstrip("]").partition("[")
+            assert path == "." and set(filter(None, extras.split(","))) <= EXTRAS, f"pip install {word}"
+        else:
+            wanted = Requirement(word)
+            assert wanted.url is None, f"{word}: pip knows no directory behind an @"
+            assert wanted.name != "mralign" or wanted.extras <= EXTRAS, f"{word}: allowed extras are {sorted(EXTRAS)}"
+
+
+def read_ray(words, place):
+    """Ray's own command line; what it would start is read as well."""
+    assert words[:2] == ["job", "submit"] or words[:2] == ["job", "stop"], f"no reader for ray {words}"
+    if words[1] == "submit" and len(words) > 2:
+        from ray.dashboard.modules.job.cli import submit
+
+        entrypoint = submit.make_context("submit", list(words[2:])).params["entrypoint"]
+        assert entrypoint[0] == "python"
+        read_python(list(entrypoint[1:]), place)
+
+
+def read_docker(words, place):
+    if words[0] == "build":
+        file, target = words[words.index("-f") + 1], words[words.index("--target") + 1]
+        assert re.search(rf"^FROM .* AS {target}$", (ROOT / file).read_text(), re.MULTILINE)
+    else:
+        assert words[0] == "push"
+
+
+def read_kubectl(words, place):
+    if words[0] == "apply":
+        assert yaml.safe_load((ROOT / words[words.index("-f") + 1]).read_text())["kind"]
+    else:
+        assert words[0] == "get"
+
+
+def read_export(words, place):
+    assert all(re.fullmatch(r"[A-Z_]+=\S+", word) for word in words if word != "...")
+
+
+READERS = {name: globals()[f"read_{name}"] for name in HEADS}
+
+
+def read(command, place):
+    for words in readings(command):
+        assert words and words[0] in READERS, f"{command!r}: no reader for this command; give it one in {__file__}"
+        READERS[words[0]](filled(words[1:], place), place)
+
+
+@pytest.fixture(autouse=True)
+def _jobs(monkeypatch):
+    monkeypatch.setattr(sys, "path", [str(ROOT / "jobs"), *sys.path])
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.mark.parametrize(("document", "command"), CASES, ids=[f"{name}: {line[:60]}" for name, line in CASES])
+def test_every_command_is_one_that_its_reader_takes(document, command, tmp_path):
+    read(command, tmp_path)
+
+
+@pytest.mark.parametrize(("document", "code"), SETTINGS, ids=[f"{name}: {code[:60]}" for name, code in SETTINGS])
+def test_settings_in_the_text_are_settings_of_a_run(document, code):
+    given = [word.partition("=") for word in code.split()]
+    for turn in range(max(value.count("|") for _, _, value in given) + 1):
+        overrides = [f"{name}={alternative(value, turn)}" for name, _, value in given]
+        load("miniworld", overrides=overrides, presets_dir=PRESETS)
+
+
+def test_the_documents_hold_the_commands_that_matter():
+    lines = [line for name, line in CASES if name == "README.md"]
+    wanted_lines = ("make align", "make compare ARGS=", "jobs/evaluate.py --compare", "ray job submit", "install '.[")
+    for wanted in wanted_lines:
+        assert any(wanted in line for line in lines), wanted
+    assert {name for name, _ in CASES} >= {"README.md", "cluster/README.md", "cluster/Dockerfile", "jobs/taxonomy.py"}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "pip install 'mralign[gpu] @ .'",
+        "pip install 'mralign[gpus]'",
+        "pip install -e '.[gpus]'",
+        "make aline",
+        'make compare ARGS="--metods sft"',
+        "python jobs/align.py --presett miniworld",
+        "python jobs/align.py training.epoch=1",
+        "python jobs/align.py --preset papers",
+        "python jobs/evaluate.py --suite quick --benchmarks nothing",
+        "python jobs/ablate.py --table mane",
+        "python jobs/gone.py",
+        "python -m mralign.miniworld built",
+        "ray job submit --workdir . -- python jobs/align.py",
+        "docker build -f cluster/Dockerfile --target tpu -t x .",
+        "kubectl apply -f cluster/gone.yaml",
+        "curl https://example.org",
+    ],
+)
+def test_a_wrong_command_is_noticed(command, tmp_path):
+    from click import ClickException
+
+    wrong = (AssertionError, ValueError, OSError, InvalidRequirement, ClickException, SystemExit)
+    with pytest.raises(wrong):
+        read(command, tmp_path)
+
+
+def test_the_settings_that_the_readme_shows_are_read(tmp_path):
+    for language, block in FENCE.findall((ROOT / "README.md").read_text()):
+        if language == "yaml":
+            preset = tmp_path / "own.yaml"
+            preset.write_text(f"questions: {{train: [{{name: a, path: a}}]}}\n{block}")
+            config = load(str(preset))
+            assert [one.engine for one in config.annotation.annotators] == ["vllm", "http"]
+
+
+def test_the_readmes_python_runs():
+    blocks = [block for language, block in FENCE.findall((ROOT / "README.md").read_text()) if language == "python"]
+    assert blocks
+    for block in blocks:
+        steps = ["framing", {"backtracking", "self-verification"}, "summarisation"]
+        exec(compile(block, "README.md", "exec"), {"helped": [steps] * 3, "hurt": [steps[::-1]] * 3})
