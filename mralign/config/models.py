@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -36,6 +37,12 @@ class Model(Section):
     family: str = Field("auto", description="How thinking is switched: a name in engines/families.py, or auto.")
     think_on: ThinkMode | None = Field(None, description="In place of the family's way; goes with think_off.")
     think_off: ThinkMode | None = None
+    template_date: datetime.date | None = Field(
+        None,
+        description="The day that a chat template writes for today; null is the day on which the run directory was "
+        "made. It means nothing to a template without a date.",
+        exclude_if=lambda day: day is None,  # prompts without a date change no fingerprint
+    )
 
     @model_validator(mode="after")
     def _both_or_none(self) -> Model:

@@ -80,8 +80,12 @@ def _vllm(texts: Sequence[str], *, settings: Embedding) -> Any:
     os.environ.update(_environment(settings))  # read when vLLM is imported
     from vllm import LLM
 
+    from mralign.engines.vllm import own_format
+
+    path = resolve_path(settings.path)
     llm = LLM(
-        model=resolve_path(settings.path),
+        model=path,
+        **own_format(path),
         runner="pooling",
         dtype=settings.dtype,
         max_model_len=settings.max_model_len,

@@ -15,11 +15,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from mralign.config import resolve_path
 from mralign.engines.calls import Call, Failure, Reply, Stopped
 from mralign.engines.chat import Prompt
 from mralign.engines.completions import amend, completion_payload, read_completion
 from mralign.engines.http import Endpoint
+from mralign.engines.model_files import load_tokenizer, model_path
 from mralign.engines.requests import Renderer, Sampling, batch_key, family_of
 from mralign.rejects import Reject, to_table
 from mralign.schema import GENERATIONS
@@ -30,10 +30,8 @@ class RemoteGenerator:
     """A Ray Data actor: one endpoint, several batches of requests at once."""
 
     def __init__(self, *, sampling: Sampling, out: StageDir) -> None:
-        from transformers import AutoTokenizer
-
-        path = resolve_path(sampling.model.path)
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=sampling.model.trust_remote_code)
+        path = model_path(sampling.model)
+        tokenizer = load_tokenizer(path, model=sampling.model)
         self.renderer = Renderer(sampling, tokenizer=tokenizer, family=family_of(sampling.model, path=path))
         self.sampling, self.out, self.ready = sampling, out, time.time()
         assert sampling.endpoint is not None

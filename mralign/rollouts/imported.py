@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from mralign.config import Decoding, Engine, ImportFields, Model, resolve_path
+from mralign.engines.model_files import load_tokenizer, model_path
 from mralign.engines.requests import Renderer, Sampling, family_of
 from mralign.engines.thinking import END_TOKENS
 from mralign.rejects import Reject
@@ -39,12 +40,10 @@ def read_rollouts(
     (malformed_json, missing_field, wrong_type, extra_draw, repeated_draw), and so is a question that cannot be put into
     a prompt (`Renderer.prepare`). ValueError if the file does not exist.
     """
-    from transformers import AutoTokenizer
-
-    model_path = resolve_path(model.path)
+    place = model_path(model)
     sampling = Sampling(model=model, engine=_NO_ENGINE, decoding=Decoding(), prompt=prompt)
-    tokenizer = AutoTokenizer.from_pretrained(model_path, trust_remote_code=model.trust_remote_code)
-    renderer = Renderer(sampling, tokenizer=tokenizer, family=family_of(model, path=model_path))
+    tokenizer = load_tokenizer(place, model=model)
+    renderer = Renderer(sampling, tokenizer=tokenizer, family=family_of(model, path=place))
     rows: list[Any] = []
     rejects: list[Any] = []
     seen: Counter[str] = Counter()

@@ -15,23 +15,27 @@ from typing import Any
 
 import pyarrow as pa
 
-from mralign.config import Model, RunConfig, Training, resolve_path
+from mralign.config import Model, RunConfig, Training
 from mralign.config.learning import check_datasets, chosen_datasets, dataset_matters
+from mralign.disk import full_disk
+from mralign.engines.model_files import load_tokenizer, model_path
 from mralign.rejects import Reject
 from mralign.schema import ANNOTATIONS, EXAMPLES, MATCHED_LOGPS, PAIR_SUMS, REFERENCE
 from mralign.stage import Context, Outcome, Stage, log, map_parts, progress, run_tasks
 from mralign.store import StageDir, absolute, part_name
 from mralign.training.annotated import ANNOTATED, Annotated
 from mralign.training.checkpoint import read_state
+from mralign.training.checkpoints import RAY_TRAIN, local_places, tidy
 from mralign.training.engine import prepare_process
 from mralign.training.examples import example_row, of_datasets, segment_steps, too_long
-from mralign.training.export import export, hub_token
+from mralign.training.export import export, hub_token, keep_trained, trained_before
 from mralign.training.guards import TrainingStopped, class_balance
 from mralign.training.index import index_rows, read_index, write_index
 from mralign.training.objectives import find, source_digest
 from mralign.training.objectives.objective import Objective
 from mralign.training.policy import base_policy
 from mralign.training.reference import Block, blocks, computed, model_mark, score_block, shelf_dir
+from mralign.training.rehearsal import lacking_room, rehearse
 from mralign.training.sources import Sources, check_shelf, local_model
 from mralign.training.tokens import token_offsets, token_steps
 from mralign.training.worker import Board, train_worker
@@ -47,9 +51,7 @@ def objective(config: RunConfig) -> Objective:
 def _example_rows(
     annotated: pa.Table, *, model: Model, max_length: int, datasets: Sequence[str] = ()
 ) -> tuple[pa.Table, list[Reject]]:
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(resolve_path(model.path), trust_remote_code=model.trust_remote_code)
+    tokenizer = load_tokenizer(model_path(model), model=model)
     rows, rejects = [], []
     for row in of_datasets(annotated, datasets=datasets).to_pylist():
         reject = too_long(row, max_length=max_length)
@@ -185,7 +187,19 @@ def show_progress(board: Any, *, stop: threading.Event) -> None:
 
 
 def _train(context: Context) -> Outcome:
+    """Train, unless that is finished already, and write what comes of it."""
+    with trained_before(context.out) as found:
+        if found is not None:
+            log.info("training: finished before; its adapter is kept, what is missing is written")
+            checkpoint, figures = found
+            export(context, checkpoint, figures=figures)
+            return Outcome(figures["examples"], figures["examples"], figures)
+    return _train_anew(context)
+
+
+def _train_anew(context: Context) -> Outcome:
     import ray
+    import ray.train
 
     config = context.config
     wanted = objective(config)
@@ -203,23 +217,37 @@ def _train(context: Context) -> Outcome:
     if warning:
         log.warning("%s", warning)
     check_shelf(sources)
+    rehearse(
+        config,
+        figures={"workers": config.training.workers, "class_balance": warning},
+        fingerprint=context.out.fingerprint,
+    )
     _warn_of_waiting(config.training)
-    board = ray.remote(Board).options(num_cpus=0).remote()
+    board: Any = ray.remote(Board).options(num_cpus=0).remote()
     stop = threading.Event()
     shown = threading.Thread(target=show_progress, args=(board,), kwargs={"stop": stop}, daemon=True)
     shown.start()
+    tidy(context.out)
     try:
         result = _fit(context, sources=sources, board=board)
+    except ray.train.TrainingFailedError as error:
+        reason = ray.get(board.stopped.remote()) or full_disk(error, places=local_places(context.out))
+        if not reason:
+            raise
+        tidy(context.out)
+        raise TrainingStopped(reason) from error
     finally:
         stop.set()
         shown.join(timeout=5)
     if result.return_value is not None:
+        tidy(context.out)
         raise TrainingStopped(result.return_value)
     assert result.checkpoint is not None
     with result.checkpoint.as_directory() as directory:
         state, workers = read_state(Path(directory))
         figures = {"steps": state.step, "workers": workers, "optimizer_began_anew_after": state.reset}
-        figures |= {"last": state.history[-1], "class_balance": warning}
+        figures |= {"last": state.history[-1], "class_balance": warning, "examples": len(sides)}
+        keep_trained(context, Path(directory), figures=figures, place=result.checkpoint.path)
         export(context, Path(directory), figures=figures)
     return Outcome(len(sides), len(sides), figures)
 
@@ -253,7 +281,7 @@ def _fit(context: Context, *, sources: Sources, board: Any) -> Any:
             num_workers=config.workers, use_gpu=config.gpu, resources_per_worker={"CPU": 1, **_gpu(config)}
         ),
         run_config=ray.train.RunConfig(
-            name="ray_train",
+            name=RAY_TRAIN,
             storage_path=context.out.path(),
             storage_filesystem=context.out.filesystem,
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
@@ -361,5 +389,6 @@ def training_stage(wanted: Objective) -> Stage:
         upstream=("examples", *extra),
         inputs=lambda config: config.model.inputs(),
         check=_check,
+        lacks=lacking_room,
         version=2,
     )
