@@ -52,7 +52,8 @@ class Model(Section):
 
     def matters(self) -> dict[str, Any]:
         """Everything that changes what the model computes, except the files, which count by their content."""
-        return self.model_dump(mode="json", exclude={"path", "adapter"})
+        merging = {"merging": 2} if self.adapter else {}  # raised when another model comes of the same adapter
+        return self.model_dump(mode="json", exclude={"path", "adapter"}) | merging
 
     def inputs(self) -> dict[str, str]:
         """The files of the model, by what they are."""

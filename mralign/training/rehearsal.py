@@ -41,10 +41,11 @@ def rehearse(config: RunConfig, *, figures: Mapping[str, Any], fingerprint: str)
     lacking = lacking_room(config)
     if lacking:
         raise ValueError("; ".join(lacking))
+    adapter = config.training.tuning != "full"
+    shown = {**figures, "steps": 0, "last": {}, "optimizer_began_anew_after": []}
+    card = model_card(config, data={}, figures=shown, fingerprint=fingerprint, adapter=adapter)
     if config.training.push_to:
-        full = config.training.tuning == "full"
-        shown = {**figures, "steps": 0, "last": {}, "optimizer_began_anew_after": []}
-        check_hub(config, card=model_card(config, data={}, figures=shown, fingerprint=fingerprint, adapter=not full))
+        check_hub(config, card=card)
     try:
         with tempfile.TemporaryDirectory(prefix="mralign-rehearsal-") as directory:
             _try_end(config, Path(directory))

@@ -55,6 +55,7 @@ def test_a_date_is_found_wherever_a_template_lies(tmp_path):
 
 def test_without_a_date_nothing_of_the_model_changes_and_no_fingerprint():
     assert "template_date" not in Model().matters()
+    assert set(Model(adapter="mine").matters()) - set(Model().matters()) == {"merging"}
     assert Model(template_date="2026-01-02").matters()["template_date"] == "2026-01-02"
     values = RunConfig(questions={"train": [{"name": "a", "path": "a"}]}).model_dump(mode="json")
     assert "template_date" not in json.dumps(values)

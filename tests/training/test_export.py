@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,9 @@ def test_the_card_tells_what_makes_a_training_less_than_it_seems():
     balance = "class balance: 100 positive and 0 negative examples"
     text = card(configured(), figures={**FIGURES, "optimizer_began_anew_after": [20, 35], "class_balance": balance})
     assert "The optimizer began anew after step 20, 35." in text
+    dated = configured()
+    dated = dated.model_copy(update={"model": dated.model.model_copy(update={"template_date": date(2026, 3, 2)})})
+    assert "all prompts said 2026-03-02." in card(dated) and "all prompts said" not in text
     assert f"Note: {balance}." in text
 
 
