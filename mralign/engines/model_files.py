@@ -48,13 +48,15 @@ def load_tokenizer(path: str, *, model: Model, dated: bool = True) -> Any:
     nothing. Raises ValueError where there is none that transformers can load, or that has no ids for a text; and for a
     template that writes the date where none is given.
     """
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     place = local_copy(path)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            place, trust_remote_code=model.trust_remote_code, mistral_format=False
-        )
+        if _names_mistrals_own(place):  # transformers heeds that name before it heeds mistral_format
+            tokenizer: Any = PreTrainedTokenizerFast.from_pretrained(place)
+        else:
+            trusted = model.trust_remote_code
+            tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=trusted, mistral_format=False)
         tokenizer("a", add_special_tokens=False)["input_ids"]
         tokenizer.added_tokens_decoder  # noqa: B018
     except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError) as error:
@@ -63,6 +65,15 @@ def load_tokenizer(path: str, *, model: Model, dated: bool = True) -> Any:
             f"the files of its tokenizer class) as transformers' save_pretrained writes them"
         ) from error
     return pin_date(tokenizer, model=model) if dated else tokenizer
+
+
+def _names_mistrals_own(place: str) -> bool:
+    """Whether the directory holds an ordinary tokenizer, but says that it is to be read as Mistral's own."""
+    settings = Path(place) / "tokenizer_config.json"
+    if not settings.is_file() or not (Path(place) / "tokenizer.json").is_file():
+        return False
+    values = json.loads(settings.read_text(encoding="utf-8"))
+    return isinstance(values, dict) and str(values.get("tokenizer_class")).startswith("MistralCommon")
 
 
 def check_configuration(path: str, *, trust_remote_code: bool) -> None:

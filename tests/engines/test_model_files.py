@@ -61,8 +61,13 @@ def test_without_a_date_nothing_of_the_model_changes_and_no_fingerprint():
     assert "template_date" not in json.dumps(values)
 
 
+def changed(path, **values):
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
 def tekken(directory):
     """Mistral's own tokenizer beside that of transformers, as several models on the hub have it."""
+    changed(directory / "config.json", model_type="mistral")
     vocabulary = [{"rank": n, "token_bytes": "YQ==", "token_str": "a"} for n in range(256)]
     config = {"pattern": ".", "num_vocab_tokens": 256, "default_vocab_size": 300, "default_num_special_tokens": 44,
               "version": "v3"}  # fmt: skip
@@ -70,8 +75,13 @@ def tekken(directory):
     return directory
 
 
-def test_a_tokenizer_of_mistrals_own_form_beside_the_ordinary_one_changes_nothing(tmp_path):
+@pytest.mark.parametrize("named", [False, True])
+def test_a_tokenizer_of_mistrals_own_form_beside_the_ordinary_one_changes_nothing(tmp_path, named):
     directory = tekken(copy_of(MINIWORLD, tmp_path / "model"))
+    if named:
+        changed(directory / "tokenizer_config.json", tokenizer_class="MistralCommonBackend")
+    with pytest.raises(AssertionError):  # of mistral-common, which transformers asks to read tekken.json
+        AutoTokenizer.from_pretrained(directory)
     model = Model(path=str(directory), dtype="float32", family="qwen3")
     ours, plain = load_tokenizer(str(directory), model=model), AutoTokenizer.from_pretrained(MINIWORLD)
     assert type(ours).__name__ != "MistralCommonBackend"
