@@ -14,7 +14,7 @@ from align_process import environment
 from safetensors.numpy import load_file
 from training_runs import PROGRAM, history, save_model_with_tokenizer
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.long]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(1800)]
 
 RUNS = {"one": {"zero_stage": 2, "workers": 1}, "two": {"zero_stage": 2, "workers": 2, "max_failures": 1}}
 
