@@ -22,7 +22,7 @@ sys.path[:0] = [str(HERE.parent), str(HERE)]
 
 from align import check_run_directory, check_trains, guarded, start_ray  # noqa: E402
 
-from mralign import pipeline  # noqa: E402
+from mralign import pipeline, template_dates  # noqa: E402
 from mralign.comparison import tables  # noqa: E402
 from mralign.config import RunConfig, to_yaml  # noqa: E402
 from mralign.report.export import comparison_sheet, result_sheet, result_table, write_tables  # noqa: E402
@@ -41,6 +41,7 @@ def run(args: argparse.Namespace) -> None:
     """Plan every row, run them one after the other, and print their table."""
     table = tables.read_table(args.table, tables_dir=HERE / "presets" / "tables")
     rows = tables.configure(table, preset=args.preset, overrides=args.overrides, presets_dir=HERE / "presets")
+    rows = {name: template_dates.settle(config) for name, config in rows.items()}
     first = next(iter(rows.values()))
     check_run_directory(first)
     check_trains(first)

@@ -21,8 +21,9 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))  # a submitted working directory runs its own code
 
-from mralign import pipeline, report  # noqa: E402
+from mralign import pipeline, report, template_dates  # noqa: E402
 from mralign.config import RunConfig, load  # noqa: E402
+from mralign.disk import full_disk  # noqa: E402
 
 log = logging.getLogger("mralign")
 
@@ -42,6 +43,12 @@ def guarded(act: Callable[[], None]) -> int:
     except ValueError as error:
         log.error("stopped: %s", error)
         return 2
+    except Exception as error:
+        reason = full_disk(error)
+        if reason is None:
+            raise
+        log.error("stopped: %s", reason)
+        return 2
     except KeyboardInterrupt:
         log.error("interrupted: what was committed is kept; run the same command to go on")
         return 130
@@ -51,7 +58,7 @@ def guarded(act: Callable[[], None]) -> int:
 
 def run(args: argparse.Namespace) -> None:
     """Plan the run, walk it, and print its end."""
-    config = load(args.preset, overrides=args.overrides, presets_dir=HERE / "presets")
+    config = template_dates.settle(load(args.preset, overrides=args.overrides, presets_dir=HERE / "presets"))
     check_run_directory(config)
     check_trains(config)
     planned = pipeline.plan(config, until=args.until, only=args.only, dry_run=args.dry_run)

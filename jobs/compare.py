@@ -24,6 +24,7 @@ sys.path[:0] = [str(HERE.parent), str(HERE)]
 
 from align import guarded, start_ray  # noqa: E402
 
+from mralign import template_dates  # noqa: E402
 from mralign.comparison import choice, stage  # noqa: E402
 from mralign.config import RunConfig, load  # noqa: E402
 
@@ -96,7 +97,7 @@ def configure(world: int, *, worlds_dir: Path, out: Path, epochs: int) -> RunCon
         for split in ("train", "dev", "test")
     ]
     overrides += [f"training.epochs={epochs}", "training.workers=1", "training.micro_batch_tokens=2048"]
-    return load("miniworld", overrides=overrides, presets_dir=HERE / "presets")
+    return template_dates.settle(load("miniworld", overrides=overrides, presets_dir=HERE / "presets"))
 
 
 def measure(args: argparse.Namespace, prepared: dict[int, stage.Prepared], *, out: Path) -> list[dict[str, Any]]:

@@ -23,7 +23,7 @@ sys.path[:0] = [str(HERE.parent), str(HERE)]
 
 from align import check_run_directory, guarded, start_ray  # noqa: E402
 
-from mralign import pipeline, report  # noqa: E402
+from mralign import pipeline, report, template_dates  # noqa: E402
 from mralign.comparison import runs  # noqa: E402
 from mralign.config import RunConfig, load, parse  # noqa: E402
 
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> None:
             raise ValueError(f"--compare takes no settings, given {args.overrides}; it compares what is finished")
         print(runs.compare_runs(*args.compare, common=args.common, out=args.out))
         return
-    config = configure(args)
+    config = template_dates.settle(configure(args))
     check_run_directory(config)
     planned = pipeline.plan(config, dry_run=args.dry_run)
     if args.dry_run:

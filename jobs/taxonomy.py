@@ -22,7 +22,7 @@ sys.path[:0] = [str(HERE.parent), str(HERE)]
 
 from align import check_run_directory, guarded, start_ray  # noqa: E402
 
-from mralign import pipeline  # noqa: E402
+from mralign import pipeline, template_dates  # noqa: E402
 from mralign.annotation import cluster_map, discovery, naming  # noqa: E402
 from mralign.annotation.discovery_stage import OPEN_LABELS_STAGE, labeller_of  # noqa: E402
 from mralign.annotation.interview import name_clusters  # noqa: E402
@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> None:
     """Label, discover, and print where the taxonomy lies."""
-    config = load(args.preset, overrides=args.overrides, presets_dir=HERE / "presets")
+    config = template_dates.settle(load(args.preset, overrides=args.overrides, presets_dir=HERE / "presets"))
     out = out_directory(config, out=args.out)
     check_run_directory(config)
     OPEN_LABELS_STAGE.check(config)
@@ -62,10 +62,12 @@ def label(config: RunConfig) -> StageDir:
     """The open labels of the sample, committed; what they stand on is run first where it is not finished."""
     start = partial(start_ray, config)
     planned = pipeline.plan(config, until="candidates")
+    found = pipeline.find(planned, "candidates")
+    assert found is not None
+    labels = place(config, candidates=found.out)
+    pipeline.check_nothing_lacks(config, [*planned, labels])  # before the first rollout is sampled
     pipeline.run(config, planned, start_ray=start)
-    candidates = pipeline.find(planned, "candidates")
-    assert candidates is not None
-    item = place(config, candidates=candidates.out)
+    item = place(config, candidates=found.out)
     needs_ray = labeller_of(config).engine == "vllm" or config.discovery.embedding.gpu
     pipeline.run(config, [item], start_ray=start if needs_ray else lambda: None)
     return item.out

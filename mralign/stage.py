@@ -53,6 +53,8 @@ class Stage:
     upstream: tuple[str, ...] = ()
     inputs: Callable[[RunConfig], Mapping[str, str]] = lambda config: {}  # name -> path of outside files
     check: Callable[[RunConfig], None] = lambda config: None  # ValueError for what can be refused before anything runs
+    # What the machine that starts the run lacks for it: packages, keys, room. A plan tells, a run is refused.
+    lacks: Callable[[RunConfig], Sequence[str]] = lambda config: ()
     # What a stage that has work will take, for the plan; its upstream is finished.
     forecast: Callable[[Context], str] | None = None
     # The workers that it needs at the same time, besides short tasks of one CPU; none: it takes any cluster.
@@ -60,6 +62,22 @@ class Stage:
     # What the machine of this process lacks for its workers; asked on a node with GPUs if they have some.
     faults: Callable[[RunConfig], Sequence[Fault]] = lambda config: ()
     version: int = 1
+
+
+def all_checks(checks: Iterable[Callable[[], object]]) -> None:
+    """Make every check; raise one ValueError with what all of them refuse."""
+    faults: list[str] = []
+    for check in checks:
+        try:
+            check()
+        except ValueError as error:
+            faults.append(str(error))
+    faults = list(dict.fromkeys(faults))
+    if len(faults) > 1:
+        lines = "\n".join(f"  {number}. {fault}" for number, fault in enumerate(faults, 1))
+        raise ValueError(f"{len(faults)} things keep this run from starting:\n{lines}")
+    if faults:
+        raise ValueError(faults[0])
 
 
 def progress(items: Iterable[Any], *, total: int | None, label: str, unit: str = "part") -> Iterable[Any]:

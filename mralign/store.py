@@ -11,6 +11,7 @@ import hashlib
 import json
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
+from mralign.disk import DiskFull, full_disk, no_room
 from mralign.schema import REJECTS, cast
 
 _SAMPLED_ABOVE = 64 * 2**20
@@ -56,7 +58,9 @@ def digest(path: str) -> str:
     """Content digest of a file, or of the regular files in and below a directory (names and contents).
 
     Files are read whole, except model weights above 64 MiB: of those, the size and 64 blocks of 1 MiB spread evenly
-    from first to last byte. A path that does not exist (a hub name, hub://...) is its own digest.
+    from first to last byte. Of a generation_config.json only the end tokens count: we sample by our own settings, and
+    a file that is mended so that others can read it makes no other model. A path that does not exist (a hub name,
+    hub://...) is its own digest.
     """
     if path.startswith("hub://"):
         return f"name:{path}"
@@ -142,9 +146,20 @@ class Directory:
         target = self.path(name)
         self.filesystem.create_dir(target.rsplit("/", 1)[0], recursive=True)
         temporary = f"{target.rsplit('/', 1)[0]}/_tmp-{uuid.uuid4().hex}"
-        with self.filesystem.open_output_stream(temporary) as stream:
-            stream.write(data)
-        self.filesystem.move(temporary, target)
+        try:
+            with self.filesystem.open_output_stream(temporary) as stream:
+                stream.write(data)
+            self.filesystem.move(temporary, target)
+        except OSError as error:
+            self._forget(temporary)
+            if full_disk(error) is None:
+                raise
+            raise DiskFull(no_room(self.path())) from error
+
+    def _forget(self, path: str) -> None:
+        """Delete what a failed write has left; where that cannot be reached either, the first fault is told."""
+        with suppress(OSError):
+            self.filesystem.delete_file(path)
 
     def write_text(self, name: str, text: str) -> None:
         self.write_bytes(name, text.encode())
@@ -279,7 +294,19 @@ def _parquet(table: pa.Table) -> bytes:
     return bytes(sink.getvalue())
 
 
+def _ends(data: bytes) -> bytes:
+    """The end tokens in a generation configuration; all of it where it is no JSON object."""
+    try:
+        values = json.loads(data)
+    except ValueError:
+        return data
+    return json.dumps(values.get("eos_token_id")).encode() if isinstance(values, dict) else data
+
+
 def _digest_file(filesystem: fs.FileSystem, info: fs.FileInfo) -> str:
+    if info.base_name == "generation_config.json":
+        with filesystem.open_input_file(info.path) as stream:
+            return hashlib.sha256(_ends(bytes(stream.read()))).hexdigest()
     hasher = hashlib.sha256(str(info.size).encode())
     with filesystem.open_input_file(info.path) as stream:
         if info.size > _SAMPLED_ABOVE and info.base_name.endswith(_WEIGHTS):

@@ -43,6 +43,7 @@ class Endpoints(BaseHTTPRequestHandler):
             return self.answer(200, {})
         known = {
             "/api/repos/create": lambda _: {"url": f"{self.server.url}/me/aligned"},
+            "/api/models/me/aligned/auth-check/write": lambda _: {},
             "/api/validate-yaml": self.validate,
             "/api/models/me/aligned/preupload/main": self.preupload,
             "/me/aligned.git/info/lfs/objects/batch": self.batch,

@@ -133,6 +133,9 @@ def test_one_byte_of_the_model_changes_all_that_stands_on_it(miniworld, model):
     before = marks(config)
     text = (model / "generation_config.json").read_text()
     (model / "generation_config.json").write_text(text.replace('"temperature": 1.0', '"temperature": 1.1'))
+    assert marks(config) == before  # how others should sample is nothing to us
+    with (model / "config.json").open("a") as stream:
+        stream.write(" ")
     assert changed(before, marks(config)) == set(ROAD) - {"questions"}
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from mralign.annotation.desk import trajectory_of
@@ -19,9 +20,10 @@ from mralign.annotation.open_labels import INSTRUCTION, sample_ids
 from mralign.config import Annotator, RunConfig
 from mralign.engines.asking import asking_faults, asking_workers, check_speaker, open_chat, speaker_of
 from mralign.engines.embedding import check_embedding, embedding_faults, embedding_workers
+from mralign.engines.lacks import annotator_lacks
 from mralign.placement import Fault, Workers
 from mralign.schema import CANDIDATES, OPEN_LABELS
-from mralign.stage import Context, Outcome, Stage, log
+from mralign.stage import Context, Outcome, Stage, all_checks, log
 from mralign.store import StageDir
 
 
@@ -90,9 +92,9 @@ def sample(candidates: StageDir, *, size: int, seed: int) -> list[Trajectory]:
 
 def _check(config: RunConfig) -> None:
     """What could only fail at the end is refused at the beginning as well."""
-    check_speaker(speaker_of(labeller_of(config), config=config))
-    check_installed()
-    check_embedding(config.discovery.embedding)
+    speaker = speaker_of(labeller_of(config), config=config)
+    embedding = config.discovery.embedding
+    all_checks([partial(check_speaker, speaker), check_installed, partial(check_embedding, embedding)])
 
 
 def _workers(config: RunConfig) -> Sequence[Workers]:
@@ -106,12 +108,18 @@ def _faults(config: RunConfig) -> list[Fault]:
     return [*asking_faults([labeller_of(config)], config=config), *embedding_faults(config.discovery.embedding)]
 
 
+def _lacks(config: RunConfig) -> list[str]:
+    setting = "discovery.labeller" if config.discovery.labeller else "annotation.adjudicator"
+    return annotator_lacks(labeller_of(config), config=config, setting=setting)
+
+
 OPEN_LABELS_STAGE = Stage(
     name="open_labels",
     run=_label,
     matters=_matters,
     upstream=("candidates",),
     check=_check,
+    lacks=_lacks,
     workers=_workers,
     faults=_faults,
     version=2,

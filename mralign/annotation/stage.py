@@ -37,8 +37,9 @@ from mralign.annotation.panel import Hearing, Visit, hear
 from mralign.config import RunConfig, resolve_path
 from mralign.engines.asking import ChatHouse, Speaker, chat_matters, check_purses, check_speaker
 from mralign.engines.calls import Stopped
-from mralign.engines.chat import check_model_directory
 from mralign.engines.cues import load_rule_book
+from mralign.engines.lacks import annotator_lacks
+from mralign.engines.model_files import load_tokenizer, model_path
 from mralign.engines.requests import batch_key
 from mralign.engines.streaming import (
     deal,
@@ -50,11 +51,11 @@ from mralign.engines.streaming import (
     reports,
     visit,
 )
-from mralign.engines.vllm import engine_faults, local_copy
+from mralign.engines.vllm import engine_faults
 from mralign.placement import DEALING, Fault, Workers
 from mralign.rejects import Reject, to_table
 from mralign.schema import ANNOTATIONS, CANDIDATES
-from mralign.stage import Context, Outcome, Stage, log, map_parts, progress
+from mralign.stage import Context, Outcome, Stage, all_checks, log, map_parts, progress
 from mralign.store import Directory, StageDir, drop_repeated, part_key, part_name
 
 _HALT = "halted.txt"
@@ -271,8 +272,6 @@ def _rows_left(
 
 def _expected(context: Context, *, desk: Desk, rows: int) -> str:
     """The expected cost as text, measured on the first candidates with the tokenizer of the model that thought."""
-    from transformers import AutoTokenizer
-
     source, model = _source(context), context.config.model
     sample: list[Any] = []
     for part in source.parts():
@@ -280,8 +279,7 @@ def _expected(context: Context, *, desk: Desk, rows: int) -> str:
         sample += [trajectory_of(row) for row in table.slice(0, _SAMPLE - len(sample)).to_pylist()]
         if len(sample) >= _SAMPLE:
             break
-    path = local_copy(resolve_path(model.path))
-    tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=model.trust_remote_code)
+    tokenizer = load_tokenizer(model_path(model), model=model)
     count = lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])  # noqa: E731
     return describe_expected(expect(sample, rows=rows, desk=desk, count=count))
 
@@ -332,12 +330,14 @@ def _check(config: RunConfig) -> None:
                     f"rule book {annotator.rule_book} uses labels {sorted(unknown)} that the taxonomy does not have; "
                     f"allowed are {sorted(labels)}"
                 )
-        elif annotator.engine == "vllm":
-            check_model_directory(resolve_path((annotator.model or config.model).path))
     speakers = desk_of(config).speakers.values()
-    for speaker in speakers:
-        check_speaker(speaker)
-    check_purses(speakers)
+    all_checks([*(partial(check_speaker, speaker) for speaker in speakers), partial(check_purses, speakers)])
+
+
+def _lacks(config: RunConfig) -> list[str]:
+    places = ("annotation.annotators[0]", "annotation.annotators[1]", "annotation.adjudicator")
+    found = zip(places, roles_of(config.annotation).values(), strict=True)
+    return [said for place, who in found for said in annotator_lacks(who, config=config, setting=place)]
 
 
 ANNOTATION_STAGE = Stage(
@@ -347,6 +347,7 @@ ANNOTATION_STAGE = Stage(
     upstream=("candidates",),
     inputs=_inputs,
     check=_check,
+    lacks=_lacks,
     forecast=_forecast,
     workers=_workers,
     faults=_faults,

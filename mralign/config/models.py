@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -41,6 +42,12 @@ class Model(Section):
         description="What the model writes before and after a thought, e.g. ['[THINK]', '[/THINK]'] (Magistral).",
         exclude_if=lambda tags: tags == ("<think>", "</think>"),
     )
+    template_date: datetime.date | None = Field(
+        None,
+        description="The day that a chat template writes for today; null is the day on which the run directory was "
+        "made. It means nothing to a template without a date.",
+        exclude_if=lambda day: day is None,  # prompts without a date change no fingerprint
+    )
 
     @model_validator(mode="after")
     def _both_or_none(self) -> Model:
@@ -54,7 +61,8 @@ class Model(Section):
 
     def matters(self) -> dict[str, Any]:
         """Everything that changes what the model computes, except the files, which count by their content."""
-        return self.model_dump(mode="json", exclude={"path", "adapter"})
+        merging = {"merging": 2} if self.adapter else {}  # raised when another model comes of the same adapter
+        return self.model_dump(mode="json", exclude={"path", "adapter"}) | merging
 
     def inputs(self) -> dict[str, str]:
         """The files of the model, by what they are."""

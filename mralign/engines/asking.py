@@ -24,7 +24,8 @@ from mralign.engines.chat_completions import Structured, chat_payload, read_chat
 from mralign.engines.completions import amend
 from mralign.engines.conversation import Chat, ChatReply, ChatRequest, Message
 from mralign.engines.http import Endpoint, check_settings
-from mralign.engines.requests import family_of, row_seed
+from mralign.engines.model_files import load_tokenizer, model_path
+from mralign.engines.requests import check_served, family_of, row_seed
 from mralign.engines.response_cache import Entry, ResponseCache, call_key
 from mralign.placement import Fault, Workers, actor_options
 from mralign.store import Directory, absolute, digest, fingerprint
@@ -117,11 +118,28 @@ def _silent(model: Model) -> ThinkMode:
 def check_speaker(speaker: Speaker) -> None:
     """Raise ValueError for a speaker that could never be asked, before anything starts."""
     if speaker.http is None:
+        _check_rendering(speaker, tokenizer=check_served(speaker.model))
         return
     check_settings(speaker.http)
     if speaker.mode.prefill:
         raise ValueError(f"annotator {speaker.name!r}: an endpoint cannot be given a prefill; set mode.prefill to ''")
     _payload(speaker, ChatRequest("", (Message("user", "?"),)))
+
+
+def _check_rendering(speaker: Speaker, *, tokenizer: Any) -> None:
+    """Raise ValueError if the chat template takes no message as the speaker is asked (None: it lies elsewhere)."""
+    from jinja2 import TemplateError
+
+    if tokenizer is None:
+        return
+    turns = [{"role": "user", "content": "?"}]
+    options = speaker.mode.template
+    try:
+        tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False, **options)
+    except TemplateError as error:
+        raise ValueError(
+            f"the chat template of {speaker.model.path} refuses how {speaker.name!r} is asked: {error}; see its mode"
+        ) from None
 
 
 def check_purses(speakers: Collection[Speaker]) -> None:
@@ -258,12 +276,10 @@ class ChatHouse:
         if speaker.http is not None:
             self.endpoint = Endpoint(speaker.http, cache=Directory(speaker.cache))
             return
-        from transformers import AutoTokenizer
+        from mralign.engines.vllm import start_engine
 
-        from mralign.engines.vllm import local_copy, start_engine
-
-        path = local_copy(resolve_path(speaker.model.path))
-        self.tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=speaker.model.trust_remote_code)
+        path = model_path(speaker.model)
+        self.tokenizer = load_tokenizer(path, model=speaker.model)
         self.engine = start_engine(path, model=speaker.model, engine=speaker.serving)
 
     def chat(self, speaker: Speaker) -> Chat:

@@ -131,8 +131,12 @@ def _vllm(texts: Sequence[str], *, settings: Embedding) -> Any:
 def _pooled(texts: Sequence[str], *, settings: Embedding) -> Any:
     from vllm import LLM
 
+    from mralign.engines.vllm import own_format
+
+    path = resolve_path(settings.path)
     llm = LLM(
-        model=resolve_path(settings.path),
+        model=path,
+        **own_format(path),
         runner="pooling",
         dtype=settings.dtype,
         max_model_len=settings.max_model_len,

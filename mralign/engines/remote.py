@@ -16,12 +16,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from mralign.config import resolve_path
 from mralign.engines.calls import Call, Failure, Reply, Stopped
 from mralign.engines.chat import Prompt
 from mralign.engines.completions import Completion, amend, completion_payload, read_completion
 from mralign.engines.endings import ending_fault
 from mralign.engines.http import Endpoint
+from mralign.engines.model_files import load_tokenizer, model_path
 from mralign.engines.requests import Renderer, Sampling, batch_key, family_of
 from mralign.engines.seam import Continuation, continuation, said_after, separate_ids, survives
 from mralign.engines.turns import stop_tokens, turn_of
@@ -34,10 +34,8 @@ class RemoteGenerator:
     """A Ray Data actor: one endpoint, several batches of requests at once."""
 
     def __init__(self, *, sampling: Sampling, out: StageDir) -> None:
-        from transformers import AutoTokenizer
-
-        path = resolve_path(sampling.model.path)
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=sampling.model.trust_remote_code)
+        path = model_path(sampling.model)
+        tokenizer = load_tokenizer(path, model=sampling.model)
         self.renderer = Renderer(sampling, tokenizer=tokenizer, family=family_of(sampling.model, path=path))
         stops = stop_tokens(tokenizer, model_path=path)
         self.turns = {

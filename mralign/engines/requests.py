@@ -30,6 +30,7 @@ from mralign.engines.chat import (
     special_tokens,
 )
 from mralign.engines.families import Family, find_family, with_tags
+from mralign.engines.model_files import check_configuration, load_tokenizer
 from mralign.engines.refining import Refinement, requests_of_turn, thinking_mode
 from mralign.engines.thinking import TAGS, split_thinking
 from mralign.rejects import Reject
@@ -159,17 +160,25 @@ def family_of(model: Model, *, path: str) -> Family:
     return with_tags(find_family(model, template=chat_template(path), name=model.path), tags=model.thought_tags)
 
 
-def check_model(model: Model) -> None:
-    """Raise ValueError before any engine starts if the model cannot be served, or cannot think on and off."""
+def check_served(model: Model) -> Any:
+    """Raise ValueError before any engine starts if the model cannot be served; else its tokenizer, loaded as whoever
+    serves or trains it will load it. None for a model that lies elsewhere, which is looked at where it is served."""
     path = resolve_path(model.path)
     check_model_directory(path)
     if model.adapter:
         check_adapter(resolve_path(model.adapter))
-    family = family_of(model, path=path)
-    if Path(path).is_dir():
-        from transformers import AutoTokenizer
+    if not Path(path).is_dir():
+        return None
+    check_configuration(path, trust_remote_code=model.trust_remote_code)
+    return load_tokenizer(path, model=model)
 
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=model.trust_remote_code)
+
+def check_model(model: Model) -> None:
+    """As `check_served`, and raise ValueError for a model that cannot think on and off."""
+    path = resolve_path(model.path)
+    tokenizer = check_served(model)
+    family = family_of(model, path=path)
+    if tokenizer is not None:
         check_modes(tokenizer, name=model.path, on=family.on, off=family.off, tags=model.thought_tags)
 
 

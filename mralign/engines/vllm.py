@@ -19,7 +19,6 @@ import os
 import queue
 import shutil
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -32,18 +31,19 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from pyarrow import fs
 
 from mralign.config import Decoding, Engine, Model, resolve_path
-from mralign.engines.adapter import save_merged
+from mralign.disk import own_temporary_directory
+from mralign.engines.adapter import save_merged, served_beside
 from mralign.engines.chat import Prompt
 from mralign.engines.guard import start_guard
+from mralign.engines.model_files import load_tokenizer, local_copy, model_path
 from mralign.engines.probe import Row, fault, mean_difference, read_probe
 from mralign.engines.requests import Renderer, Sampling, batch_key, family_of
 from mralign.placement import Fault
 from mralign.rejects import Reject, to_table
 from mralign.schema import GENERATIONS
-from mralign.store import StageDir, open_filesystem, part_name
+from mralign.store import StageDir, part_name
 
 log = logging.getLogger("mralign")
 
@@ -78,16 +78,6 @@ def _cpu_build() -> bool:
     except PackageNotFoundError:
         return False
     return True
-
-
-def local_copy(path: str) -> str:
-    """A model directory that lies on another file system, copied to this machine; other paths stay as they are."""
-    if "://" not in path:
-        return path
-    filesystem, inner = open_filesystem(path)
-    target = tempfile.mkdtemp(prefix="mralign-model-")
-    fs.copy_files(inner, target, source_filesystem=filesystem)
-    return target
 
 
 class _Batch:
@@ -180,7 +170,15 @@ class EngineThread:
             self._inbox.get()()
 
 
-def start_engine(model_path: str, *, model: Model, engine: Engine) -> EngineThread:
+def own_format(path: str) -> dict[str, Any]:
+    """vLLM's arguments by which it reads a model as transformers does, whatever else lies in its directory: files of
+    Mistral's own format (tekken.json, params.json, consolidated.safetensors) would be preferred to it."""
+    formats = {"tokenizer_mode": "hf", "config_format": "hf"}
+    consolidated = Path(path).is_dir() and any(Path(path).glob("consolidated*.safetensors"))
+    return formats | ({"load_format": "hf"} if consolidated else {})
+
+
+def start_engine(path: str, *, model: Model, engine: Engine) -> EngineThread:
     """The engine of a model directory or hub name, with its adapter if it has one."""
     from vllm import EngineArgs, LLMEngine
     from vllm.config import StructuredOutputsConfig
@@ -191,20 +189,15 @@ def start_engine(model_path: str, *, model: Model, engine: Engine) -> EngineThre
     options = _whole_prefill(engine) if on_cpu else {}
     if model.adapter is not None:
         adapter = local_copy(resolve_path(model.adapter))
-        if not on_cpu:
+        if not on_cpu and served_beside(adapter):
             lora, options = _lora(adapter)
-        else:  # vLLM serves no adapters on a CPU
-            target = tempfile.mkdtemp(prefix="mralign-merged-")
-            save_merged(
-                model_path,
-                adapters=[adapter],
-                target=Path(target),
-                dtype=model.dtype,
-                trust_remote_code=model.trust_remote_code,
-            )
-            model_path = target
+        else:  # vLLM serves no adapters on a CPU, and only LoRA on linear layers elsewhere
+            target = own_temporary_directory("merged")
+            save_merged(path, adapters=[adapter], target=Path(target), model=model)
+            path = target
     arguments = EngineArgs(
-        model=model_path,
+        model=path,
+        **own_format(path),
         dtype=model.dtype,
         trust_remote_code=model.trust_remote_code,
         max_model_len=engine.max_model_len,
@@ -274,10 +267,10 @@ class Generator:
     """A Ray Data actor: one engine, several batches of requests at once."""
 
     def __init__(self, *, sampling: Sampling, out: StageDir) -> None:
-        path = local_copy(resolve_path(sampling.model.path))
+        path = model_path(sampling.model)
         family = family_of(sampling.model, path=path)
+        tokenizer = load_tokenizer(path, model=sampling.model)
         self.engine = start_engine(path, model=sampling.model, engine=sampling.engine)
-        tokenizer = self.engine.engine.get_tokenizer()
         self.renderer = Renderer(sampling, tokenizer=tokenizer, family=family)
         self.sampling, self.out = sampling, out
         self.difference, self.fault = self._probed(sampling) if sampling.probe else (None, None)

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from mralign.config import RunConfig
 from mralign.engines.calls import RETRIED, Failure
+from mralign.engines.lacks import search_lacks
 from mralign.engines.search import Searcher, check_search, open_search
 from mralign.rejects import Reject, to_table
 from mralign.schema import EVIDENCE, QUESTIONS
@@ -122,6 +123,11 @@ def _inputs(config: RunConfig) -> Mapping[str, str]:
     return {"corpus": str(retrieval.corpus)} if retrieval.engine == "bm25" else {}
 
 
+def _lacks(config: RunConfig) -> list[str]:
+    retrieval = config.evaluation.retrieval
+    return search_lacks(retrieval.search) if retrieval.engine == "http" else []
+
+
 EVIDENCE_STAGE = Stage(
     name="evidence",
     run=_run,
@@ -129,5 +135,6 @@ EVIDENCE_STAGE = Stage(
     upstream=("questions",),
     inputs=_inputs,
     check=check_search,
+    lacks=_lacks,
     version=2,
 )

@@ -19,7 +19,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from mralign.config import Annotator, RunConfig, resolve_path
+from mralign.config import Annotator, RunConfig
 from mralign.engines.asking import (
     asking_faults,
     asking_workers,
@@ -29,15 +29,15 @@ from mralign.engines.asking import (
     open_chats,
     speaker_of,
 )
-from mralign.engines.chat import check_model_directory
 from mralign.engines.interview import commit_in_parts, price, together
+from mralign.engines.lacks import annotator_lacks, search_lacks
 from mralign.engines.search import check_search, open_search
 from mralign.evaluation import longfact, truthfulqa
 from mralign.evaluation.judging import EXTRACTOR, JUDGE, VERIFIER, Case, Court, judge, verdicts
 from mralign.evaluation.responses import read_responses
 from mralign.rejects import Reject, check_limit
 from mralign.schema import JUDGEMENTS, QUESTIONS
-from mralign.stage import Context, Outcome, Stage, log
+from mralign.stage import Context, Outcome, Stage, all_checks, log
 from mralign.store import StageDir
 
 PART_ROWS = 16  # responses that are committed together
@@ -58,6 +58,7 @@ def judgements_stage(*, name: str, responses: str) -> Stage:
         upstream=("questions", responses),
         inputs=_inputs,
         check=_check,
+        lacks=_lacks,
         workers=lambda config: asking_workers(_judges(config).values(), config=config),
         faults=lambda config: asking_faults(_judges(config).values(), config=config),
         version=2,
@@ -93,14 +94,21 @@ def _check(config: RunConfig) -> None:
     for role, annotator in judges.items():
         if annotator.engine == "cues":
             raise ValueError(f"the {role} {annotator.name!r} has engine=cues, which cannot judge: {_ADVICE}")
-        if annotator.engine == "vllm":
-            check_model_directory(resolve_path((annotator.model or config.model).path))
     speakers = [speaker_of(annotator, config=config) for annotator in judges.values()]
-    for speaker in speakers:
-        check_speaker(speaker)
-    check_purses(speakers)
-    if EXTRACTOR in judges:
-        check_search(config)
+    checks = [*(partial(check_speaker, speaker) for speaker in speakers), partial(check_purses, speakers)]
+    all_checks(checks + ([partial(check_search, config)] if EXTRACTOR in judges else []))
+
+
+def _lacks(config: RunConfig) -> list[str]:
+    judges = _judges(config)
+    found = [
+        said
+        for role, who in judges.items()
+        for said in annotator_lacks(who, config=config, setting=f"evaluation's {role}")
+    ]
+    retrieval = config.evaluation.retrieval
+    searched = EXTRACTOR in judges and retrieval.engine == "http"
+    return found + (search_lacks(retrieval.search) if searched else [])
 
 
 def _matters(config: RunConfig) -> dict[str, Any]:

@@ -19,6 +19,7 @@ import pyarrow as pa
 from mralign.config import Decoding, Engine, ImportFields, Model, resolve_path
 from mralign.engines.chat import Prompt
 from mralign.engines.endings import ending_fault
+from mralign.engines.model_files import load_tokenizer, model_path
 from mralign.engines.requests import Renderer, Sampling, family_of
 from mralign.engines.seam import Continuation, continuation, separate_ids, survives, without_prefill
 from mralign.engines.turns import cut_end, stop_tokens, turn_of
@@ -187,11 +188,9 @@ class _Writer:
     """From what a record says to the row that the model's own engine would have made of it."""
 
     def __init__(self, *, mode: str, model: Model, prompt: str, tags: tuple[str, str] | None) -> None:
-        from transformers import AutoTokenizer
-
-        path = resolve_path(model.path)
+        path = model_path(model)
         sampling = Sampling(model=model, engine=_NO_ENGINE, decoding=Decoding(), prompt=prompt)
-        self.tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=model.trust_remote_code)
+        self.tokenizer = load_tokenizer(path, model=model)
         self.renderer = Renderer(sampling, tokenizer=self.tokenizer, family=family_of(model, path=path))
         self.thinks = mode == "on"
         self.mode = self.renderer.modes[mode]

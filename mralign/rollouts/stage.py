@@ -17,6 +17,7 @@ import pyarrow as pa
 from mralign.config import Candidates, RunConfig, resolve_path
 from mralign.engines.chat import MODES
 from mralign.engines.http import check_settings
+from mralign.engines.lacks import endpoint_lacks, engines_lack
 from mralign.engines.requests import check_model, sampling_of_rollouts
 from mralign.engines.streaming import generate, stream_faults, stream_workers
 from mralign.rejects import Reject, to_table
@@ -42,6 +43,12 @@ def _check(config: RunConfig) -> None:
     check_model(config.model)
     if config.rollouts.engine == "http":
         check_settings(config.http)
+
+
+def _lacks(config: RunConfig) -> list[str]:
+    if config.rollouts.engine == "http":
+        return endpoint_lacks(config.http, setting="http")
+    return engines_lack("rollouts.engine=vllm")
 
 
 def _sampling_matters(config: RunConfig) -> object:
@@ -217,6 +224,7 @@ ROLLOUTS_STAGE = Stage(
     upstream=("questions",),
     inputs=lambda config: config.model.inputs(),
     check=_check,
+    lacks=_lacks,
     workers=lambda config: () if config.rollouts.engine == "http" else stream_workers(config),
     faults=stream_faults,
     version=2,

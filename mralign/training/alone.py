@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from mralign.config import Training
+from mralign.engines.adapter import save_model
+from mralign.engines.merging import merge
 from mralign.training.checkpoint import State
 from mralign.training.engine import World, prepare_process, start_engine
 from mralign.training.loop import train
@@ -38,7 +40,7 @@ def train_alone(sources: Sources, *, settings: Training, target: Path) -> dict[s
     state = train(engine, task, world=World(), state=State(), save=lambda state: None)
     target.mkdir(parents=True, exist_ok=True)
     write_probe(engine, task, world=World(), directory=target)
-    engine.module.model.merge_and_unload().save_pretrained(target, safe_serialization=True)
+    save_model(merge(engine.module.model, kind=settings.dtype), target)
     engine.destroy()
     return {"steps": state.step, "seconds": round(time.monotonic() - began, 1), "last": state.history[-1]}
 

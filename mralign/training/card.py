@@ -80,6 +80,8 @@ def _notes(config: RunConfig, figures: Mapping[str, Any], *, adapter: bool) -> l
             if adapter
             else f"The base had {first}."
         )
+    if config.model.template_date:
+        notes.append(f"The chat template writes the date; all prompts said {config.model.template_date.isoformat()}.")
     if reset:
         notes.append(f"The optimizer began anew after step {', '.join(map(str, reset))}.")
     if figures["class_balance"]:

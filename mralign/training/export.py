@@ -1,7 +1,9 @@
 """What a training leaves, copied to where the run lives.
 
-The last checkpoint enters; adapter/ (PEFT), model/ (merged safetensors with tokenizer), probe.json and a model card in
-the run directory leave, and, if asked, adapter (under tuning=full the model) and card on the hub.
+The last checkpoint enters; adapter/ (PEFT), probe.json, model/ (merged safetensors with all that lies beside the base's
+weights) and a model card in the run directory leave, and, if asked, adapter (under tuning=full the model) and card on
+the hub. The adapter goes first, then a note that the training is finished: whatever fails after it, the same command
+goes on from there and trains nothing again.
 """
 
 from __future__ import annotations
@@ -9,7 +11,8 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,12 +20,16 @@ from typing import Any
 from pyarrow import fs
 
 from mralign.config import RunConfig, resolve_path
+from mralign.disk import full_disk
 from mralign.engines.adapter import save_merged
+from mralign.engines.model_files import model_path
 from mralign.stage import Context, log
 from mralign.store import Directory
 from mralign.training.card import model_card, shown
 from mralign.training.checkpoint import WEIGHTS
 from mralign.training.probe import NAME as PROBE
+
+TRAINED = "trained.json"  # the training is finished: its figures, and the place of its last checkpoint
 
 
 def upload(source: Path, *, out: Directory, name: str) -> None:
@@ -31,36 +38,86 @@ def upload(source: Path, *, out: Directory, name: str) -> None:
     fs.copy_files(str(source.absolute()), out.path(name), fs.LocalFileSystem(), out.filesystem)
 
 
+def keep_trained(context: Context, checkpoint: Path, *, figures: Mapping[str, Any], place: str) -> None:
+    """Write adapter, card and probe of a finished training, and last that it is finished. `place`: of the checkpoint
+    in the file system of the run."""
+    out = context.out
+    if context.config.training.tuning != "full":
+        upload(checkpoint / WEIGHTS, out=out, name="adapter")
+        out.write_text("adapter/README.md", _card(context, figures=figures, adapter=True))
+    out.write_text(PROBE, (checkpoint / PROBE).read_text())
+    out.write_text(TRAINED, json.dumps({"figures": figures, "checkpoint": place}))
+
+
+@contextmanager
+def trained_before(out: Directory) -> Iterator[tuple[Path, dict[str, Any]] | None]:
+    """The checkpoint of a training that is finished, as a local directory, and its figures; None where it is not."""
+    if not out.exists(TRAINED):
+        yield None
+        return
+    note = json.loads(out.read_text(TRAINED))
+    info = out.filesystem.get_file_info(note["checkpoint"])
+    if info.type != fs.FileType.Directory:
+        yield None
+    elif isinstance(out.filesystem, fs.LocalFileSystem):
+        yield Path(note["checkpoint"]), note["figures"]
+    else:
+        with tempfile.TemporaryDirectory(prefix="mralign-checkpoint-") as directory:
+            fs.copy_files(note["checkpoint"], directory, source_filesystem=out.filesystem)
+            yield Path(directory), note["figures"]
+
+
 def export(context: Context, checkpoint: Path, *, figures: Mapping[str, Any]) -> None:
-    """Write what the training of `checkpoint` leaves. The card goes last, the hub after everything."""
+    """Write the model that the training of `checkpoint` leaves, its card, and then what goes to the hub.
+
+    Raises ValueError that says what is kept already, and what to do, where the model cannot be written.
+    """
     config, out = context.config, context.out
     full = config.training.tuning == "full"
-    data = {name: stage.fingerprint for name, stage in context.upstream.items()}
-    card = partial(model_card, config, data=data, figures=figures, fingerprint=out.fingerprint)
-    with tempfile.TemporaryDirectory() as directory:
+    with tempfile.TemporaryDirectory(prefix="mralign-export-") as directory:
         merged = Path(directory)
-        _save_model(config, checkpoint / WEIGHTS, target=merged, full=full)
-        upload(merged, out=out, name="model")
-        out.write_text(PROBE, (checkpoint / PROBE).read_text())
-        out.write_text("model/README.md", card(adapter=False))
-        if not full:
-            upload(checkpoint / WEIGHTS, out=out, name="adapter")
-            out.write_text("adapter/README.md", card(adapter=True))
+        try:
+            save_result(config, checkpoint / WEIGHTS, target=merged, full=full)
+            upload(merged, out=out, name="model")
+        except Exception as error:  # transformers, PEFT, safetensors, a disk: each has exceptions of its own
+            crowded = full_disk(error, places=[directory, *_local(out)])
+            raise ValueError(_not_written(context, crowded or f"{type(error).__name__}: {error}", full=full)) from error
+        out.write_text("model/README.md", _card(context, figures=figures, adapter=False))
         if config.training.push_to:
-            push(config, merged if full else checkpoint / WEIGHTS, card=card(adapter=not full))
+            card = _card(context, figures=figures, adapter=not full)
+            push(config, merged if full else checkpoint / WEIGHTS, card=card)
 
 
-def _save_model(config: RunConfig, weights: Path, *, target: Path, full: bool) -> None:
+def _local(out: Directory) -> list[str]:
+    return [out.path()] if isinstance(out.filesystem, fs.LocalFileSystem) else []
+
+
+def _not_written(context: Context, reason: str, *, full: bool) -> str:
+    kept = f"its last checkpoint lies in {context.out.path('ray_train')}"
+    if not full:
+        kept = f"its adapter lies in {context.out.path('adapter')}"
+    return (
+        f"the training is finished and {kept}, but the model could not be written to {context.out.path('model')}: "
+        f"{reason}\nMend that (the model directory is {context.config.model.path}) and run the "
+        f"same command again: nothing is trained again"
+    )
+
+
+def _card(context: Context, *, figures: Mapping[str, Any], adapter: bool) -> str:
+    data = {name: stage.fingerprint for name, stage in context.upstream.items()}
+    card = partial(model_card, context.config, data=data, figures=figures, fingerprint=context.out.fingerprint)
+    return card(adapter=adapter)
+
+
+def save_result(config: RunConfig, weights: Path, *, target: Path, full: bool) -> None:
     """The base with all adapters, or under tuning=full the trained model itself, in `model.dtype`."""
-    base = resolve_path(config.model.path)
     own = [resolve_path(config.model.adapter)] if config.model.adapter else []
     save_merged(
-        str(weights) if full else base,
+        model_path(config.model),
         adapters=[] if full else [*own, str(weights)],
         target=target,
-        dtype=config.model.dtype,
-        trust_remote_code=config.model.trust_remote_code,
-        tokenizer=base,
+        model=config.model,
+        weights=str(weights) if full else None,
     )
 
 
@@ -73,31 +130,54 @@ def hub_token(config: RunConfig) -> str:
     return token
 
 
+def check_hub(config: RunConfig, *, card: str) -> None:
+    """Raise ValueError, before anything is trained, if the hub would not take the repository, our token or the card.
+
+    The repository is made here, private, where there is none: nothing else shows that it may be.
+    """
+    from huggingface_hub import HfApi, RepoCard
+
+    token, target = hub_token(config), str(config.training.push_to)
+    with _quoted(config, token=token, when="nothing is trained yet"):
+        api = HfApi(token=token)
+        api.create_repo(target, private=True, exist_ok=True)
+        api.auth_check(target, write=True)
+        RepoCard(card, ignore_metadata_errors=False).validate(repo_type="model")
+
+
 def push(config: RunConfig, directory: Path, *, card: str) -> None:
     """Commit the files of `directory` and the card to `training.push_to`, private when it is new.
 
     Raises ValueError without a token, or with the hub's reason (never with the token) where it refuses.
     """
     from huggingface_hub import CommitOperationAdd, HfApi
-    from huggingface_hub.errors import HfHubHTTPError
 
     token, target = hub_token(config), str(config.training.push_to)
     contents = _for_others(directory, config=config) | {"README.md": card.encode()}
     operations = [CommitOperationAdd(name, content) for name, content in contents.items()]
     api = HfApi(token=token)
+    with _quoted(config, token=token, when="the training is finished"):
+        repository = api.create_repo(target, private=True, exist_ok=True).repo_id
+        api.create_commit(repository, operations, commit_message="Trained with mralign")
+    log.info("pushed to %s", repository)
+
+
+@contextmanager
+def _quoted(config: RunConfig, *, token: str, when: str) -> Iterator[None]:
+    """Turn what the hub's library raises into a ValueError that quotes it without the token."""
+    from huggingface_hub.errors import HfHubHTTPError
+
     of_its_http_library = HfHubHTTPError.__bases__
     refused: Any = (OSError, RuntimeError, ValueError, *of_its_http_library)
     try:
-        repository = api.create_repo(target, private=True, exist_ok=True).repo_id
-        api.create_commit(repository, operations, commit_message="Trained with mralign")
+        yield
     except refused as error:
         cause = f" {error.__cause__}" if isinstance(error, RuntimeError) else ""  # why a file could not be uploaded
         reason = f"{error}{cause}".replace(token, "<token>")
         raise ValueError(
-            f"the training is finished, but the hub did not take it as training.push_to={target}: {reason}\nMend that "
+            f"{when}, but the hub did not take it as training.push_to={config.training.push_to}: {reason}\nMend that "
             f"and run the same command again, or leave training.push_to out"
         ) from None
-    log.info("pushed to %s", repository)
 
 
 def _for_others(directory: Path, *, config: RunConfig) -> dict[str, Any]:

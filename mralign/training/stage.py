@@ -16,8 +16,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from mralign.config import Model, RunConfig, Training, resolve_path
+from mralign.config import Model, RunConfig, Training
 from mralign.config.learning import check_datasets, chosen_datasets, dataset_matters
+from mralign.disk import full_disk
+from mralign.engines.model_files import load_tokenizer, model_path
 from mralign.placement import DEALING, Fault, NotInstalled, Workers, bundle, pool_arguments
 from mralign.rejects import Reject
 from mralign.schema import ANNOTATIONS, EXAMPLES, MATCHED_LOGPS, PAIR_SUMS, REFERENCE
@@ -25,15 +27,17 @@ from mralign.stage import Context, Outcome, Stage, log, map_parts, progress, run
 from mralign.store import StageDir, absolute, part_name
 from mralign.training.annotated import ANNOTATED, Annotated
 from mralign.training.checkpoint import read_state
+from mralign.training.checkpoints import RAY_TRAIN, local_places, tidy
 from mralign.training.engine import missing_device, prepare_process
 from mralign.training.examples import example_row, of_datasets, segment_steps, too_long
-from mralign.training.export import export, hub_token
+from mralign.training.export import export, hub_token, keep_trained, trained_before
 from mralign.training.guards import TrainingStopped, class_balance
 from mralign.training.index import index_rows, read_index, write_index
 from mralign.training.objectives import find, source_digest
 from mralign.training.objectives.objective import Objective
 from mralign.training.policy import base_policy
 from mralign.training.reference import Block, blocks, computed, model_mark, score_block, shelf_dir
+from mralign.training.rehearsal import lacking_room, rehearse
 from mralign.training.sources import Sources, check_shelf, local_model
 from mralign.training.tokens import token_offsets, token_steps
 from mralign.training.worker import Board, train_worker
@@ -49,9 +53,7 @@ def objective(config: RunConfig) -> Objective:
 def _example_rows(
     annotated: pa.Table, *, model: Model, max_length: int, datasets: Sequence[str] = ()
 ) -> tuple[pa.Table, list[Reject]]:
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(resolve_path(model.path), trust_remote_code=model.trust_remote_code)
+    tokenizer = load_tokenizer(model_path(model), model=model)
     rows, rejects = [], []
     for row in of_datasets(annotated, datasets=datasets).to_pylist():
         reject = too_long(row, max_length=max_length)
@@ -186,7 +188,19 @@ def show_progress(board: Any, *, stop: threading.Event) -> None:
 
 
 def _train(context: Context) -> Outcome:
+    """Train, unless that is finished already, and write what comes of it."""
+    with trained_before(context.out) as found:
+        if found is not None:
+            log.info("training: finished before; its adapter is kept, what is missing is written")
+            checkpoint, figures = found
+            export(context, checkpoint, figures=figures)
+            return Outcome(figures["examples"], figures["examples"], figures)
+    return _train_anew(context)
+
+
+def _train_anew(context: Context) -> Outcome:
     import ray
+    import ray.train
 
     config = context.config
     wanted = objective(config)
@@ -204,22 +218,36 @@ def _train(context: Context) -> Outcome:
     if warning:
         log.warning("%s", warning)
     check_shelf(sources)
-    board = ray.remote(Board).options(num_cpus=0).remote()
+    rehearse(
+        config,
+        figures={"workers": config.training.workers, "class_balance": warning},
+        fingerprint=context.out.fingerprint,
+    )
+    board: Any = ray.remote(Board).options(num_cpus=0).remote()
     stop = threading.Event()
     shown = threading.Thread(target=show_progress, args=(board,), kwargs={"stop": stop}, daemon=True)
     shown.start()
+    tidy(context.out)
     try:
         result = _fit(context, sources=sources, board=board)
+    except ray.train.TrainingFailedError as error:
+        reason = ray.get(board.stopped.remote()) or full_disk(error, places=local_places(context.out))
+        if not reason:
+            raise
+        tidy(context.out)
+        raise TrainingStopped(reason) from error
     finally:
         stop.set()
         shown.join(timeout=5)
     if result.return_value is not None:
+        tidy(context.out)
         raise TrainingStopped(result.return_value)
     assert result.checkpoint is not None
     with result.checkpoint.as_directory() as directory:
         state, workers = read_state(Path(directory))
         figures = {"steps": state.step, "workers": workers, "optimizer_began_anew_after": state.reset}
-        figures |= {"last": state.history[-1], "class_balance": warning}
+        figures |= {"last": state.history[-1], "class_balance": warning, "examples": len(sides)}
+        keep_trained(context, Path(directory), figures=figures, place=result.checkpoint.path)
         export(context, Path(directory), figures=figures)
     return Outcome(len(sides), len(sides), figures)
 
@@ -248,7 +276,7 @@ def _fit(context: Context, *, sources: Sources, board: Any) -> Any:
         torch_config=TorchConfig(backend="nccl" if config.gpu else "gloo"),
         scaling_config=scaling(config),
         run_config=ray.train.RunConfig(
-            name="ray_train",
+            name=RAY_TRAIN,
             storage_path=context.out.path(),
             storage_filesystem=context.out.filesystem,
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
@@ -379,6 +407,7 @@ def training_stage(wanted: Objective) -> Stage:
         upstream=("examples", *extra),
         inputs=lambda config: config.model.inputs(),
         check=_check,
+        lacks=lacking_room,
         workers=lambda config: (_training_workers(config.training),),
         faults=_faults,
         version=2,

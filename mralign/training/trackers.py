@@ -93,7 +93,7 @@ def _lost(name: str) -> tuple[type[Exception], ...]:
         from mlflow import MlflowException
 
         return MlflowException, OSError
-    return ()
+    return (OSError,)  # of the disk that TensorBoard's files go to
 
 
 def _tensorboard(out: StageDir, told: dict[str, Any]) -> Tracker:
@@ -115,7 +115,7 @@ def _tensorboard(out: StageDir, told: dict[str, Any]) -> Tracker:
             out.write_bytes(f"tensorboard/events.out.tfevents.{rows[0][0]:010d}", events.read_bytes())
         rows.clear()
 
-    return Tracker("tensorboard", rows.append, flush=flush, close=flush)
+    return Tracker("tensorboard", rows.append, flush=flush, close=flush, lost=_lost("tensorboard"))
 
 
 def _wandb(out: StageDir, told: dict[str, Any]) -> Tracker:

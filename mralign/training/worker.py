@@ -7,12 +7,17 @@ Settings of the stage enter on every worker; checkpoints, metrics and progress l
 from __future__ import annotations
 
 import json
-import tempfile
+import shutil
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from pyarrow import fs
+
+from mralign.disk import DiskFull, free, full_disk, no_room, own_temporary_directory
+from mralign.store import Directory
 from mralign.training.begin import begin
 from mralign.training.checkpoint import State, save_checkpoint
 from mralign.training.engine import World, prepare_process
@@ -28,12 +33,20 @@ class Board:
 
     def __init__(self) -> None:
         self.row: dict[str, float] = {}
+        self.reason = ""
 
     def write(self, row: dict[str, float]) -> None:
         self.row = row
 
     def read(self) -> dict[str, float]:
         return self.row
+
+    def stop(self, reason: str) -> None:
+        """Say why another try would end as this one."""
+        self.reason = reason
+
+    def stopped(self) -> str:
+        return self.reason
 
 
 def train_worker(settings: dict[str, Any]) -> str | None:
@@ -51,6 +64,9 @@ def _train_worker(given: dict[str, Any]) -> None:
     import ray
     import ray.train
 
+    before = ray.get(given["board"].stopped.remote())
+    if before:  # another worker has said so: all of this try end alike
+        raise TrainingStopped(before)
     sources: Sources = given["sources"]
     settings = sources.settings
     prepare_process(settings)
@@ -68,13 +84,14 @@ def _train_worker(given: dict[str, Any]) -> None:
             trackers.log(row)
 
     def save(current: State) -> None:
-        with tempfile.TemporaryDirectory() as directory:
+        with temporary_checkpoint() as directory, stops_when_full(given, directory=directory, alone=world.size == 1):
             save_checkpoint(engine, current, Path(directory), world=world)
             if current.step == len(task.plan):
                 write_probe(engine, task, world=world, directory=Path(directory))
             if world.rank == 0:
                 given["out"].write_text("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in current.history))
             trackers.flush()
+            check_room(given["out"], directory=directory)
             kept = ray.train.Checkpoint.from_directory(directory)
             ray.train.report(dict(current.history[-1]) if current.history else {}, checkpoint=kept)
 
@@ -85,3 +102,49 @@ def _train_worker(given: dict[str, Any]) -> None:
         train(engine, task, world=world, state=state, save=save, log=show)
     finally:
         trackers.close()  # a training that is stopped keeps its curves up to there
+
+
+_MARGIN = 8 * 2**20  # bytes beside a checkpoint: what Ray Train and the trackers note at the same time
+
+
+@contextmanager
+def temporary_checkpoint() -> Iterator[str]:
+    """A directory of this process for one checkpoint; those of workers that were killed while writing are removed."""
+    directory = own_temporary_directory("checkpoint")
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def check_room(out: Directory, *, directory: str) -> None:
+    """Raise DiskFull if the checkpoint in `directory` does not fit where the run lives: a copy that breaks off would
+    leave half a checkpoint behind."""
+    if not isinstance(out.filesystem, fs.LocalFileSystem):
+        return
+    size = sum(file.stat().st_size for file in Path(directory).rglob("*") if file.is_file())
+    if free(out.path()) < size + _MARGIN:
+        raise DiskFull(no_room(out.path(), size=size))
+
+
+@contextmanager
+def stops_when_full(given: dict[str, Any], *, directory: str, alone: bool) -> Iterator[None]:
+    """Make a full disk the end of the training, with its reason, and no failure to be tried again.
+
+    One worker of several raises what it got, so that Ray ends the others, which wait for it; the next try reads the
+    reason on the board.
+    """
+    import ray
+
+    try:
+        yield
+    except Exception as error:
+        out = given["out"]
+        local = [out.path()] if isinstance(out.filesystem, fs.LocalFileSystem) else []
+        reason = full_disk(error, places=[directory, *local])
+        if reason is None:
+            raise
+        if alone:
+            raise TrainingStopped(reason) from error
+        ray.get(given["board"].stop.remote(reason))
+        raise

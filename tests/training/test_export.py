@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import replace
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -15,37 +15,26 @@ import torch
 import yaml
 from loopback_hub import Hub
 from peft import LoraConfig, PeftModel, get_peft_model
-from tiny_policy import VOCABULARY, make_task, save_model, settings
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from tiny_export import (
+    FIGURES,
+    TOKEN,
+    base,
+    checkpoint_of,
+    configured,
+    context,
+    largest_difference,
+    load,
+    online,
+    stir,
+    task,
+)
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from mralign.config import Model, RunConfig
-from mralign.stage import Context
-from mralign.store import StageDir
 from mralign.training.card import model_card, on_hub, shown
 from mralign.training.checkpoint import WEIGHTS
-from mralign.training.engine import World
-from mralign.training.export import export, push
-from mralign.training.policy import build_policy
-from mralign.training.probe import write_probe
+from mralign.training.export import export, keep_trained, push
 
-TOKEN = "hf_thisIsTheSecretOfTheTest"
-FIGURES = {
-    "steps": 42,
-    "workers": 3,
-    "optimizer_began_anew_after": [],
-    "class_balance": None,
-    "last": {"loss": 0.4321, "margin": 1.5, "z0": 0.25, "learning_rate": 1e-6, "seconds": 9.0},
-}
-
-
-def configured(model="Qwen/Qwen3-8B", *, adapter=None, **training):
-    return RunConfig(
-        questions={"train": [{"name": "q", "path": "/private/questions.jsonl"}]},
-        http={"base_url": "https://endpoint.example/v1", "key_env": "MY_KEY"},
-        model={"path": str(model), "adapter": adapter, "dtype": "float32"},
-        training=settings(**training),
-    )
+__all__ = ["base", "online", "task"]  # fixtures
 
 
 def card(config, **changes):
@@ -82,6 +71,9 @@ def test_the_card_tells_what_makes_a_training_less_than_it_seems():
     balance = "class balance: 100 positive and 0 negative examples"
     text = card(configured(), figures={**FIGURES, "optimizer_began_anew_after": [20, 35], "class_balance": balance})
     assert "The optimizer began anew after step 20, 35." in text
+    dated = configured()
+    dated = dated.model_copy(update={"model": dated.model.model_copy(update={"template_date": date(2026, 3, 2)})})
+    assert "all prompts said 2026-03-02." in card(dated) and "all prompts said" not in text
     assert f"Note: {balance}." in text
 
 
@@ -111,20 +103,6 @@ def test_the_card_of_a_whole_model_is_for_transformers():
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    """The tiny model with a tokenizer of one word a token."""
-    directory = tmp_path_factory.mktemp("base") / "tiny-base"
-    save_model(directory)
-    words = {"<end>": 0, "<pad>": 1} | {f"t{n}": n for n in range(2, VOCABULARY)}
-    whole = Tokenizer(models.WordLevel(words, unk_token="t2"))
-    whole.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=whole, eos_token="<end>", pad_token="<pad>")
-    tokenizer.chat_template = "{{ messages[0].content }}"
-    tokenizer.save_pretrained(directory)
-    return directory
-
-
-@pytest.fixture(scope="module")
 def first_adapter(base, tmp_path_factory):
     """An adapter of its own on the base, as `model.adapter` names one."""
     directory = tmp_path_factory.mktemp("first") / "first"
@@ -135,60 +113,13 @@ def first_adapter(base, tmp_path_factory):
     return str(directory)
 
 
-@pytest.fixture(scope="module")
-def task(base, tmp_path_factory):
-    return make_task(tmp_path_factory.mktemp("task"), base)
-
-
-def stir(model, *, seed):
-    """What a training does to a policy, at once."""
-    torch.manual_seed(seed)
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            with torch.no_grad():
-                parameter.add_(torch.randn_like(parameter), alpha=0.05)
-
-
-def checkpoint_of(task, directory, *, base, adapter=None, tuning="lora"):
-    """What `save` in training/stage.py leaves of a trained policy, as far as an export reads it."""
-    directory.mkdir()
-    chosen = settings(tuning=tuning)
-    policy = build_policy(Model(path=str(base), adapter=adapter, dtype="float32"), chosen, seed=3)
-    stir(policy, seed=11)
-    policy.model.save_pretrained(directory / WEIGHTS)
-    write_probe(policy, replace(task, settings=chosen), world=World(), directory=directory)
-    return directory
-
-
-def context(home, config):
-    upstream = {name: StageDir(f"{home}/{name}/ff", stage=name, fingerprint=f"{name}-mark") for name in ("examples",)}
-    return Context(config, StageDir(f"{home}/training/cc33", stage="training", fingerprint="cc33"), upstream)
-
-
 def exported(home, task, *, base, adapter=None, tuning="lora", **training):
     config = configured(base, adapter=adapter, tuning=tuning, **training)
     checkpoint = checkpoint_of(task, home / "checkpoint", base=base, adapter=adapter, tuning=tuning)
     given = context(home, config)
+    keep_trained(given, checkpoint, figures=FIGURES, place=str(checkpoint))
     export(given, checkpoint, figures=FIGURES)
     return Path(given.out.path())
-
-
-def logps(model, row):
-    """log p of each completion token by transformers alone."""
-    ids = torch.tensor([row["prompt_ids"] + row["completion_ids"]])
-    with torch.no_grad():
-        scores = model(ids).logits.log_softmax(dim=-1)[0]
-    place = len(row["prompt_ids"])
-    return scores[place - 1 : -1].gather(1, ids[0, place:, None])[:, 0]
-
-
-def largest_difference(model, rows, *, of="logps"):
-    model.eval()
-    return max((logps(model, row) - torch.tensor(row[of])).abs().max().item() for row in rows)
-
-
-def load(directory):
-    return AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
 
 
 @pytest.mark.parametrize("tuning", ["lora", "dora"])
@@ -204,7 +135,7 @@ def test_adapter_and_merged_model_say_what_the_trained_policy_said(tmp_path, tas
 
 def test_an_export_leaves_all_that_is_needed_and_a_card_of_ours(tmp_path, task, base):
     out = exported(tmp_path, task, base=base)
-    assert sorted(path.name for path in out.iterdir()) == ["adapter", "model", "probe.json"]
+    assert sorted(path.name for path in out.iterdir()) == ["adapter", "model", "probe.json", "trained.json"]
     assert sorted(path.name for path in (out / "adapter").iterdir()) == [
         "README.md",
         "adapter_config.json",
@@ -235,26 +166,11 @@ def test_an_adapter_on_top_of_another_is_merged_after_it(tmp_path, task, base, f
 
 def test_a_model_trained_whole_leaves_no_adapter(tmp_path, task, base):
     out = exported(tmp_path, task, base=base, tuning="full")
-    assert sorted(path.name for path in out.iterdir()) == ["model", "probe.json"]
+    assert sorted(path.name for path in out.iterdir()) == ["model", "probe.json", "trained.json"]
     rows = json.loads((out / "probe.json").read_text())
     assert largest_difference(load(out / "model"), rows) <= 1e-5
     assert largest_difference(load(base), rows) > 0.05
     assert AutoTokenizer.from_pretrained(out / "model")("t5").input_ids == [5]
-
-
-@pytest.fixture
-def online(monkeypatch, tmp_path):
-    """`online(hub)`: this process's huggingface_hub talks to it."""
-    from huggingface_hub import constants
-
-    def connect(hub):
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
-        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-        monkeypatch.setenv("MY_HUB_TOKEN", TOKEN)
-
-    return connect
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from tensorboardX.crc32c import crc32c
 from tensorboardX.proto.event_pb2 import Event
 
 from mralign.config import RunConfig, Training
+from mralign.disk import DiskFull
 from mralign.store import StageDir
 from mralign.training.trackers import Trackers
 
@@ -321,3 +322,16 @@ def test_mlflow_that_dies_does_not_end_the_training(tmp_path, mlflow, monkeypatc
             trackers.flush()
         trackers.close()
     assert [r.getMessage()[:33] for r in caplog.records if r.name == "mralign"] == ["training goes on without mlflow ("]
+
+
+def test_a_disk_without_room_for_tensorboard_does_not_end_a_training(tmp_path, monkeypatch, caplog):
+    trackers = opened(tmp_path, "tensorboard")
+    trackers.log(row(1))
+
+    def full(self, name, data):
+        raise DiskFull("no space left on the disk of /data")
+
+    monkeypatch.setattr(StageDir, "write_bytes", full)
+    trackers.close()
+    assert trackers.opened == []
+    assert "training goes on without tensorboard" in caplog.text and "/data" in caplog.text

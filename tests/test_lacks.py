@@ -1,0 +1,101 @@
+"""What later stages need is looked for before the first: models, packages, keys, all of it in one message."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from mralign import pipeline
+from mralign.config import load
+from mralign.engines import lacks
+
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT / "jobs")]
+
+import taxonomy  # noqa: E402
+
+LABELLER = "{name: labeller, engine: vllm, model: {path: /nowhere/model}}"
+ENDPOINT = "{name: far, engine: http, http: {base_url: 'https://far.example/v1', key_env: FAR_KEY, model: m}}"
+
+
+def configured(tmp_path, *overrides):
+    return load("miniworld", overrides=[f"run.dir={tmp_path}/run", *overrides], presets_dir=ROOT / "jobs" / "presets")
+
+
+def unexpected(*_, **__):
+    pytest.fail("something was started")
+
+
+def test_all_that_a_plan_refuses_is_told_at_once(tmp_path):
+    config = configured(
+        tmp_path,
+        "model.path=/gone/model",
+        f"annotation.adjudicator={LABELLER}",
+        "evaluation.prompts={other: '{question}'}",
+    )
+    with pytest.raises(ValueError, match=r"^[23] things keep this run from starting:") as caught:
+        pipeline.plan(config)
+    lines = str(caught.value).splitlines()[1:]
+    for said in ("'/gone/model' does not exist", "'/nowhere/model' does not exist", "evaluation.prompts names"):
+        assert sum(said in line for line in lines) == 1, lines
+
+
+def test_one_fault_is_told_as_before(tmp_path):
+    with pytest.raises(ValueError, match=r"^model\.path='/gone/model' does not exist"):
+        pipeline.plan(configured(tmp_path, "model.path=/gone/model"))
+
+
+def test_packages_and_keys_of_later_stages_end_a_run_before_it_starts(tmp_path, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.delenv("FAR_KEY", raising=False)
+    monkeypatch.setattr(lacks, "find_spec", lambda name: None)
+    config = configured(tmp_path, f"annotation.adjudicator={ENDPOINT}")
+    planned = pipeline.plan(config)
+    told = pipeline.describe(config, planned)  # a plan only tells: it may be made on another machine
+    wanted = (
+        "rollouts.engine=vllm asks for engines of vLLM, which is not installed",
+        "the environment variable FAR_KEY",
+    )
+    assert all(f"lacking on this machine: {said}" in told for said in wanted[:1])
+    with pytest.raises(ValueError, match="this machine lacks what later stages need") as caught:
+        pipeline.run(config, planned, start_ray=unexpected)
+    assert all(said in str(caught.value) for said in wanted)
+    assert not (tmp_path / "run").exists()
+
+    monkeypatch.setenv("FAR_KEY", "secret-of-the-test")
+    monkeypatch.setattr(lacks, "find_spec", lambda name: object())
+    assert pipeline.lacking(config, planned) == []
+
+
+@pytest.mark.parametrize(
+    ("url", "key_env", "cluster", "wanted"),
+    [
+        ("https://far.example/v1", "FAR_KEY", "", True),
+        ("https://far.example/v1", "", "", False),  # said to want none
+        ("http://10.0.0.7:8000/v1", "FAR_KEY", "", False),  # a server of one's own
+        ("https://127.0.0.1:8000/v1", "FAR_KEY", "", False),
+        ("https://far.example/v1", "FAR_KEY", "10.0.0.1:6379", False),  # the nodes may have it
+    ],
+)
+def test_a_key_is_looked_for_where_one_must_be(monkeypatch, tmp_path, url, key_env, cluster, wanted):
+    monkeypatch.delenv("FAR_KEY", raising=False)
+    monkeypatch.setenv("RAY_ADDRESS", cluster)
+    http = configured(tmp_path, f"http.base_url={url}", f"http.key_env='{key_env}'").http
+    assert bool(lacks.endpoint_lacks(http, setting="http")) is wanted
+
+
+@pytest.mark.parametrize("fault", ["model", "package", "key"])
+def test_the_labeller_of_a_taxonomy_is_looked_for_before_the_rollouts(tmp_path, monkeypatch, fault):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.delenv("FAR_KEY", raising=False)
+    mine = "{name: labeller, engine: vllm}"
+    labeller = {"model": LABELLER, "package": mine, "key": ENDPOINT}[fault]
+    said = {"model": "'/nowhere/model' does not exist", "package": "vLLM, which is not installed", "key": "FAR_KEY"}
+    if fault == "package":
+        monkeypatch.setattr(lacks, "find_spec", lambda name: None)
+    monkeypatch.setattr("mralign.annotation.discovery_stage.check_embedding", lambda settings: None)
+    monkeypatch.setattr("mralign.annotation.discovery_stage.check_installed", lambda: None)
+    monkeypatch.setattr(taxonomy.pipeline, "run", unexpected)
+    arguments = [f"run.dir={tmp_path}/run", f"discovery.labeller={labeller}"]
+    with pytest.raises(ValueError, match=said[fault]):
+        taxonomy.run(taxonomy._parser().parse_intermixed_args(arguments))
