@@ -107,6 +107,13 @@ class Training(Section):
         description="liger: norms, rotary embedding and gated MLP by Liger's kernels (GPU, liger-kernel).",
         exclude_if=lambda name: name == "torch",
     )
+    rope_length: int | None = Field(
+        None,
+        ge=2,
+        description="Length for which a rotary embedding that depends on the longest sequence (LongRoPE, dynamic NTK) "
+        "is set in every micro-batch: engine.max_model_len, for which the server sets it; null: nothing is set.",
+        exclude_if=lambda length: length is None,
+    )
     beta: float = Field(0.1, gt=0)
     lambda_chosen: float = Field(1.0, gt=0)
     lambda_rejected: float = Field(1.5, gt=0)

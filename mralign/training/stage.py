@@ -21,6 +21,7 @@ from mralign.rejects import Reject
 from mralign.schema import ANNOTATIONS, EXAMPLES, MATCHED_LOGPS, PAIR_SUMS, REFERENCE
 from mralign.stage import Context, Outcome, Stage, log, map_parts, progress, run_tasks
 from mralign.store import StageDir, absolute, part_name
+from mralign.training.agreement import check_policy
 from mralign.training.annotated import ANNOTATED, Annotated
 from mralign.training.checkpoint import read_state
 from mralign.training.engine import prepare_process
@@ -31,6 +32,7 @@ from mralign.training.index import index_rows, read_index, write_index
 from mralign.training.objectives import find, source_digest
 from mralign.training.objectives.objective import Objective
 from mralign.training.policy import base_policy
+from mralign.training.positions import check_positions, local_config, positions_of
 from mralign.training.reference import Block, blocks, computed, model_mark, score_block, shelf_dir
 from mralign.training.sources import Sources, check_shelf, local_model
 from mralign.training.tokens import token_offsets, token_steps
@@ -50,9 +52,11 @@ def _example_rows(
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(resolve_path(model.path), trust_remote_code=model.trust_remote_code)
+    known = local_config(model)
+    positions = None if known is None else positions_of(known)
     rows, rejects = [], []
     for row in of_datasets(annotated, datasets=datasets).to_pylist():
-        reject = too_long(row, max_length=max_length)
+        reject = too_long(row, max_length=max_length, positions=positions)
         if reject:
             rejects.append(reject)
             continue
@@ -99,15 +103,24 @@ def _decided(source: StageDir, part: str, *, datasets: Sequence[str]) -> int:
 
 
 class ReferenceScorer:
-    """A Ray Data actor: the base model in the training dtype. It puts each block that is not there on the shelf."""
+    """A Ray Data actor: the base model in the training dtype. It puts each block that is not there on the shelf.
+
+    A model that must not be trained so is a reason in the result, no exception: Ray would only start the actor again.
+    """
 
     def __init__(self, *, sources: Sources, shelf: StageDir) -> None:
-        self.task, self.shelf = sources.load(), shelf
+        self.task, self.shelf, self.refused = sources.load(), shelf, ""
         settings = self.task.settings
         prepare_process(settings)
-        self.policy = base_policy(self.task.model, settings)
+        try:
+            self.policy = base_policy(self.task.model, settings)
+            check_policy(self.policy, self.task)
+        except ValueError as error:
+            self.refused = str(error)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
+        if self.refused:
+            return pa.table({"blocks": [0], "refused": [self.refused]})
         for row in batch.to_pylist():
             block = Block(**row)
             if not self.shelf.exists(block.address):
@@ -115,7 +128,7 @@ class ReferenceScorer:
                 found = score_block(self.policy, block, reader=task.reader, plan=task.plan, settings=task.settings)
                 schema = MATCHED_LOGPS if block.kind == "matched" else PAIR_SUMS
                 self.shelf.commit(block.address, found, schema=schema)
-        return pa.table({"blocks": [batch.num_rows]})
+        return pa.table({"blocks": [batch.num_rows], "refused": [""]})
 
 
 def _reference(context: Context) -> Outcome:
@@ -139,7 +152,7 @@ def _reference(context: Context) -> Outcome:
 
 
 def _score(missing: Sequence[Block], *, sources: Sources, shelf: StageDir) -> Iterator[int]:
-    """One item a block that has been put on the shelf."""
+    """One item a block that has been put on the shelf. Raises ValueError for a model that must not be trained so."""
     import ray
 
     if not missing:
@@ -157,6 +170,9 @@ def _score(missing: Sequence[Block], *, sources: Sources, shelf: StageDir) -> It
     )
     scored: Any = dataset.iter_batches(batch_size=None, batch_format="pyarrow")
     for batch in scored:
+        refused = "".join(batch.column("refused").to_pylist()[:1])
+        if refused:
+            raise ValueError(f"model {sources.model.path} cannot be trained as it is configured: {refused}")
         yield from batch.column("blocks").to_pylist()
 
 
@@ -314,7 +330,8 @@ def _reference_matters(config: RunConfig) -> object:
 
 
 def _check(config: RunConfig) -> None:
-    """Raise ValueError for what this machine's packages cannot do, and for a missing token."""
+    """Raise ValueError for what this machine's packages cannot do, for a missing token, and for what the model's
+    configuration forbids."""
     from importlib.util import find_spec
 
     training = config.training
@@ -329,6 +346,7 @@ def _check(config: RunConfig) -> None:
         raise ValueError(f"{needs}, not installed here: pip install {' '.join(missing.values())}, or leave that out")
     if config.training.push_to:
         hub_token(config)
+    check_positions(config)
 
 
 EXAMPLES_STAGE = Stage(
@@ -338,7 +356,7 @@ EXAMPLES_STAGE = Stage(
     upstream=("candidates", "annotation"),
     inputs=lambda config: config.model.inputs(),
     check=check_datasets,
-    version=2,
+    version=3,
 )
 
 REFERENCE_STAGE = Stage(
@@ -347,7 +365,8 @@ REFERENCE_STAGE = Stage(
     matters=_reference_matters,
     upstream=("examples",),
     inputs=lambda config: config.model.inputs(),
-    version=2,
+    check=check_positions,
+    version=3,
 )
 
 

@@ -1,0 +1,221 @@
+"""Before anything rests on a log-probability: are they the model's own?
+
+A policy and a few real examples enter; nothing leaves, or why the policy must not be used: its log-probabilities are
+not those of the model's own logits, or those of a sequence depend on the sequences beside it. Both are found by
+computing them in the trainer's dtype and layout, so a family of models need not be known to be refused.
+
+Axes: N completion tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mralign.config import Training
+from mralign.training.batches import Micro, Pair, layout, packs
+from mralign.training.loop import Task
+from mralign.training.positions import positions_of
+
+_EXAMPLES = 4
+_PROMPT, _COMPLETION = 48, 64  # tokens of each: full logits of a whole sequence would fill the memory
+
+# Mean and largest difference of a token that rounding explains. Two passes of one sequence in other shapes add their
+# products in another order; the error grows with depth and with the size of the logits. SmolLM2-135M: mean 9e-6 in
+# float32; in bfloat16, whose logits between 16 and 32 are 0.125 apart, mean 0.009 and largest 0.24.
+_ALLOWED = {"float32": (2e-4, 2e-2), "bfloat16": (0.05, 2.0)}
+_ABOVE_NOISE = 4.0
+
+Run = Callable[..., Tensor]  # a policy or its engine: (micro, own=False) -> logp_N
+
+
+def check_policy(run: Any, task: Task, *, own_only: bool = False) -> None:
+    """Raise ValueError for a policy whose log-probabilities are not the model's own, or depend on the micro-batch.
+
+    `run` is the policy or DeepSpeed's engine around it; it is left in the mode, training or not, that it came in. All
+    ranks call this alike. `own_only` leaves out the micro-batch, where the reference was made by the same code.
+    """
+    was_training = run.training
+    run.eval()
+    try:
+        with torch.no_grad():
+            pairs = [_few_tokens(pair) for pair in _first_pairs(task)]
+            check_own(run, pairs, settings=task.settings)
+            if not own_only:
+                check_longest(run, pairs, task=task)
+    finally:
+        run.train(was_training)
+
+
+def check_own(run: Run, pairs: Sequence[Pair], *, settings: Training) -> None:
+    """Raise ValueError where log-probabilities of `pairs` differ from those of the model's own logits by more than
+    rounding explains."""
+    build = layout(settings)
+    own_N = torch.cat([run(build([pair]), own=True) for pair in pairs])
+    alone_N = torch.cat([run(build([pair])) for pair in pairs])
+    together_N = run(build(pairs))
+    ways = {
+        "of each sequence alone": (alone_N, "the way from hidden states to logits is not the model's"),
+        f"of {len(pairs)} sequences {_layout_name(settings)} together": (together_N, _LAYOUT_ADVICE),
+    }
+    for where, (found_N, why) in ways.items():
+        off = found_N.double() - own_N.double()
+        if _exceeds(off, settings):
+            raise ValueError(
+                f"the log-probabilities that training computes {where} are not those of the model's own logits: they "
+                f"{_told(off, settings)}; {why}"
+            )
+
+
+_LAYOUT_ADVICE = (
+    "sequences see each other in this layout, or not all of themselves; give training.attention=sdpa (or eager) with "
+    "training.packing=off"
+)
+
+
+def check_longest(run: Run, pairs: Sequence[Pair], *, task: Task) -> None:
+    """Raise ValueError where the log-probabilities of a short sequence depend on the longest one of its micro-batch.
+
+    Rotary embeddings such as LongRoPE and dynamic NTK switch by the longest position. Two passes of one shape, in
+    which only the position of a last token differs that no other sees, show it to the last bit in any dtype. What is
+    hidden from that (a model that looks at the size of its input) shows beside a real long sequence, up to rounding.
+    """
+    pair = min(pairs, key=lambda pair: len(pair[0]) + len(pair[1]))
+    longest = longest_bound(task)
+    limit = positions_of(getattr(run, "module", run).causal.config)
+    if limit is not None and longest > limit:
+        longest = longest_planned(task)
+        check_fits(longest, task=task, limit=limit)
+    if depends_on_position(run, pair, longest=longest, settings=task.settings):
+        longest = longest_planned(task)  # no longer than the bound, and slower to find
+        if depends_on_position(run, pair, longest=longest, settings=task.settings):
+            raise ValueError(
+                f"the log-probabilities of a sequence of {len(pair[0]) + len(pair[1])} tokens change when another of "
+                f"{longest} tokens (the longest of this training, mismatched pairs included) is in its micro-batch: "
+                f"the rotary embedding of this model depends on the longest position. {ROPE_ADVICE}"
+            )
+    off = _beside(run, pair, longest=longest_example(task), settings=task.settings)
+    if _exceeds(off, task.settings):
+        raise ValueError(
+            f"the log-probabilities of a sequence {_told(off, task.settings)} when it lies in a micro-batch with the "
+            f"longest one; such a model cannot be trained in micro-batches of several lengths"
+        )
+
+
+def check_fits(longest: int, *, task: Task, limit: int) -> None:
+    """Raise ValueError where the model has positions for `limit` tokens and a sequence of the plan has more."""
+    if longest <= limit:
+        return
+    index = task.reader.index
+    example = int((index.prompt_tokens_N + index.completion_tokens_N).max())
+    kind = "an example" if example == longest else "a mismatched pair (one's prompt, another's completion)"
+    raise ValueError(
+        f"{kind} has {longest} tokens, but the model has positions for {limit}; give examples.max_length="
+        f"{max(2, example - (longest - limit))} or less (now the longest example has {example} tokens)"
+    )
+
+
+ROPE_ADVICE = (
+    "Either keep everything short: engine.max_model_len and examples.max_length at most the original length; or give "
+    "training.rope_length the length for which the embedding is set in every micro-batch: engine.max_model_len, for "
+    "which the server sets it"
+)
+
+
+def depends_on_position(run: Run, pair: Pair, *, longest: int, settings: Training) -> bool:
+    """Whether the tokens of `pair` change with the position, below `longest`, of one token after all of them."""
+    tokens = len(pair[0]) + len(pair[1])
+    near, far = tokens + 1, longest - 1
+    if far <= near:
+        return False
+    once = run(_with_token_at(pair, near, settings=settings))
+    other = run(_with_token_at(pair, far, settings=settings))
+    again = run(_with_token_at(pair, near, settings=settings))
+    noise = float((once - again).abs().max())  # of kernels that add in no fixed order
+    return float((other - once).abs().max()) > _ABOVE_NOISE * noise
+
+
+def _with_token_at(pair: Pair, position: int, *, settings: Training) -> Micro:
+    """The pair in one row with explicit positions, and after it token 0 at `position`, where no completion is."""
+    micro = layout(settings)([pair])
+    tokens = micro.ids_BS.shape[1]
+    ids_BS = torch.nn.functional.pad(micro.ids_BS, (0, 1))
+    positions_BS = torch.tensor([[*range(tokens), position]])
+    ends = None if micro.ends_B1 is None else torch.tensor([0, tokens, tokens + 1], dtype=torch.int32)
+    return replace(micro, ids_BS=ids_BS, positions_BS=positions_BS, ends_B1=ends)
+
+
+def _beside(run: Run, pair: Pair, *, longest: Pair, settings: Training) -> Tensor:
+    """How far the log-probabilities of `pair` move in a micro-batch with `longest`, (N,) fp64."""
+    build = layout(settings)
+    alone_N = run(build([pair]))
+    if packs(settings):
+        beside_N = run(build([pair, longest]))[: len(alone_N)]
+    else:  # padded to that length; its row would take the memory once more
+        micro = build([pair])
+        missing = len(longest[0]) + len(longest[1]) - micro.ids_BS.shape[1]
+        beside_N = run(replace(micro, ids_BS=torch.nn.functional.pad(micro.ids_BS, (0, max(0, missing)))))
+    return beside_N.double() - alone_N.double()
+
+
+def longest_bound(task: Task) -> int:
+    """Tokens that no sequence of the plan exceeds, found without looking at its pairs."""
+    index = task.reader.index
+    if not task.objective.pairs or task.plan.pairs == "none":
+        return int((index.prompt_tokens_N + index.completion_tokens_N).max())
+    return int(index.prompt_tokens_N.max()) + int(index.completion_tokens_N.max())
+
+
+def longest_planned(task: Task) -> int:
+    """Tokens of the longest sequence of the plan, mismatched pairs included."""
+    index = task.reader.index
+    longest = int((index.prompt_tokens_N + index.completion_tokens_N).max())
+    for step in range(len(task.plan)):
+        batch = task.plan.batch(step)
+        has = batch.partners >= 0
+        if has.any():
+            prompts, completions = index.prompt_tokens_N[batch.examples[has]], index.completion_tokens_N
+            longest = max(longest, int((prompts + completions[batch.partners[has]]).max()))
+    return longest
+
+
+def longest_example(task: Task) -> Pair:
+    """The longest example of the index."""
+    index = task.reader.index
+    place = int(np.argmax(index.prompt_tokens_N + index.completion_tokens_N))
+    (example,) = task.reader.fetch([place])
+    return example.prompt_ids, example.completion_ids
+
+
+def _first_pairs(task: Task) -> list[Pair]:
+    places = np.sort(task.plan.batch(0).examples)[:_EXAMPLES]
+    return [(example.prompt_ids, example.completion_ids) for example in task.reader.fetch(places)]
+
+
+def _few_tokens(pair: Pair) -> Pair:
+    """The end of the prompt and the beginning of the completion."""
+    return pair[0][-_PROMPT:], pair[1][:_COMPLETION]
+
+
+def _layout_name(settings: Training) -> str:
+    return "packed" if packs(settings) else "padded"
+
+
+def _exceeds(off_N: Tensor, settings: Training) -> bool:
+    mean, largest = _ALLOWED[settings.dtype]
+    inside = off_N.abs().mean() <= mean and off_N.abs().max() <= largest
+    return not bool(inside)  # a difference that is no number lies not inside
+
+
+def _told(off_N: Tensor, settings: Training) -> str:
+    mean, _ = _ALLOWED[settings.dtype]
+    return (
+        f"differ by {float(off_N.abs().mean()):.2g} a token on average and {float(off_N.abs().max()):.2g} at most "
+        f"({len(off_N)} tokens; rounding in {settings.dtype} explains {mean:g}; training.attention is "
+        f"{settings.attention_used})"
+    )
