@@ -54,6 +54,8 @@ class Stage:
     check: Callable[[RunConfig], None] = lambda config: None  # ValueError for what can be refused before anything runs
     # What a stage that has work will take, for the plan; its upstream is finished.
     forecast: Callable[[Context], str] | None = None
+    # What a stage that has work can say of itself, for the plan, before anything has run.
+    tell: Callable[[RunConfig], Sequence[str]] | None = None
     version: int = 1
 
 

@@ -17,6 +17,7 @@ from mralign.training.attention import register_varlen
 from mralign.training.batches import packs
 from mralign.training.logprobs import TokenLogProbs
 from mralign.training.lora import fuse_lora
+from mralign.training.modules import adapt
 
 
 def load_model(model: Model, settings: Training) -> Any:
@@ -89,18 +90,7 @@ def build_policy(model: Model, settings: Training, *, seed: int, start: Path | N
 
 
 def _adapted(base: Any, settings: Training) -> Any:
-    from peft import LoraConfig, get_peft_model
-
-    lora = settings.lora
-    config = LoraConfig(
-        r=lora.r,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        use_dora=settings.tuning == "dora",
-        target_modules="all-linear",  # the head is left out
-        task_type="CAUSAL_LM",
-    )
-    policy = get_peft_model(base, config)
+    policy = adapt(base, settings)
     if settings.zero_stage < 3:  # ZeRO-3 gathers a layer's weights when the layer is called
         fuse_lora(policy)
     return policy

@@ -29,6 +29,7 @@ from mralign.training.examples import example_row, of_datasets, segment_steps, t
 from mralign.training.export import export, hub_token
 from mralign.training.guards import TrainingStopped, class_balance
 from mralign.training.index import index_rows, read_index, write_index
+from mralign.training.modules import of_run, tell, warning
 from mralign.training.objectives import find, source_digest
 from mralign.training.objectives.objective import Objective
 from mralign.training.policy import base_policy
@@ -347,6 +348,10 @@ def _check(config: RunConfig) -> None:
     if config.training.push_to:
         hub_token(config)
     check_positions(config)
+    found = of_run(config)
+    left_out = None if found is None else warning(found)
+    if left_out:
+        log.warning("%s", left_out)
 
 
 EXAMPLES_STAGE = Stage(
@@ -380,5 +385,6 @@ def training_stage(wanted: Objective) -> Stage:
         upstream=("examples", *extra),
         inputs=lambda config: config.model.inputs(),
         check=_check,
+        tell=tell,
         version=2,
     )
