@@ -33,13 +33,15 @@ NEMOTRON = {
     "moe_intermediate_size": 16,
     "moe_shared_expert_intermediate_size": 16,
 }
-LONGROPE = {
-    "rope_type": "longrope",
-    "rope_theta": 10000.0,
-    "original_max_position_embeddings": 8,
-    "short_factor": [1.0] * 4,
-    "long_factor": [4.0, 8.0, 16.0, 16.0],
-}
+FACTORS = {"short_factor": [1.0] * 4, "long_factor": [4.0, 8.0, 16.0, 16.0]}
+
+
+def longrope(original):
+    """Settings of a Phi-3 that takes its long factors beyond `original` tokens."""
+    rope = {"rope_type": "longrope", "rope_theta": 10000.0, "original_max_position_embeddings": original, **FACTORS}
+    return {"rope_parameters": rope, "original_max_position_embeddings": original}
+
+
 DYNAMIC = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0}
 
 # Families whose logits are their linear head's.
@@ -62,10 +64,16 @@ PLAIN = {
     "gpt2": OLD,
     "gptj": OLD | {"rotary_dim": 4},
     "gpt_neox": BASE,
+    "falcon": {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4},
     "bloom": {"vocab_size": 64, "hidden_size": 32, "n_layer": 2, "n_head": 4},
     "opt": {
-        **{"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "ffn_dim": 48},
-        **{"max_position_embeddings": 128, "word_embed_proj_dim": 16},
+        "vocab_size": 64,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "ffn_dim": 48,
+        "max_position_embeddings": 128,
+        "word_embed_proj_dim": 16,
     },
 }
 # Families that do more than their head.

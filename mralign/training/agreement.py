@@ -30,27 +30,34 @@ _PROMPT, _COMPLETION = 48, 64  # tokens of each: full logits of a whole sequence
 # float32; in bfloat16, whose logits between 16 and 32 are 0.125 apart, mean 0.009 and largest 0.24.
 _ALLOWED = {"float32": (1e-4, 1e-2), "bfloat16": (0.05, 2.0)}
 _ABOVE_NOISE = 4.0
+_OTHER_TOKENS = 16
 
 Run = Callable[..., Tensor]  # a policy or its engine: (micro, own=False) -> logp_N
 
 
-def check_policy(run: Any, task: Task, *, own_only: bool = False) -> None:
+def check_policy(run: Any, task: Task, *, beside: bool = True) -> None:
     """Raise ValueError for a policy whose log-probabilities are not the model's own, or depend on the micro-batch.
 
     `run` is the policy or DeepSpeed's engine around it; it is left in the mode, training or not, that it came in. All
-    ranks call this alike. `own_only` leaves out the micro-batch, where the reference was made by the same code.
+    ranks call this alike. Without `beside` no pass of a whole long sequence is made.
     """
     was_training = run.training
     run.eval()
     try:
         with torch.no_grad():
+            check_fits(task, limit=positions_of(_causal(run).config))
             pairs = [_few_tokens(pair) for pair in _first_pairs(task)]
+            check_rotary(run, pairs, task=task)
             check_own(run, pairs, settings=task.settings)
             check_attention(run, pairs, settings=task.settings)
-            if not own_only:
-                check_longest(run, pairs, task=task)
+            if beside:
+                check_beside(run, pairs, task=task)
     finally:
         run.train(was_training)
+
+
+def _causal(run: Any) -> Any:
+    return getattr(run, "module", run).causal
 
 
 def check_own(run: Run, pairs: Sequence[Pair], *, settings: Training) -> None:
@@ -76,7 +83,7 @@ def check_own(run: Run, pairs: Sequence[Pair], *, settings: Training) -> None:
 def check_attention(run: Any, pairs: Sequence[Pair], *, settings: Training) -> None:
     """Raise ValueError where the attention in use leaves out what the model's own code does (soft caps, sinks, biases
     that an implementation takes no notice of). Models that compute attention by themselves have only one."""
-    causal = getattr(run, "module", run).causal
+    causal = _causal(run)
     used = causal.config._attn_implementation
     if used == "eager" or not type(causal).is_backend_compatible():
         return
@@ -101,28 +108,28 @@ _LAYOUT_ADVICE = (
 )
 
 
-def check_longest(run: Run, pairs: Sequence[Pair], *, task: Task) -> None:
-    """Raise ValueError where the log-probabilities of a short sequence depend on the longest one of its micro-batch.
+def check_rotary(run: Run, pairs: Sequence[Pair], *, task: Task) -> None:
+    """Raise ValueError where the log-probabilities of a short sequence depend on the longest position beside it.
 
-    Rotary embeddings such as LongRoPE and dynamic NTK switch by the longest position. Two passes of one shape, in
-    which only the position of a last token differs that no other sees, show it to the last bit in any dtype. What is
-    hidden from that (a model that looks at the size of its input) shows beside a real long sequence, up to rounding.
+    Rotary embeddings such as LongRoPE and dynamic NTK do. Two passes of one shape, in which only the position of a last
+    token differs that no other token sees, show it to the last bit in any dtype.
     """
-    pair = min(pairs, key=lambda pair: len(pair[0]) + len(pair[1]))
-    longest = longest_bound(task)
-    limit = positions_of(getattr(run, "module", run).causal.config)
-    if limit is not None and longest > limit:
-        longest = longest_planned(task)
-        check_fits(longest, task=task, limit=limit)
+    pair = _shortest(pairs)
+    if not depends_on_position(run, pair, longest=longest_bound(task), settings=task.settings):
+        return
+    longest = longest_planned(task)  # no longer than the bound, and slower to find
     if depends_on_position(run, pair, longest=longest, settings=task.settings):
-        longest = longest_planned(task)  # no longer than the bound, and slower to find
-        if depends_on_position(run, pair, longest=longest, settings=task.settings):
-            raise ValueError(
-                f"the log-probabilities of a sequence of {len(pair[0]) + len(pair[1])} tokens change when another of "
-                f"{longest} tokens (the longest of this training, mismatched pairs included) is in its micro-batch: "
-                f"the rotary embedding of this model depends on the longest position. {ROPE_ADVICE}"
-            )
-    off = _beside(run, pair, longest=longest_example(task), settings=task.settings)
+        raise ValueError(
+            f"the log-probabilities of a sequence of {_tokens(pair)} tokens change when another of {longest} tokens "
+            f"(the longest of this training, mismatched pairs included) is in its micro-batch: the rotary embedding of "
+            f"this model depends on the longest position. {ROPE_ADVICE}"
+        )
+
+
+def check_beside(run: Run, pairs: Sequence[Pair], *, task: Task) -> None:
+    """Raise ValueError where a short sequence beside the longest example has other log-probabilities than alone, by
+    more than rounding explains: a model that looks at the size of its input in a way that positions do not show."""
+    off = _beside(run, _shortest(pairs), longest=longest_example(task), settings=task.settings)
     if _exceeds(off, task.settings):
         raise ValueError(
             f"the log-probabilities of a sequence {_told(off, task.settings)} when it lies in a micro-batch with the "
@@ -130,8 +137,19 @@ def check_longest(run: Run, pairs: Sequence[Pair], *, task: Task) -> None:
         )
 
 
-def check_fits(longest: int, *, task: Task, limit: int) -> None:
+def _shortest(pairs: Sequence[Pair]) -> Pair:
+    return min(pairs, key=_tokens)
+
+
+def _tokens(pair: Pair) -> int:
+    return len(pair[0]) + len(pair[1])
+
+
+def check_fits(task: Task, *, limit: int | None) -> None:
     """Raise ValueError where the model has positions for `limit` tokens and a sequence of the plan has more."""
+    if limit is None or longest_bound(task) <= limit:
+        return
+    longest = longest_planned(task)
     if longest <= limit:
         return
     index = task.reader.index
@@ -151,23 +169,29 @@ ROPE_ADVICE = (
 
 
 def depends_on_position(run: Run, pair: Pair, *, longest: int, settings: Training) -> bool:
-    """Whether the tokens of `pair` change with the position, below `longest`, of one token after all of them."""
-    tokens = len(pair[0]) + len(pair[1])
-    near, far = tokens + 1, longest - 1
+    """Whether the tokens of `pair` change with the position, below `longest`, of one token after all of them.
+
+    In a mixture of experts another last token may go to another expert, whose product then has another shape: what
+    other tokens at the near position change is rounding, and what the far position changes must exceed it.
+    """
+    near, far = _tokens(pair) - 1, longest - 1  # near: the pair's own last position, so that both begin a sequence anew
     if far <= near:
         return False
-    once = run(_with_token_at(pair, near, settings=settings))
-    other = run(_with_token_at(pair, far, settings=settings))
-    again = run(_with_token_at(pair, near, settings=settings))
-    noise = float((once - again).abs().max())  # of kernels that add in no fixed order
-    return float((other - once).abs().max()) > _ABOVE_NOISE * noise
+    at_near = run(_with_token_at(pair, near, settings=settings))
+    at_far = run(_with_token_at(pair, far, settings=settings))
+    change = float((at_far - at_near).abs().max())
+    if change == 0:
+        return False
+    others = [run(_with_token_at(pair, near, settings=settings, token=token)) for token in range(_OTHER_TOKENS)]
+    noise = max(float((other - at_near).abs().max()) for other in others)
+    return change > _ABOVE_NOISE * noise
 
 
-def _with_token_at(pair: Pair, position: int, *, settings: Training) -> Micro:
-    """The pair in one row with explicit positions, and after it token 0 at `position`, where no completion is."""
+def _with_token_at(pair: Pair, position: int, *, settings: Training, token: int = 0) -> Micro:
+    """The pair in one row with explicit positions, and after it a token at `position`, where no completion is."""
     micro = layout(settings)([pair])
     tokens = micro.ids_BS.shape[1]
-    ids_BS = torch.nn.functional.pad(micro.ids_BS, (0, 1))
+    ids_BS = torch.nn.functional.pad(micro.ids_BS, (0, 1), value=token)
     positions_BS = torch.tensor([[*range(tokens), position]])
     ends = None if micro.ends_B1 is None else torch.tensor([0, tokens, tokens + 1], dtype=torch.int32)
     return replace(micro, ids_BS=ids_BS, positions_BS=positions_BS, ends_B1=ends)

@@ -8,13 +8,19 @@ read here but tried (`agreement.py`).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from mralign.config import Model, RunConfig, resolve_path
 
 # Names under which families keep the number of positions, and scalings that are no part of it yet; as vLLM reads them.
-_NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "max_sequence_length", "max_seq_length")
+_NAMES = (
+    "max_position_embeddings",
+    "n_positions",
+    "max_seq_len",
+    "seq_length",
+    "max_sequence_length",
+    "max_seq_length",
+)
 _SCALES_INCLUDED = ("default", "su", "longrope", "llama3", "yarn", "deepseek_yarn", "deepseek_llama_scaling")
 
 
@@ -31,8 +37,6 @@ def local_config(model: Model) -> Any | None:
     try:
         return AutoConfig.from_pretrained(path, trust_remote_code=model.trust_remote_code, local_files_only=True)
     except OSError:
-        if Path(path).is_dir():
-            raise ValueError(f"model.path={model.path} holds no config.json that transformers can read") from None
         return None
 
 
