@@ -51,11 +51,12 @@ def _is_decoder(module: Any, causal: Any) -> bool:
 
 def own_logits(causal: Any, hidden_ND: Tensor) -> Tensor:
     """The model's logits (N, V) of these hidden states, by its own forward pass. Gradients flow to `hidden_ND`."""
+    hidden: Any = hidden_ND[None]
     ids_1N = torch.zeros(1, len(hidden_ND), dtype=torch.int64, device=hidden_ND.device)
     with ExitStack() as replaced:
         # A model calls its decoder, or what stands around it (multimodal ones), or now this and now that.
         for body in {decoder_of(causal), causal.base_model} - {causal}:
-            replaced.enter_context(_answers(body, _Hidden(last_hidden_state=hidden_ND[None])))
+            replaced.enter_context(_answers(body, _Hidden(last_hidden_state=hidden)))
         return causal(input_ids=ids_1N, use_cache=False, return_dict=True).logits[0]
 
 
