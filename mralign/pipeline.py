@@ -337,6 +337,9 @@ def _sizes(config: RunConfig, planned: Sequence[Planned]) -> list[str]:
     seconds = sum(manifest.seconds for manifest in done.values())
     lines.append(f"time: {seconds:.0f} s spent on finished stages; the rest is unknown before it is measured")
     lines.append(_money(config, questions))
+    for item in planned:
+        if item.stage.tell is not None and item.manifest is None:
+            lines += item.stage.tell(config)
     lines += [line for item in planned for line in _forecast(config, item)]
     todo = [item for item in planned if item.manifest is None]
     wanted = {item.stage.name: describe_workers(item.stage.workers(config)) for item in todo}

@@ -57,6 +57,8 @@ class Stage:
     lacks: Callable[[RunConfig], Sequence[str]] = lambda config: ()
     # What a stage that has work will take, for the plan; its upstream is finished.
     forecast: Callable[[Context], str] | None = None
+    # What a stage that has work can say of itself, for the plan, before anything has run.
+    tell: Callable[[RunConfig], Sequence[str]] | None = None
     # The workers that it needs at the same time, besides short tasks of one CPU; none: it takes any cluster.
     workers: Callable[[RunConfig], Sequence[Workers]] = lambda config: ()
     # What the machine of this process lacks for its workers; asked on a node with GPUs if they have some.

@@ -67,11 +67,33 @@ class Examples(Section):
 
 
 class Lora(Section):
-    """LoRA on all linear layers, the head left out."""
+    """The adapter: its size, and what of the model it changes."""
 
     r: int = Field(32, ge=1)
     alpha: int = Field(64, ge=1)
     dropout: float = Field(0.0, ge=0, lt=1)
+    target_modules: Literal["all-linear"] | tuple[str, ...] = Field(
+        "all-linear",
+        description="Linear layers that are adapted, by the end of their names ([q_proj, v_proj]); all-linear: all of "
+        "them, the head left out. Experts that lie fused in one tensor are no linear layers.",
+        exclude_if=lambda names: names == "all-linear",
+    )
+    target_parameters: tuple[str, ...] = Field(
+        (),
+        description="Parameters that are adapted though no linear layer holds them, by the end of their names: fused "
+        "experts, [mlp.experts.gate_up_proj, mlp.experts.down_proj]. Not with dropout, nor under tuning=dora.",
+        exclude_if=lambda names: not names,
+    )
+    modules_to_save: tuple[str, ...] = Field(
+        (),
+        description="Modules that are trained whole and saved with the adapter, by the end of their names.",
+        exclude_if=lambda names: not names,
+    )
+
+    @property
+    def chooses(self) -> bool:
+        """Whether it says what of the model is adapted."""
+        return self.target_modules != "all-linear" or bool(self.target_parameters or self.modules_to_save)
 
 
 class Training(Section):
@@ -106,6 +128,13 @@ class Training(Section):
         "torch",
         description="liger: norms, rotary embedding and gated MLP by Liger's kernels (GPU, liger-kernel).",
         exclude_if=lambda name: name == "torch",
+    )
+    rope_length: int | None = Field(
+        None,
+        ge=2,
+        description="Length for which a rotary embedding that depends on the longest sequence (LongRoPE, dynamic NTK) "
+        "is set in every micro-batch: engine.max_model_len, for which the server sets it; null: nothing is set.",
+        exclude_if=lambda length: length is None,
     )
     beta: float = Field(0.1, gt=0)
     lambda_chosen: float = Field(1.0, gt=0)
@@ -163,6 +192,10 @@ class Training(Section):
             raise ValueError("attention=varlen takes packed sequences; give packing auto or on, or attention=sdpa")
         if self.kernels == "liger" and not self.gpu:
             raise ValueError("kernels=liger needs a GPU (gpu=true); leave training.kernels out on a CPU")
+        if self.tuning == "full" and self.lora.chooses:
+            raise ValueError("tuning=full trains everything; leave lora.target_modules and its like out")
+        if self.lora.target_parameters and (self.lora.dropout or self.tuning == "dora"):
+            raise ValueError("lora.target_parameters is for lora.dropout=0 and tuning lora or qlora (PEFT)")
         if self.tuning == "qlora" and self.zero_stage == 3:
             raise ValueError("tuning=qlora needs zero_stage 0, 1 or 2: ZeRO-3 cannot cut a base of 4 bits")
         return self

@@ -224,9 +224,12 @@ def training(acts: Mapping[str, Act]) -> Content:
     history = read_history(out)
 
     def chart(title: str, **colours: str) -> tuple[str, Markup]:
-        steps = [row["step"] for row in history]
-        names = [name for name in colours if history and name in history[0]]
-        series = {n.replace("_", " "): (steps, [row[n] for row in history], colours[n]) for n in names}
+        series = {}
+        for name, colour in colours.items():
+            rows = [row for row in history if name in row]  # a batch without a class has no reward of it
+            if rows:
+                steps, values = [row["step"] for row in rows], [row[name] for row in rows]
+                series[name.replace("_", " ")] = (steps, values, colour)
         return title, Markup(draw.lines(series, title=title))
 
     charts = [

@@ -16,6 +16,7 @@ from typing import Any
 from mralign.config import Training
 from mralign.engines.adapter import save_model
 from mralign.engines.merging import merge
+from mralign.training.begin import check_engine
 from mralign.training.checkpoint import State
 from mralign.training.engine import World, prepare_process, start_engine
 from mralign.training.loop import train
@@ -36,6 +37,7 @@ def train_alone(sources: Sources, *, settings: Training, target: Path) -> dict[s
     task = replace(sources, settings=settings).load()
     policy = build_policy(task.model, settings, seed=task.seed)
     engine = start_engine(policy, settings, rate=task.rate, world=World())
+    check_engine(engine, task)
     began = time.monotonic()
     state = train(engine, task, world=World(), state=State(), save=lambda state: None)
     target.mkdir(parents=True, exist_ok=True)

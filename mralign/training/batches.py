@@ -89,6 +89,25 @@ def packed(pairs: Sequence[Pair]) -> Micro:
     return replace(micro, ends_B1=torch.from_numpy(ends.astype(np.int32)), longest=int(lengths.max()))
 
 
+def with_last_position(micro: Micro, position: int) -> Micro:
+    """The same with one more token in every row, at `position`; it is a sequence of its own, and nothing is asked of
+    it. Explicit positions make transformers mask it from the others."""
+    rows, size = micro.ids_BS.shape
+    plain_BS = torch.arange(size).expand(rows, size)
+    positions_BS = plain_BS if micro.positions_BS is None else micro.positions_BS
+    row_N, place_N = micro.where_N // size, micro.where_N % size
+    ends_B1 = micro.ends_B1
+    if ends_B1 is not None:
+        ends_B1 = torch.cat([ends_B1, ends_B1[-1:] + 1])
+    return replace(
+        micro,
+        ids_BS=torch.nn.functional.pad(micro.ids_BS, (0, 1)),
+        positions_BS=torch.nn.functional.pad(positions_BS, (0, 1), value=position),
+        where_N=row_N * (size + 1) + place_N,
+        ends_B1=ends_B1,
+    )
+
+
 def _micro(pairs: Sequence[Pair], ids_BS: np.ndarray, positions_BS: Tensor | None, *, begins: np.ndarray) -> Micro:
     where = [
         begin + len(prompt) - 1 + np.arange(len(completion))

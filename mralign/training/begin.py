@@ -8,8 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from mralign.training.agreement import check_policy
 from mralign.training.checkpoint import State, load_checkpoint, read_state, weights_to_start_from
 from mralign.training.engine import World, start_engine
+from mralign.training.guards import TrainingStopped
 from mralign.training.loop import Task
 from mralign.training.policy import build_policy
 
@@ -17,12 +19,15 @@ from mralign.training.policy import build_policy
 def begin(task: Task, *, world: World, checkpoint: Path | None = None) -> tuple[Any, State]:
     """Engine and state: fresh, those of the checkpoint, or its weights alone with a fresh optimizer.
 
-    Raises TrainingStopped for a checkpoint of another number of workers, unless `training.resume` is `adapter`.
+    Raises TrainingStopped for a checkpoint of another number of workers, unless `training.resume` is `adapter`, and for
+    a policy whose log-probabilities are not its model's own.
     """
 
     def engine(weights: Path | None = None) -> Any:
         policy = build_policy(task.model, task.settings, seed=task.seed, start=weights)
-        return start_engine(policy, task.settings, rate=task.rate, world=world)
+        started = start_engine(policy, task.settings, rate=task.rate, world=world)
+        check_engine(started, task)
+        return started
 
     if checkpoint is None:
         return engine(), State()
@@ -33,3 +38,14 @@ def begin(task: Task, *, world: World, checkpoint: Path | None = None) -> tuple[
     state, _ = read_state(checkpoint)
     state.reset.append(state.step)
     return engine(weights), state
+
+
+def check_engine(engine: Any, task: Task) -> None:
+    """Raise TrainingStopped for a policy whose log-probabilities are not its model's own. Call on all ranks.
+
+    Where there is a reference, the stage that made it has tried the longest sequence.
+    """
+    try:
+        check_policy(engine, task, beside=not task.objective.reference)
+    except ValueError as error:
+        raise TrainingStopped(f"this model cannot be trained as it is configured: {error}") from None

@@ -82,9 +82,14 @@ def segment_steps(steps: Sequence[dict[str, Any]], *, segments: int) -> list[int
     return owner
 
 
-def too_long(row: dict[str, Any], *, max_length: int) -> Reject | None:
-    """A reject if prompt and completion together exceed `max_length` tokens."""
+def too_long(row: dict[str, Any], *, max_length: int, positions: int | None = None) -> Reject | None:
+    """A reject if prompt and completion together exceed `max_length` tokens, or the model's positions if it has such a
+    limit."""
     length = len(row["prompt_token_ids"]) + len(row["token_ids"])
-    if length <= max_length:
+    if positions is not None and positions < min(length, max_length):
+        detail = f"{length} tokens, the model has positions for {positions}"
+    elif length > max_length:
+        detail = f"{length} tokens, examples.max_length is {max_length}"
+    else:
         return None
-    return Reject(row["row_id"], "too_long", f"{length} tokens, examples.max_length is {max_length}", row["text"])
+    return Reject(row["row_id"], "too_long", detail, row["text"])

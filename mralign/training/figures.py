@@ -66,16 +66,25 @@ class Tally:
 
 
 def figures_of(tally: Tally, *, z0: float | None, objective: Objective) -> dict[str, float]:
-    """The step's means. Rewards are r of METHOD.md section 5, not multiplied by beta; plain ones have all w = 1."""
+    """The step's means. Rewards are r of METHOD.md section 5, not multiplied by beta; plain ones have all w = 1.
+
+    A class that the batch does not hold has no reward, and the batch then no margin: such a figure is left out.
+    """
     figures = {"loss": tally.loss / tally.divisor, "tokens": tally.tokens}
     if not objective.reference:
         return figures
-    for kind in ("reward", "plain"):
-        for side in ("chosen", "rejected"):
-            figures[f"{kind}_{side}"] = getattr(tally, f"{kind}_{side}") / max(getattr(tally, side), 1.0)
-    figures["margin"] = figures["reward_chosen"] - figures["reward_rejected"]
-    figures["plain_margin"] = figures["plain_chosen"] - figures["plain_rejected"]
+    for kind, margin in (("reward", "margin"), ("plain", "plain_margin")):
+        means = _class_means(tally, kind)
+        figures |= {f"{kind}_{side}": mean for side, mean in means.items()}
+        if len(means) == 2:
+            figures[margin] = means["chosen"] - means["rejected"]
     return figures | ({"z0": z0} if z0 is not None else {})
+
+
+def _class_means(tally: Tally, kind: str) -> dict[str, float]:
+    """The mean of `kind` of each class that the batch holds."""
+    counts = {side: getattr(tally, side) for side in ("chosen", "rejected")}
+    return {side: getattr(tally, f"{kind}_{side}") / count for side, count in counts.items() if count}
 
 
 def peak_memory(*, gpu: bool) -> float:

@@ -55,7 +55,8 @@ def check_first_step(
         return
     tokens = figures["tokens"] / len(polarities)
     allowed = 1e-3 if settings.dtype == "float32" else 0.01 + 0.3 / math.sqrt(figures["tokens"])
-    worst = max(abs(figures["reward_chosen"]), abs(figures["reward_rejected"])) / tokens
+    rewards = [figures[name] for name in ("reward_chosen", "reward_rejected") if name in figures]
+    worst = max(abs(reward) for reward in rewards) / tokens
     expected = sum(objective.start(p, settings) for p in polarities) / len(polarities)
     lambdas = max(settings.lambda_chosen, settings.lambda_rejected)
     slack = 1e-6 + settings.beta * lambdas / 4 * 2 * allowed * tokens  # the sigmoid's slope is 1/4; r and z0 may be off

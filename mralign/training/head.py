@@ -11,6 +11,7 @@ Axes: N completion tokens, D hidden size, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -30,13 +31,26 @@ def head_logps(hidden_ND: Tensor, head: Any, target_N: Tensor, *, chunk: int | N
     """
     rows = chunk or _chunk_rows(hidden_ND, vocabulary=head.weight.shape[0])
     if head.weight.requires_grad:
-        pieces = [
-            checkpoint(_recomputed, hidden, head, target, use_reentrant=False)
-            for hidden, target in zip(hidden_ND.split(rows), target_N.split(rows), strict=True)
-        ]
-        return torch.cat(pieces)
+        return logits_logps(hidden_ND, head, target_N, chunk=rows)
     wanted = torch.is_grad_enabled() and hidden_ND.requires_grad
     return _FrozenHead.apply(hidden_ND, head.weight, getattr(head, "bias", None), target_N, rows, wanted)
+
+
+def logits_logps(
+    hidden_ND: Tensor, logits_of: Callable[[Tensor], Tensor], target_N: Tensor, *, chunk: int | None = None
+) -> Tensor:
+    """The same for any way from hidden states (n, D) to logits (n, V), which is gone again in the backward pass."""
+    rows = chunk or _chunk_rows(hidden_ND, vocabulary=_vocabulary(hidden_ND, logits_of))
+    pieces = [
+        checkpoint(_recomputed, hidden, logits_of, target, use_reentrant=False)
+        for hidden, target in zip(hidden_ND.split(rows), target_N.split(rows), strict=True)
+    ]
+    return torch.cat(pieces)
+
+
+@torch.no_grad()
+def _vocabulary(hidden_ND: Tensor, logits_of: Callable[[Tensor], Tensor]) -> int:
+    return logits_of(hidden_ND[:1]).shape[1]
 
 
 def _fused(hidden_ND: Tensor) -> Any:
@@ -53,8 +67,8 @@ def _chunk_rows(hidden_ND: Tensor, *, vocabulary: int) -> int:
     return max(1, size // (4 * vocabulary))
 
 
-def _recomputed(hidden_ND: Tensor, head: Any, target_N: Tensor) -> Tensor:
-    logits_NV = head(hidden_ND)
+def _recomputed(hidden_ND: Tensor, logits_of: Callable[[Tensor], Tensor], target_N: Tensor) -> Tensor:
+    logits_NV = logits_of(hidden_ND)
     logits_NV = logits_NV.to(_accumulator(logits_NV))
     return logits_NV.gather(1, target_N[:, None])[:, 0] - logits_NV.logsumexp(1)
 

@@ -17,15 +17,13 @@ from mralign.training.attention import register_varlen
 from mralign.training.batches import packs
 from mralign.training.logprobs import TokenLogProbs
 from mralign.training.lora import fuse_lora
-
-_LOGIT_CHANGES = ("final_logit_softcapping", "logits_scaling", "logit_scale", "output_multiplier", "lm_head_multiplier")
+from mralign.training.modules import adapt
 
 
 def load_model(model: Model, settings: Training) -> Any:
     """The causal LM of the configuration in the training dtype, eval mode, its own adapter merged into it.
 
-    Raises ValueError for a model that changes its logits after the head, which our log-probabilities would miss, and
-    for one whose sequences cannot be packed as the settings ask.
+    Raises ValueError for a model whose sequences cannot be packed as the settings ask.
     """
     register_varlen()
     loaded = load_merged(
@@ -40,12 +38,6 @@ def load_model(model: Model, settings: Training) -> Any:
         check_packing(loaded, settings)
     if settings.kernels == "liger":
         _apply_liger(loaded)
-    changed = {name: getattr(loaded.config, name, None) for name in _LOGIT_CHANGES}
-    changed = {name: value for name, value in changed.items() if value not in (None, 1, 1.0)}
-    if changed:
-        raise ValueError(
-            f"model {model.path} changes its logits after the head ({changed}), which training does not do yet"
-        )
     return loaded
 
 
@@ -53,7 +45,8 @@ def base_policy(model: Model, settings: Training) -> TokenLogProbs:
     """The model before training, where it is run: the reference."""
     loaded = load_model(model, settings)
     quantized = settings.tuning == "qlora"  # is there already
-    return TokenLogProbs(loaded.cuda() if settings.gpu and not quantized else loaded)
+    placed = loaded.cuda() if settings.gpu and not quantized else loaded
+    return TokenLogProbs(placed, rope_length=settings.rope_length)
 
 
 def check_packing(loaded: Any, settings: Training) -> None:
@@ -93,22 +86,11 @@ def build_policy(model: Model, settings: Training, *, seed: int, start: Path | N
         policy.enable_input_require_grads()  # the input of a checkpointed block must ask for a gradient
         policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         policy.train()  # transformers checkpoints in training mode only; dropout is the adapter's alone
-    return TokenLogProbs(policy, sharded=settings.zero_stage == 3)
+    return TokenLogProbs(policy, sharded=settings.zero_stage == 3, rope_length=settings.rope_length)
 
 
 def _adapted(base: Any, settings: Training) -> Any:
-    from peft import LoraConfig, get_peft_model
-
-    lora = settings.lora
-    config = LoraConfig(
-        r=lora.r,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        use_dora=settings.tuning == "dora",
-        target_modules="all-linear",  # the head is left out
-        task_type="CAUSAL_LM",
-    )
-    policy = get_peft_model(base, config)
+    policy = adapt(base, settings)
     if settings.zero_stage < 3:  # ZeRO-3 gathers a layer's weights when the layer is called
         fuse_lora(policy)
     return policy

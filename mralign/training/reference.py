@@ -28,7 +28,7 @@ from mralign.training.logprobs import TokenLogProbs
 from mralign.training.pairs import Plan
 from mralign.training.reader import Reader
 
-_VERSION = 1  # raised when the same model scores otherwise
+_VERSION = 2  # raised when the same model scores otherwise
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,9 @@ class Block:
 
 def computed(settings: Training) -> list[object]:
     """The settings that a log-probability of the base model depends on."""
-    kernels = [] if settings.kernels == "torch" else [settings.kernels]
-    return [settings.dtype, settings.gpu, settings.attention_used, settings.tuning == "qlora", *kernels]
+    others: list[object] = [] if settings.kernels == "torch" else [settings.kernels]
+    others += [] if settings.rope_length is None else [{"rope_length": settings.rope_length}]
+    return [settings.dtype, settings.gpu, settings.attention_used, settings.tuning == "qlora", *others]
 
 
 def model_mark(model: Model, settings: Training) -> str:

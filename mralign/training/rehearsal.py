@@ -26,6 +26,7 @@ from mralign.store import Directory
 from mralign.training.card import model_card
 from mralign.training.checkpoint import WEIGHTS
 from mralign.training.export import check_hub, save_result
+from mralign.training.modules import adapt
 from mralign.training.policy import build_policy
 
 _WHOLE_UP_TO = 2 * 2**30  # bytes of weights
@@ -95,14 +96,12 @@ def _move_a_little(policy: Any) -> None:
 def _without_weights(config: RunConfig, target: Path) -> None:
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from mralign.training.policy import _adapted
-
     place, trusted = model_path(config.model), config.model.trust_remote_code
     shape = AutoConfig.from_pretrained(place, trust_remote_code=trusted)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(shape, trust_remote_code=trusted)
         if config.training.tuning != "full":
-            _adapted(model, _plain(config.training)).merge_and_unload()
+            adapt(model, _plain(config.training)).merge_and_unload()
     shape.save_pretrained(target)
     copy_companions(place, target=target, trust_remote_code=trusted)
 

@@ -25,6 +25,7 @@ from mralign.rejects import Reject
 from mralign.schema import ANNOTATIONS, EXAMPLES, MATCHED_LOGPS, PAIR_SUMS, REFERENCE
 from mralign.stage import Context, Outcome, Stage, log, map_parts, progress, run_tasks
 from mralign.store import StageDir, absolute, part_name
+from mralign.training.agreement import check_policy
 from mralign.training.annotated import ANNOTATED, Annotated
 from mralign.training.checkpoint import read_state
 from mralign.training.checkpoints import RAY_TRAIN, local_places, tidy
@@ -33,9 +34,11 @@ from mralign.training.examples import example_row, of_datasets, segment_steps, t
 from mralign.training.export import export, hub_token, keep_trained, trained_before
 from mralign.training.guards import TrainingStopped, class_balance
 from mralign.training.index import index_rows, read_index, write_index
+from mralign.training.modules import of_run, tell, warning
 from mralign.training.objectives import find, source_digest
 from mralign.training.objectives.objective import Objective
 from mralign.training.policy import base_policy
+from mralign.training.positions import check_positions, local_config, positions_of
 from mralign.training.reference import Block, blocks, computed, model_mark, score_block, shelf_dir
 from mralign.training.rehearsal import lacking_room, rehearse
 from mralign.training.sources import Sources, check_shelf, local_model
@@ -54,9 +57,11 @@ def _example_rows(
     annotated: pa.Table, *, model: Model, max_length: int, datasets: Sequence[str] = ()
 ) -> tuple[pa.Table, list[Reject]]:
     tokenizer = load_tokenizer(model_path(model), model=model)
+    known = local_config(model)
+    positions = None if known is None else positions_of(known)
     rows, rejects = [], []
     for row in of_datasets(annotated, datasets=datasets).to_pylist():
-        reject = too_long(row, max_length=max_length)
+        reject = too_long(row, max_length=max_length, positions=positions)
         if reject:
             rejects.append(reject)
             continue
@@ -103,15 +108,24 @@ def _decided(source: StageDir, part: str, *, datasets: Sequence[str]) -> int:
 
 
 class ReferenceScorer:
-    """A Ray Data actor: the base model in the training dtype. It puts each block that is not there on the shelf."""
+    """A Ray Data actor: the base model in the training dtype. It puts each block that is not there on the shelf.
+
+    A model that must not be trained so is a reason in the result, no exception: Ray would only start the actor again.
+    """
 
     def __init__(self, *, sources: Sources, shelf: StageDir) -> None:
-        self.task, self.shelf = sources.load(), shelf
+        self.task, self.shelf, self.refused = sources.load(), shelf, ""
         settings = self.task.settings
         prepare_process(settings)
-        self.policy = base_policy(self.task.model, settings)
+        try:
+            self.policy = base_policy(self.task.model, settings)
+            check_policy(self.policy, self.task)
+        except ValueError as error:
+            self.refused = str(error)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
+        if self.refused:
+            return pa.table({"blocks": [0], "refused": [self.refused]})
         for row in batch.to_pylist():
             block = Block(**row)
             if not self.shelf.exists(block.address):
@@ -119,7 +133,7 @@ class ReferenceScorer:
                 found = score_block(self.policy, block, reader=task.reader, plan=task.plan, settings=task.settings)
                 schema = MATCHED_LOGPS if block.kind == "matched" else PAIR_SUMS
                 self.shelf.commit(block.address, found, schema=schema)
-        return pa.table({"blocks": [batch.num_rows]})
+        return pa.table({"blocks": [batch.num_rows], "refused": [""]})
 
 
 def _reference(context: Context) -> Outcome:
@@ -143,7 +157,7 @@ def _reference(context: Context) -> Outcome:
 
 
 def _score(missing: Sequence[Block], *, sources: Sources, shelf: StageDir) -> Iterator[int]:
-    """One item a block that has been put on the shelf."""
+    """One item a block that has been put on the shelf. Raises ValueError for a model that must not be trained so."""
     import ray
 
     if not missing:
@@ -160,6 +174,9 @@ def _score(missing: Sequence[Block], *, sources: Sources, shelf: StageDir) -> It
     )
     scored: Any = dataset.iter_batches(batch_size=None, batch_format="pyarrow")
     for batch in scored:
+        refused = "".join(batch.column("refused").to_pylist()[:1])
+        if refused:
+            raise ValueError(f"model {sources.model.path} cannot be trained as it is configured: {refused}")
         yield from batch.column("blocks").to_pylist()
 
 
@@ -341,10 +358,16 @@ def _reference_matters(config: RunConfig) -> object:
 
 
 def _check(config: RunConfig) -> None:
-    """Raise ValueError for a missing token, and NotInstalled for a package that CPU workers need: they are set up as
-    this machine is. Machines with GPUs are asked themselves (`_faults`)."""
+    """Raise ValueError for a missing token and for what the model's configuration forbids, and NotInstalled for a
+    package that CPU workers need: they are set up as this machine is. Machines with GPUs are asked themselves
+    (`_faults`)."""
     if config.training.push_to:
         hub_token(config)
+    check_positions(config)
+    found = of_run(config)
+    left_out = None if found is None else warning(found)
+    if left_out:
+        log.warning("%s", left_out)
     if not config.training.gpu:
         missing = _missing_packages(config.training)
         if missing:
@@ -391,9 +414,10 @@ REFERENCE_STAGE = Stage(
     matters=_reference_matters,
     upstream=("examples",),
     inputs=lambda config: config.model.inputs(),
+    check=check_positions,
     workers=lambda config: (_reference_workers(config.training), DEALING),
     faults=_faults,
-    version=2,
+    version=3,
 )
 
 
@@ -410,5 +434,6 @@ def training_stage(wanted: Objective) -> Stage:
         lacks=lacking_room,
         workers=lambda config: (_training_workers(config.training),),
         faults=_faults,
+        tell=tell,
         version=2,
     )

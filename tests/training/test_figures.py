@@ -29,6 +29,15 @@ def test_means_by_class_do_not_depend_on_the_cut():
     assert found["tokens"] == 1 + 2 + 3
 
 
+def test_a_class_that_a_batch_lacks_has_no_figure():
+    only = figures_of(tally([4.0, 2.0], [2.0, 4.0], [1.0, 1.0]), z0=0.5, objective=find("kto"))
+    assert (only["reward_chosen"], only["plain_chosen"], only["z0"]) == (3.0, 3.0, 0.5)
+    assert not {"reward_rejected", "plain_rejected", "margin", "plain_margin"} & only.keys()
+    only = figures_of(tally([4.0], [2.0], [-1.0]), z0=None, objective=find("kto"))
+    assert (only["reward_rejected"], only["plain_rejected"]) == (4.0, 2.0)
+    assert not {"reward_chosen", "plain_chosen", "margin", "plain_margin", "z0"} & only.keys()
+
+
 def test_sums_survive_the_way_through_a_tensor():
     whole = tally([4.0, -2.0], [2.0, -1.0], [1.0, -1.0])
     assert Tally.of(whole.tensor()) == whole

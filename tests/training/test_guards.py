@@ -41,6 +41,14 @@ def test_the_first_step_must_cost_half_of_lambda():
     check_first_step(figures(loss=3.0), **{**check, "objective": find("sft")})
 
 
+def test_a_first_batch_of_one_class_is_judged_by_that_class():
+    check = {"polarities": [-1, -1], "settings": settings(), "objective": KTO}
+    only = {"loss": 0.75, "reward_rejected": 0.0, "tokens": 200.0}  # lambda_r / 2
+    check_first_step(only, **check)
+    with pytest.raises(TrainingStopped, match=r"mean reward is 0\.005 a token"):
+        check_first_step({**only, "reward_rejected": -0.5}, **check)
+
+
 def test_a_step_that_moves_nothing_is_caught():
     check_moved(1.0, 1.0000001, rate=1e-6, dtype="float32")
     with pytest.raises(TrainingStopped, match=r"\(learning rate 1e-30, bfloat16\) moved no trainable parameter"):

@@ -6,12 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny_families import family
 from tiny_policy import make_sources, make_task, settings, token_pairs
+from transformers import AutoModelForCausalLM
 
 from mralign.config import Model
 from mralign.training.batches import padded
 from mralign.training.logprobs import TokenLogProbs
-from mralign.training.policy import load_model
+from mralign.training.policy import base_policy, load_model
 from mralign.training.reference import blocks, model_mark, planned_pairs, score
 from mralign.training.sources import check_shelf, local_model
 
@@ -101,12 +103,18 @@ def test_sft_has_no_reference_and_positive_examples_only(tmp_path, tiny_model):
     assert all(example.reference_T is None for example in task.reader.fetch([0, 1]))
 
 
-def test_a_model_that_changes_its_logits_is_refused(tiny_model, tmp_path):
-    shutil.copytree(tiny_model, tmp_path / "capped")
-    config = json.loads((tmp_path / "capped" / "config.json").read_text())
-    (tmp_path / "capped" / "config.json").write_text(json.dumps({**config, "final_logit_softcapping": 30.0}))
-    with pytest.raises(ValueError, match=r"changes its logits after the head \(\{'final_logit_softcapping': 30.0\}\)"):
-        load_model(Model(path=str(tmp_path / "capped")), settings())
+def test_a_model_that_caps_its_logits_is_scored_by_its_own(tmp_path, task):
+    family("gemma2").save_pretrained(tmp_path)
+    model, pairs = Model(path=str(tmp_path), dtype="float32"), token_pairs(task)[:3]
+    found = score(base_policy(model, settings(attention="eager")), pairs, settings=settings(attention="eager"))
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="eager").eval()
+    for (prompt, completion), row in zip(pairs, found, strict=True):
+        ids = torch.from_numpy(np.concatenate([prompt, completion])).long()[None]
+        with torch.no_grad():
+            logits = plain(input_ids=ids).logits[0]
+        assert logits.abs().max() <= 2.0  # the cap
+        wanted = logits.log_softmax(-1)[len(prompt) - 1 : -1].gather(1, ids[0, len(prompt) :, None])[:, 0]
+        np.testing.assert_allclose(row, wanted, atol=5e-6)
 
 
 def test_a_policy_with_an_adapter_is_the_adapted_model(tiny_model, tmp_path):
