@@ -17,9 +17,9 @@ from pathlib import PurePosixPath
 from typing import Any, cast
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pyarrow import fs
 
+from mralign.arrow_files import open_parquet
 from mralign.store import open_filesystem
 
 _BUFFER = 2**20  # bytes
@@ -144,7 +144,7 @@ def _next_row(reader: csv.DictReader) -> Record | None:
 def _read_parquet(filesystem: fs.FileSystem, inner: str, path: str) -> Iterator[Record]:
     try:
         with filesystem.open_input_file(inner) as file:
-            for batch in pq.ParquetFile(file).iter_batches(batch_size=_BATCH):
+            for batch in open_parquet(file, name=path).iter_batches(batch_size=_BATCH):
                 for value in batch.to_pylist():
                     yield Record(value, json.dumps(value, default=str))
     except pa.ArrowInvalid as error:

@@ -14,10 +14,11 @@ import numpy as np
 import torch
 
 from mralign.training.batches import layout
+from mralign.training.checkpoint import PROBE
 from mralign.training.engine import World
 from mralign.training.loop import Task
 
-NAME = "probe.json"
+NAME = PROBE
 _SIZE = 4
 
 

@@ -22,7 +22,7 @@ from mralign.schema import ANNOTATIONS, EXAMPLES, MATCHED_LOGPS, PAIR_SUMS, REFE
 from mralign.stage import Context, Outcome, Stage, log, map_parts, progress, run_tasks
 from mralign.store import StageDir, absolute, part_name
 from mralign.training.annotated import ANNOTATED, Annotated
-from mralign.training.checkpoint import read_state
+from mralign.training.checkpoint import check_checkpoint, read_state
 from mralign.training.engine import prepare_process
 from mralign.training.examples import example_row, of_datasets, segment_steps, too_long
 from mralign.training.export import export, hub_token
@@ -217,6 +217,7 @@ def _train(context: Context) -> Outcome:
         raise TrainingStopped(result.return_value)
     assert result.checkpoint is not None
     with result.checkpoint.as_directory() as directory:
+        check_checkpoint(Path(directory), training=context.out.fingerprint, name=result.checkpoint.path)
         state, workers = read_state(Path(directory))
         figures = {"steps": state.step, "workers": workers, "optimizer_began_anew_after": state.reset}
         figures |= {"last": state.history[-1], "class_balance": warning}
