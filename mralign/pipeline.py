@@ -16,6 +16,7 @@ from pathlib import Path
 
 from mralign import __version__
 from mralign.config import RunConfig, resolve_path
+from mralign.interruption import check as check_interruption
 from mralign.rejects import check_limit, count_reasons
 from mralign.stage import Context, Stage, log
 from mralign.store import Directory, Manifest, StageDir, absolute, digest, fingerprint
@@ -166,6 +167,7 @@ def run(config: RunConfig, planned: Sequence[Planned], *, start_ray: Callable[[]
     """Run what is not sealed; `start_ray` is called once, before the first stage that has work."""
     started = False
     for number, item in enumerate(planned, 1):
+        check_interruption()
         head = f"[{number}/{len(planned)}] {item.stage.name}"
         if item.manifest is not None:
             log.info("%s: done before (%s rows), skipped", head, item.manifest.rows_out)
@@ -186,6 +188,7 @@ def run_stage(config: RunConfig, item: Planned) -> Manifest:
     """Run one stage, check its rejects against the limit, and seal it."""
     began = time.monotonic()
     outcome = item.stage.run(Context(config, item.out, item.upstream))
+    check_interruption()
     reasons = count_reasons(item.out.read_rejects())
     if item.stage.name not in _SELECTIVE:
         check_limit(

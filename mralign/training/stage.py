@@ -7,7 +7,8 @@ Train runs the loop of `loop.py` and its last checkpoint becomes adapter/ and mo
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -246,7 +247,7 @@ def _fit(context: Context, *, sources: Sources, board: Any) -> Any:
     config = context.config.training
     given = {"sources": sources, "board": board, "out": context.out, "config": context.config.model_dump(mode="json")}
     function: Any = train_worker
-    return TorchTrainer(
+    trainer = TorchTrainer(
         function,
         train_loop_config=given,
         torch_config=TorchConfig(backend="nccl" if config.gpu else "gloo"),
@@ -260,7 +261,25 @@ def _fit(context: Context, *, sources: Sources, board: Any) -> Any:
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
             failure_config=ray.train.FailureConfig(max_failures=config.max_failures),
         ),
-    ).fit()
+    )
+    return _in_thread(trainer.fit)
+
+
+def _in_thread(function: Callable[[], Any]) -> Any:
+    """The result of `function`, called in a thread of its own while this one waits and hears signals.
+
+    In the main thread Ray Train puts its own handler of SIGINT in place of ours, for good.
+    """
+    future: Future[Any] = Future()
+
+    def call() -> None:
+        try:
+            future.set_result(function())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=call, daemon=True).start()
+    return future.result()
 
 
 def _gpu(config: Training) -> dict[str, float]:
