@@ -220,6 +220,11 @@ def test_a_reader_of_the_log_that_has_gone_ends_it_with_130():
     assert piped_to_nobody(LOGS, closed="both")[0] == 130  # it would go on for ever
 
 
+def to_its_end(script):
+    command = [sys.executable, "-c", HEAD + script]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+
+
 def test_a_connection_that_breaks_is_no_closed_pipe():
     script = """
 def act():
@@ -227,12 +232,17 @@ def act():
 
 interruption.guarded(act)
 """
-    done = subprocess.run([sys.executable, "-c", HEAD + script], capture_output=True, text=True, check=False, timeout=30)
+    done = to_its_end(script)
     assert done.returncode == 1
     assert "a server has gone" in done.stderr
 
 
 def test_without_a_signal():
-    script = "def act(): raise ValueError('wrong')\nprint(interruption.guarded(act), interruption.guarded(lambda: None))"
-    done = subprocess.run([sys.executable, "-c", HEAD + script], capture_output=True, text=True, check=False, timeout=30)
+    script = """
+def act():
+    raise ValueError("wrong")
+
+print(interruption.guarded(act), interruption.guarded(lambda: None))
+"""
+    done = to_its_end(script)
     assert (done.stdout, done.stderr) == ("2 0\n", "stopped: wrong\n")

@@ -54,7 +54,7 @@ def test_wrong_input_ends_the_run_before_ray_starts(tmp_path, arguments, message
     assert done.returncode == 2
     assert f"stopped: {message}" in done.stderr.replace("wrong configuration:\n  ", "")
     assert "Traceback" not in done.stderr
-    assert "Started a local Ray" not in done.stderr
+    assert "ray log level" not in done.stderr
     assert not (tmp_path / "run").exists()
 
 
@@ -65,7 +65,7 @@ def test_a_dry_run_prints_every_stage_and_touches_nothing(tmp_path):
     assert lines[0] == f"run directory: {tmp_path}/run"
     assert [line.split()[0] for line in lines[2:18]] == list(STAGES)
     assert all(line.split()[2:] == ["run"] for line in lines[2:18])
-    assert "Started a local Ray" not in done.stderr
+    assert "ray log level" not in done.stderr
     assert not (tmp_path / "run").exists()
 
 
