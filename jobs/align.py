@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -88,12 +87,7 @@ def start_ray(config: RunConfig) -> None:
 
     if ray.is_initialized():
         return
-    with interruption.kept_from_children(signal.SIGHUP):
-        try:
-            _init_ray(config)
-        except SystemExit:  # what Ray makes of a SIGTERM meanwhile
-            raise KeyboardInterrupt from None
-    interruption.listen()  # Ray has put handlers of its own, which end the process at once, in place of ours
+    _init_ray(config)
     ray.data.DataContext.get_current().enable_progress_bars = False  # ours count rows
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)

@@ -7,8 +7,7 @@ Train runs the loop of `loop.py` and its last checkpoint becomes adapter/ and mo
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -247,7 +246,7 @@ def _fit(context: Context, *, sources: Sources, board: Any) -> Any:
     config = context.config.training
     given = {"sources": sources, "board": board, "out": context.out, "config": context.config.model_dump(mode="json")}
     function: Any = train_worker
-    trainer = TorchTrainer(
+    return TorchTrainer(
         function,
         train_loop_config=given,
         torch_config=TorchConfig(backend="nccl" if config.gpu else "gloo"),
@@ -261,25 +260,7 @@ def _fit(context: Context, *, sources: Sources, board: Any) -> Any:
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
             failure_config=ray.train.FailureConfig(max_failures=config.max_failures),
         ),
-    )
-    return _in_thread(trainer.fit)
-
-
-def _in_thread(function: Callable[[], Any]) -> Any:
-    """The result of `function`, called in a thread of its own while this one waits and hears signals.
-
-    In the main thread Ray Train puts its own handler of SIGINT in place of ours, for good.
-    """
-    future: Future[Any] = Future()
-
-    def call() -> None:
-        try:
-            future.set_result(function())
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=call, daemon=True).start()
-    return future.result()
+    ).fit()
 
 
 def _gpu(config: Training) -> dict[str, float]:
