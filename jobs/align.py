@@ -11,15 +11,18 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import signal
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))  # a submitted working directory runs its own code
+
+from mralign import interruption  # noqa: E402
+
+if __name__ == "__main__":
+    interruption.listen()  # before the imports that take their time
 
 from mralign import pipeline, report, template_dates  # noqa: E402
 from mralign.config import RunConfig, load  # noqa: E402
@@ -34,26 +37,19 @@ def main(arguments: list[str] | None = None) -> int:
 
 def guarded(act: Callable[[], None]) -> int:
     """Exit status of a job that does `act`: 0 done, 2 wrong input, 130 interrupted (resumable)."""
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.basicConfig(
+        level=logging.WARNING,
+        format="%(asctime)s %(message)s",
+        datefmt="%H:%M:%S",
+        handlers=[interruption.Handler()],
+    )
     log.setLevel(logging.INFO)
-    catch_termination()
-    try:
-        act()
-        return 0
-    except ValueError as error:
-        log.error("stopped: %s", error)
-        return 2
-    except Exception as error:
-        reason = full_disk(error)
-        if reason is None:
-            raise
-        log.error("stopped: %s", reason)
-        return 2
-    except KeyboardInterrupt:
-        log.error("interrupted: what was committed is kept; run the same command to go on")
-        return 130
-    finally:
-        _stop_ray()
+    return interruption.guarded(act, explain=_reason, close=_stop_ray)
+
+
+def _reason(error: BaseException) -> str | None:
+    """What to tell the user in one sentence; None for a fault of ours."""
+    return str(error) if isinstance(error, ValueError) else full_disk(error)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -97,21 +93,26 @@ def start_ray(config: RunConfig) -> None:
 
     if ray.is_initialized():
         return
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(runtime_env=_runtime_environment(), logging_level=logging.WARNING, log_to_driver=False)
-    else:
-        ray.init(
-            address="local",  # one of our own, even if a cluster runs (or was killed) on this machine
-            num_cpus=config.run.local_cpus,
-            include_dashboard=False,
-            runtime_env=_runtime_environment(),
-            logging_level=logging.WARNING,
-            log_to_driver=False,  # an exception still arrives with its trace; the rest is in Ray's log files
-        )
-    catch_termination()  # Ray's core has put its own handler, which ends the process at once, in place of ours
+    _init_ray(config)
     ray.data.DataContext.get_current().enable_progress_bars = False  # ours count rows
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
+
+
+def _init_ray(config: RunConfig) -> None:
+    import ray
+
+    given: dict[str, Any] = {"runtime_env": _runtime_environment(), "logging_level": logging.WARNING}
+    given["log_to_driver"] = False  # an exception still arrives with its trace; the rest is in Ray's log files
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(**given)
+        return
+    ray.init(
+        address="local",  # one of our own, even if a cluster runs (or was killed) on this machine
+        num_cpus=config.run.local_cpus,
+        include_dashboard=False,
+        **given,
+    )
 
 
 def _runtime_environment() -> dict[str, Any]:
@@ -124,16 +125,6 @@ def _stop_ray() -> None:
     ray = sys.modules.get("ray")
     if ray is not None and ray.is_initialized():
         ray.shutdown()
-
-
-def catch_termination() -> None:
-    """SIGTERM ends the run as Ctrl-C does. Signals belong to the main thread; elsewhere this does nothing."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _interrupt)
-
-
-def _interrupt(signum: int, frame: Any) -> None:
-    raise KeyboardInterrupt
 
 
 def _parser() -> argparse.ArgumentParser:

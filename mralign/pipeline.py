@@ -18,6 +18,7 @@ from pathlib import Path
 
 from mralign import __version__, template_dates
 from mralign.config import RunConfig, resolve_path
+from mralign.interruption import check as check_interruption
 from mralign.placement import NotInstalled, check_room, rehearse
 from mralign.placement import describe as describe_workers
 from mralign.rejects import check_limit, count_reasons
@@ -208,6 +209,7 @@ def run(config: RunConfig, planned: Sequence[Planned], *, start_ray: Callable[[]
     started = False
     rehearsed: dict[str, bool] = {}
     for number, item in enumerate(planned, 1):
+        check_interruption()
         head = f"[{number}/{len(planned)}] {item.stage.name}"
         if item.manifest is not None:
             log.info("%s: done before (%s rows), skipped", head, item.manifest.rows_out)
@@ -244,6 +246,7 @@ def run_stage(config: RunConfig, item: Planned) -> Manifest:
     """Run one stage, check its rejects against the limit, and seal it."""
     began = time.monotonic()
     outcome = item.stage.run(Context(config, item.out, item.upstream))
+    check_interruption()
     reasons = count_reasons(item.out.read_rejects())
     if item.stage.name not in _SELECTIVE:
         check_limit(

@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
+from mralign.arrow_files import open_parquet
 from mralign.disk import DiskFull, full_disk, no_room
 from mralign.schema import REJECTS, cast
 
@@ -234,10 +235,16 @@ class StageDir(Directory):
         return pa.concat_tables([wanted.empty_table(), *tables])
 
     def manifest(self) -> Manifest | None:
-        """The manifest, or None while the stage is unfinished."""
+        """The manifest, or None while the stage is unfinished. Raises ValueError for one that cannot be read."""
         if not self.exists("manifest.json"):
             return None
-        return Manifest(**json.loads(self.read_text("manifest.json")))
+        try:
+            return Manifest(**json.loads(self.read_text("manifest.json")))
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"{self.uri}/manifest.json cannot be read ({error}); delete it and run the same command again: the "
+                f"stage goes on from its committed parts"
+            ) from None
 
     def seal(self, manifest: Manifest) -> None:
         """Write the manifest: from now on the stage is complete."""
@@ -245,7 +252,7 @@ class StageDir(Directory):
 
     def _read(self, name: str, *, columns: Sequence[str] | None = None) -> pa.Table:
         with self.filesystem.open_input_file(self.path(name)) as stream:
-            return pq.read_table(stream, columns=columns)
+            return open_parquet(stream, name=f"{self.uri}/{name}").read(columns=columns)
 
 
 def part_name(key: str) -> str:

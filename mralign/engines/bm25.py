@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from mralign.arrow_files import open_ipc
 from mralign.engines.corpus import Document, field_names, no_texts, read_corpus
 from mralign.engines.search import Snippet
 from mralign.placement import NotInstalled
@@ -81,8 +82,14 @@ class Bm25:
 
     def __init__(self, place: Path) -> None:
         self.place, self._words, self._slots = place, words_of(), asyncio.Semaphore(_AT_ONCE)
-        self._index = _library().BM25.load(place, mmap=True, show_progress=False, verbosity=0)  # no pickle: the default
-        self._texts = pa.ipc.open_file(pa.memory_map(str(place / _TEXTS))).read_all()
+        try:
+            self._index = _library().BM25.load(place, mmap=True, allow_pickle=False, show_progress=False, verbosity=0)
+            self._texts = open_ipc(str(place / _TEXTS))
+        except (KeyError, OSError, ValueError) as error:
+            raise ValueError(
+                f"the search index {place} cannot be read ({error}); delete it and run the same command again: it is "
+                f"built anew"
+            ) from error
 
     async def search(self, query: str, *, top_k: int) -> list[Snippet]:
         """The `top_k` texts with the highest scores above 0; of equal ones that which comes first in the corpus."""

@@ -15,9 +15,9 @@ from pathlib import PurePosixPath
 from typing import Any, Literal, cast
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pyarrow import fs
 
+from mralign.arrow_files import open_parquet
 from mralign.engines.json_reply import readable
 from mralign.store import open_filesystem
 
@@ -133,7 +133,7 @@ def _read_jsonl(filesystem: fs.FileSystem, file: str) -> Iterator[Any]:
 def _read_parquet(filesystem: fs.FileSystem, file: str, *, names: Mapping[str, str]) -> Iterator[Any]:
     try:
         with filesystem.open_input_file(file) as stream:
-            parquet = pq.ParquetFile(stream)
+            parquet = open_parquet(stream, name=file)
             there = parquet.schema_arrow.names
             if names["text"] not in there:
                 raise ValueError(

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pyarrow import fs
 
+from mralign.arrow_files import open_parquet
 from mralign.questions.fields import fetch
 from mralign.questions.streams import encoding_of, open_bytes, split_suffix, text_of
 from mralign.store import open_filesystem
@@ -258,7 +258,7 @@ def _cells_record(row: list[str] | csv.Error, *, names: Sequence[str], line: int
 def _read_parquet(filesystem: fs.FileSystem, inner: str, path: str, layout: Layout) -> Iterator[Record]:
     try:
         with filesystem.open_input_file(inner) as file:
-            for batch in pq.ParquetFile(file).iter_batches(batch_size=_BATCH):
+            for batch in open_parquet(file, name=path).iter_batches(batch_size=_BATCH):
                 for value in batch.to_pylist():
                     yield Record(value, json.dumps(value, default=str))
     except (pa.ArrowInvalid, OSError) as error:

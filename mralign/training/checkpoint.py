@@ -2,20 +2,31 @@
 
 An engine and the state of the loop enter a directory and come back from it. DeepSpeed's shards (optimizer included)
 belong to a number of workers; the trained weights beside them do not, so another number can begin from those with a
-fresh optimizer, if the user says so (`training.resume=adapter`).
+fresh optimizer, if the user says so (`training.resume=adapter`). A run directory may come from somebody else: nothing
+in a checkpoint can run code when it is loaded, and one that is not what was written is refused.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import pickle
+import re
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from mralign.config import Training
 from mralign.training.engine import World, gathered
 from mralign.training.guards import TrainingStopped
 
+_SHARDS = "deepspeed"
+_TAG = "state"  # DeepSpeed's name of a checkpoint; given, so that no file says which one to load
+_SEAL = "digests"
+PROBE = "probe.json"
 WEIGHTS = "weights"  # a PEFT adapter, or the whole model in the training dtype under tuning=full
 
 
@@ -31,7 +42,7 @@ class State:
 
 def save_checkpoint(engine: Any, state: State, directory: Path, *, world: World) -> None:
     """DeepSpeed's shards from every rank; trained weights and state from rank 0. Call on all ranks."""
-    engine.save_checkpoint(str(directory / "deepspeed"), exclude_frozen_parameters=True)
+    engine.save_checkpoint(str(directory / _SHARDS), tag=_TAG, save_latest=False, exclude_frozen_parameters=True)
     policy = engine.module
     with gathered(policy):
         if world.rank == 0:
@@ -65,6 +76,97 @@ def weights_to_start_from(directory: Path, *, settings: Training, world: World) 
 
 
 def load_checkpoint(engine: Any, directory: Path) -> State:
-    """Restore engine and state saved by the same number of workers."""
-    engine.load_checkpoint(str(directory / "deepspeed"), load_module_strict=False)
+    """Restore engine and state saved by the same number of workers.
+
+    Raises TrainingStopped for a file that holds anything but tensors, plain values and the classes that DeepSpeed
+    writes: DeepSpeed itself would unpickle whatever stands there.
+    """
+    engine.checkpoint_engine.load = _load_plain
+    try:
+        engine.load_checkpoint(str(directory / _SHARDS), tag=_TAG, load_module_strict=False)
+    except pickle.UnpicklingError as error:
+        foreign = re.search(r"(?:GLOBAL|global) ([\w.]+\.\w+)", str(error))
+        what = f"names {foreign[1]}" if foreign else "is no file of tensors"
+        raise TrainingStopped(
+            f"the checkpoint {directory.name} {what}: loading it could run code, and no training of ours writes that. "
+            f"Do not go on with this run directory unless you know where it comes from"
+        ) from None
     return read_state(directory)[0]
+
+
+def _load_plain(path: str, map_location: Any = None) -> Any:
+    """In place of the `load` of DeepSpeed's checkpoint engine, which unpickles anything."""
+    with torch.serialization.safe_globals(_written_by_deepspeed()):
+        return torch.load(path, map_location=map_location, weights_only=True)
+
+
+def _written_by_deepspeed() -> list[Any]:
+    """The classes in the state of DeepSpeed's optimizers; all of them only hold values."""
+    from deepspeed.runtime.fp16.loss_scaler import LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    return [LossScaler, ZeroStageEnum, fragment_address]
+
+
+def seal_checkpoint(directory: Path, *, training: str, world: World) -> None:
+    """Write the SHA-256 of every file that this rank put into the checkpoint, and the fingerprint of the `training`.
+
+    The last thing that is written. Ranks may share `directory`; all but rank 0 write DeepSpeed's shards only.
+    """
+    names = [name for name in _files(directory) if world.rank == 0 or name.startswith(f"{_SHARDS}/")]
+    digests = {name: _sha256(directory / name) for name in names}
+    text = json.dumps({"training": training, "files": digests}, indent=1)
+    (directory / f"{_SEAL}-{world.rank}.json").write_text(text)
+
+
+def check_checkpoint(directory: Path, *, training: str, name: str) -> None:
+    """Raise TrainingStopped unless the checkpoint holds what `training` wrote, file by file.
+
+    This finds what was changed or torn since; it is no signature. Reads every file once.
+    """
+    reason = _difference(directory, training=training)
+    if reason is None:
+        return
+    raise TrainingStopped(
+        f"the checkpoint {name} is not what was written: {reason}. Delete this stage's directory, training/{training}, "
+        f"and run the same command again: the training begins anew"
+    )
+
+
+def _difference(directory: Path, *, training: str) -> str | None:
+    """How the checkpoint differs from what `training` wrote; None if it does not."""
+    written: dict[str, str] = {}
+    owners: set[str] = set()
+    for path in sorted(directory.glob(f"{_SEAL}-*.json")):
+        try:
+            seal = json.loads(path.read_bytes())
+            owners.add(str(seal["training"]))
+            written.update(seal["files"])
+        except (KeyError, TypeError, ValueError):
+            return f"{path.name} cannot be read"
+    if not owners:
+        return "it has no digests, so this version did not write it"
+    if owners != {training}:
+        return f"it belongs to the training {', '.join(sorted(owners))}, this is {training}"
+    found = {file: _sha256(directory / file) for file in _files(directory)}
+    different = sorted(file for file in found | written if found.get(file) != written.get(file))
+    if not different:
+        return None
+    return f"changed, missing or added since it was written: {', '.join(different[:5])}"
+
+
+def _files(directory: Path) -> Iterator[str]:
+    """The files of a checkpoint but the digests, relative to it, in order."""
+    for name in (_SHARDS, WEIGHTS):
+        for path in sorted((directory / name).rglob("*")):
+            if path.is_file():
+                yield path.relative_to(directory).as_posix()
+    for name in ("state.json", PROBE):
+        if (directory / name).is_file():
+            yield name
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -24,10 +24,10 @@ from mralign.disk import full_disk
 from mralign.engines.adapter import save_merged
 from mralign.engines.model_files import model_path
 from mralign.stage import Context, log
-from mralign.store import Directory
+from mralign.store import Directory, StageDir
 from mralign.training.card import model_card, shown
-from mralign.training.checkpoint import WEIGHTS
-from mralign.training.probe import NAME as PROBE
+from mralign.training.checkpoint import PROBE, WEIGHTS, check_checkpoint
+from mralign.training.checkpoints import RAY_TRAIN
 
 TRAINED = "trained.json"  # the training is finished: its figures, and the place of its last checkpoint
 
@@ -38,33 +38,45 @@ def upload(source: Path, *, out: Directory, name: str) -> None:
     fs.copy_files(str(source.absolute()), out.path(name), fs.LocalFileSystem(), out.filesystem)
 
 
-def keep_trained(context: Context, checkpoint: Path, *, figures: Mapping[str, Any], place: str) -> None:
-    """Write adapter, card and probe of a finished training, and last that it is finished. `place`: of the checkpoint
-    in the file system of the run."""
+def keep_trained(context: Context, checkpoint: Path, *, figures: Mapping[str, Any], name: str) -> None:
+    """Write adapter, card and probe of a finished training, and last that it is finished. `name`: the checkpoint's
+    among those of Ray Train."""
     out = context.out
     if context.config.training.tuning != "full":
         upload(checkpoint / WEIGHTS, out=out, name="adapter")
         out.write_text("adapter/README.md", _card(context, figures=figures, adapter=True))
     out.write_text(PROBE, (checkpoint / PROBE).read_text())
-    out.write_text(TRAINED, json.dumps({"figures": figures, "checkpoint": place}))
+    out.write_text(TRAINED, json.dumps({"figures": figures, "checkpoint": name}))
 
 
 @contextmanager
-def trained_before(out: Directory) -> Iterator[tuple[Path, dict[str, Any]] | None]:
-    """The checkpoint of a training that is finished, as a local directory, and its figures; None where it is not."""
+def trained_before(out: StageDir) -> Iterator[tuple[Path, dict[str, Any]] | None]:
+    """The checkpoint of a training that is finished, as a local directory, and its figures; None where it is not.
+
+    Raises TrainingStopped for one that is not what this training wrote.
+    """
     if not out.exists(TRAINED):
         yield None
         return
     note = json.loads(out.read_text(TRAINED))
-    info = out.filesystem.get_file_info(note["checkpoint"])
-    if info.type != fs.FileType.Directory:
+    name = str(note["checkpoint"]).rsplit("/", 1)[-1]  # nothing outside Ray Train's directory
+    place = out.path(f"{RAY_TRAIN}/{name}")
+    if out.filesystem.get_file_info(place).type != fs.FileType.Directory:
         yield None
-    elif isinstance(out.filesystem, fs.LocalFileSystem):
-        yield Path(note["checkpoint"]), note["figures"]
-    else:
-        with tempfile.TemporaryDirectory(prefix="mralign-checkpoint-") as directory:
-            fs.copy_files(note["checkpoint"], directory, source_filesystem=out.filesystem)
-            yield Path(directory), note["figures"]
+        return
+    with _local_directory(out, place) as directory:
+        check_checkpoint(directory, training=out.fingerprint, name=name)
+        yield directory, note["figures"]
+
+
+@contextmanager
+def _local_directory(out: Directory, place: str) -> Iterator[Path]:
+    if isinstance(out.filesystem, fs.LocalFileSystem):
+        yield Path(place)
+        return
+    with tempfile.TemporaryDirectory(prefix="mralign-checkpoint-") as directory:
+        fs.copy_files(place, directory, source_filesystem=out.filesystem)
+        yield Path(directory)
 
 
 def export(context: Context, checkpoint: Path, *, figures: Mapping[str, Any]) -> None:

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 
 from mralign.training.batches import layout
+from mralign.training.checkpoint import PROBE
 from mralign.training.engine import World
 from mralign.training.loop import Task
 
-NAME = "probe.json"
 _SIZE = 4
 
 
@@ -41,4 +41,4 @@ def write_probe(engine: Any, task: Task, *, world: World, directory: Path) -> No
         )
     engine.train(was_training)
     if world.rank == 0:
-        (directory / NAME).write_text(json.dumps(rows))
+        (directory / PROBE).write_text(json.dumps(rows))

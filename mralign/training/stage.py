@@ -27,7 +27,7 @@ from mralign.stage import Context, Outcome, Stage, log, map_parts, progress, run
 from mralign.store import StageDir, absolute, part_name
 from mralign.training.agreement import check_policy
 from mralign.training.annotated import ANNOTATED, Annotated
-from mralign.training.checkpoint import read_state
+from mralign.training.checkpoint import check_checkpoint, read_state
 from mralign.training.checkpoints import RAY_TRAIN, local_places, tidy
 from mralign.training.engine import missing_device, prepare_process
 from mralign.training.examples import example_row, of_datasets, segment_steps, too_long
@@ -261,10 +261,11 @@ def _train_anew(context: Context) -> Outcome:
         raise TrainingStopped(result.return_value)
     assert result.checkpoint is not None
     with result.checkpoint.as_directory() as directory:
+        check_checkpoint(Path(directory), training=context.out.fingerprint, name=result.checkpoint.path)
         state, workers = read_state(Path(directory))
         figures = {"steps": state.step, "workers": workers, "optimizer_began_anew_after": state.reset}
         figures |= {"last": state.history[-1], "class_balance": warning, "examples": len(sides)}
-        keep_trained(context, Path(directory), figures=figures, place=result.checkpoint.path)
+        keep_trained(context, Path(directory), figures=figures, name=Path(result.checkpoint.path).name)
         export(context, Path(directory), figures=figures)
     return Outcome(len(sides), len(sides), figures)
 

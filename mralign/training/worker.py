@@ -19,7 +19,7 @@ from pyarrow import fs
 from mralign.disk import DiskFull, free, full_disk, no_room, own_temporary_directory
 from mralign.store import Directory
 from mralign.training.begin import begin
-from mralign.training.checkpoint import State, save_checkpoint
+from mralign.training.checkpoint import State, check_checkpoint, save_checkpoint, seal_checkpoint
 from mralign.training.engine import World, prepare_process
 from mralign.training.guards import TrainingStopped
 from mralign.training.loop import train
@@ -73,8 +73,11 @@ def _train_worker(given: dict[str, Any]) -> None:
     place = ray.train.get_context()
     world = World(rank=place.get_world_rank(), size=place.get_world_size())
     task = sources.load()
+    training = given["out"].fingerprint
     checkpoint = ray.train.get_checkpoint()
     with nullcontext(None) if checkpoint is None else checkpoint.as_directory() as directory:
+        if checkpoint is not None and directory is not None:
+            check_checkpoint(Path(directory), training=training, name=checkpoint.path)
         engine, state = begin(task, world=world, checkpoint=None if directory is None else Path(directory))
     trackers = Trackers.open(settings, out=given["out"], config=given["config"], active=world.rank == 0)
 
@@ -88,6 +91,7 @@ def _train_worker(given: dict[str, Any]) -> None:
             save_checkpoint(engine, current, Path(directory), world=world)
             if current.step == len(task.plan):
                 write_probe(engine, task, world=world, directory=Path(directory))
+            seal_checkpoint(Path(directory), training=training, world=world)
             if world.rank == 0:
                 given["out"].write_text("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in current.history))
             trackers.flush()

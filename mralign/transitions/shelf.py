@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from mralign.arrow_files import open_parquet
 from mralign.schema import REPLICATED_COUNTS
 from mralign.store import StageDir, part_name
 from mralign.transitions.bootstrap import count_replicated
@@ -59,7 +59,7 @@ class Counting:
     def count(self, parquet: bytes) -> pa.Table:
         """The part's transitions, counted (schema.REPLICATED_COUNTS)."""
         columns = [*(["row_id"] if self.replicates else []), *_COLUMNS]  # the draws of a trajectory go by its id
-        steps = pq.ParquetFile(pa.BufferReader(parquet)).read(columns=columns)
+        steps = open_parquet(pa.BufferReader(parquet), name="a part of the annotation").read(columns=columns)
         return count_replicated(
             steps, states=self.states, labels=self.labels, replicates=self.replicates, seed=self.seed
         )

@@ -17,6 +17,8 @@ from mralign.training.loop import train
 from mralign.training.probe import write_probe
 from mralign.training.reader import Reader
 
+EPSILON = 1e-3
+
 
 class Enough(Exception):
     """A training is left in the middle, after a checkpoint."""
@@ -35,17 +37,23 @@ def spoil(by):
     Reader.fetch = spoilt
 
 
-def keep_whole(keep):
-    """These tensors are so small that ZeRO-3 would keep them whole; with `keep` False it cuts them all the same."""
+def configure(*, keep_whole):
+    """Change DeepSpeed's configuration for a small model; returns the function that makes it, to be put back.
+
+    Adam's epsilon is raised to the size of the gradients: with the usual 1e-8 a gradient that is nothing but rounding
+    moves its weight by a whole step, in a direction that differs from one CPU to the next. These tensors are so small
+    that ZeRO-3 would keep them whole; unless `keep_whole` it cuts them all the same.
+    """
     plain = engines.deepspeed_config
 
-    def cutting(settings, **rest):
+    def changed(settings, **rest):
         config = plain(settings, **rest)
-        config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+        config["optimizer"]["params"]["eps"] = EPSILON
+        if not keep_whole:
+            config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
         return config
 
-    if not keep:
-        engines.deepspeed_config = cutting
+    engines.deepspeed_config = changed
     return plain
 
 
@@ -61,7 +69,7 @@ def run(name, *, model, home, changes, world):
     """Train one variant into `home`/`name`."""
     target = home / name
     changes = {"epochs": 3, "workers": world.size, **changes}
-    plain = keep_whole(not changes.pop("gather_all", False))
+    plain = configure(keep_whole=not changes.pop("gather_all", False))
     spoilt, stop_after = changes.pop("spoil_reference", None), changes.pop("stop_after", None)
     checkpoint = changes.pop("checkpoint", None)
     task = make_task(target / f"home-{world.rank}", model, **changes)

@@ -117,7 +117,7 @@ def exported(home, task, *, base, adapter=None, tuning="lora", **training):
     config = configured(base, adapter=adapter, tuning=tuning, **training)
     checkpoint = checkpoint_of(task, home / "checkpoint", base=base, adapter=adapter, tuning=tuning)
     given = context(home, config)
-    keep_trained(given, checkpoint, figures=FIGURES, place=str(checkpoint))
+    keep_trained(given, checkpoint, figures=FIGURES, name=checkpoint.name)
     export(given, checkpoint, figures=FIGURES)
     return Path(given.out.path())
 

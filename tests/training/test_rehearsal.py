@@ -15,8 +15,11 @@ from transformers import AutoModelForCausalLM, GptOssConfig
 
 from mralign.store import digest
 from mralign.training import rehearsal, stage
-from mralign.training.checkpoint import WEIGHTS
+from mralign.training.checkpoint import WEIGHTS, seal_checkpoint
+from mralign.training.checkpoints import RAY_TRAIN
+from mralign.training.engine import World
 from mralign.training.export import export, keep_trained, trained_before
+from mralign.training.guards import TrainingStopped
 from mralign.training.policy import build_policy
 from mralign.training.rehearsal import lacking_room, rehearse
 
@@ -59,10 +62,11 @@ def test_mending_the_generation_configuration_makes_no_other_model(tmp_path, bas
 
 def test_what_fails_after_the_training_costs_no_training(tmp_path, task, base, monkeypatch):
     mine = copied(base, tmp_path / "mine")
-    checkpoint = checkpoint_of(task, tmp_path / "checkpoint", base=mine)
     given = context(tmp_path, configured(mine))
     out = Path(given.out.path())
-    keep_trained(given, checkpoint, figures=FIGURES | {"examples": 13}, place=str(checkpoint))
+    checkpoint = checkpoint_of(task, out / RAY_TRAIN / "checkpoint_0", base=mine)
+    seal_checkpoint(checkpoint, training=given.out.fingerprint, world=World())
+    keep_trained(given, checkpoint, figures=FIGURES | {"examples": 13}, name=checkpoint.name)
     tokenizer = (mine / "tokenizer.json").read_text()
     (mine / "tokenizer.json").write_text("{")
     with pytest.raises(
@@ -83,13 +87,17 @@ def test_what_fails_after_the_training_costs_no_training(tmp_path, task, base, m
 
 
 def test_without_its_checkpoint_a_training_is_not_taken_for_finished(tmp_path, task, base):
-    checkpoint = checkpoint_of(task, tmp_path / "checkpoint", base=base)
     given = context(tmp_path, configured(base))
+    checkpoint = checkpoint_of(task, Path(given.out.path()) / RAY_TRAIN / "checkpoint_0", base=base)
+    seal_checkpoint(checkpoint, training=given.out.fingerprint, world=World())
     with trained_before(given.out) as found:
         assert found is None
-    keep_trained(given, checkpoint, figures=FIGURES, place=str(checkpoint))
+    keep_trained(given, checkpoint, figures=FIGURES, name=checkpoint.name)
     with trained_before(given.out) as found:
         assert found == (checkpoint, FIGURES)
+    (checkpoint / "weights" / "more.bin").write_bytes(b"from elsewhere")
+    with pytest.raises(TrainingStopped, match="checkpoint_0 is not what was written"), trained_before(given.out):
+        pass
     shutil.rmtree(checkpoint)
     with trained_before(given.out) as found:
         assert found is None

@@ -1,0 +1,56 @@
+"""Parquet and Arrow files from anywhere, opened without running what they hold.
+
+A file enters; its tables leave. Arrow lets a column name an extension type, and Ray registers one whose values are
+Python pickles: once Ray Data is loaded, reading such a column runs whatever code the file's author put there. Only the
+types that Arrow itself defines (`arrow.*`) are let in.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+
+def open_parquet(source: Any, *, name: str) -> pq.ParquetFile:
+    """The Parquet file in `source` (a stream or buffer), called `name` in errors.
+
+    Raises ValueError for a column of a foreign extension type, pa.ArrowInvalid for what is no Parquet.
+    """
+    file = pq.ParquetFile(source)
+    check_types(file.schema_arrow, name=name)
+    return file
+
+
+def open_ipc(path: str) -> pa.Table:
+    """The table in the local Arrow IPC file `path`, mapped into memory. Raises as `open_parquet`."""
+    reader = pa.ipc.open_file(pa.memory_map(path))
+    check_types(reader.schema, name=path)
+    return reader.read_all()
+
+
+def check_types(schema: pa.Schema, *, name: str) -> None:
+    """Raise ValueError if a column of `schema`, or a type inside it, has an extension type that is not Arrow's own."""
+    for field in schema:
+        foreign = _foreign_extension(field.type)
+        if foreign is not None:
+            raise ValueError(
+                f"{name}: column {field.name!r} has the extension type {foreign}, whose values may run code when they "
+                f"are read; allowed are Arrow's own types. Write the file again with plain columns"
+            )
+
+
+def _foreign_extension(kind: pa.DataType) -> str | None:
+    """The name of the first extension type in `kind` that is not Arrow's own, or None."""
+    if isinstance(kind, pa.BaseExtensionType):
+        if not kind.extension_name.startswith("arrow."):
+            return str(kind.extension_name)
+        return _foreign_extension(kind.storage_type)
+    if pa.types.is_dictionary(kind):
+        return _foreign_extension(kind.value_type)
+    for place in range(kind.num_fields):
+        found = _foreign_extension(kind.field(place).type)
+        if found is not None:
+            return found
+    return None
