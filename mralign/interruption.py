@@ -67,7 +67,8 @@ def guarded(
 ) -> int:
     """Exit status of a command that does `act`: 0 done, 2 stopped, 130 interrupted (resumable).
 
-    `explain` says of an exception why the command stopped; None: it is a fault of ours, and is raised. `close` ends what was started, whatever happened; after an interruption, processes that it leaves are killed.
+    `explain` says of an exception why the command stopped; None: it is a fault of ours, and is raised. `close` ends
+    what was started, whatever happened; after an interruption, processes that it leaves are killed.
     """
     _guarded.set()
     try:

@@ -66,7 +66,7 @@ def stir(model, *, seed):
 
 def checkpoint_of(task, directory, *, base, adapter=None, tuning="lora"):
     """What `save` in training/stage.py leaves of a trained policy, as far as an export reads it."""
-    directory.mkdir()
+    directory.mkdir(parents=True)
     chosen = settings(tuning=tuning)
     policy = build_policy(Model(path=str(base), adapter=adapter, dtype="float32"), chosen, seed=3)
     stir(policy, seed=11)
