@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from mralign.engines.thinking import FORMAT_FAULTS
-from mralign.questions.matching import answer_matches, contains
+from mralign.questions.matching import answer_matches, contains, thought_matches
 
 _CHUNK = 256  # bootstrap samples held in memory at once
 
@@ -118,7 +118,7 @@ def _score(row: dict, *, match: str) -> dict:
 
 def _em_thought(row: dict) -> bool:
     start, end = row["thought_start"], row["thought_end"]
-    return start >= 0 and contains(row["text"][start:end], row["answers"])
+    return start >= 0 and thought_matches(row["text"][start:end], row["answers"])
 
 
 def _mis(rate: Callable[[str], dict[str, Any]], *, thinks: bool) -> dict[str, Any]:

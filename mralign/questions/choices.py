@@ -60,6 +60,14 @@ def choice_line(index: int, text: str) -> str:
     return f"{LETTERS[index]}) {text}"
 
 
+def without_letters(golds: Sequence[str]) -> list[str]:
+    """Gold answers without the letters of choices: a letter that stands beside its own line. A text about choices names
+    every letter, so that a letter in it says nothing."""
+    lines = set(golds)
+    letters = {letter for letter in LETTERS if any(line.startswith(f"{letter}) ") for line in lines)}
+    return [gold for gold in golds if gold not in letters]
+
+
 def choice_lines(choices: Sequence[str]) -> str:
     """All choices, one a line."""
     return "\n".join(choice_line(index, text) for index, text in enumerate(choices))

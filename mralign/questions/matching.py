@@ -26,6 +26,7 @@ from functools import lru_cache
 from typing import get_args
 
 from mralign.config import MatchMode
+from mralign.questions.choices import without_letters
 from mralign.questions.normalisation import key, normalize, visible, visible_lines
 
 MODES: tuple[str, ...] = get_args(MatchMode)
@@ -64,6 +65,11 @@ def contains(haystack: str, aliases: Sequence[str]) -> bool:
     return bool(written) and (_is_written(haystack, written) or _first_written(haystack, written) is not None)
 
 
+def thought_matches(thought: str, aliases: Sequence[str]) -> bool:
+    """EM_t of METHOD.md section 1: `contains`, but the letter of a choice in a thought about choices is no hit."""
+    return contains(thought, without_letters(aliases))
+
+
 def equals(answer: str, aliases: Sequence[str]) -> bool:
     """True if some alias has the normal form of the `answer`. METHOD.md section 1.
 
@@ -97,8 +103,8 @@ def can_match(alias: str) -> bool:
 
 def token_places(haystack: str, aliases: Sequence[str]) -> tuple[int, int, int] | None:
     """Tokens before the first and before the last occurrence of an alias in the normal form of `haystack`, and all of
-    its tokens; None where `contains` finds none. An occurrence behind the last token counts as in it."""
-    golds = _golds(aliases)
+    its tokens; None where `thought_matches` finds none. An occurrence behind the last token counts as in it."""
+    golds = _golds(without_letters(aliases))
     padded = f" {normalize(haystack)} "
     tokens = max(1, padded.count(" ") - 1)
     places: list[int] = []

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from mralign.engines.endings import UNFINISHED
-from mralign.questions.matching import answer_matches, contains
+from mralign.questions.matching import answer_matches, thought_matches
 from mralign.rejects import Reject
 from mralign.rollouts.segments import segment_spans
 
@@ -163,7 +163,7 @@ def trajectory(row: dict, *, polarity: int, match: str) -> dict:
         "thought_end": end,
         "segment_start": [first for first, _ in spans],
         "segment_end": [last for _, last in spans],
-        "em_thought": contains(row["text"][start:end], row["answers"]),
+        "em_thought": thought_matches(row["text"][start:end], row["answers"]),
         "em_answer": _is_right(row, match=match),
     }
 

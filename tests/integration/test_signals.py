@@ -78,8 +78,8 @@ def test_every_signal_at_every_moment(tmp_path):
 
 def _hears(pid):
     """The process has come to its first lines: before them nothing of ours runs, and Python ends it as it likes."""
-    (caught,) = (row.split()[1] for row in Path(f"/proc/{pid}/status").read_text().splitlines() if "SigCgt" in row)
-    return bool(int(caught, 16) >> (HUP - 1) & 1)
+    (blocked,) = (row.split()[1] for row in Path(f"/proc/{pid}/status").read_text().splitlines() if "SigBlk" in row)
+    return bool(int(blocked, 16) >> (HUP - 1) & 1)
 
 
 def _says(log, line):

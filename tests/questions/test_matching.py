@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mralign.questions.matching import answer_matches, can_match, contains, equals, token_places
+from mralign.questions.matching import answer_matches, can_match, contains, equals, thought_matches, token_places
 from mralign.questions.normalisation import normalize
 
 WORDS = st.lists(st.sampled_from(["paris", "art", "party", "1690", "são", "new", "york"]), min_size=1, max_size=8)
@@ -155,3 +155,14 @@ def test_what_has_a_normal_form_keeps_squads():
 @given(st.text(), st.lists(st.text(st.characters(max_codepoint=127), max_size=4), max_size=3))
 def test_places_are_there_where_something_is_contained(haystack, aliases):
     assert (token_places(haystack, aliases) is not None) == contains(haystack, aliases)
+
+
+def test_a_thought_about_choices_does_not_hold_the_answer_by_its_letter():
+    golds = ["Paris", "B", "B) Paris"]
+    wrong = "A is Rome and B may be right, but C) Oslo is it."
+    assert answer_matches("B", golds, mode="exact", thinking=True)
+    assert contains(wrong, golds)
+    assert not thought_matches(wrong, golds)
+    assert token_places(wrong, golds) is None
+    assert thought_matches("So it is Paris.", golds)
+    assert thought_matches("Vitamin B helps.", ["B"])  # an answer of its own, no letter of a choice
