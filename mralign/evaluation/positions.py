@@ -19,7 +19,7 @@ BINS = 20
 def hit_positions(thought: str, answers: Sequence[str]) -> tuple[float, float] | None:
     """Relative positions, in [0, 1), of the first and of the last hit of a gold alias in `thought`; None without one.
 
-    A hit is where `matching.thought_matches` finds an alias: a run of whole tokens. Its place is that of its first token.
+    A hit is where `matching.thought_matches` finds an alias: a run of whole tokens. Its place is its first token's.
     """
     found = token_places(thought, answers)
     if found is None:
