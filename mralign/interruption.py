@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
@@ -33,6 +34,7 @@ _AGAIN_S = 1.5  # until a KeyboardInterrupt that nobody caught is raised again
 _GRACE_S = 20.0  # from the first signal until the process ends, whatever it does
 _SAID = "interrupted: what was committed is kept; run the same command to go on"
 
+_listening = threading.Event()
 _guarded = threading.Event()  # before that, nothing has been started that would have to be ended
 _arrived = threading.Event()
 _caught = threading.Event()
@@ -46,6 +48,7 @@ def listen() -> None:
     started it. Processes that Ray starts hear SIGTERM again; SIGHUP never, since a closed terminal tells all of its
     processes, and a cluster must end after us, not before.
     """
+    _listening.set()
     heard = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     signal.signal(_RAISE, _raise)
     signal.pthread_sigmask(signal.SIG_BLOCK, heard)
@@ -68,16 +71,18 @@ def guarded(
     """Exit status of a command that does `act`: 0 done, 2 stopped, 130 interrupted (resumable).
 
     `explain` says of an exception why the command stopped; None: it is a fault of ours, and is raised. `close` ends
-    what was started, whatever happened; after an interruption, processes that it leaves are killed.
+    what was started. An interrupted command that listens to signals does not close: it kills what it started and ends.
+    A thread of Ray that finds its cluster gone would end the process with a status of its own.
     """
     _guarded.set()
     try:
-        return _status(act, explain=explain)
+        status = _status(act, explain=explain)
+        if status == STATUS and _listening.is_set():
+            _end()
+        return status
     finally:
         _caught.set()
-        children = _descendants() if _arrived.is_set() else []
         close()
-        _kill(children, after_s=1.0)
         _drop_closed_streams()
 
 
@@ -92,7 +97,7 @@ def _status(act: Callable[[], None], *, explain: Callable[[BaseException], str |
             # Whatever a library makes of a KeyboardInterrupt, the signal is why the run ends.
             _arrived.set()
             _caught.set()
-            log.error(_SAID)
+            log.error(_SAID)  # standard error has no buffer; what stands in that of the output is not wanted any more
             return STATUS
         reason = explain(error)
         if reason is None:
@@ -137,25 +142,16 @@ def _open_child() -> None:
 
 
 def _end() -> None:
-    """End this process at once, and those that it started."""
+    """End this process at once, and those that it started: all are stopped before the first is killed, so that none can
+    start another or miss one that is gone."""
     try:
-        _kill(_descendants(), after_s=0)
+        children = psutil.Process().children(recursive=True)
+        for act in (psutil.Process.suspend, psutil.Process.kill):
+            for child in children:
+                with suppress(psutil.NoSuchProcess):
+                    act(child)
     finally:
         os._exit(STATUS)
-
-
-def _descendants() -> list[Any]:
-    return list(psutil.Process().children(recursive=True))
-
-
-def _kill(processes: list[Any], *, after_s: float) -> None:
-    """Kill those of the processes that do not end by themselves within so many seconds."""
-    _, left = psutil.wait_procs(processes, timeout=after_s)
-    for process in left:
-        try:
-            process.kill()
-        except psutil.NoSuchProcess:
-            continue
 
 
 def _is_closed_pipe(error: BaseException) -> bool:
