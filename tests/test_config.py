@@ -50,7 +50,7 @@ def test_an_unknown_key_is_told_where_it_is_and_what_is_allowed(values, where, c
 
 
 def test_an_unknown_key_like_no_other_gets_no_guess():
-    assert "training.lora.zzz: unknown key; allowed here: alpha, dropout, r" in wrong(
+    assert "training.lora.zzz: unknown key; allowed here: alpha, dropout, modules_to_save, r, target" in wrong(
         {"training": {"lora": {"zzz": 3}}}
     )
 

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import psutil
 import pytest
@@ -26,7 +27,8 @@ SAID = "interrupted: what was committed is kept; run the same command to go on"
 def start(script, *, ignored=()):
     """The script in a process of its own, once it has said that it is ready."""
 
-    def ignore():
+    def dispose():  # a test run in the background of a script ignores SIGINT, and so would what it starts
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         for number in ignored:
             signal.signal(number, signal.SIG_IGN)
 
@@ -35,7 +37,7 @@ def start(script, *, ignored=()):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=ignore,
+        preexec_fn=dispose,
     )
     assert process.stdout.readline() == "ready\n"
     return process
@@ -149,7 +151,7 @@ sys.exit(guarded(act))
 WITH_CHILD = """
 def act():
     child = subprocess.Popen(["sleep", "60"])
-    print("ready", child.pid, flush=True)
+    ready()
     {waits}
 
 sys.exit(guarded(act))
@@ -169,18 +171,19 @@ def child_of(process):
 
 
 def has_ended(child):
-    """A zombie counts: nobody in this sandbox may reap orphans."""
-    try:
-        return child.status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
+    """Within ten seconds. A zombie counts: who reaps orphans is not ours to say."""
+    for _ in range(100):
+        try:
+            if child.status() == psutil.STATUS_ZOMBIE:
+                return True
+        except psutil.NoSuchProcess:
+            return True
+        time.sleep(0.1)
+    return False
 
 
 def start_with_child(script):
-    process = subprocess.Popen(
-        [sys.executable, "-c", HEAD + script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stdout.readline().startswith("ready")
+    process = start(script)
     return process, child_of(process)
 
 

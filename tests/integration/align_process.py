@@ -29,8 +29,19 @@ def start(run_dir, *arguments, log):
     command = [sys.executable, "jobs/align.py", f"run.dir={run_dir}", *arguments]
     with Path(log).open("a") as stream:
         return subprocess.Popen(
-            command, cwd=ROOT, env=environment(), stdout=stream, stderr=subprocess.STDOUT, start_new_session=True
+            command,
+            cwd=ROOT,
+            env=environment(),
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=_hear_ctrl_c,
         )
+
+
+def _hear_ctrl_c():
+    """A test run in the background of a script ignores SIGINT, and so would what it starts."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def finish(process, *, log, timeout=420):

@@ -308,6 +308,7 @@ def test_training_without_cuda_is_refused_in_a_sentence_before_it_starts(tmp_pat
             "run": {"dir": str(tmp_path)},
             "model": {"path": str(tmp_path / "model"), "dtype": "float32"},
             "questions": {"train": [{"name": "a", "path": "a"}]},
+            "engine": {"max_model_len": 128},
             "training": {"gpu": True, "workers": 2, "dtype": "float32"},
         }
     )
