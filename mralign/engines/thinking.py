@@ -89,9 +89,9 @@ def empty_block(text: str, *, tags: tuple[str, str] = TAGS) -> int:
 def clean_answer(text: str) -> str:
     """The answer in `text`, without tags, end tokens at the end, and white space at the edges; may be empty.
 
-    First the `<answer>` block decides, if there is one: the last that is closed (else to the end), or what stands before
-    a closing tag that nothing opened, for the prompt did. In it, or else in all of the text, `stated_answer` decides:
-    a label `Answer: X` at the end, then `\\boxed{X}`, then everything.
+    First the `<answer>` block decides, if there is one: the last that is closed (else to the end), or what stands
+    before a closing tag that nothing opened, for the prompt did. In it, or else in all of the text, `stated_answer`
+    decides: a label `Answer: X` at the end, then `\\boxed{X}`, then everything.
     """
     bare = _strip_end_tokens(text)
     if "<answer>" in bare or "</answer>" in bare:

@@ -13,14 +13,14 @@ import io
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, cast
 
 import pyarrow as pa
 from pyarrow import fs
 
 from mralign.arrow_files import open_parquet
 from mralign.questions.fields import fetch
-from mralign.questions.streams import encoding_of, open_bytes, split_suffix, text_of
+from mralign.questions.streams import encoding_of, lines_of, open_bytes, read_whole, split_suffix, text_of
 from mralign.store import open_filesystem
 
 _BATCH = 4096  # records of a Parquet file in memory
@@ -93,7 +93,7 @@ def read_bytes(path: str) -> bytes:
     """A file whole."""
     filesystem, inner = open_filesystem(path)
     with open_bytes(filesystem, inner, path=path) as stream:
-        return stream.read()
+        return read_whole(stream, path=path)
 
 
 def read_jsonl(filesystem: fs.FileSystem, inner: str, path: str, layout: Layout | None = None) -> Iterator[Record]:
@@ -110,14 +110,14 @@ def read_jsonl(filesystem: fs.FileSystem, inner: str, path: str, layout: Layout 
             raise ValueError(f"question file {path!r}, after line {number}: {error}") from error
 
 
-def _lines(stream: BinaryIO | io.BufferedReader, *, encoding: str) -> Iterator[bytes]:
+def _lines(stream: io.BufferedReader, *, encoding: str) -> Iterator[bytes]:
     """The lines of a text file in UTF-8, without their ends; U+2028 and its like end none."""
     if encoding == "utf-8-sig":
-        for number, line in enumerate(stream):
+        for number, line in enumerate(lines_of(stream)):
             yield line.removeprefix(b"\xef\xbb\xbf" if number == 0 else b"").removesuffix(b"\n")
         return
     text = io.TextIOWrapper(stream, encoding=encoding, errors="surrogateescape", newline="\n")
-    for decoded in text:
+    for decoded in lines_of(text):
         yield decoded.removesuffix("\n").encode("utf-8", "surrogateescape")
 
 
@@ -144,7 +144,7 @@ def parse_document(data: bytes, *, path: str, layout: Layout | None = None) -> I
 
 def _document_lines(data: bytes, *, encoding: str) -> Iterator[Record]:
     """A .json file that holds one object after the other, a line each."""
-    lines = _lines(io.BytesIO(data), encoding=encoding)
+    lines = _lines(io.BufferedReader(cast(io.RawIOBase, io.BytesIO(data))), encoding=encoding)
     return (_json_record(line, number=number) for number, line in enumerate(lines, 1) if line.strip())
 
 
@@ -169,7 +169,7 @@ def _json_record(line: bytes, *, number: int) -> Record:
 
 def _read_json(filesystem: fs.FileSystem, inner: str, path: str, layout: Layout) -> Iterator[Record]:
     with open_bytes(filesystem, inner, path=path) as stream:
-        return parse_document(stream.read(), path=path, layout=layout)
+        return parse_document(read_whole(stream, path=path), path=path, layout=layout)
 
 
 def _read_csv(filesystem: fs.FileSystem, inner: str, path: str, layout: Layout) -> Iterator[Record]:
@@ -187,16 +187,18 @@ def _read_cells(
         text = text_of(stream, encoding=layout.encoding)
         for _ in range(layout.skip_lines):
             text.readline()
-        rows = _Rows(_csv_reader(text, delimiter=delimiter, quotes=layout.quotes), skipped=layout.skip_lines)
+        rows = _Rows(_csv_reader(lines_of(text), delimiter=delimiter, quotes=layout.quotes), skipped=layout.skip_lines)
         try:
             names = list(layout.columns) or _header(rows, wanted=layout.header, path=path)
             while (row := rows.next()) is not None:
                 yield _cells_record(row, names=names, line=rows.line)
         except UnicodeError as error:
             raise ValueError(f"question file {path!r}, line {rows.line}: not {text.encoding} ({error})") from error
+        except ValueError as error:
+            raise ValueError(f"question file {path!r}, after line {rows.line}: {error}") from error
 
 
-def _csv_reader(text: io.TextIOWrapper, *, delimiter: str, quotes: bool) -> Any:
+def _csv_reader(text: Iterator[str], *, delimiter: str, quotes: bool) -> Any:
     if quotes:
         return csv.reader(text, delimiter=delimiter)
     return csv.reader(text, delimiter=delimiter, quoting=csv.QUOTE_NONE)
