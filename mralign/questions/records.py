@@ -19,6 +19,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from mralign.arrow_files import open_parquet
+from mralign.questions import streams
 from mralign.questions.fields import fetch
 from mralign.questions.streams import encoding_of, lines_of, open_bytes, read_whole, split_suffix, text_of
 from mralign.store import open_filesystem
@@ -187,7 +188,7 @@ def _read_cells(
         text = text_of(stream, encoding=layout.encoding)
         for _ in range(layout.skip_lines):
             text.readline()
-        rows = _Rows(_csv_reader(lines_of(text), delimiter=delimiter, quotes=layout.quotes), skipped=layout.skip_lines)
+        rows = _Rows(lines_of(text), delimiter=delimiter, quotes=layout.quotes, skipped=layout.skip_lines)
         try:
             names = list(layout.columns) or _header(rows, wanted=layout.header, path=path)
             while (row := rows.next()) is not None:
@@ -198,22 +199,29 @@ def _read_cells(
             raise ValueError(f"question file {path!r}, after line {rows.line}: {error}") from error
 
 
-def _csv_reader(text: Iterator[str], *, delimiter: str, quotes: bool) -> Any:
-    if quotes:
-        return csv.reader(text, delimiter=delimiter)
-    return csv.reader(text, delimiter=delimiter, quoting=csv.QUOTE_NONE)
-
-
 class _Rows:
     """The rows of a CSV file that are not empty; `line` is the one on which the last row began, from 1."""
 
-    def __init__(self, reader: Any, *, skipped: int) -> None:
-        self.reader, self.skipped, self.line = reader, skipped, skipped
+    def __init__(self, lines: Iterator[str], *, delimiter: str, quotes: bool, skipped: int) -> None:
+        quoting: Any = csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE
+        self.reader = csv.reader(self._counted(lines), delimiter=delimiter, quoting=quoting)
+        self.skipped, self.line, self.length = skipped, skipped, 0
+
+    def _counted(self, lines: Iterator[str]) -> Iterator[str]:
+        """The same lines; ValueError where those of one row, a quoted cell may hold many, are too long together."""
+        for line in lines:
+            self.length += len(line)
+            if self.length > streams.LONGEST_LINE:
+                raise ValueError(
+                    f"the row that begins on line {self.line} is longer than {streams.LONGEST_LINE} characters; is a "
+                    f"quote left open (else give `quotes: false`)?"
+                )
+            yield line
 
     def next(self) -> list[str] | csv.Error | None:
         """The next row, or why it cannot be read; None at the end."""
         while True:
-            self.line = self.skipped + self.reader.line_num + 1
+            self.line, self.length = self.skipped + self.reader.line_num + 1, 0
             try:
                 row: list[str] = next(self.reader)
             except StopIteration:

@@ -185,6 +185,13 @@ def test_a_line_without_end_ends_the_file_not_the_memory(tmp_path, monkeypatch, 
         values(path, encoding=encoding)
 
 
+def test_a_row_without_end_ends_the_file_not_the_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(streams, "LONGEST_LINE", 1_000)
+    endless = 'question,answer\n"' + '\n","' * 1_000
+    with pytest.raises(ValueError, match=r"row that begins on line 2 is longer than 1000 characters.*`quotes: false`"):
+        values(write(tmp_path / "q.csv", endless))
+
+
 def test_a_packed_document_is_read_up_to_a_limit(tmp_path, monkeypatch):
     monkeypatch.setattr(streams, "LARGEST_UNPACKED", 1_000)
     small, large = json.dumps(ROWS).encode(), json.dumps(ROWS * 100).encode()
