@@ -140,12 +140,12 @@ class Questions(Section):
 
 
 class ImportFields(Section):
-    """Names of the fields in a file of rollouts made elsewhere. A dotted name goes deeper, a number in brackets into a
-    list: `message.content`, `choices[0].message.content`."""
+    """Names of the fields in a file of rollouts made elsewhere, written as those of a source of questions:
+    `message.content`, `choices[0].message.content`, `content[].text` where the list holds one text."""
 
-    id: str = "id"
-    question: str = "question"
-    answers: str = "answer"
+    id: str | tuple[str, ...] = Field("id", description="Of several names, the first that is there.")
+    question: str | tuple[str, ...] = Field("question", description="Of several names, the first that is there.")
+    answers: str | tuple[str, ...] = Field("answer", description="Of several names, all that are there hold answers.")
     thought: str | None = Field(
         None,
         description="Field of the thought, with or without tags; null, or empty in a row, when `response` holds it.",

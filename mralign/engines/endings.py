@@ -19,6 +19,10 @@ WHOLE = frozenset(
         "complete",  # Cohere
         "completed",  # OpenAI's responses
         "finish",  # Titan
+        "finished",  # Titan
+        "end_id",  # TensorRT-LLM
+        "stop_words",  # TensorRT-LLM
+        "normal",  # ERNIE
         "stop_criteria_met",  # Titan
         "endoftext",  # AI21
     }
@@ -32,6 +36,7 @@ CUT = frozenset(
         "model_context_window_exceeded",  # Anthropic
         "error_limit",  # Cohere
         "limit",  # llama.cpp
+        "token_limit",  # watsonx
     }
 )
 TRUNCATED, UNFINISHED = "truncated", "unfinished"

@@ -5,10 +5,11 @@ none. Reasoning models write prose first and the answer last, however they are a
 
 What counts, in this order:
 
-1. A label at the beginning of a line: `Answer:`, `Final answer:`, `The (final) answer is:`, the same in the languages
-   below, with `:` or `：`, in any case, bold or not, behind `#`, `>` or `-` of Markdown. X is the rest of the line if
-   nothing follows it, and all that follows if the line ends with the label (then it may be a heading or bold type
-   without a colon). A label that opens the reply is taken off whatever follows. The last such label counts.
+1. A label at the beginning of a line: `Answer:`, `Final answer:`, `The (final, correct) answer is:`, the same in the
+   languages below, with `:` or `：`, in any case, bold or not, behind `#`, `>` or `-` of Markdown or a sign (✅).
+   X is the rest of the line if nothing follows it but a rule or fence of Markdown, and all that follows if the line
+   ends with the label (then it may be a heading or bold type without a colon). A label that opens the reply is taken
+   off whatever follows. The last such label counts.
 2. `\\boxed{X}` or `\\fbox{X}`: the last one, in X of the label if there is one, else anywhere. Braces nest; one that is
    never closed reaches to the end.
 3. Else the reply itself is the answer.
@@ -51,9 +52,14 @@ _WORDS = (
     "الجواب",
     "إجابة",
 )
-_FINAL = "final|short|finale|endgültige|definitiva|окончательный|итоговый|最终|最終|最後の|正确|최종|अंतिम|النهائية"
-_LABEL = rf"(?:the\s+)?(?:(?:{_FINAL})\s*)?(?:{'|'.join(_WORDS)})(?:\s*(?:{_FINAL}))?(?:\s+is|是)?"
-_MARKUP = r"[ \t]*(?:(?:#{1,6}|>|[-•])[ \t]+)*"
+_KINDS = (
+    "final|short|correct|finale|bonne|endgültige|richtige|definitiva|correcta|correta|corretta|juiste|окончательный"
+    "|итоговый|правильный|最终|最終|最後の|正确|正解の|최종|अंतिम|सही|النهائية|الصحيحة"
+)
+_ARTICLES = r"(?:the|my|our|la|ma|die|meine|el|mi|a|minha|il|de|het|mijn)\s+|我的"
+_IS = r"\s+(?:is|are|est|lautet|ist|es|é|è|jest)|\s*(?:是|为|為|は)"
+_LABEL = rf"(?:{_ARTICLES})?(?:(?:{_KINDS})\s*)?(?:{'|'.join(_WORDS)})(?:\s*(?:{_KINDS}))?(?:{_IS})?"
+_MARKUP = r"[ \t]*(?:(?:#{1,6}|>|[-•*+]|[^\w\s*_`$\\<>()\[\]{}\"']{1,2})[ \t]+)*"
 _COLON = r"[ \t]*[:：]"
 # Groups: `bold` opens bold type, `closed` says that it ends with the label and not behind the answer.
 _LABELLED = re.compile(
@@ -71,8 +77,12 @@ _AROUND = re.compile(
     r"|\\\((?P<round>.+)\\\)|\\\[(?P<square>.+)\\\])\.?",
     re.DOTALL,
 )
+_SAYS = re.compile(r"[^\s\-*_=~`]")
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*(?=\{)")
-_TEXT_COMMAND = re.compile(r"\\(?:text\w*|mathrm|mathbf|mathit|mathsf|mathtt|mbox|hbox|operatorname|emph)\s*\{")
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
+_UNWRAPPED = re.compile(
+    r"\\(?:boxed|fbox|text\w*|mathrm|mathbf|mathit|mathsf|mathtt|mbox|hbox|operatorname|emph|underline)\s*\{"
+)
 _FRACTION = re.compile(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
 _TEX = (
     (re.compile(r"(?<=\d)(?:\{,\}|\\,|\\!|\\;)(?=\d{3})"), ","),
@@ -98,6 +108,8 @@ def _labelled(reply: str) -> str | None:
     for label in sorted(found, key=lambda one: one.start(), reverse=True):
         behind = reply[label.end() :]
         line, _, rest = behind.partition("\n")
+        if line.strip() and not _SAYS.search(rest):  # a rule (---) or a fence behind it
+            behind, rest = line, ""
         leads = not reply[: label.start()].strip()
         if not leads and (not behind.strip() or (line.strip() and rest.strip())):
             continue  # no answer behind it, or more than the answer
@@ -126,8 +138,8 @@ def _bare(answer: str) -> str:
 def _last_box(text: str) -> str | None:
     """What stands in the last box that is closed, else in the last one; None without a box."""
     starts = [box.end() + 1 for box in _BOX.finditer(text)]
-    ends = [_closing(text, start) for start in starts]
-    closed = [(start, end) for start, end in zip(starts, ends, strict=True) if end is not None]
+    ends = _closings(text) if starts else {}
+    closed = [(start, ends[start]) for start in starts if start in ends]
     if closed:
         # A box in a box: the outer one is the answer.
         start, end = max(closed, key=lambda span: (span[1], -span[0]))
@@ -135,32 +147,38 @@ def _last_box(text: str) -> str | None:
     return text[starts[-1] :] if starts else None
 
 
-def _closing(text: str, start: int) -> int | None:
-    """Where the brace that was opened before `start` is closed."""
-    depth = 1
-    for brace in re.finditer(r"\\.|[{}]", text[start:], re.DOTALL):
-        depth += {"{": 1, "}": -1}.get(brace[0], 0)
-        if depth == 0:
-            return start + brace.start()
-    return None
+def _closings(text: str) -> dict[int, int]:
+    """Where each brace is closed, by the place behind it; those that are never closed are left out."""
+    opened: list[int] = []
+    found: dict[int, int] = {}
+    for brace in _BRACE.finditer(text):
+        if brace[0] == "{":
+            opened.append(brace.end())
+        elif brace[0] == "}" and opened:
+            found[opened.pop()] = brace.start()
+    return found
 
 
 def _plain(tex: str) -> str:
     """TeX as text: what its text commands hold, fractions as a/b, its spaces and escaped characters."""
-    while box := _BOX.search(tex):
-        tex = _unwrapped(tex, first=box.start(), inner=box.end() + 1)
-    while command := _TEXT_COMMAND.search(tex):
-        tex = _unwrapped(tex, first=command.start(), inner=command.end())
-    tex = _FRACTION.sub(r"\1/\2", tex)
+    tex = _FRACTION.sub(r"\1/\2", _unwrapped(tex))
     for pattern, text in _TEX:
         tex = pattern.sub(text, tex)
     bare = " ".join(tex.split())
     return bare[1:-1].strip() if len(bare) > 1 and bare[0] == bare[-1] == "$" else bare
 
 
-def _unwrapped(tex: str, *, first: int, inner: int) -> str:
-    """`tex` without the command that stands at `first` and the braces of its argument, which begins at `inner`."""
-    end = _closing(tex, inner)
-    if end is None:
-        return tex[:first] + tex[inner:]
-    return tex[:first] + tex[inner:end] + tex[end + 1 :]
+def _unwrapped(tex: str) -> str:
+    """`tex` without its boxes and text commands, and without the braces of their arguments."""
+    ends = _closings(tex)
+    gone: list[tuple[int, int]] = []
+    for command in _UNWRAPPED.finditer(tex):
+        gone.append(command.span())
+        end = ends.get(command.end())
+        if end is not None:
+            gone.append((end, end + 1))
+    kept, place = [], 0
+    for first, last in sorted(gone):
+        kept.append(tex[place:first])
+        place = last
+    return "".join([*kept, tex[place:]])

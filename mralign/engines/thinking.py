@@ -31,7 +31,8 @@ END_TOKENS = (
     "<SPECIAL_12>",  # Nemotron Nano v2
 )
 
-_EMPTY_BLOCK = re.compile(r"\s*(<think>)?\s*</think>")
+# Of several opening tags before one closing tag the last one opens.
+_ANSWER_BLOCK = re.compile(r"<answer>((?:(?!</?answer>).)*)</answer>", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -81,16 +82,16 @@ def split_thinking(
 def empty_block(text: str, *, tags: tuple[str, str] = TAGS) -> int:
     """How many characters of `text` an empty thought takes at its beginning, its closing tag included; 0: none."""
     opening, closing = (re.escape(tag) for tag in tags)
-    found = re.match(rf"\s*(?:{opening})?\s*{closing}", text)
+    found = re.match(rf"\s*(?:{opening}\s*)?{closing}", text)
     return found.end() if found else 0
 
 
 def clean_answer(text: str) -> str:
     """The answer in `text`, without tags, end tokens at the end, and white space at the edges; may be empty.
 
-    First the `<answer>` block decides, if there is one: the last (to the end where unclosed), or what stands before a
-    closing tag that nothing opened, for the prompt did. In it, or else in all of the text, `stated_answer` decides:
-    a label `Answer: X` at the end, then `\\boxed{X}`, then everything.
+    First the `<answer>` block decides, if there is one: the last that is closed (else to the end), or what stands
+    before a closing tag that nothing opened, for the prompt did. In it, or else in all of the text, `stated_answer`
+    decides: a label `Answer: X` at the end, then `\\boxed{X}`, then everything.
     """
     bare = _strip_end_tokens(text)
     if "<answer>" in bare or "</answer>" in bare:
@@ -99,10 +100,13 @@ def clean_answer(text: str) -> str:
 
 
 def _answer_block(text: str) -> str:
+    """What stands before a closing tag that the prompt opened; else in the last block that is closed; else behind the
+    last opening tag."""
     head, closing, _ = text.partition("</answer>")
     if closing and "<answer>" not in head and head.strip():
         return head
-    return text.rpartition("<answer>")[2].partition("</answer>")[0]
+    blocks = _ANSWER_BLOCK.findall(text)
+    return str(blocks[-1]) if blocks else text.rpartition("<answer>")[2].partition("</answer>")[0]
 
 
 def _judged(start: int, end: int, *, tail: str, reason: str | None) -> Split:

@@ -8,6 +8,7 @@ choice are both gold answers, and so is its line.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -19,6 +20,7 @@ from mralign.questions.literals import parse_literal
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 READINGS = ("letter", "text", "index", "number")
 _OWN_LABEL = re.compile(r"[(\[]?([A-Za-z])[)\].:：、．）]\s*")
+_NUMBERED = re.compile(r"(.*?)(\d+)", re.DOTALL)
 _WHOLE = re.compile(r"-?\d+(?:\.0*)?")
 
 
@@ -77,16 +79,15 @@ def offered(values: Mapping[str, Any]) -> Offered:
     """The choices in the fields of a record, by the names of the fields; those that are not there are left out.
 
     One field holds a list, an object by label, labels and texts side by side, or one of these spelled in a text;
-    several fields hold a text each, and are labelled by their names if these are letters. ValueError if they are no
-    choices.
+    several fields hold a text each, and are labelled by their names if these are letters or end in numbers. ValueError
+    if they are no choices.
     """
     found = {name: value for name, value in values.items() if value not in (None, "", [])}
     if len(found) == 1:
         (value,) = found.values()
         pairs = _pairs(parse_literal(value) if isinstance(value, str) else value)
     else:
-        by_letter = all(len(name) == 1 and name.upper() in LETTERS for name in found)
-        pairs = [(name if by_letter else "", value) for name, value in found.items()]
+        pairs = list(zip(_labels_of(list(found)), found.values(), strict=True))
     labels = [str(label).strip() for label, _ in pairs]
     texts = [_one_text(value) for _, value in pairs]
     while texts and not texts[-1]:
@@ -98,6 +99,24 @@ def offered(values: Mapping[str, Any]) -> Offered:
     if all(label and label[1].upper() == LETTERS[index] for index, label in enumerate(own)):
         texts = [text[label.end() :] if label else text for text, label in zip(texts, own, strict=True)]
     return Offered(tuple(texts), tuple(labels[: len(texts)]), tuple(numbers[: len(texts)]))
+
+
+def _labels_of(names: Sequence[str]) -> list[str]:
+    """Labels of fields: their names, or the numbers at the end of their names (option1, option2); else empty ones."""
+    if all(len(name) == 1 and name.upper() in LETTERS for name in names):
+        return list(names)
+    numbered = [_NUMBERED.fullmatch(name) for name in names]
+    if all(numbered) and len({found[1] for found in numbered if found}) == 1:
+        return [found[2] for found in numbered if found]
+    return [""] * len(names)
+
+
+def marked(answers: Sequence[Any], choices: Offered) -> list[int] | None:
+    """The choices that a list of marks, a 0 or 1 (false or true) a choice, calls right; None if it is no such list."""
+    marks = [mark for mark in answers if isinstance(mark, int | float) and mark in (0, 1)]
+    if len(marks) < len(answers) or len(marks) != len(choices.texts) or not any(marks):
+        return None
+    return [index for index, mark in enumerate(marks) if mark]
 
 
 def _pairs(value: Any) -> list[tuple[Any, Any]]:
@@ -164,7 +183,7 @@ def _readings(answer: Any, choices: Offered) -> list[tuple[str, int]]:
 
 
 def _by_label(text: str, choices: Offered) -> list[int]:
-    bare = text.strip("()[].: ").upper()
+    bare = unicodedata.normalize("NFKC", text).strip("()[].: ").upper()
     labels = [label or LETTERS[index] for index, label in enumerate(choices.labels)]
     return [index for index, label in enumerate(labels) if label.upper() == bare]
 

@@ -20,17 +20,19 @@ from mralign.questions.literals import parse_literal
 MEMBERS = ("value", "answer", "answers", "text", "aliases")
 _STEP = re.compile(r"\[(-?\d*)\]|([^.\[\]]+)")
 _EACH = "[]"
+_ABSENT = object()  # where nothing stands; null is something
 _DEEPEST = 20  # lists and objects within each other that are opened
 
 
-def fetch(record: Any, name: str) -> Any:
-    """What stands under `name`; None where nothing does. A key of exactly that name comes before all else.
+def fetch(record: Any, name: str, *, default: Any = None) -> Any:
+    """What stands under `name`; `default` where nothing does. A key of exactly that name comes before all else.
 
     A name that passes a list or a pattern gives the list of what it finds.
     """
     if isinstance(record, Mapping) and name in record:
         return record[name]
-    return _walk(record, _steps(name))
+    found = _walk(record, _steps(name))
+    return default if found is _ABSENT else found
 
 
 def keys_of(record: Mapping[str, Any], pattern: str) -> list[str]:
@@ -52,7 +54,7 @@ def _walk(value: Any, steps: Sequence[str | int], *, depth: int = 0) -> Any:
     if not steps:
         return value
     if depth > _DEEPEST:
-        return None
+        return _ABSENT
     if isinstance(value, str):
         value = parse_literal(value)
     step, rest = steps[0], steps[1:]
@@ -60,26 +62,26 @@ def _walk(value: Any, steps: Sequence[str | int], *, depth: int = 0) -> Any:
         if isinstance(step, str) and step.isdecimal():
             step = int(step)
         if isinstance(step, int):
-            return _walk(value[step], rest, depth=depth + 1) if -len(value) <= step < len(value) else None
+            return _walk(value[step], rest, depth=depth + 1) if -len(value) <= step < len(value) else _ABSENT
         return _gathered(_walk(item, rest if step == _EACH else steps, depth=depth + 1) for item in value)
     if not isinstance(value, Mapping) or isinstance(step, int):
-        return None
+        return _ABSENT
     if step in value:
         return _walk(value[step], rest, depth=depth + 1)
     if "*" in step:
         return _gathered(_walk(value[key], rest, depth=depth + 1) for key in _matching(value, step))
-    return None
+    return _ABSENT
 
 
-def _gathered(values: Iterator[Any]) -> list[Any] | None:
-    """The values that are there, lists among them opened; None if there is none."""
+def _gathered(values: Iterator[Any]) -> Any:
+    """The values that are there and not null, lists among them opened; _ABSENT if there is none."""
     found: list[Any] = []
     for value in values:
         if isinstance(value, list):
             found += value
-        elif value is not None:
+        elif value is not None and value is not _ABSENT:
             found.append(value)
-    return found or None
+    return found or _ABSENT
 
 
 def _matching(record: Mapping[str, Any], pattern: str) -> list[str]:
@@ -135,6 +137,8 @@ def _scalar_texts(value: Any) -> list[str] | None:
         return ["yes", "true"] if value else ["no", "false"]
     if isinstance(value, int | float | Decimal):
         return [number_text(value)]
+    if isinstance(value, datetime.datetime) and value.time() == datetime.time.min:  # a day kept as a time stamp
+        return [value.date().isoformat()]
     if isinstance(value, datetime.date | datetime.time):
         return [value.isoformat()]
     return None

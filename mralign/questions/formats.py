@@ -36,6 +36,7 @@ from mralign.questions.records import (
     read_jsonl,
     read_records,
 )
+from mralign.questions.streams import LARGEST_UNPACKED
 from mralign.store import open_filesystem
 
 _MEMBERS = {"train": "train.json", "dev": "valid.json", "test": "test.json"}
@@ -236,6 +237,11 @@ def _sciq_records(path: str, split: str) -> Iterator[Record]:
             if len(names) != 1:
                 raise ValueError(
                     f"SciQ file {path!r} holds {len(names)} files {wanted}, not one; give SciQ.zip as it is"
+                )
+            if archive.getinfo(names[0]).file_size > LARGEST_UNPACKED:
+                raise ValueError(
+                    f"SciQ file {path!r}: {names[0]} unpacks to more than {LARGEST_UNPACKED} bytes; give SciQ.zip as "
+                    f"it is"
                 )
             data = archive.read(names[0])
     except (zipfile.BadZipFile, zlib.error) as error:

@@ -27,7 +27,7 @@ _ESCAPE = re.compile(r"\\(x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|.)", r
 _ESCAPED = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\", "'": "'", '"': '"', "/": "/", "b": "\b", "f": "\f", "\n": ""}
 _CONSTANTS = {"None": None, "null": None, "nan": None, "True": True, "true": True, "False": False, "false": False}
 _CALLS = re.compile(r"array|(?:np|numpy)\.\w+")  # array([...], dtype=object), np.str_('a')
-_DESCRIPTION = re.compile(r'\(description\s+(?:"((?:[^"\\]|\\.)*)"|([^()"]+?))\s*\)')
+_DESCRIPTION = re.compile(r'\(description\s+(?:"((?:[^"\\]|\\.)*)"|([^()"\s](?:[^()"]*[^()"\s])?))\s*\)')
 _DESCRIPTIONS = re.compile(rf"\(list(?:\s*{_DESCRIPTION.pattern})*\s*\)")
 
 

@@ -36,6 +36,7 @@ _WRAPPERS = (("**", "**"), ("__", "__"), *((mark, mark) for mark in "*_`\"'"), (
 _SENTENCE_ENDS = ".,;:!?"
 _BEFORE = "\"'`([{*_"
 _AFTER = "\"'`)]}*_.,;:!?"
+_NEAR = 200  # characters before an occurrence in which its sentence is looked for
 _QUOTED = ("''", '""', "``", "()", "[]", "{}")
 _ARTICLE = re.compile(r"(?:a|an|the)", re.IGNORECASE)
 _NEXT_WORD = re.compile(r"\s+(\w+)")
@@ -117,7 +118,8 @@ def token_places(haystack: str, aliases: Sequence[str]) -> tuple[int, int, int] 
         text = visible_lines(haystack)
         starts = [0] if _is_written(haystack, written) else []
         starts += [start for alias in written for start in _occurrences(text, alias=alias)]
-        places += [len(normalize(text[:start]).split()) for start in starts]
+        ends = {min(starts), max(starts)} if starts else set()
+        places += [len(normalize(text[:start]).split()) for start in ends]
     if not places:
         return None
     return min(*places, tokens - 1), min(max(places), tokens - 1), tokens
@@ -137,12 +139,20 @@ def _gold(alias: str) -> _Alias:
 
 def _unwrapped(text: str) -> str:
     """`text` without quotes, brackets or bold type around it and sentence ends behind it, if anything is left."""
-    bare = text.rstrip(_SENTENCE_ENDS).strip() or text
+    while True:
+        bare = text.rstrip(_SENTENCE_ENDS).strip() or text
+        inner = _within_wrapper(bare)
+        if not inner:
+            return bare
+        text = inner
+
+
+def _within_wrapper(text: str) -> str:
     for opening, closing in _WRAPPERS:
-        inner = bare[len(opening) : -len(closing)]
-        if bare == f"{opening}{inner}{closing}" and inner.strip():
-            return _unwrapped(inner.strip())
-    return bare
+        inner = text[len(opening) : -len(closing)]
+        if text == f"{opening}{inner}{closing}" and inner.strip():
+            return inner.strip()
+    return ""
 
 
 def _is_written(answer: str, written: Sequence[str]) -> bool:
@@ -160,7 +170,8 @@ def _first_written(haystack: str, written: Sequence[str]) -> int | None:
 def _occurrences(text: str, *, alias: str) -> Iterator[int]:
     """Where the written `alias` stands in `text` (of `visible_lines`) as a token of its own, by the module's rules."""
     for found in _pattern(alias).finditer(text):
-        line_before = text[text.rfind("\n", 0, found.start()) + 1 : found.start()]
+        near = text[max(0, found.start() - _NEAR) : found.start()]
+        line_before = near.rpartition("\n")[2]
         leads = not re.search(r"\w", line_before)
         if not re.search(r"\w", alias):
             around = line_before[-1:].strip() + text[found.end() : found.end() + 1].strip()

@@ -93,6 +93,7 @@ _RELATIVES = dict.fromkeys("\u02b9\u02bb\u02bc\u02bd\u02be\u02bf\u02c8\u02ee\ua7
     "\u2223": "|",
     "\u223c": "~",
     "\u0640": "",  # tatweel stretches a word
+    "\u1361": " ",  # the Ethiopic word space
     "\u2800": " ",  # a Braille cell without a dot
 }
 _SINGLE_QUOTES = "\u2018\u2019\u201a\u201b\u2032\u2039\u203a\u00b4\u0384\u1fbd\u1fbf\u1ffd\u1ffe\uff07\uff40"
@@ -209,7 +210,7 @@ def _is_dropped(char: str) -> bool:
 
 
 def _normal(char: str) -> str:
-    if char in _SIGNS or _is_dropped(char):
+    if char in _SIGNS or (_is_dropped(char) and _RELATIVES.get(char) != " "):
         return ""
     return _apart("".join(part for part in _cased(char) if not _is_dropped(part)))
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from mralign.questions.choices import Choices, offered, resolve
+from mralign.questions.choices import Choices, marked, offered, resolve
 from mralign.questions.fields import fetch, keys_of, texts_of
 from mralign.questions.records import MalformedError
 
@@ -123,7 +123,8 @@ def _choices(record: Mapping[str, Any], *, fields: FieldMap) -> Choices:
     if not named:
         raise MalformedError("missing_answers", f"field {_named(fields.answers)} names none of the choices")
     try:
-        right = {resolve(value, found, reading=reading) for value in named}
+        marks = marked(named, found) if fields.answer_is == "auto" else None
+        right = set(marks) if marks else {resolve(value, found, reading=reading) for value in named}
     except LookupError as error:
         raise MalformedError("ambiguous_answer", str(error.args[0])) from error
     except ValueError as error:

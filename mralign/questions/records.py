@@ -13,14 +13,15 @@ import io
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, cast
 
 import pyarrow as pa
 from pyarrow import fs
 
 from mralign.arrow_files import open_parquet
+from mralign.questions import streams
 from mralign.questions.fields import fetch
-from mralign.questions.streams import encoding_of, open_bytes, split_suffix, text_of
+from mralign.questions.streams import encoding_of, lines_of, open_bytes, read_whole, split_suffix, text_of
 from mralign.store import open_filesystem
 
 _BATCH = 4096  # records of a Parquet file in memory
@@ -93,7 +94,7 @@ def read_bytes(path: str) -> bytes:
     """A file whole."""
     filesystem, inner = open_filesystem(path)
     with open_bytes(filesystem, inner, path=path) as stream:
-        return stream.read()
+        return read_whole(stream, path=path)
 
 
 def read_jsonl(filesystem: fs.FileSystem, inner: str, path: str, layout: Layout | None = None) -> Iterator[Record]:
@@ -110,14 +111,14 @@ def read_jsonl(filesystem: fs.FileSystem, inner: str, path: str, layout: Layout 
             raise ValueError(f"question file {path!r}, after line {number}: {error}") from error
 
 
-def _lines(stream: BinaryIO | io.BufferedReader, *, encoding: str) -> Iterator[bytes]:
+def _lines(stream: io.BufferedReader, *, encoding: str) -> Iterator[bytes]:
     """The lines of a text file in UTF-8, without their ends; U+2028 and its like end none."""
     if encoding == "utf-8-sig":
-        for number, line in enumerate(stream):
+        for number, line in enumerate(lines_of(stream)):
             yield line.removeprefix(b"\xef\xbb\xbf" if number == 0 else b"").removesuffix(b"\n")
         return
     text = io.TextIOWrapper(stream, encoding=encoding, errors="surrogateescape", newline="\n")
-    for decoded in text:
+    for decoded in lines_of(text):
         yield decoded.removesuffix("\n").encode("utf-8", "surrogateescape")
 
 
@@ -144,7 +145,7 @@ def parse_document(data: bytes, *, path: str, layout: Layout | None = None) -> I
 
 def _document_lines(data: bytes, *, encoding: str) -> Iterator[Record]:
     """A .json file that holds one object after the other, a line each."""
-    lines = _lines(io.BytesIO(data), encoding=encoding)
+    lines = _lines(io.BufferedReader(cast(io.RawIOBase, io.BytesIO(data))), encoding=encoding)
     return (_json_record(line, number=number) for number, line in enumerate(lines, 1) if line.strip())
 
 
@@ -169,7 +170,7 @@ def _json_record(line: bytes, *, number: int) -> Record:
 
 def _read_json(filesystem: fs.FileSystem, inner: str, path: str, layout: Layout) -> Iterator[Record]:
     with open_bytes(filesystem, inner, path=path) as stream:
-        return parse_document(stream.read(), path=path, layout=layout)
+        return parse_document(read_whole(stream, path=path), path=path, layout=layout)
 
 
 def _read_csv(filesystem: fs.FileSystem, inner: str, path: str, layout: Layout) -> Iterator[Record]:
@@ -187,31 +188,40 @@ def _read_cells(
         text = text_of(stream, encoding=layout.encoding)
         for _ in range(layout.skip_lines):
             text.readline()
-        rows = _Rows(_csv_reader(text, delimiter=delimiter, quotes=layout.quotes), skipped=layout.skip_lines)
+        rows = _Rows(lines_of(text), delimiter=delimiter, quotes=layout.quotes, skipped=layout.skip_lines)
         try:
             names = list(layout.columns) or _header(rows, wanted=layout.header, path=path)
             while (row := rows.next()) is not None:
                 yield _cells_record(row, names=names, line=rows.line)
         except UnicodeError as error:
             raise ValueError(f"question file {path!r}, line {rows.line}: not {text.encoding} ({error})") from error
-
-
-def _csv_reader(text: io.TextIOWrapper, *, delimiter: str, quotes: bool) -> Any:
-    if quotes:
-        return csv.reader(text, delimiter=delimiter)
-    return csv.reader(text, delimiter=delimiter, quoting=csv.QUOTE_NONE)
+        except ValueError as error:
+            raise ValueError(f"question file {path!r}, after line {rows.line}: {error}") from error
 
 
 class _Rows:
     """The rows of a CSV file that are not empty; `line` is the one on which the last row began, from 1."""
 
-    def __init__(self, reader: Any, *, skipped: int) -> None:
-        self.reader, self.skipped, self.line = reader, skipped, skipped
+    def __init__(self, lines: Iterator[str], *, delimiter: str, quotes: bool, skipped: int) -> None:
+        quoting: Any = csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE
+        self.reader = csv.reader(self._counted(lines), delimiter=delimiter, quoting=quoting)
+        self.skipped, self.line, self.length = skipped, skipped, 0
+
+    def _counted(self, lines: Iterator[str]) -> Iterator[str]:
+        """The same lines; ValueError where those of one row, a quoted cell may hold many, are too long together."""
+        for line in lines:
+            self.length += len(line)
+            if self.length > streams.LONGEST_LINE:
+                raise ValueError(
+                    f"the row that begins on line {self.line} is longer than {streams.LONGEST_LINE} characters; is a "
+                    f"quote left open (else give `quotes: false`)?"
+                )
+            yield line
 
     def next(self) -> list[str] | csv.Error | None:
         """The next row, or why it cannot be read; None at the end."""
         while True:
-            self.line = self.skipped + self.reader.line_num + 1
+            self.line, self.length = self.skipped + self.reader.line_num + 1, 0
             try:
                 row: list[str] = next(self.reader)
             except StopIteration:

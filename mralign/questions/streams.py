@@ -11,6 +11,7 @@ import io
 import lzma
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import PurePosixPath
 from typing import IO, Any, cast
 
@@ -18,6 +19,8 @@ import pyarrow as pa
 from pyarrow import fs
 
 _BUFFER = 2**20  # bytes
+LONGEST_LINE = 2**26  # bytes or characters: a line without end must not fill the memory
+LARGEST_UNPACKED = 2**30  # bytes of a packed file that is read whole
 _PIECE = 2**16  # bytes unpacked at a time: what comes before a fault is still read
 PACKED = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".xz": "xz"}
 _MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
@@ -69,6 +72,33 @@ class _Unpacked(io.RawIOBase):
         buffer[: len(data)] = data
         self.read_bytes += len(data)
         return len(data)
+
+
+def read_whole(stream: io.BufferedReader, *, path: str) -> bytes:
+    """All bytes of a stream of `open_bytes`. ValueError if a packed file unpacks to more than LARGEST_UNPACKED."""
+    if not split_suffix(path)[1]:
+        return stream.read()
+    data = stream.read(LARGEST_UNPACKED + 1)
+    if len(data) > LARGEST_UNPACKED:
+        raise ValueError(
+            f"file {path!r} unpacks to more than {LARGEST_UNPACKED} bytes, and can only be read whole; unpack it, or "
+            f"convert it to JSONL"
+        )
+    return data
+
+
+def lines_of(stream: io.BufferedReader | io.TextIOWrapper) -> Iterator[Any]:
+    """The lines of a stream, with their ends. ValueError for one longer than LONGEST_LINE."""
+    for number in count(1):
+        line = stream.readline(LONGEST_LINE + 1)
+        if not line:
+            return
+        if len(line) > LONGEST_LINE:
+            raise ValueError(
+                f"line {number} is longer than {LONGEST_LINE} characters; no record is that long: is the file what "
+                f"its suffix says (else give `file`)?"
+            )
+        yield line
 
 
 def encoding_of(first: bytes, *, default: str) -> str:

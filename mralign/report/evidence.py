@@ -23,7 +23,6 @@ from mralign.schema import ANNOTATIONS, CANDIDATES, EDGES, MATRICES, WEIGHTS
 from mralign.store import Manifest, StageDir
 
 METRIC_STAGES = ("evaluation_base", "evaluation")
-_CLOSING = "</think>"
 
 
 class _Named(Protocol):
@@ -220,8 +219,11 @@ def read_history(out: StageDir) -> list[dict[str, Any]]:
     return [json.loads(line) for line in out.read_text("metrics.jsonl").splitlines()]
 
 
-def sample_traces(acts: Mapping[str, Act], *, count: int = 3) -> list[Trace]:
-    """The first trajectories by row id, positives and negatives in turn: chosen by nothing that they say."""
+def sample_traces(acts: Mapping[str, Act], *, closing: str, count: int = 3) -> list[Trace]:
+    """The first trajectories by row id, positives and negatives in turn: chosen by nothing that they say.
+
+    `closing`: the tag that ends a thought.
+    """
     candidates = finished(acts, "candidates")
     if candidates is None:
         return []
@@ -230,7 +232,11 @@ def sample_traces(acts: Mapping[str, Act], *, count: int = 3) -> list[Trace]:
     steps = _column(annotation, schema=ANNOTATIONS, name="steps", row_ids=chosen)
     step_weights = _column(weights, schema=WEIGHTS, name="step_weights", row_ids=chosen)
     rows = {row["row_id"]: row for row in _rows(candidates, schema=CANDIDATES, row_ids=chosen)}
-    return [_trace(rows[i], steps=steps.get(i), weights=step_weights.get(i)) for i in chosen if i in rows]
+    return [
+        _trace(rows[row_id], steps=steps.get(row_id), weights=step_weights.get(row_id), closing=closing)
+        for row_id in chosen
+        if row_id in rows
+    ]
 
 
 def _choose(out: StageDir, *, schema: pa.Schema, count: int) -> list[str]:
@@ -259,7 +265,9 @@ def _rows(out: StageDir, *, schema: pa.Schema, row_ids: Sequence[str]) -> Iterat
         yield from found.to_pylist()
 
 
-def _trace(row: Mapping[str, Any], *, steps: list[dict[str, Any]] | None, weights: list[float] | None) -> Trace:
+def _trace(
+    row: Mapping[str, Any], *, steps: list[dict[str, Any]] | None, weights: list[float] | None, closing: str
+) -> Trace:
     spans = list(zip(row["segment_start"], row["segment_end"], strict=True))
     plain: list[dict[str, Any]] = [
         {"first_segment": i, "last_segment": i, "labels": [], "rule": None} for i in range(len(spans))
@@ -280,5 +288,5 @@ def _trace(row: Mapping[str, Any], *, steps: list[dict[str, Any]] | None, weight
             )
             for number, step in enumerate(found)
         ),
-        answer=row["text"][row["thought_end"] :].strip().removeprefix(_CLOSING).strip(),
+        answer=row["text"][row["thought_end"] :].strip().removeprefix(closing).strip(),
     )

@@ -244,7 +244,8 @@ def training(acts: Mapping[str, Act]) -> Content:
 
 
 def trajectories(config: RunConfig, *, acts: Mapping[str, Act]) -> Content:
-    return {"traces": [_trace(trace, bounds=_bounds(config)) for trace in sample_traces(acts)]}
+    traces = sample_traces(acts, closing=config.model.thought_tags[1])
+    return {"traces": [_trace(trace, bounds=_bounds(config)) for trace in traces]}
 
 
 def _trace(trace: Trace, *, bounds: tuple[float, float]) -> dict[str, Any]:

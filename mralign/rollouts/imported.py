@@ -8,7 +8,6 @@ read as those of a question are, so that both stages see the same questions.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from mralign.engines.model_files import load_tokenizer, model_path
 from mralign.engines.requests import Renderer, Sampling, family_of
 from mralign.engines.seam import Continuation, continuation, separate_ids, survives, without_prefill
 from mralign.engines.turns import cut_end, stop_tokens, turn_of
+from mralign.questions.fields import fetch
 from mralign.questions.formats import choose
 from mralign.questions.records import MalformedError, Record
 from mralign.questions.sources import check_source
@@ -30,7 +30,7 @@ from mralign.rejects import Reject
 from mralign.schema import GENERATIONS
 
 _NO_ENGINE = Engine(max_model_len=2**31)  # nothing is sampled: examples.max_length judges the length later
-_STEP = re.compile(r"\[(\d+)\]|([^.\[\]]+)")  # of a dotted name
+_ABSENT = object()
 _SYNTAX_FAULTS = ("malformed_json", "malformed_csv")
 
 
@@ -255,29 +255,26 @@ class _Writer:
         return self.turn.thought_before + thought.strip() + self.turn.thought_after + answer.lstrip()
 
 
-def _question_fields(fields: ImportFields) -> dict[str, str]:
+def _question_fields(fields: ImportFields) -> dict[str, str | tuple[str, ...]]:
     return {"id": fields.id, "question": fields.question, "answers": fields.answers}
 
 
-def _value(record: dict[str, Any], name: str) -> tuple[bool, Any]:
-    """(whether the record has the field, its value); a dotted name goes deeper where there is no field of that name."""
-    if name in record:
-        return True, record[name]
-    value: Any = record
-    for number, key in _STEP.findall(name):
-        if number and isinstance(value, list) and int(number) < len(value):
-            value = value[int(number)]
-        elif key and isinstance(value, dict) and key in value:
-            value = value[key]
-        else:
-            return False, None
-    return True, value
+def _found(record: dict[str, Any], name: str, *, default: Any = None) -> Any:
+    """What stands under `name`, else `default`. A name that passes a list (content[].text) gives a list: one of one is
+    that one."""
+    found = fetch(record, name, default=default)
+    return found[0] if "[]" in name and isinstance(found, list) and len(found) == 1 else found
+
+
+def _needed(record: dict[str, Any], name: str) -> Any:
+    found = _found(record, name, default=_ABSENT)
+    if found is _ABSENT:
+        raise MalformedError("missing_field", f"no field {name!r}; the row has {sorted(map(str, record))}")
+    return found
 
 
 def _text(record: dict[str, Any], name: str, *, needed: bool = True) -> str:
-    there, value = _value(record, name)
-    if not there and needed:
-        raise MalformedError("missing_field", f"no field {name!r}; the row has {sorted(map(str, record))}")
+    value = _needed(record, name) if needed else _found(record, name)
     if value is None and not needed:
         return ""
     if not isinstance(value, str):
@@ -286,15 +283,12 @@ def _text(record: dict[str, Any], name: str, *, needed: bool = True) -> str:
 
 
 def _draw(record: dict[str, Any], name: str) -> int:
-    there, value = _value(record, name)
-    if not there:
-        raise MalformedError("missing_field", f"no field {name!r}; the row has {sorted(map(str, record))}")
+    value = _needed(record, name)
     if not str(value).isdecimal():
         raise MalformedError("wrong_type", f"the draw must be a number from 0, not {value!r:.80}")
     return int(str(value))
 
 
 def _finish_reason(record: dict[str, Any], name: str | None) -> str:
-    """The file's own word; `stop` where the row has no such field or none is read."""
-    there, value = _value(record, name) if name else (False, None)
-    return str(value) if there else "stop"
+    """The file's own word; `stop` where the row has no such field or none is read. Null is a word that says nothing."""
+    return str(_found(record, name, default="stop")) if name else "stop"

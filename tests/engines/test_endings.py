@@ -39,8 +39,11 @@ WHOLE = [
     "COMPLETE",
     "FinishReason.STOP",
     "stop-sequence",
+    "FINISHED",
+    "end_id",
+    "normal",
 ]
-CUT = ["length", "max_tokens", "MAX_TOKENS", "model_length", "model_context_window_exceeded"]
+CUT = ["length", "max_tokens", "MAX_TOKENS", "model_length", "model_context_window_exceeded", "token_limit"]
 UNFINISHED = [
     *(
         "content_filter",

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mralign.engines.stated_answer import stated_answer
-from mralign.engines.thinking import clean_answer
+from mralign.engines.thinking import clean_answer, split_thinking
 
 PROSE = "The treaty was signed in 1815.\nIt ended the war.\n\n"
 
@@ -136,3 +136,44 @@ def test_a_reply_that_states_nothing_is_its_own_answer(reply):
 def test_any_reply_ends(reply):
     found = stated_answer(reply)
     assert found == found.strip()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "My final answer is: Vienna",
+        "The correct answer is: Vienna",
+        "La réponse est : Vienna",
+        "Die richtige Antwort lautet: Vienna",
+        "La respuesta correcta es: Vienna",
+        "我的答案是：Vienna",
+        "* Answer: Vienna",
+        "✅ **Answer:** Vienna",
+        "👉 Final answer: Vienna",
+        "Answer: Vienna\n\n---",
+        "Answer: Vienna\n```",
+        "\\boxed{\\underline{Vienna}}",
+        "<answer>Vienna</answer> (in <answer> tags)",
+    ],
+)
+def test_further_ways_to_state_an_answer(line):
+    assert clean_answer(PROSE + line) == "Vienna"
+
+
+# A model that repeats itself to the limit writes such replies; each took minutes, or more frames than there are.
+@pytest.mark.parametrize(
+    ("reply", "answer"),
+    [
+        ("\\boxed{" * 30_000 + "x" + "}" * 30_000, "x"),
+        ("\\boxed{" * 30_000, ""),
+        ("\\boxed{" + "\\text{" * 30_000 + "x" + "}" * 30_001, "x"),
+        ("\\boxed{x" + "\\text{" * 30_000, "x"),
+        ("<answer>" * 30_000 + "x</answer>", "x"),
+    ],
+)
+def test_a_reply_that_repeats_itself_is_read_in_one_pass(reply, answer):
+    assert clean_answer(reply) == answer
+
+
+def test_blank_space_to_the_limit_is_read_in_one_pass():
+    assert split_thinking("\n" * 200_000 + "x", mode="off").answer == "x"

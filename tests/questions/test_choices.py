@@ -122,3 +122,29 @@ def test_choices_resolve_without_a_file():
     with pytest.raises(ValueError, match="names no choice by text"):
         resolve("B", found, reading="text")
     assert Choices(TEXTS, (1,)).shuffled(by="x") == Choices(TEXTS, (1,)).shuffled(by="x")
+
+
+@pytest.mark.parametrize("marks", [[0, 1, 0, 0], [False, True, False, False], [0.0, 1.0, 0.0, 0.0]])
+def test_a_mark_for_each_choice_calls_the_marked_one_right(tmp_path, marks):
+    (row,), _ = read(tmp_path, {"choices": list(TEXTS), "answer": marks})
+    assert row["answers"] == [TEXTS[1], "B", f"B) {TEXTS[1]}"]
+
+
+def test_the_numbers_of_columns_are_labels(tmp_path):
+    rows = "".join(
+        json.dumps({"question": "q", "one": "x", "option1": "lid", "option2": "spout", "answer": a}) + "\n"
+        for a in ("1", "2")
+    )
+    path = tmp_path / "columns.jsonl"
+    path.write_text(rows)
+    fields = {"answers": "answer", "choices": ["option1", "option2"]}
+    ((table, rejects),) = read_batches(str(path), name="s", split="dev", fields=fields)
+    assert [row["answers"][0] for row in table.to_pylist()] == ["spout"]
+    assert [reject.reason for reject in rejects] == ["ambiguous_answer"]  # "1": the first column, or index 1
+    ((table, rejects),) = read_batches(str(path), name="s", split="dev", fields=fields, answer_is="number")
+    assert [row["answers"][0] for row in table.to_pylist()] == ["lid", "spout"]
+
+
+def test_a_full_width_letter_names_a_choice(tmp_path):
+    (row,), _ = read(tmp_path, {"choices": list(TEXTS), "answer": "Ｂ"})
+    assert row["answers"][0] == TEXTS[1]

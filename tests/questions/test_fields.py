@@ -124,3 +124,14 @@ def test_several_names_give_all_answers_once_and_the_first_question(tmp_path):
         ("other?", ["c"], "{}"),
     ]
     assert [(reject.row_id, reject.reason) for reject in rejects] == [("s/row2", "missing_answers")]
+
+
+def test_null_is_something_and_absence_is_nothing():
+    record = {"a": None, "b": {"c": None}, "d": [{"e": None}, {}]}
+    found = [fetch(record, name, default="none") for name in ("a", "b.c", "b.x", "x", "d[].e", "d[0].e", "d[5].e")]
+    assert found == [None, None, "none", "none", "none", None, "none"]
+
+
+def test_a_day_kept_as_a_time_stamp_is_that_day():
+    assert texts_of(datetime.datetime(1815, 6, 9)) == ["1815-06-09"]
+    assert texts_of(datetime.datetime(1815, 6, 9, 12, 30)) == ["1815-06-09T12:30:00"]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from mralign.questions import formats
 from mralign.questions.matching import contains, equals, normalize
 from mralign.questions.repeats import drop_repeats, find_repeats, question_keys
 from mralign.questions.sources import check_source, read_batches
@@ -317,3 +318,12 @@ def test_published_sciq_has_the_known_duplicates_and_overlap():
     assert len(twins) == 14  # letter by letter they are 11
     kept, rejects = drop_repeats(train, repeats(train, dev, test, splits=["train", "dev", "test"]))
     assert kept.num_rows + len(rejects) == 11679
+
+
+def test_a_member_of_the_zip_is_unpacked_up_to_a_limit(tmp_path, monkeypatch):
+    path = tmp_path / "SciQ.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("SciQ dataset-2 3/train.json", "[" + " " * 100_000)
+    monkeypatch.setattr(formats, "LARGEST_UNPACKED", 1_000)
+    with pytest.raises(ValueError, match=r"train\.json unpacks to more than 1000 bytes"):
+        list(read_batches(str(path), name="s", split="train", format="sciq", fields={}))

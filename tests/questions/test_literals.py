@@ -128,3 +128,8 @@ def test_the_answers_of_nq_open_written_as_csv_are_those_of_its_jsonl(tmp_path):
         assert rejects == []
         found[name] = table.column("answers").to_pylist()
     assert found["q.csv"] == found["q.jsonl"] == [row["answer"] for row in rows]
+
+
+def test_blanks_in_a_description_are_read_in_one_pass():
+    assert parse_literal("(list (description " + " " * 100_000 + ")") is None
+    assert parse_literal("(list (description a" + " " * 100_000 + "b))") == ["a" + " " * 100_000 + "b"]

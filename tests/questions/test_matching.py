@@ -166,3 +166,15 @@ def test_a_thought_about_choices_does_not_hold_the_answer_by_its_letter():
     assert token_places(wrong, golds) is None
     assert thought_matches("So it is Paris.", golds)
     assert thought_matches("Vitamin B helps.", ["B"])  # an answer of its own, no letter of a choice
+
+
+def test_brackets_without_end_are_unwrapped():
+    deep = "(" * 5_000 + "A" + ")" * 5_000
+    assert equals(deep, ["A"])
+    assert not equals("(" * 5_000 + ")" * 5_000, ["A"])
+
+
+def test_a_thought_that_repeats_an_article_is_read_in_one_pass():
+    thought = "the A " * 40_000 + "is A."
+    assert contains(thought, ["A"])
+    assert token_places(thought, ["A"]) is not None

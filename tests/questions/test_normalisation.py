@@ -58,10 +58,10 @@ def test_every_character_is_what_unicode_says_it_is():
         if category in ("Cs", "Co", "Cn", "Lo"):  # Lo: below, and most of the 1.1 million
             continue
         found = normalize(f"x{char}y")
-        if category[0] == "P" or category == "Cf":
-            assert found == "xy", hex(code)
-        elif category[0] == "Z":
+        if category[0] == "Z" or "WORDSPACE" in unicodedata.name(char, ""):
             assert found == "x y", hex(code)
+        elif category[0] == "P" or category == "Cf":
+            assert found == "xy", hex(code)
         elif category == "Nd":
             assert found == f"x{unicodedata.decimal(char)}y", hex(code)
         elif category in ("Lu", "Ll", "Lt"):
@@ -210,3 +210,7 @@ def test_the_embedded_world_reads_as_before():
     for row in rows:
         for answer in row["answer"]:
             assert normalize(answer) == answer == clean_answer(f"\n\n{answer} .").removesuffix(" .")
+
+
+def test_the_ethiopic_word_space_parts_words():
+    assert normalize("አዲስ፡አበባ") == normalize("አዲስ አበባ") == "አዲስ አበባ"

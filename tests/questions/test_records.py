@@ -9,6 +9,7 @@ import lzma
 import pyarrow as pa
 import pytest
 
+from mralign.questions import streams
 from mralign.questions.records import Layout, Record, read_records
 from mralign.questions.sources import check_source, read_batches
 
@@ -170,3 +171,31 @@ def test_a_packed_parquet_file_is_refused_before_it_is_read(tmp_path):
     path = write(tmp_path / "q.parquet.gz", gzip.compress(b"PAR1"))
     with pytest.raises(ValueError, match="packed Parquet file cannot be read piece by piece; unpack it"):
         check_source(str(path), name="s", split="dev", fields={})
+
+
+# A packed file of kilobytes may hold terabytes: here limits of a few bytes stand for those of the real ones.
+@pytest.mark.parametrize("name", ["q.jsonl.gz", "q.csv.gz", "q.tsv.gz", "q.jsonl"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_a_line_without_end_ends_the_file_not_the_memory(tmp_path, monkeypatch, name, encoding):
+    monkeypatch.setattr(streams, "LONGEST_LINE", 1_000)
+    text = ("question,answer\n" if "jsonl" not in name else "") + "x" * 2_000
+    data = text.encode(encoding)
+    path = write(tmp_path / name, gzip.compress(data) if name.endswith(".gz") else data)
+    with pytest.raises(ValueError, match=r"q\..*is longer than 1000 characters; no record is that long.*`file`"):
+        values(path, encoding=encoding)
+
+
+def test_a_row_without_end_ends_the_file_not_the_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(streams, "LONGEST_LINE", 1_000)
+    endless = 'question,answer\n"' + '\n","' * 1_000
+    with pytest.raises(ValueError, match=r"row that begins on line 2 is longer than 1000 characters.*`quotes: false`"):
+        values(write(tmp_path / "q.csv", endless))
+
+
+def test_a_packed_document_is_read_up_to_a_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr(streams, "LARGEST_UNPACKED", 1_000)
+    small, large = json.dumps(ROWS).encode(), json.dumps(ROWS * 100).encode()
+    assert values(write(tmp_path / "small.json.gz", gzip.compress(small))) == ROWS
+    assert values(write(tmp_path / "large.json", large)) == ROWS * 100  # its size is no surprise
+    with pytest.raises(ValueError, match=r"large\.json\.gz' unpacks to more than 1000 bytes.*convert it to JSONL"):
+        values(write(tmp_path / "large.json.gz", gzip.compress(large)))

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from report.test_report import STATES, Item, Named, make_run, page_of, plain, seal
 
-from mralign.report import publish
+from mralign.report import evidence, publish
 from mralign.report.evidence import Chain
 from mralign.report.figures import heat_map, histogram
 from mralign.report.thinking import change_of, top_edges
@@ -142,3 +142,20 @@ def test_a_histogram_has_a_bar_a_bin_that_holds_something():
     assert svg.count("stroke-dasharray") == 1
     assert "wrong" not in svg and "&lt;t&gt;" in svg
     assert histogram({"right": ([0, 0], None, "#111")}, title="t") == ""
+
+
+def test_the_answer_of_a_trajectory_is_shown_without_the_tag_that_ends_its_thought():
+    text = "[THINK]It is far.\n\nNo.[/THINK]Vienna"
+    row = {
+        "row_id": "s/1/on/0",
+        "dataset": "s",
+        "polarity": 1,
+        "question": "q",
+        "answers": ["Vienna"],
+        "text": text,
+        "thought_end": text.index("[/THINK]"),
+        "segment_start": [7],
+        "segment_end": [text.index("[/THINK]")],
+    }
+    trace = evidence._trace(row, steps=None, weights=None, closing="[/THINK]")
+    assert trace.answer == "Vienna"

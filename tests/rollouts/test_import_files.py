@@ -192,3 +192,26 @@ def test_why_a_text_ended_is_read_from_the_file(tmp_path, given, fields, invalid
     ((row,), _) = read(tmp_path, {**GOOD, **given}, **fields)
     assert row["invalid"] == invalid
     assert (row["answer"] is None) == (invalid is not None)
+
+
+def test_fields_are_named_as_those_of_questions(tmp_path):
+    row = {
+        "key": "k",
+        "question": GOOD["question"],
+        "gold": {"value": "x", "aliases": ["y"]},
+        "content": [{"type": "thinking"}, {"type": "text", "text": "pemidir\n\n0"}],
+        "meta": {"finish_reason": {"type": "stop", "matched": 7}},
+    }
+    cut = {**row, "key": "cut", "meta": {"finish_reason": {"type": "length", "length": 9}}}
+    null = {**row, "key": "null", "meta": {"finish_reason": {"type": None}}}
+    absent = {**row, "key": "absent", "meta": {}}
+    path = write(tmp_path / "far.jsonl", [row, cut, null, absent])
+    names = {"id": ["id", "key"], "answers": ["gold.value", "gold.aliases"], "response": "content[].text"}
+    rows, rejects = import_file(path, finish_reason="meta.finish_reason.type", **names)
+    assert rejects == []
+    assert [(one["question_id"], one["answers"], one["invalid"]) for one in rows] == [
+        ("far/k", ["x", "y"], None),
+        ("far/cut", ["x", "y"], "truncated"),
+        ("far/null", ["x", "y"], "unfinished"),
+        ("far/absent", ["x", "y"], None),
+    ]
