@@ -62,9 +62,9 @@ def worker_environment(engine: Engine) -> dict[str, str]:
 
 
 def engine_faults(engine: Engine) -> list[Fault]:
-    """What keeps vLLM from serving an engine with a GPU on the machine of this process."""
+    """What keeps vLLM from serving an engine on the machine of this process."""
     if find_spec("vllm") is None:
-        return [Fault("vLLM is not installed there: in a checkout, pip install '.[gpu]'")]
+        return [Fault("its engines are vLLM's, which is not installed: in a checkout, pip install '.[gpu]'")]
     if engine.gpus_per_replica and _cpu_build():
         text = f"an engine takes {engine.gpus_per_replica:g} GPU, but vLLM there is the CPU build and leaves it idle"
         return [Fault(f"{text}: in a checkout, pip install '.[gpu]'", fatal=False)]
