@@ -110,7 +110,7 @@ def weight_shapes(file: Path) -> dict[str, list[int]]:
     try:
         with file.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
-            header = json.loads(stream.read(length)) if length <= _LONGEST_HEADER else None
+            header: Any = json.loads(stream.read(length)) if length <= _LONGEST_HEADER else None
         header.pop("__metadata__", None)
         ends = [tensor["data_offsets"][1] for tensor in header.values()]
         shapes = {name: tensor["shape"] for name, tensor in header.items()}
