@@ -248,3 +248,8 @@ def _companion(path: Path, *, trust_remote_code: bool) -> bool:
 def model_path(model: Model) -> str:
     """Where the files of the model lie on this machine, or its hub name."""
     return local_copy(resolve_path(model.path))
+
+
+def adapter_paths(model: Model) -> list[str]:
+    """Where the files of the model's own adapter lie on this machine; empty if it has none."""
+    return [local_copy(resolve_path(model.adapter))] if model.adapter else []

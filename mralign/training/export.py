@@ -19,10 +19,10 @@ from typing import Any
 
 from pyarrow import fs
 
-from mralign.config import RunConfig, resolve_path
+from mralign.config import RunConfig
 from mralign.disk import full_disk
 from mralign.engines.adapter import save_merged
-from mralign.engines.model_files import model_path
+from mralign.engines.model_files import adapter_paths, model_path
 from mralign.stage import Context, log
 from mralign.store import Directory, StageDir
 from mralign.training.card import model_card, shown
@@ -123,10 +123,9 @@ def _card(context: Context, *, figures: Mapping[str, Any], adapter: bool) -> str
 
 def save_result(config: RunConfig, weights: Path, *, target: Path, full: bool) -> None:
     """The base with all adapters, or under tuning=full the trained model itself, in `model.dtype`."""
-    own = [resolve_path(config.model.adapter)] if config.model.adapter else []
     save_merged(
         model_path(config.model),
-        adapters=[] if full else [*own, str(weights)],
+        adapters=[] if full else [*adapter_paths(config.model), str(weights)],
         target=target,
         model=config.model,
         weights=str(weights) if full else None,

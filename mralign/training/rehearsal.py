@@ -59,7 +59,7 @@ def rehearse(config: RunConfig, *, figures: Mapping[str, Any], fingerprint: str)
 def _try_end(config: RunConfig, directory: Path) -> None:
     target = directory / "model"
     target.mkdir()
-    if _weight_bytes(resolve_path(config.model.path)) <= _WHOLE_UP_TO:
+    if _weight_bytes(model_path(config.model)) <= _WHOLE_UP_TO:
         _whole(config, weights=directory / WEIGHTS, target=target)
     else:
         _without_weights(config, target)
