@@ -40,9 +40,16 @@ def load_merged(
     chosen: dict[str, Any] = {} if attention == "auto" else {"attn_implementation": attention}
     if quantization is not None:
         chosen["quantization_config"] = quantization
-    model = AutoModelForCausalLM.from_pretrained(
-        base, dtype=getattr(torch, dtype), trust_remote_code=trust_remote_code, **chosen
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        base, dtype=getattr(torch, dtype), trust_remote_code=trust_remote_code, output_loading_info=True, **chosen
     )
+    model, told = loaded
+    missing = sorted(told["missing_keys"])
+    if missing:
+        raise ValueError(
+            f"the weights of {base} lack {len(missing)} that a {type(model).__name__} has, such as "
+            f"{', '.join(missing[:3])}: they would be random; give a directory with all weights of a causal LM"
+        )
     if adapters:
         from mralign.engines.merging import merge, with_adapter
 

@@ -171,6 +171,11 @@ def check_served(model: Model) -> Any:
         return None
     check_configuration(path, trust_remote_code=model.trust_remote_code)
     check_weights(path)
+    if (Path(path) / "adapter_config.json").exists():
+        raise ValueError(
+            f"model directory {path} holds an adapter_config.json: transformers would apply that adapter, vLLM not; "
+            f"move the adapter's files to a directory of their own and give that as model.adapter"
+        )
     return load_tokenizer(path, model=model)
 
 

@@ -55,10 +55,10 @@ def trained_before(out: StageDir) -> Iterator[tuple[Path, dict[str, Any]] | None
 
     Raises TrainingStopped for one that is not what this training wrote.
     """
-    if not out.exists(TRAINED):
+    note = _note(out)
+    if note is None:
         yield None
         return
-    note = json.loads(out.read_text(TRAINED))
     name = str(note["checkpoint"]).rsplit("/", 1)[-1]  # nothing outside Ray Train's directory
     place = out.path(f"{RAY_TRAIN}/{name}")
     if out.filesystem.get_file_info(place).type != fs.FileType.Directory:
@@ -67,6 +67,17 @@ def trained_before(out: StageDir) -> Iterator[tuple[Path, dict[str, Any]] | None
     with _local_directory(out, place) as directory:
         check_checkpoint(directory, training=out.fingerprint, name=name)
         yield directory, note["figures"]
+
+
+def _note(out: StageDir) -> dict[str, Any] | None:
+    """What `keep_trained` wrote last; None where it did not come to that, or did not finish it."""
+    if not out.exists(TRAINED):
+        return None
+    try:
+        note = json.loads(out.read_text(TRAINED))
+    except ValueError:
+        return None
+    return note if isinstance(note, dict) and {"figures", "checkpoint"} <= note.keys() else None
 
 
 @contextmanager

@@ -6,9 +6,11 @@ import pickle
 
 import pytest
 from dated_model import DATED, MINIWORLD, copy_of
+from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from mralign.config import Model, RunConfig, ThinkMode
+from mralign.engines.adapter import load_merged
 from mralign.engines.chat import chat_prompt
 from mralign.engines.model_files import copy_companions, load_tokenizer, template_text, weight_files, writes_date
 from mralign.engines.requests import check_model
@@ -171,3 +173,20 @@ def test_weights_are_those_that_the_index_names(tmp_path):
     (directory / "model.safetensors.index.json").write_text("[]")
     with pytest.raises(ValueError, match=r"index\.json cannot be read"):
         check_model(Model(path=str(directory), dtype="float32"))
+
+
+def test_an_adapter_among_the_files_of_a_model_is_refused_by_the_plan(tmp_path):
+    directory = copy_of(MINIWORLD, tmp_path / "model")
+    (directory / "adapter_config.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"holds an adapter_config\.json.*give that as model\.adapter"):
+        check_model(Model(path=str(directory), dtype="float32"))
+
+
+def test_weights_that_are_missing_are_not_made_up(tmp_path):
+    directory = copy_of(MINIWORLD, tmp_path / "model")
+    weights = load_file(directory / "model.safetensors")
+    gone = weights.pop("model.layers.1.mlp.up_proj.weight")
+    assert gone.numel()
+    save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"lack 1 that a Qwen3ForCausalLM has, such as model\.layers\.1\.mlp\.up_proj"):
+        load_merged(str(directory), adapters=[], dtype="float32")

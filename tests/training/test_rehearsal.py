@@ -103,6 +103,10 @@ def test_without_its_checkpoint_a_training_is_not_taken_for_finished(tmp_path, t
     shutil.rmtree(checkpoint)
     with trained_before(given.out) as found:
         assert found is None
+    for torn in ('{"figures": {"ste', "[]", "{}"):
+        given.out.write_text("trained.json", torn)
+        with trained_before(given.out) as found:
+            assert found is None
 
 
 @pytest.mark.parametrize("tuning", ["lora", "full"])
