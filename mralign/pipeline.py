@@ -14,10 +14,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 from mralign import __version__, template_dates
 from mralign.config import RunConfig, resolve_path
+from mralign.engines.model_files import weight_files
 from mralign.interruption import check as check_interruption
 from mralign.placement import NotInstalled, check_room, rehearse
 from mralign.placement import describe as describe_workers
@@ -142,9 +142,19 @@ def _check_elsewhere(config: RunConfig, stage: Stage, *, warnings: list[str]) ->
 
 
 def lacking(config: RunConfig, planned: Sequence[Planned]) -> list[str]:
-    """What this machine lacks for the stages that have work: packages, keys, room; each once."""
-    found = (said for item in planned if item.manifest is None for said in item.stage.lacks(config))
+    """What this machine lacks for the stages that have work: keys, room, and packages of workers; each once."""
+    found: list[str] = []
+    for stage in (item.stage for item in planned if item.manifest is None):
+        found += stage.lacks(config)
+        if _works_here(config, stage):
+            found += [f"{stage.name}: {fault.text}" for fault in stage.faults(config) if fault.fatal]
     return list(dict.fromkeys(found))
+
+
+def _works_here(config: RunConfig, stage: Stage) -> bool:
+    """Whether workers of the stage are set up as this process is: no cluster is joined, and they have no GPU, which
+    only the worker itself can look for."""
+    return not os.environ.get("RAY_ADDRESS") and not any(one.gpus for one in stage.workers(config))
 
 
 def check_nothing_lacks(config: RunConfig, planned: Sequence[Planned]) -> None:
@@ -391,6 +401,5 @@ def _money(config: RunConfig, questions: Mapping[str, int] | None) -> str:
 
 
 def model_bytes(path: str) -> int | None:
-    """Bytes of the *.safetensors files in a local directory, None where there is none."""
-    sizes = [file.stat().st_size for file in Path(path).glob("*.safetensors")] if Path(path).is_dir() else []
-    return sum(sizes) or None
+    """Bytes of the weights in a local directory, None where there are none."""
+    return sum(file.stat().st_size for file in weight_files(path)) or None

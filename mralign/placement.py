@@ -8,6 +8,7 @@ package or device that is missing where the work would run. What is missing on t
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,8 @@ _REHEARSAL_S = 120  # how long a run waits at its start for a GPU that others ho
 
 
 class NotInstalled(ValueError):
-    """A package that a stage needs is not installed on this machine. A dry run tells it and goes on."""
+    """A package that a stage needs on the machine that starts the run is not installed there. A dry run tells it and
+    goes on."""
 
 
 @dataclass(frozen=True)
@@ -116,18 +118,19 @@ def rehearse(
 ) -> bool:
     """Ask a worker of the stage's own size what it lacks; False if none could be had yet.
 
-    Only workers with a GPU are asked: the others find what the driver finds. Raises ValueError for what is fatal.
-    `wait`: until there is a worker; else only for a while, and only if the cluster has room for it now.
+    Workers without a GPU on a Ray of this machine are not asked: they find what the driver finds. Raises ValueError for
+    what is fatal. `wait`: until there is a worker; else only for a while, and only if the cluster has room for it now.
     """
     wide = max(workers, key=lambda one: one.gpus, default=None)
-    if wide is None or not wide.gpus:
+    if wide is None or not (wide.gpus or os.environ.get("RAY_ADDRESS")):
         return True
+    cpus = 0 if wide.gpus else wide.cpus  # where a GPU is free a CPU need not be
     import ray
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if not wait and shortages([Workers(wide.what, wide.setting, 0, wide.gpus)], nodes=nodes):
+    if not wait and shortages([Workers(wide.what, wide.setting, cpus, wide.gpus)], nodes=nodes):
         return False
-    task: Any = ray.remote(faults).options(num_cpus=0, num_gpus=wide.gpus)
+    task: Any = ray.remote(faults).options(num_cpus=cpus, num_gpus=wide.gpus)
     asked = task.remote(config)
     ready, _ = ray.wait([asked], timeout=None if wait else _REHEARSAL_S)
     if not ready:  # not cancelled: Ray 2.60 can end the driver when a task completes while it is being cancelled

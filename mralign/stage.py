@@ -53,7 +53,7 @@ class Stage:
     upstream: tuple[str, ...] = ()
     inputs: Callable[[RunConfig], Mapping[str, str]] = lambda config: {}  # name -> path of outside files
     check: Callable[[RunConfig], None] = lambda config: None  # ValueError for what can be refused before anything runs
-    # What the machine that starts the run lacks for it: packages, keys, room. A plan tells, a run is refused.
+    # What the machine that starts the run lacks for it: keys, room. A plan tells, a run is refused.
     lacks: Callable[[RunConfig], Sequence[str]] = lambda config: ()
     # What a stage that has work will take, for the plan; its upstream is finished.
     forecast: Callable[[Context], str] | None = None
@@ -61,7 +61,7 @@ class Stage:
     tell: Callable[[RunConfig], Sequence[str]] | None = None
     # The workers that it needs at the same time, besides short tasks of one CPU; none: it takes any cluster.
     workers: Callable[[RunConfig], Sequence[Workers]] = lambda config: ()
-    # What the machine of this process lacks for its workers; asked on a node with GPUs if they have some.
+    # What the machine of this process lacks for its workers; asked where they will run.
     faults: Callable[[RunConfig], Sequence[Fault]] = lambda config: ()
     version: int = 1
 

@@ -7,7 +7,8 @@ import pytest
 
 from mralign import pipeline
 from mralign.config import load
-from mralign.engines import lacks
+from mralign.engines import lacks, vllm
+from mralign.training import stage as training
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "jobs")]
@@ -48,12 +49,12 @@ def test_one_fault_is_told_as_before(tmp_path):
 def test_packages_and_keys_of_later_stages_end_a_run_before_it_starts(tmp_path, monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.delenv("FAR_KEY", raising=False)
-    monkeypatch.setattr(lacks, "find_spec", lambda name: None)
+    monkeypatch.setattr(vllm, "find_spec", lambda name: None)
     config = configured(tmp_path, f"annotation.adjudicator={ENDPOINT}")
     planned = pipeline.plan(config)
     told = pipeline.describe(config, planned)  # a plan only tells: it may be made on another machine
     wanted = (
-        "rollouts.engine=vllm asks for engines of vLLM, which is not installed",
+        "rollouts: its engines are vLLM's, which is not installed",
         "the environment variable FAR_KEY",
     )
     assert all(f"lacking on this machine: {said}" in told for said in wanted[:1])
@@ -63,8 +64,38 @@ def test_packages_and_keys_of_later_stages_end_a_run_before_it_starts(tmp_path, 
     assert not (tmp_path / "run").exists()
 
     monkeypatch.setenv("FAR_KEY", "secret-of-the-test")
-    monkeypatch.setattr(lacks, "find_spec", lambda name: object())
+    monkeypatch.setattr(vllm, "find_spec", lambda name: object())
     assert pipeline.lacking(config, planned) == []
+
+
+PACKAGES = [
+    ("trackers=[wandb]", r"training: training\.trackers=\[wandb\] needs wandb, not installed here: pip install wandb"),
+    ("tuning=qlora", r"training: training\.tuning=qlora needs bitsandbytes, not installed here"),
+    ("attention=flash_attention_2", r"training: training\.attention=flash_attention_2 needs flash-attn, not inst"),
+]
+
+
+@pytest.mark.parametrize(("override", "message"), PACKAGES)
+def test_packages_of_training_workers_are_looked_for_where_these_will_run(tmp_path, monkeypatch, override, message):
+    real = training.find_spec
+    absent = {"wandb", "bitsandbytes", "flash_attn", "vllm"}
+    monkeypatch.setattr(training, "find_spec", lambda name: None if name in absent else real(name))
+    config = configured(tmp_path, f"training.{override}")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(ValueError, match=message):
+        pipeline.run(config, pipeline.plan(config), start_ray=unexpected)
+    assert not (tmp_path / "run").exists()
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")  # its nodes are asked, not this machine
+    monkeypatch.setattr(vllm, "find_spec", lambda name: None)
+    assert pipeline.lacking(config, pipeline.plan(config)) == []
+
+
+def test_nothing_is_told_twice_of_engines_with_gpus(tmp_path, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(vllm, "find_spec", lambda name: None)
+    config = configured(tmp_path, "engine.gpus_per_replica=1")
+    told = pipeline.describe(config, pipeline.plan(config, dry_run=True))
+    assert told.count("vLLM's, which is not installed") == 1
 
 
 @pytest.mark.parametrize(
@@ -90,9 +121,9 @@ def test_the_labeller_of_a_taxonomy_is_looked_for_before_the_rollouts(tmp_path, 
     monkeypatch.delenv("FAR_KEY", raising=False)
     mine = "{name: labeller, engine: vllm}"
     labeller = {"model": LABELLER, "package": mine, "key": ENDPOINT}[fault]
-    said = {"model": "'/nowhere/model' does not exist", "package": "vLLM, which is not installed", "key": "FAR_KEY"}
+    said = {"model": "'/nowhere/model' does not exist", "package": "open_labels: its engines are vL", "key": "FAR_KEY"}
     if fault == "package":
-        monkeypatch.setattr(lacks, "find_spec", lambda name: None)
+        monkeypatch.setattr(vllm, "find_spec", lambda name: None)
     monkeypatch.setattr("mralign.annotation.discovery_stage.check_embedding", lambda settings: None)
     monkeypatch.setattr("mralign.annotation.discovery_stage.check_installed", lambda: None)
     monkeypatch.setattr(taxonomy.pipeline, "run", unexpected)

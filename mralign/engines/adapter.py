@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mralign.config import Model
-from mralign.engines.model_files import copy_companions, load_tokenizer
+from mralign.engines.model_files import copy_companions, load_tokenizer, weight_shapes
 
 _FILES = ("adapter_config.json", "adapter_model.safetensors")
 
@@ -40,9 +40,16 @@ def load_merged(
     chosen: dict[str, Any] = {} if attention == "auto" else {"attn_implementation": attention}
     if quantization is not None:
         chosen["quantization_config"] = quantization
-    model = AutoModelForCausalLM.from_pretrained(
-        base, dtype=getattr(torch, dtype), trust_remote_code=trust_remote_code, **chosen
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        base, dtype=getattr(torch, dtype), trust_remote_code=trust_remote_code, output_loading_info=True, **chosen
     )
+    model, told = loaded
+    missing = sorted(told["missing_keys"])
+    if missing:
+        raise ValueError(
+            f"the weights of {base} lack {len(missing)} that a {type(model).__name__} has, such as "
+            f"{', '.join(missing[:3])}: they would be random; give a directory with all weights of a causal LM"
+        )
     if adapters:
         from mralign.engines.merging import merge, with_adapter
 
@@ -99,13 +106,22 @@ def _check_saved(target: Path, *, wanted: Any, reading: dict[str, Any]) -> None:
 
 
 def check_adapter(path: str) -> None:
-    """Raise ValueError if the local directory `path` holds no PEFT adapter; a path on another file system passes."""
+    """Raise ValueError if the local directory `path` holds no whole PEFT adapter of a kind that can be merged; a path
+    on another file system passes."""
+    from peft import PEFT_TYPE_TO_TUNER_MAPPING
+
     if "://" in path:
         return
     missing = [name for name in _FILES if not (Path(path) / name).is_file()]
     if missing:
         raise ValueError(f"model.adapter={path!r} lacks {', '.join(missing)}; give the directory that PEFT saved")
-    read_adapter(path)
+    kind: Any = read_adapter(path).get("peft_type")
+    if not hasattr(PEFT_TYPE_TO_TUNER_MAPPING.get(kind), "merge_and_unload"):
+        raise ValueError(
+            f"model.adapter={path!r} is of PEFT's kind {kind}, which cannot be merged; give a LoRA adapter, or the "
+            f"model that its own code makes with it as model.path"
+        )
+    weight_shapes(Path(path) / _FILES[1])
 
 
 def read_adapter(path: str) -> dict[str, Any]:

@@ -89,6 +89,52 @@ def check_configuration(path: str, *, trust_remote_code: bool) -> None:
         ) from error
 
 
+_INDEX = "model.safetensors.index.json"
+_LONGEST_HEADER = 100 * 2**20  # bytes; the format's own limit
+
+
+def weight_files(path: str) -> list[Path]:
+    """The safetensors files that transformers loads from a local directory: those of its index, else
+    model.safetensors, else all. Copies in another format beside them (consolidated.safetensors) are none of them."""
+    place = Path(path)
+    if (place / _INDEX).is_file():
+        index = json.loads((place / _INDEX).read_text(encoding="utf-8"))
+        return [place / name for name in sorted(set(index["weight_map"].values()))]
+    whole = place / "model.safetensors"
+    return [whole] if whole.is_file() else sorted(place.glob("*.safetensors"))
+
+
+def weight_shapes(file: Path) -> dict[str, list[int]]:
+    """The shapes of a safetensors file by name. Raises ValueError for one that is missing, cut short, or none (what Git
+    LFS leaves in place of a file)."""
+    try:
+        with file.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            header: Any = json.loads(stream.read(length)) if length <= _LONGEST_HEADER else None
+        header.pop("__metadata__", None)
+        ends = [tensor["data_offsets"][1] for tensor in header.values()]
+        shapes = {name: tensor["shape"] for name, tensor in header.items()}
+    except (OSError, ValueError, AttributeError, LookupError, TypeError):
+        raise ValueError(f"{file} is missing or no safetensors file; {_GET_IT_AGAIN}") from None
+    there, wanted = file.stat().st_size, 8 + length + max(ends, default=0)
+    if there < wanted:
+        raise ValueError(f"{file} has {there:,} bytes of {wanted:,}; {_GET_IT_AGAIN}")
+    return shapes
+
+
+_GET_IT_AGAIN = "copy or download it again (from a Git repository with `git lfs pull`)"
+
+
+def check_weights(path: str) -> None:
+    """Raise ValueError unless the weights of a local directory are there and whole. Reads their headers alone."""
+    try:
+        files = weight_files(path)
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}/{_INDEX} cannot be read ({_first_line(error)}); {_GET_IT_AGAIN}") from None
+    for file in files:
+        weight_shapes(file)
+
+
 def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]:.300}"
 
@@ -202,3 +248,8 @@ def _companion(path: Path, *, trust_remote_code: bool) -> bool:
 def model_path(model: Model) -> str:
     """Where the files of the model lie on this machine, or its hub name."""
     return local_copy(resolve_path(model.path))
+
+
+def adapter_paths(model: Model) -> list[str]:
+    """Where the files of the model's own adapter lie on this machine; empty if it has none."""
+    return [local_copy(resolve_path(model.adapter))] if model.adapter else []

@@ -30,7 +30,7 @@ from mralign.engines.chat import (
     special_tokens,
 )
 from mralign.engines.families import Family, find_family, with_tags
-from mralign.engines.model_files import check_configuration, load_tokenizer
+from mralign.engines.model_files import check_configuration, check_weights, load_tokenizer
 from mralign.engines.refining import Refinement, requests_of_turn, thinking_mode
 from mralign.engines.thinking import TAGS, split_thinking
 from mralign.rejects import Reject
@@ -170,6 +170,12 @@ def check_served(model: Model) -> Any:
     if not Path(path).is_dir():
         return None
     check_configuration(path, trust_remote_code=model.trust_remote_code)
+    check_weights(path)
+    if (Path(path) / "adapter_config.json").exists():
+        raise ValueError(
+            f"model directory {path} holds an adapter_config.json: transformers would apply that adapter, vLLM not; "
+            f"move the adapter's files to a directory of their own and give that as model.adapter"
+        )
     return load_tokenizer(path, model=model)
 
 

@@ -37,7 +37,7 @@ from mralign.disk import own_temporary_directory
 from mralign.engines.adapter import save_merged, served_beside
 from mralign.engines.chat import Prompt
 from mralign.engines.guard import start_guard
-from mralign.engines.model_files import load_tokenizer, local_copy, model_path
+from mralign.engines.model_files import adapter_paths, load_tokenizer, model_path
 from mralign.engines.probe import Row, fault, mean_difference, read_probe
 from mralign.engines.requests import Renderer, Sampling, batch_key, family_of
 from mralign.placement import Fault
@@ -62,9 +62,9 @@ def worker_environment(engine: Engine) -> dict[str, str]:
 
 
 def engine_faults(engine: Engine) -> list[Fault]:
-    """What keeps vLLM from serving an engine with a GPU on the machine of this process."""
+    """What keeps vLLM from serving an engine on the machine of this process."""
     if find_spec("vllm") is None:
-        return [Fault("vLLM is not installed there: in a checkout, pip install '.[gpu]'")]
+        return [Fault("its engines are vLLM's, which is not installed: in a checkout, pip install '.[gpu]'")]
     if engine.gpus_per_replica and _cpu_build():
         text = f"an engine takes {engine.gpus_per_replica:g} GPU, but vLLM there is the CPU build and leaves it idle"
         return [Fault(f"{text}: in a checkout, pip install '.[gpu]'", fatal=False)]
@@ -187,8 +187,7 @@ def start_engine(path: str, *, model: Model, engine: Engine) -> EngineThread:
     lora: Any = None
     on_cpu = current_platform.is_cpu()  # what vLLM computes on, whatever the engine was given
     options = _whole_prefill(engine) if on_cpu else {}
-    if model.adapter is not None:
-        adapter = local_copy(resolve_path(model.adapter))
+    for adapter in adapter_paths(model):
         if not on_cpu and served_beside(adapter):
             lora, options = _lora(adapter)
         else:  # vLLM serves no adapters on a CPU, and only LoRA on linear layers elsewhere
@@ -350,7 +349,7 @@ class Exchanger(Generator):
     """
 
     def __init__(self, sampling: Sampling, *, served: str) -> None:
-        shutil.copytree(resolve_path(sampling.model.path), served, dirs_exist_ok=True)
+        shutil.copytree(model_path(sampling.model), served, dirs_exist_ok=True)
         self.served = Path(served)
         super().__init__(
             sampling=replace(sampling, model=sampling.model.model_copy(update={"path": served})), out=StageDir(served)

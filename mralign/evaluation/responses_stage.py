@@ -14,7 +14,6 @@ from typing import Any
 import pyarrow as pa
 
 from mralign.config import Model, RunConfig, resolve_path
-from mralign.engines.lacks import engines_lack
 from mralign.engines.refining import is_turn
 from mralign.engines.requests import check_model, sampling_of_evaluation
 from mralign.engines.streaming import generate, stream_faults, stream_workers
@@ -193,7 +192,6 @@ def base_stage(config: RunConfig) -> Stage:
         upstream=("questions", *(["evidence"] if asks_with_snippets(methods) else [])),
         inputs=lambda config: config.model.inputs(),
         check=_check,
-        lacks=lambda config: engines_lack("evaluation"),
         workers=stream_workers,
         faults=stream_faults,
         version=2,
@@ -209,7 +207,6 @@ def trained_stage(config: RunConfig) -> Stage:
         matters=lambda config: _matters(config, methods=methods) | {"name": trained_name(config)},
         upstream=("questions", "training", *(["evidence"] if asks_with_snippets(methods) else [])),
         check=_check_trained,
-        lacks=lambda config: engines_lack("evaluation"),
         workers=stream_workers,
         faults=stream_faults,
         version=2,

@@ -17,7 +17,7 @@ import pyarrow as pa
 from mralign.config import Candidates, RunConfig, resolve_path
 from mralign.engines.chat import MODES
 from mralign.engines.http import check_settings
-from mralign.engines.lacks import endpoint_lacks, engines_lack
+from mralign.engines.lacks import endpoint_lacks
 from mralign.engines.requests import check_model, sampling_of_rollouts
 from mralign.engines.streaming import generate, stream_faults, stream_workers
 from mralign.rejects import Reject, to_table
@@ -46,9 +46,7 @@ def _check(config: RunConfig) -> None:
 
 
 def _lacks(config: RunConfig) -> list[str]:
-    if config.rollouts.engine == "http":
-        return endpoint_lacks(config.http, setting="http")
-    return engines_lack("rollouts.engine=vllm")
+    return endpoint_lacks(config.http, setting="http") if config.rollouts.engine == "http" else []
 
 
 def _sampling_matters(config: RunConfig) -> object:
@@ -226,7 +224,7 @@ ROLLOUTS_STAGE = Stage(
     check=_check,
     lacks=_lacks,
     workers=lambda config: () if config.rollouts.engine == "http" else stream_workers(config),
-    faults=stream_faults,
+    faults=lambda config: () if config.rollouts.engine == "http" else stream_faults(config),
     version=2,
 )
 

@@ -28,18 +28,20 @@ def tidy(out: Directory) -> list[str]:
     """Remove every checkpoint that Ray Train's own list does not name; return their names.
 
     Only while no training works on the directory. A list that was cut short while it was written is mended first: it is
-    written when a checkpoint has been copied whole, so the newest one is good.
+    written when a checkpoint has been copied whole, so the newest one is good. Checkpoints that it names and that
+    somebody has removed are taken out of it: Ray Train would not begin.
     """
     selector = fs.FileSelector(out.path(RAY_TRAIN), allow_not_found=True)
     found = [info for info in out.filesystem.get_file_info(selector) if info.type == fs.FileType.Directory]
     there = sorted(info.base_name for info in found if info.base_name.startswith(_CHECKPOINT))
-    if not there:
-        return []
-    state = _read(out)
-    if state is None and out.exists(_SNAPSHOT):
-        state = _only(there[-1])
-        out.write_text(_SNAPSHOT, json.dumps(state))
-    known = _names(state) if state is not None else set()
+    if not out.exists(_SNAPSHOT):
+        known: set[str] = set()
+    else:
+        state = _read(out)
+        known = _names(state) if state is not None else set(there[-1:])
+        if state is None or known - set(there):
+            known &= set(there)
+            _write(out, newest=max(known, default=None))
     orphans = [name for name in there if name not in known]
     for name in orphans:
         out.filesystem.delete_dir(out.path(f"{RAY_TRAIN}/{name}"))
@@ -55,6 +57,14 @@ def _read(out: Directory) -> dict[str, Any] | None:
     except ValueError:
         return None
     return state if isinstance(state, dict) and "checkpoint_results" in state else None
+
+
+def _write(out: Directory, *, newest: str | None) -> None:
+    """Make `newest` all that Ray Train knows of; without one it begins anew."""
+    if newest is None:
+        out.filesystem.delete_file(out.path(_SNAPSHOT))
+    else:
+        out.write_text(_SNAPSHOT, json.dumps(_only(newest)))
 
 
 def _names(state: dict[str, Any]) -> set[str]:

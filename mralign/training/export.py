@@ -19,10 +19,10 @@ from typing import Any
 
 from pyarrow import fs
 
-from mralign.config import RunConfig, resolve_path
+from mralign.config import RunConfig
 from mralign.disk import full_disk
 from mralign.engines.adapter import save_merged
-from mralign.engines.model_files import model_path
+from mralign.engines.model_files import adapter_paths, model_path
 from mralign.stage import Context, log
 from mralign.store import Directory, StageDir
 from mralign.training.card import model_card, shown
@@ -55,10 +55,10 @@ def trained_before(out: StageDir) -> Iterator[tuple[Path, dict[str, Any]] | None
 
     Raises TrainingStopped for one that is not what this training wrote.
     """
-    if not out.exists(TRAINED):
+    note = _note(out)
+    if note is None:
         yield None
         return
-    note = json.loads(out.read_text(TRAINED))
     name = str(note["checkpoint"]).rsplit("/", 1)[-1]  # nothing outside Ray Train's directory
     place = out.path(f"{RAY_TRAIN}/{name}")
     if out.filesystem.get_file_info(place).type != fs.FileType.Directory:
@@ -67,6 +67,17 @@ def trained_before(out: StageDir) -> Iterator[tuple[Path, dict[str, Any]] | None
     with _local_directory(out, place) as directory:
         check_checkpoint(directory, training=out.fingerprint, name=name)
         yield directory, note["figures"]
+
+
+def _note(out: StageDir) -> dict[str, Any] | None:
+    """What `keep_trained` wrote last; None where it did not come to that, or did not finish it."""
+    if not out.exists(TRAINED):
+        return None
+    try:
+        note = json.loads(out.read_text(TRAINED))
+    except ValueError:
+        return None
+    return note if isinstance(note, dict) and {"figures", "checkpoint"} <= note.keys() else None
 
 
 @contextmanager
@@ -123,10 +134,9 @@ def _card(context: Context, *, figures: Mapping[str, Any], adapter: bool) -> str
 
 def save_result(config: RunConfig, weights: Path, *, target: Path, full: bool) -> None:
     """The base with all adapters, or under tuning=full the trained model itself, in `model.dtype`."""
-    own = [resolve_path(config.model.adapter)] if config.model.adapter else []
     save_merged(
         model_path(config.model),
-        adapters=[] if full else [*own, str(weights)],
+        adapters=[] if full else [*adapter_paths(config.model), str(weights)],
         target=target,
         model=config.model,
         weights=str(weights) if full else None,

@@ -52,8 +52,8 @@ class Trained:
         return sum(group.parameters for group in self.left) / max(self.linear, 1)
 
 
-def adapter_config(settings: Training) -> Any:
-    """PEFT's configuration of the adapter that is trained. all-linear leaves the head out."""
+def adapter_config(settings: Training, *, without: Sequence[str] = ()) -> Any:
+    """PEFT's configuration of the adapter that is trained. all-linear leaves the head out, and modules `without`."""
     from peft import LoraConfig
 
     lora = settings.lora
@@ -64,6 +64,7 @@ def adapter_config(settings: Training) -> Any:
         lora_dropout=lora.dropout,
         use_dora=settings.tuning == "dora",
         target_modules=modules if isinstance(modules, str) else list(modules),
+        exclude_modules=list(without) or None,
         target_parameters=list(lora.target_parameters) or None,
         modules_to_save=list(lora.modules_to_save) or None,
         task_type="CAUSAL_LM",
@@ -82,7 +83,9 @@ def adapt(base: Any, settings: Training, *, empty: bool = False) -> Any:
     _check_names("modules_to_save", lora.modules_to_save, there=modules)
     named = [] if isinstance(lora.target_modules, str) else list(lora.target_modules)
     _check_tied(base, {name for wanted in (*named, *lora.modules_to_save) for name in _matching(wanted, modules)})
-    config = adapter_config(settings)
+    odd = _odd_linear(base)
+    _check_linear(named, odd=odd)
+    config = adapter_config(settings, without=odd)
     try:
         policy = get_peft_model(base, config, low_cpu_mem_usage=empty)
     except (ValueError, TypeError, AttributeError, NotImplementedError) as error:
@@ -101,15 +104,45 @@ def _advice(linear: Sequence[str], error: Exception) -> str:
 
 
 def _linear_layers(base: Any) -> list[str]:
-    """Names of what PEFT takes for all-linear."""
+    """Names of the linear layers that all-linear stands for."""
     from transformers.pytorch_utils import Conv1D
 
-    head = base.get_output_embeddings()
+    head, odd = base.get_output_embeddings(), set(_odd_linear(base))
     return [
         name
         for name, module in base.named_modules()
-        if isinstance(module, torch.nn.Linear | Conv1D) and module is not head
+        if isinstance(module, torch.nn.Linear | Conv1D) and module is not head and name not in odd
     ]
+
+
+def _odd_linear(base: Any) -> list[str]:
+    """Names of modules whose class is derived from a linear layer's and computes something else, such as routers that
+    return several tensors: PEFT would take them for linear layers."""
+    linear = [(name, module) for name, module in base.named_modules() if isinstance(module, torch.nn.Linear)]
+    return [name for name, module in linear if not _acts_linear(module)]
+
+
+@torch.no_grad()
+def _acts_linear(module: torch.nn.Linear) -> bool:
+    """Whether one vector gives one vector."""
+    if type(module).forward is torch.nn.Linear.forward:
+        return True
+    weight = module.weight
+    dtype = weight.dtype if weight.is_floating_point() else torch.float32  # quantised layers take plain numbers
+    try:
+        found: Any = module(torch.zeros(1, module.in_features, device=weight.device, dtype=dtype))
+    except (RuntimeError, TypeError, ValueError, IndexError):
+        return False
+    return isinstance(found, torch.Tensor) and found.shape == (1, module.out_features)
+
+
+def _check_linear(wanted: Sequence[str], *, odd: Sequence[str]) -> None:
+    unfit = [name for name in wanted if _matching(name, odd)]
+    if unfit:
+        raise ValueError(
+            f"training.lora.target_modules names {_listed(unfit)}, which are no linear layers in this model: their "
+            f"result is not one vector; leave them out"
+        )
 
 
 def _check_names(field: str, wanted: Sequence[str], *, there: Sequence[str]) -> None:

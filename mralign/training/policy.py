@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 
-from mralign.config import Model, Training, resolve_path
+from mralign.config import Model, Training
 from mralign.engines.adapter import load_merged
+from mralign.engines.model_files import adapter_paths, model_path
 from mralign.training.attention import register_varlen
 from mralign.training.batches import packs
 from mralign.training.logprobs import TokenLogProbs
@@ -27,8 +28,8 @@ def load_model(model: Model, settings: Training) -> Any:
     """
     register_varlen()
     loaded = load_merged(
-        resolve_path(model.path),
-        adapters=[resolve_path(model.adapter)] if model.adapter else [],
+        model_path(model),
+        adapters=adapter_paths(model),
         dtype=settings.dtype,
         trust_remote_code=model.trust_remote_code,
         attention=settings.attention_used,

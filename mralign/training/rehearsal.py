@@ -8,7 +8,6 @@ and the files beside the weights. The hub and the room on the disks are looked a
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import tempfile
@@ -21,7 +20,7 @@ import torch
 from pyarrow import fs
 
 from mralign.config import RunConfig, Training, resolve_path
-from mralign.engines.model_files import copy_companions, load_tokenizer, model_path
+from mralign.engines.model_files import copy_companions, load_tokenizer, model_path, weight_files, weight_shapes
 from mralign.store import Directory
 from mralign.training.card import model_card
 from mralign.training.checkpoint import WEIGHTS
@@ -60,7 +59,7 @@ def rehearse(config: RunConfig, *, figures: Mapping[str, Any], fingerprint: str)
 def _try_end(config: RunConfig, directory: Path) -> None:
     target = directory / "model"
     target.mkdir()
-    if _weight_bytes(resolve_path(config.model.path)) <= _WHOLE_UP_TO:
+    if _weight_bytes(model_path(config.model)) <= _WHOLE_UP_TO:
         _whole(config, weights=directory / WEIGHTS, target=target)
     else:
         _without_weights(config, target)
@@ -138,20 +137,11 @@ def _existing(path: str) -> str:
     return str(place)
 
 
-def _weight_files(path: str) -> list[Path]:
-    return list(Path(path).glob("*.safetensors")) if Path(path).is_dir() else []
-
-
 def _weight_bytes(path: str) -> float:
     """Bytes of the weights; infinite where they are not on this machine."""
-    return sum(file.stat().st_size for file in _weight_files(path)) or float("inf")
+    return sum(file.stat().st_size for file in weight_files(path)) or float("inf")
 
 
 def _parameters(path: str) -> int:
     """Numbers in the *.safetensors files of a local directory, by their headers; 0 where there are none."""
-    total = 0
-    for file in _weight_files(path):
-        with file.open("rb") as stream:
-            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
-        total += sum(prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
-    return total
+    return sum(prod(shape) for file in weight_files(path) for shape in weight_shapes(file).values())

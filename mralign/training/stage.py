@@ -20,7 +20,7 @@ from mralign.config import Model, RunConfig, Training
 from mralign.config.learning import check_datasets, chosen_datasets, dataset_matters
 from mralign.disk import full_disk
 from mralign.engines.model_files import load_tokenizer, model_path
-from mralign.placement import DEALING, Fault, NotInstalled, Workers, bundle, pool_arguments
+from mralign.placement import DEALING, Fault, Workers, bundle, pool_arguments
 from mralign.rejects import Reject
 from mralign.schema import ANNOTATIONS, EXAMPLES, MATCHED_LOGPS, PAIR_SUMS, REFERENCE
 from mralign.stage import Context, Outcome, Stage, log, map_parts, progress, run_tasks
@@ -359,9 +359,7 @@ def _reference_matters(config: RunConfig) -> object:
 
 
 def _check(config: RunConfig) -> None:
-    """Raise ValueError for a missing token and for what the model's configuration forbids, and NotInstalled for a
-    package that CPU workers need: they are set up as this machine is. Machines with GPUs are asked themselves
-    (`_faults`)."""
+    """Raise ValueError for a missing token and for what the model's configuration forbids."""
     if config.training.push_to:
         hub_token(config)
     check_positions(config)
@@ -369,10 +367,6 @@ def _check(config: RunConfig) -> None:
     left_out = None if found is None else warning(found)
     if left_out:
         log.warning("%s", left_out)
-    if not config.training.gpu:
-        missing = _missing_packages(config.training)
-        if missing:
-            raise NotInstalled(missing)
 
 
 # The module of a package, where it is called otherwise.
@@ -393,9 +387,9 @@ def _missing_packages(training: Training) -> str | None:
 
 
 def _faults(config: RunConfig) -> list[Fault]:
-    """What this machine lacks for a training with a GPU."""
+    """What the machine of this process lacks for a worker of the training."""
     training = config.training
-    found = (missing_device(training), _missing_packages(training)) if training.gpu else ()
+    found = (missing_device(training), _missing_packages(training))
     return [Fault(text) for text in found if text]
 
 

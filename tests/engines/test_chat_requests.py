@@ -9,8 +9,9 @@ import pytest
 
 from mralign.config import Decoding, Engine, Model, ThinkMode
 from mralign.engines.chat import chat_prompt, chat_template, check_model_directory, control_tokens, question_fault
+from mralign.engines.model_files import local_copy
 from mralign.engines.requests import REQUESTS, Renderer, Sampling, batch_key, build_requests, family_of, judged_text
-from mralign.engines.vllm import local_copy, worker_environment
+from mralign.engines.vllm import worker_environment
 from mralign.rejects import Reject
 from mralign.schema import QUESTIONS
 

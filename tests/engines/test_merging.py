@@ -5,7 +5,7 @@ import warnings
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, PrefixTuningConfig, get_peft_model
 from tiny_policy import save_model
 from transformers import AutoModelForCausalLM
 
@@ -151,3 +151,17 @@ def test_a_configuration_that_is_none_is_told(tmp_path):
     (tmp_path / "adapter_config.json").write_text("{")
     with pytest.raises(ValueError, match=r"adapter_config\.json is no JSON"):
         check_adapter(str(tmp_path))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_adapter_that_can_never_be_merged_is_refused_by_the_plan(tied, tmp_path):
+    prefix = PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
+    get_peft_model(AutoModelForCausalLM.from_pretrained(tied), prefix).save_pretrained(tmp_path / "prefix")
+    with pytest.raises(ValueError, match="kind PREFIX_TUNING, which cannot be merged; give a LoRA adapter"):
+        check_adapter(str(tmp_path / "prefix"))
+    save_adapter(tied, tmp_path / "cut", target_modules=["q_proj"])
+    check_adapter(str(tmp_path / "cut"))
+    weights = tmp_path / "cut" / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="copy or download it again"):
+        check_adapter(str(tmp_path / "cut"))

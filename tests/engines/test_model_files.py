@@ -6,11 +6,13 @@ import pickle
 
 import pytest
 from dated_model import DATED, MINIWORLD, copy_of
+from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from mralign.config import Model, RunConfig, ThinkMode
+from mralign.engines.adapter import load_merged
 from mralign.engines.chat import chat_prompt
-from mralign.engines.model_files import copy_companions, load_tokenizer, template_text, writes_date
+from mralign.engines.model_files import copy_companions, load_tokenizer, template_text, weight_files, writes_date
 from mralign.engines.requests import check_model
 from mralign.engines.vllm import own_format
 
@@ -132,3 +134,59 @@ def test_a_merge_takes_along_data_and_text_and_nothing_that_runs_or_misleads(tmp
     assert set(copy_companions(str(base), target=target, trust_remote_code=False)) == taken
     assert (target / "config.json").read_text() == "rewritten"
     assert copy_companions(str(base), target=target, trust_remote_code=True) == ["modeling_own.py"]
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 4976698672\n"
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        (lambda whole: POINTER, r"model\.safetensors is missing or no safetensors file; .*git lfs pull"),
+        (lambda whole: b"", "no safetensors file"),
+        (lambda whole: whole[:5], "no safetensors file"),
+        (lambda whole: whole[:500], "no safetensors file"),
+        (lambda whole: whole[:-1], r"has [\d,]+ bytes of [\d,]+; copy or download it again"),
+        (lambda whole: (2).to_bytes(8, "little") + b"[]", "no safetensors file"),
+    ],
+)
+def test_weights_that_are_not_there_or_cut_short_are_refused_by_the_plan(tmp_path, broken, message):
+    directory = copy_of(MINIWORLD, tmp_path / "model")
+    weights = directory / "model.safetensors"
+    weights.write_bytes(broken(weights.read_bytes()))
+    with pytest.raises(ValueError, match=message):
+        check_model(Model(path=str(directory), dtype="float32"))
+
+
+def test_weights_are_those_that_the_index_names(tmp_path):
+    directory = copy_of(MINIWORLD, tmp_path / "model")
+    whole = directory / "model.safetensors"
+    (directory / "consolidated.safetensors").write_bytes(whole.read_bytes())  # the same in Mistral's own format
+    assert weight_files(str(directory)) == [whole]
+    whole.rename(directory / "model-00001-of-00002.safetensors")
+    parts = [f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
+    index = {"weight_map": {"a": parts[0], "b": parts[1], "c": parts[0]}}
+    (directory / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert [file.name for file in weight_files(str(directory))] == parts
+    with pytest.raises(ValueError, match=r"model-00002-of-00002\.safetensors is missing"):
+        check_model(Model(path=str(directory), dtype="float32"))
+    (directory / "model.safetensors.index.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"index\.json cannot be read"):
+        check_model(Model(path=str(directory), dtype="float32"))
+
+
+def test_an_adapter_among_the_files_of_a_model_is_refused_by_the_plan(tmp_path):
+    directory = copy_of(MINIWORLD, tmp_path / "model")
+    (directory / "adapter_config.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"holds an adapter_config\.json.*give that as model\.adapter"):
+        check_model(Model(path=str(directory), dtype="float32"))
+
+
+def test_weights_that_are_missing_are_not_made_up(tmp_path):
+    directory = copy_of(MINIWORLD, tmp_path / "model")
+    weights = load_file(directory / "model.safetensors")
+    gone = weights.pop("model.layers.1.mlp.up_proj.weight")
+    assert gone.numel()
+    save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"lack 1 that a Qwen3ForCausalLM has, such as model\.layers\.1\.mlp\.up_proj"):
+        load_merged(str(directory), adapters=[], dtype="float32")

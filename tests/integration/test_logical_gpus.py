@@ -27,6 +27,7 @@ from mralign.config import Embedding, load, parse
 from mralign.engines.asking import open_chats
 from mralign.engines.conversation import ChatReply, ChatRequest, Message
 from mralign.engines.embedding import embed_where_it_fits
+from mralign.placement import Fault, Workers, rehearse
 from mralign.schema import ANNOTATIONS, CANDIDATES, GENERATIONS
 from mralign.stage import Context
 from mralign.store import StageDir, part_name
@@ -329,3 +330,14 @@ def test_a_ray_of_this_machine_alone_refuses_what_it_can_never_place(tmp_path):
     with pytest.raises(ValueError, match=r"stage rollouts: vLLM engines take 4 GPU each .* largest node has 2"):
         run(config)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_workers_without_a_gpu_are_asked_in_a_cluster_and_not_on_a_ray_of_this_machine(monkeypatch):
+    given = {"faults": lambda config: [Fault(f"{config} is missing")], "config": "wandb", "wait": False}
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert rehearse("training", [Workers("workers", "training.workers")], **given)
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    with pytest.raises(ValueError, match=r"stage training, on the node where it would run: wandb is missing"):
+        rehearse("training", [Workers("workers", "training.workers")], **given)
+    assert not rehearse("training", [Workers("workers", "training.workers", cpus=999)], **given)  # once it has grown

@@ -499,3 +499,17 @@ def test_before_there_is_an_evaluation_the_funnels_are_printed(tmp_path: Path) -
 def test_the_funnel_of_the_candidates_is_printed(tmp_path: Path) -> None:
     lines_shown = publish(*make_run(tmp_path, until="candidates")).splitlines()
     assert ["nq_open", "questions in", "40"] in [re.split(r"\s{3,}", line) for line in lines_shown]
+
+
+def test_a_figure_that_some_steps_lack_is_drawn_where_it_is(tmp_path: Path) -> None:
+    """Batches of one class have no margin: the first lacks it, and the last."""
+    config, plan = make_run(tmp_path / "run")
+    given = [{}, {"margin": 4.0}, {"margin": 6.0}, {}]
+    rows = [{"step": step, "of": 4, "loss": 1.0, "z0": 0.0, **more} for step, more in enumerate(given, 1)]
+    out = next(item.out for item in plan if item.stage.name == "training")
+    out.write_text("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    publish(config, plan)
+    (svg,) = re.findall(r"<svg(?:(?!</svg>).)*Margin and z0.*?</svg>", page_of(tmp_path / "run"), flags=re.DOTALL)
+    points = {len(line.split()) for line in re.findall(r'points="([^"]*)"', svg)}
+    assert points == {2, 4}  # the margin of steps 2 and 3, z0 of all
+    assert ">margin<" in svg and "nan" not in svg

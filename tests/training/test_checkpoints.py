@@ -38,6 +38,8 @@ def kept(out):
         (listed("checkpoint_3"), ["checkpoint_3"]),
         ('{"checkpoint_results": [{"version": 0, "chec', ["checkpoint_3"]),  # cut short after the newest was copied
         ("", ["checkpoint_3"]),
+        (listed("checkpoint_2", "checkpoint_9"), ["checkpoint_2"]),  # somebody has removed the newest
+        (listed("checkpoint_9"), []),  # all that it knows of is gone: the training begins anew
         (None, []),  # killed at the first: nothing to go on from
     ],
 )
@@ -48,6 +50,9 @@ def test_what_ray_train_does_not_know_of_is_removed(out, snapshot, left):
     assert kept(out) == left
     assert sorted(removed + left) == ["checkpoint_1", "checkpoint_2", "checkpoint_3"]
     assert tidy(out) == []
+    named = out.exists("ray_train/checkpoint_manager_snapshot.json")
+    text = out.read_text("ray_train/checkpoint_manager_snapshot.json") if named else ""
+    assert "checkpoint_9" not in text and named is bool(left)
 
 
 def test_a_training_that_has_not_begun_has_nothing_to_tidy(tmp_path):

@@ -77,6 +77,14 @@ def test_the_card_tells_what_makes_a_training_less_than_it_seems():
     assert f"Note: {balance}." in text
 
 
+def test_the_card_leaves_out_a_figure_that_the_last_batch_did_not_have():
+    """A batch of positives alone has no reward of negatives and no margin."""
+    only = {"loss": 0.25, "reward_chosen": 2.5, "z0": 0.5}
+    _, body = front(card(configured(), figures={**FIGURES, "last": only}))
+    assert {"| loss | 0.25 |", "| reward_chosen | 2.5 |", "| z0 | 0.5 |"} <= set(body.splitlines())
+    assert "margin |" not in body and "reward_rejected |" not in body and "nan" not in body.lower()
+
+
 def test_the_card_holds_no_endpoint_and_no_place_of_a_file():
     config = configured("/home/jane/models/ours-7b", adapter="/home/jane/adapters/first", push_to="me/it")
     for adapter in (True, False):

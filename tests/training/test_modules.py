@@ -126,8 +126,10 @@ def test_defaults_change_no_fingerprint():
 
 def test_the_dry_run_says_what_trains_and_loads_no_weights(tmp_path):
     home = Path(shutil.copytree(resolve_path("pkg://mralign.miniworld/data/model"), tmp_path / "model"))
-    for weights in home.glob("*.safetensors"):
-        weights.write_bytes(b"no weights")
+    weights = home / "model.safetensors"
+    size, whole = weights.stat().st_size, weights.read_bytes()
+    header = whole[: 8 + int.from_bytes(whole[:8], "little")]
+    weights.write_bytes(header + bytes([255]) * (size - len(header)))  # NaN everywhere
     config = load("miniworld", overrides=[f"run.dir={tmp_path}/run", f"model.path={home}"], presets_dir=PRESETS)
     assert f"trains: {ATTENTION}, gate_proj, up_proj, down_proj in 2 layers" in describe(config, plan(config))
     hub = config.model_copy(update={"model": config.model.model_copy(update={"path": "nobody/such-a-model"})})
@@ -153,3 +155,15 @@ def test_experts_that_are_named_move_and_the_adapter_loads_in_plain_peft(tmp_pat
                 logps = policy(input_ids=torch.tensor([prompt + completion])).logits[0].log_softmax(-1)
             found = logps[len(prompt) - 1 : -1].gather(1, torch.tensor(completion)[:, None])[:, 0]
             np.testing.assert_allclose(found, row["logps"], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["llama4_text", "phimoe"])
+def test_a_router_that_peft_takes_for_a_linear_layer_stays_as_it_is(name):
+    model = family(name, num_local_experts=4)
+    policy = adapt(model, settings(lora=Lora(r=4, alpha=8)))
+    with torch.no_grad():  # an adapted router would be given several tensors for one, and break here
+        assert policy(torch.arange(6)[None]).logits.isfinite().all()
+    told = what_trains(name, changes={"num_local_experts": 4})
+    assert "router" not in told.names and "q_proj" in told.names
+    with pytest.raises(ValueError, match=r"target_modules names \[router\], which are no linear layers in this model"):
+        what_trains(name, changes={"num_local_experts": 4}, target_modules=("q_proj", "router"))

@@ -11,8 +11,10 @@ from loopback_hub import Hub
 from peft import PeftModel
 from tiny_export import FIGURES, TOKEN, base, checkpoint_of, configured, context, load, online, task
 from tiny_export import largest_difference as difference
+from tiny_policy import settings
 from transformers import AutoModelForCausalLM, GptOssConfig
 
+from mralign.config import Model
 from mralign.store import digest
 from mralign.training import rehearsal, stage
 from mralign.training.checkpoint import WEIGHTS, seal_checkpoint
@@ -101,6 +103,10 @@ def test_without_its_checkpoint_a_training_is_not_taken_for_finished(tmp_path, t
     shutil.rmtree(checkpoint)
     with trained_before(given.out) as found:
         assert found is None
+    for torn in ('{"figures": {"ste', "[]", "{}"):
+        given.out.write_text("trained.json", torn)
+        with trained_before(given.out) as found:
+            assert found is None
 
 
 @pytest.mark.parametrize("tuning", ["lora", "full"])
@@ -197,3 +203,16 @@ def test_a_hub_that_would_refuse_is_found_before_the_first_step(base, online, re
                 rehearsed(config)
             assert TOKEN not in str(caught.value)
     assert hub.files == {}  # nothing is written there before there is something
+
+
+def test_a_model_and_its_adapter_on_another_file_system_are_trained_and_written(tmp_path, base, task):
+    """The plan takes a URI, so every stage must."""
+    adapter = checkpoint_of(task, tmp_path / "first", base=base) / WEIGHTS
+    near, far = (
+        build_policy(Model(path=f"{at}{base}", adapter=f"{at}{adapter}", dtype="float32"), settings(), seed=0)
+        for at in ("", "file://")
+    )
+    ids = torch.arange(2, 30)[None]
+    with torch.no_grad():
+        assert torch.equal(near.model(ids).logits, far.model(ids).logits)
+    rehearsed(configured(f"file://{base}", adapter=f"file://{adapter}"))
