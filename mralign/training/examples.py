@@ -16,7 +16,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mralign.config import Model
+from mralign.engines.model_files import load_tokenizer, model_path
 from mralign.rejects import Reject
+from mralign.schema import EXAMPLES
+from mralign.training.positions import local_config, positions_of
+from mralign.training.tokens import token_offsets, token_steps
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,35 @@ def of_datasets(table: pa.Table, *, datasets: Sequence[str]) -> pa.Table:
     """The rows of `table` whose `dataset` is one of `datasets`; all of them where none is named."""
     wanted = pa.array(datasets, pa.string())
     return table.filter(pc.is_in(table.column("dataset"), value_set=wanted)) if datasets else table
+
+
+def example_rows(
+    annotated: pa.Table, *, model: Model, max_length: int, datasets: Sequence[str] = ()
+) -> tuple[pa.Table, list[Reject]]:
+    """Examples (schema EXAMPLES) of annotated candidates, and the rejects: too_long, tokens_do_not_spell_text."""
+    tokenizer = load_tokenizer(model_path(model), model=model)
+    known = local_config(model)
+    positions = None if known is None else positions_of(known)
+    rows, rejects = [], []
+    for row in of_datasets(annotated, datasets=datasets).to_pylist():
+        reject = too_long(row, max_length=max_length, positions=positions)
+        if reject:
+            rejects.append(reject)
+            continue
+        try:
+            offsets = token_offsets(tokenizer, token_ids=row["token_ids"], text=row["text"])
+        except ValueError as error:
+            rejects.append(Reject(row["row_id"], "tokens_do_not_spell_text", str(error), row["text"]))
+            continue
+        rows.append(_example_row(row, offsets=offsets))
+    return pa.Table.from_pylist(rows, schema=EXAMPLES), rejects
+
+
+def _example_row(row: dict[str, Any], *, offsets: list[tuple[int, int]]) -> dict[str, Any]:
+    spans = list(zip(row["segment_start"], row["segment_end"], strict=True))
+    owner = segment_steps(row["steps"], segments=len(spans))
+    token_step = token_steps(offsets, segment_spans=spans, segment_steps=owner, thought_end=row["thought_end"])
+    return example_row(row, token_step=token_step)
 
 
 def example_row(candidate: dict[str, Any], *, token_step: Sequence[int]) -> dict[str, Any]:

@@ -10,18 +10,15 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from mralign.config import Model, RunConfig, Training
+from mralign.config import RunConfig, Training
 from mralign.config.learning import check_datasets, chosen_datasets, dataset_matters
 from mralign.disk import full_disk
-from mralign.engines.model_files import load_tokenizer, model_path
-from mralign.placement import DEALING, Fault, Workers, bundle, pool_arguments
-from mralign.rejects import Reject
+from mralign.placement import DEALING, Workers, bundle, pool_arguments
 from mralign.schema import ANNOTATIONS, EXAMPLES, MATCHED_LOGPS, PAIR_SUMS, REFERENCE
 from mralign.stage import Context, Outcome, Stage, log, map_parts, progress, run_tasks
 from mralign.store import StageDir, absolute, part_name
@@ -29,8 +26,8 @@ from mralign.training.agreement import check_policy
 from mralign.training.annotated import ANNOTATED, Annotated
 from mralign.training.checkpoint import check_checkpoint, read_state
 from mralign.training.checkpoints import RAY_TRAIN, local_places, tidy
-from mralign.training.engine import missing_device, prepare_process
-from mralign.training.examples import example_row, of_datasets, segment_steps, too_long
+from mralign.training.engine import prepare_process
+from mralign.training.examples import example_rows, of_datasets
 from mralign.training.export import export, hub_token, keep_trained, trained_before
 from mralign.training.guards import TrainingStopped, class_balance
 from mralign.training.index import index_rows, read_index, write_index
@@ -38,11 +35,11 @@ from mralign.training.modules import of_run, tell, warning
 from mralign.training.objectives import find, source_digest
 from mralign.training.objectives.objective import Objective
 from mralign.training.policy import base_policy
-from mralign.training.positions import check_positions, local_config, positions_of
+from mralign.training.positions import check_positions
 from mralign.training.reference import Block, blocks, computed, model_mark, score_block, shelf_dir
 from mralign.training.rehearsal import lacking_room, rehearse
+from mralign.training.requirements import worker_faults
 from mralign.training.sources import Sources, check_shelf, local_model
-from mralign.training.tokens import token_offsets, token_steps
 from mralign.training.worker import Board, train_worker
 
 _PARTS_OF_A_TASK = 64  # whose scalars one remote task reads for the index
@@ -53,40 +50,12 @@ def objective(config: RunConfig) -> Objective:
     return find(config.training.method)
 
 
-def _example_rows(
-    annotated: pa.Table, *, model: Model, max_length: int, datasets: Sequence[str] = ()
-) -> tuple[pa.Table, list[Reject]]:
-    tokenizer = load_tokenizer(model_path(model), model=model)
-    known = local_config(model)
-    positions = None if known is None else positions_of(known)
-    rows, rejects = [], []
-    for row in of_datasets(annotated, datasets=datasets).to_pylist():
-        reject = too_long(row, max_length=max_length, positions=positions)
-        if reject:
-            rejects.append(reject)
-            continue
-        try:
-            offsets = token_offsets(tokenizer, token_ids=row["token_ids"], text=row["text"])
-        except ValueError as error:
-            rejects.append(Reject(row["row_id"], "tokens_do_not_spell_text", str(error), row["text"]))
-            continue
-        rows.append(_example_row(row, offsets=offsets))
-    return pa.Table.from_pylist(rows, schema=EXAMPLES), rejects
-
-
-def _example_row(row: dict[str, Any], *, offsets: list[tuple[int, int]]) -> dict[str, Any]:
-    spans = list(zip(row["segment_start"], row["segment_end"], strict=True))
-    owner = segment_steps(row["steps"], segments=len(spans))
-    token_step = token_steps(offsets, segment_spans=spans, segment_steps=owner, thought_end=row["thought_end"])
-    return example_row(row, token_step=token_step)
-
-
 def _examples(context: Context) -> Outcome:
     """A part for each of the annotation, and the index of them all."""
     config, out = context.config, context.out
     source, datasets = context.upstream["annotation"], chosen_datasets(context.config)
     joined = Annotated(source.uri, source.stage, source.fingerprint, context.upstream["candidates"])
-    function = partial(_example_rows, model=config.model, max_length=config.examples.max_length, datasets=datasets)
+    function = partial(example_rows, model=config.model, max_length=config.examples.max_length, datasets=datasets)
     map_parts(context, function, source=joined, schema=EXAMPLES, upstream_schema=ANNOTATED)
     parts = list(enumerate(out.parts()))
     groups = [parts[i : i + _PARTS_OF_A_TASK] for i in range(0, len(parts), _PARTS_OF_A_TASK)]
@@ -369,30 +338,6 @@ def _check(config: RunConfig) -> None:
         log.warning("%s", left_out)
 
 
-# The module of a package, where it is called otherwise.
-_MODULES = {"tensorboard": "tensorboardX", "liger-kernel": "liger_kernel", "flash-attn": "flash_attn"}
-
-
-def _missing_packages(training: Training) -> str | None:
-    """What to tell the user where packages of the settings are not installed on the machine of this process."""
-    wanted: dict[str, str] = {f"trackers=[{name}]": name for name in training.trackers}  # by setting its package
-    wanted |= {"tuning=qlora": "bitsandbytes"} if training.tuning == "qlora" else {}
-    wanted |= {"kernels=liger": "liger-kernel"} if training.kernels == "liger" else {}
-    wanted |= {f"attention={training.attention}": "flash-attn"} if training.attention == "flash_attention_2" else {}
-    missing = {setting: name for setting, name in wanted.items() if find_spec(_MODULES.get(name, name)) is None}
-    if not missing:
-        return None
-    needs = ", ".join(f"training.{setting} needs {name}" for setting, name in missing.items())
-    return f"{needs}, not installed here: pip install {' '.join(missing.values())}, or leave that out"
-
-
-def _faults(config: RunConfig) -> list[Fault]:
-    """What the machine of this process lacks for a worker of the training."""
-    training = config.training
-    found = (missing_device(training), _missing_packages(training))
-    return [Fault(text) for text in found if text]
-
-
 EXAMPLES_STAGE = Stage(
     name="examples",
     run=_examples,
@@ -411,7 +356,7 @@ REFERENCE_STAGE = Stage(
     inputs=lambda config: config.model.inputs(),
     check=check_positions,
     workers=lambda config: (_reference_workers(config.training), DEALING),
-    faults=_faults,
+    faults=worker_faults,
     version=3,
 )
 
@@ -428,7 +373,7 @@ def training_stage(wanted: Objective) -> Stage:
         check=_check,
         lacks=lacking_room,
         workers=lambda config: (_training_workers(config.training),),
-        faults=_faults,
+        faults=worker_faults,
         tell=tell,
         version=2,
     )
