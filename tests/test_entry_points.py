@@ -1,0 +1,37 @@
+"""Every job of jobs/ hears signals from its first lines on, and ends with 130."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+JOBS = sorted(path.name for path in (ROOT / "jobs").glob("*.py"))
+
+
+def blocks(pid, number):
+    """Whether the main thread of a process leaves the signal to another one."""
+    (mask,) = (row.split()[1] for row in Path(f"/proc/{pid}/status").read_text().splitlines() if "SigBlk" in row)
+    return bool(int(mask, 16) >> (number - 1) & 1)
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_a_job_ends_with_130_while_it_still_imports(job):
+    process = subprocess.Popen(
+        [sys.executable, f"jobs/{job}", "--help"],
+        cwd=ROOT,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not blocks(process.pid, signal.SIGTERM):
+        assert process.poll() is None, f"jobs/{job} does not listen to signals before its imports"
+        time.sleep(0.001)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=30)
+    assert (process.returncode, said) == (130, "")
