@@ -12,13 +12,17 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+_PIECE = 2**20  # bytes
 
-def open_parquet(source: Any, *, name: str) -> pq.ParquetFile:
+
+def open_parquet(source: Any, *, name: str, streamed: bool = False) -> pq.ParquetFile:
     """The Parquet file in `source` (a stream or buffer), called `name` in errors.
 
+    `streamed`: its columns are read in pieces of 1 MiB as batches are taken, so that memory does not grow with the row
+    groups. Otherwise they are read in few large requests, which an object store wants.
     Raises ValueError for a column of a foreign extension type, pa.ArrowInvalid for what is no Parquet.
     """
-    file = pq.ParquetFile(source)
+    file = pq.ParquetFile(source, pre_buffer=not streamed, buffer_size=_PIECE if streamed else 0)
     check_types(file.schema_arrow, name=name)
     return file
 

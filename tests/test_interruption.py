@@ -151,17 +151,22 @@ sys.exit(guarded(act))
 WITH_CHILD = """
 def act():
     child = subprocess.Popen(["sleep", "60"])
-    ready()
     {waits}
 
 sys.exit(guarded(act))
 """
+HEARS = """
+    ready()
+    time.sleep(60)
+"""
 DEAF = """
+    said = ready
     while True:
         try:
+            said()
             time.sleep(60)
         except KeyboardInterrupt:
-            print("not yet", flush=True)
+            said = lambda: print("not yet", flush=True)
 """
 
 
@@ -188,7 +193,7 @@ def start_with_child(script):
 
 
 def test_what_was_started_is_ended():
-    process, child = start_with_child(WITH_CHILD.format(waits="time.sleep(60)"))
+    process, child = start_with_child(WITH_CHILD.format(waits=HEARS))
     process.send_signal(signal.SIGTERM)
     assert ended(process)[0] == 130
     assert has_ended(child)

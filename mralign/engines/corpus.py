@@ -133,7 +133,7 @@ def _read_jsonl(filesystem: fs.FileSystem, file: str) -> Iterator[Any]:
 def _read_parquet(filesystem: fs.FileSystem, file: str, *, names: Mapping[str, str]) -> Iterator[Any]:
     try:
         with filesystem.open_input_file(file) as stream:
-            parquet = open_parquet(stream, name=file)
+            parquet = open_parquet(stream, name=file, streamed=True)
             there = parquet.schema_arrow.names
             if names["text"] not in there:
                 raise ValueError(

@@ -268,7 +268,7 @@ def _cells_record(row: list[str] | csv.Error, *, names: Sequence[str], line: int
 def _read_parquet(filesystem: fs.FileSystem, inner: str, path: str, layout: Layout) -> Iterator[Record]:
     try:
         with filesystem.open_input_file(inner) as file:
-            for batch in open_parquet(file, name=path).iter_batches(batch_size=_BATCH):
+            for batch in open_parquet(file, name=path, streamed=True).iter_batches(batch_size=_BATCH):
                 for value in batch.to_pylist():
                     yield Record(value, json.dumps(value, default=str))
     except (pa.ArrowInvalid, OSError) as error:
