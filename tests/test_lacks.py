@@ -8,7 +8,7 @@ import pytest
 from mralign import pipeline
 from mralign.config import load
 from mralign.engines import lacks, vllm
-from mralign.training import stage as training
+from mralign.training import requirements
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "jobs")]
@@ -77,9 +77,9 @@ PACKAGES = [
 
 @pytest.mark.parametrize(("override", "message"), PACKAGES)
 def test_packages_of_training_workers_are_looked_for_where_these_will_run(tmp_path, monkeypatch, override, message):
-    real = training.find_spec
+    real = requirements.find_spec
     absent = {"wandb", "bitsandbytes", "flash_attn", "vllm"}
-    monkeypatch.setattr(training, "find_spec", lambda name: None if name in absent else real(name))
+    monkeypatch.setattr(requirements, "find_spec", lambda name: None if name in absent else real(name))
     config = configured(tmp_path, f"training.{override}")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with pytest.raises(ValueError, match=message):
