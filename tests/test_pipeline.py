@@ -332,7 +332,8 @@ def test_a_dry_run_warns_of_missing_extras_and_still_refuses_what_is_wrong(miniw
     missing = {"wandb", "bm25s", "datasets"}
     real = importlib.util.find_spec
     fake = lambda name, *more: None if name in missing else real(name, *more)  # noqa: E731
-    for place in ("mralign.training.requirements.find_spec", "mralign.engines.bm25.find_spec", "importlib.util.find_spec"):
+    places = ("mralign.training.requirements.find_spec", "mralign.engines.bm25.find_spec", "importlib.util.find_spec")
+    for place in places:
         monkeypatch.setattr(place, fake)
     extras = ["training.trackers=[wandb]", "questions.train=[{name: a, path: 'hub://owner/name'}]"]
     config = miniworld(*extras)
