@@ -86,12 +86,14 @@ class LoopbackServer:
         *,
         latency_s: float = 0.0,
         slow: str = "",
+        after: dict[str, str] | None = None,
         prompt: Callable[[dict], str] | None = None,
         answer: Callable[[str], str] | None = None,
     ) -> None:
-        """Answers take up to `latency_s` seconds; those to the prompt `slow` a quarter of a second more. `prompt` says
-        what of a payload counts as its prompt, `answer` what is answered to it."""
-        self.plan, self.latency_s, self.slow = plan, latency_s, slow
+        """Answers take up to `latency_s` seconds; those to the prompt `slow` a quarter of a second more, and a prompt in
+        `after` is answered once the one that it names has come. `prompt` says what of a payload counts as its prompt,
+        `answer` what is answered to it."""
+        self.plan, self.latency_s, self.slow, self.after = plan, latency_s, slow, after or {}
         self.prompt, self.answer = prompt or prompt_of, answer or answer_to
         self.received: Counter[str] = Counter()
         self.accepted: Counter[str] = Counter()
@@ -148,6 +150,8 @@ class LoopbackServer:
         self.busy += 1
         self.most_busy = max(self.most_busy, self.busy)
         try:
+            while prompt in self.after and not self.received[self.after[prompt]]:
+                await asyncio.sleep(0.01)
             await asyncio.sleep(self.latency_s * random.random() + 0.25 * (prompt == self.slow))
             return await self._act(fault, prompt, headers.get("authorization", ""), reader, writer)
         finally:
