@@ -90,7 +90,7 @@ class LoopbackServer:
         prompt: Callable[[dict], str] | None = None,
         answer: Callable[[str], str] | None = None,
     ) -> None:
-        """Answers take up to `latency_s` seconds; those to the prompt `slow` a quarter of a second more, and a prompt in
+        """Answers take up to `latency_s` seconds; those to the prompt `slow` a quarter of a second more; a prompt in
         `after` is answered once the one that it names has come. `prompt` says what of a payload counts as its prompt,
         `answer` what is answered to it."""
         self.plan, self.latency_s, self.slow, self.after = plan, latency_s, slow, after or {}
