@@ -112,7 +112,7 @@ class Handler(logging.StreamHandler):
     def handleError(self, record: logging.LogRecord) -> None:
         if not isinstance(sys.exc_info()[1], BrokenPipeError):
             super().handleError(record)
-        elif not _arrived.is_set():
+        elif _listening.is_set() and not _arrived.is_set():  # nobody else would turn the signal into an orderly end
             os.kill(os.getpid(), signal.SIGTERM)
 
 

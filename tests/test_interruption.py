@@ -238,6 +238,19 @@ def test_a_reader_of_the_log_that_has_gone_ends_it_with_130():
     assert piped_to_nobody(LOGS, closed="both")[0] == 130  # it would go on for ever
 
 
+def test_a_process_that_does_not_listen_is_not_ended_by_its_log():
+    script = """
+logging.getLogger("mralign").error("nobody reads this")
+os._exit(7)
+"""
+    quiet = HEAD.replace("interruption.listen()\n", "")
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = subprocess.Popen([sys.executable, "-c", quiet + script], stderr=writer)
+    os.close(writer)
+    assert process.wait(timeout=30) == 7
+
+
 def to_its_end(script):
     command = [sys.executable, "-c", HEAD + script]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)

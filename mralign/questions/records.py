@@ -137,7 +137,9 @@ def parse_document(data: bytes, *, path: str, layout: Layout | None = None) -> I
         raise ValueError(
             f"question file {path!r} is not valid JSON ({error}); mend it or convert it to JSONL"
         ) from error
-    values = document if isinstance(document, list) else fetch(document, layout.records) if layout.records else None
+    values = document
+    if not isinstance(document, list):
+        values = fetch(document, layout.records) if layout.records else None
     if not isinstance(values, list):
         raise ValueError(_no_array(document, path=path, records=layout.records))
     return (Record(value, json.dumps(value)) for value in values)

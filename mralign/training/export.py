@@ -29,7 +29,7 @@ from mralign.training.card import model_card, shown
 from mralign.training.checkpoint import PROBE, WEIGHTS, check_checkpoint
 from mralign.training.checkpoints import RAY_TRAIN
 
-TRAINED = "trained.json"  # the training is finished: its figures, and the place of its last checkpoint
+TRAINED = "trained.json"  # the training is finished: its figures, and the name of its last checkpoint
 
 
 def upload(source: Path, *, out: Directory, name: str) -> None:
