@@ -20,20 +20,20 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]
 
-from mralign import interruption  # noqa: E402
+from mralign.run import interruption  # noqa: E402
 
 if __name__ == "__main__":
     interruption.listen()  # before the imports that take their time
 
 from align import check_run_directory, check_trains, guarded, start_ray  # noqa: E402
 
-from mralign import pipeline, template_dates  # noqa: E402
-from mralign.comparison import tables  # noqa: E402
+from mralign.comparison import run_tables  # noqa: E402
 from mralign.config import RunConfig, to_yaml  # noqa: E402
 from mralign.report.export import comparison_sheet, result_sheet, result_table, write_tables  # noqa: E402
 from mralign.report.sheets import to_text  # noqa: E402
-from mralign.report.tables import aligned  # noqa: E402
-from mralign.store import Directory, absolute  # noqa: E402
+from mralign.report.wording import aligned  # noqa: E402
+from mralign.run import pipeline, template_dates  # noqa: E402
+from mralign.run.store import Directory, absolute  # noqa: E402
 
 log = logging.getLogger("mralign")
 
@@ -44,8 +44,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> None:
     """Plan every row, run them one after the other, and print their table."""
-    table = tables.read_table(args.table, tables_dir=HERE / "presets" / "tables")
-    rows = tables.configure(table, preset=args.preset, overrides=args.overrides, presets_dir=HERE / "presets")
+    table = run_tables.read_table(args.table, tables_dir=HERE / "presets" / "tables")
+    rows = run_tables.configure(table, preset=args.preset, overrides=args.overrides, presets_dir=HERE / "presets")
     rows = {name: template_dates.settle(config) for name, config in rows.items()}
     first = next(iter(rows.values()))
     check_run_directory(first)
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> None:
     plans = {name: pipeline.plan(config, dry_run=args.dry_run) for name, config in rows.items()}
     if args.dry_run:
         print(f"{pipeline.describe(first, plans[next(iter(rows))])}\n\ntable {table.name}, row by row")
-        print(tables.describe(plans))
+        print(run_tables.describe(plans))
         return
     home = Directory(f"{absolute(first.run.dir)}/tables/{table.name}")
     run_rows(rows, home=home)
@@ -76,12 +76,15 @@ def row_files(names: Iterable[str]) -> list[str]:
     return [f"rows/{number}-{name}.yaml" for number, name in enumerate(plain, 1)]
 
 
-def publish(table: tables.TableFile, rows: Mapping[str, RunConfig], *, home: Directory, with_published: bool) -> str:
+def publish(
+    table: run_tables.TableFile, rows: Mapping[str, RunConfig], *, home: Directory, with_published: bool
+) -> str:
     """Write the table and return the text that ends the job."""
     reference = table.reference or next(iter(rows))
     settings = rows[reference].evaluation
-    measured = tables.collect(rows)
-    found = tables.differences(measured, reference=reference, level=settings.level, samples=settings.bootstrap_samples)
+    measured = run_tables.collect(rows)
+    samples = settings.bootstrap_samples
+    found = run_tables.differences(measured, reference=reference, level=settings.level, samples=samples)
     result = result_table({name: m.figures for name, m in measured.items()}, with_published=with_published)
     scores = {name: m.place for name, m in measured.items()}  # below the run directory
     more = {"table": table.name, "reference": reference, "level": settings.level, "scores": scores}

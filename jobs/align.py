@@ -19,14 +19,15 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))  # a submitted working directory runs its own code
 
-from mralign import interruption  # noqa: E402
+from mralign.run import interruption  # noqa: E402
 
 if __name__ == "__main__":
     interruption.listen()  # before the imports that take their time
 
-from mralign import pipeline, report, template_dates  # noqa: E402
+from mralign import report  # noqa: E402
 from mralign.config import RunConfig, load  # noqa: E402
-from mralign.disk import full_disk  # noqa: E402
+from mralign.run import pipeline, template_dates  # noqa: E402
+from mralign.run.disk import full_disk  # noqa: E402
 
 log = logging.getLogger("mralign")
 

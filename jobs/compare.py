@@ -22,16 +22,16 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]
 
-from mralign import interruption  # noqa: E402
+from mralign.run import interruption  # noqa: E402
 
 if __name__ == "__main__":
     interruption.listen()  # before the imports that take their time
 
 from align import guarded, start_ray  # noqa: E402
 
-from mralign import template_dates  # noqa: E402
 from mralign.comparison import choice, stage  # noqa: E402
 from mralign.config import RunConfig, load  # noqa: E402
+from mralign.run import template_dates  # noqa: E402
 
 log = logging.getLogger("mralign")
 

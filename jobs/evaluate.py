@@ -21,16 +21,17 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]
 
-from mralign import interruption  # noqa: E402
+from mralign.run import interruption  # noqa: E402
 
 if __name__ == "__main__":
     interruption.listen()  # before the imports that take their time
 
 from align import check_run_directory, guarded, start_ray  # noqa: E402
 
-from mralign import pipeline, report, template_dates  # noqa: E402
+from mralign import report  # noqa: E402
 from mralign.comparison import runs  # noqa: E402
 from mralign.config import RunConfig, load, parse  # noqa: E402
+from mralign.run import pipeline, template_dates  # noqa: E402
 
 
 def main(arguments: list[str] | None = None) -> int:

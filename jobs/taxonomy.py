@@ -20,23 +20,23 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]
 
-from mralign import interruption  # noqa: E402
+from mralign.run import interruption  # noqa: E402
 
 if __name__ == "__main__":
     interruption.listen()  # before the imports that take their time
 
 from align import check_run_directory, guarded, start_ray  # noqa: E402
 
-from mralign import pipeline, template_dates  # noqa: E402
 from mralign.annotation import cluster_map, discovery, naming  # noqa: E402
 from mralign.annotation.discovery_stage import OPEN_LABELS_STAGE, labeller_of  # noqa: E402
-from mralign.annotation.interview import name_clusters  # noqa: E402
+from mralign.annotation.open_interview import name_clusters  # noqa: E402
 from mralign.annotation.taxonomy import Taxonomy, load_taxonomy  # noqa: E402
+from mralign.asking.chats import open_chat  # noqa: E402
 from mralign.config import RunConfig, load, to_yaml  # noqa: E402
-from mralign.engines.asking import open_chat  # noqa: E402
-from mralign.engines.embedding import embed_where_it_fits  # noqa: E402
-from mralign.schema import OPEN_LABELS  # noqa: E402
-from mralign.store import Directory, StageDir, absolute, fingerprint  # noqa: E402
+from mralign.rows.schema import OPEN_LABELS  # noqa: E402
+from mralign.run import pipeline, template_dates  # noqa: E402
+from mralign.run.store import Directory, StageDir, absolute, fingerprint  # noqa: E402
+from mralign.serving.embedding import embed_where_it_fits  # noqa: E402
 
 log = logging.getLogger("mralign")
 

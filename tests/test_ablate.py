@@ -9,11 +9,11 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from mralign import pipeline
-from mralign.comparison import tables
+from mralign.comparison import run_tables
 from mralign.config import load
-from mralign.schema import SCORES
-from mralign.store import Manifest, part_name
+from mralign.rows.schema import SCORES
+from mralign.run import pipeline
+from mralign.run.store import Manifest, part_name
 
 ROOT = Path(__file__).parents[1]
 PRESETS = ROOT / "jobs" / "presets"
@@ -90,8 +90,8 @@ def test_finished_rows_become_one_table_with_its_files(tmp_path):
     mine = tmp_path / "mine.yaml"
     mine.write_text("rows:\n  full: []\n  λ of 2 & more: [training.lambda_rejected=2]\n")
     overrides = [f"run.dir={tmp_path}/run"]
-    table = tables.read_table(str(mine), tables_dir=PRESETS / "tables")
-    rows = tables.configure(table, preset="miniworld", overrides=overrides, presets_dir=PRESETS)
+    table = run_tables.read_table(str(mine), tables_dir=PRESETS / "tables")
+    rows = run_tables.configure(table, preset="miniworld", overrides=overrides, presets_dir=PRESETS)
     right = {"full": [True] * 8 + [False] * 2, "λ of 2 & more": [True] * 2 + [False] * 8}
     for name, config in rows.items():
         evaluations = {

@@ -12,7 +12,7 @@ HEAVY = ("deepspeed", "matplotlib", "peft", "ray", "torch", "transformers", "vll
 
 
 @pytest.mark.parametrize(
-    "module", ["mralign.config", "mralign.schema", "mralign.store", "mralign.rejects", "mralign.stage"]
+    "module", ["mralign.config", "mralign.rows.schema", "mralign.run.store", "mralign.run.rejects", "mralign.run.stage"]
 )
 def test_the_foundation_loads_nothing_heavy(module: str) -> None:
     code = f"import json, sys, {module}; print(json.dumps(sorted(sys.modules)))"

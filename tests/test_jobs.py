@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mralign import pipeline
 from mralign.annotation.taxonomy import PAPER
 from mralign.config import load
-from mralign.schema import ANNOTATIONS
-from mralign.store import Manifest
+from mralign.rows.schema import ANNOTATIONS
+from mralign.run import pipeline
+from mralign.run.store import Manifest
 
 ROOT = Path(__file__).parents[1]
 STAGES = (

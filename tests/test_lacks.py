@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from mralign import pipeline
 from mralign.config import load
-from mralign.engines import lacks, vllm
+from mralign.run import pipeline
+from mralign.serving import lacks, vllm
 from mralign.training import requirements
 
 ROOT = Path(__file__).parents[1]

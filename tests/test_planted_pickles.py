@@ -12,13 +12,13 @@ import pytest
 from peft import LoraConfig, get_peft_model
 from planted import Payload, pickled_column, planted, planted_parquet
 
-from mralign.arrow_files import check_types, open_ipc
 from mralign.config import resolve_path
-from mralign.engines.adapter import check_adapter, load_merged
-from mralign.engines.bm25 import open_index
-from mralign.engines.corpus import read_corpus
 from mralign.questions.records import read_records
-from mralign.store import StageDir
+from mralign.retrieval.bm25 import open_index
+from mralign.retrieval.corpus import read_corpus
+from mralign.run.arrow_files import check_types, open_ipc
+from mralign.run.store import StageDir
+from mralign.serving.adapter import check_adapter, load_merged
 from mralign.training.checkpoint import read_state
 
 

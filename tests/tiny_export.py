@@ -9,12 +9,12 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from mralign.config import Model, RunConfig
-from mralign.stage import Context
-from mralign.store import StageDir
+from mralign.run.stage import Context
+from mralign.run.store import StageDir
 from mralign.training.checkpoint import WEIGHTS
 from mralign.training.engine import World
 from mralign.training.policy import build_policy
-from mralign.training.probe import write_probe
+from mralign.training.write_probe import write_probe
 
 TOKEN = "hf_thisIsTheSecretOfTheTest"
 

@@ -9,8 +9,8 @@ import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from mralign.config import Lora, Model, Training
-from mralign.schema import EXAMPLES, MATCHED_LOGPS, PAIR_SUMS, REFERENCE, WEIGHTS
-from mralign.store import StageDir, part_name
+from mralign.rows.schema import EXAMPLES, MATCHED_LOGPS, PAIR_SUMS, REFERENCE, WEIGHTS
+from mralign.run.store import StageDir, part_name
 from mralign.training.examples import example_row
 from mralign.training.index import index_rows, write_index
 from mralign.training.objectives import find

@@ -23,10 +23,10 @@ from mralign.annotation.agreement import Agreement, LabelSet, agreement_of, coun
 from mralign.annotation.human import Line, human_steps, read_lines, refine, reject
 from mralign.annotation.taxonomy import Taxonomy
 from mralign.config import RunConfig, resolve_path
-from mralign.rejects import Reject, to_table
-from mralign.schema import ANNOTATIONS, ANNOTATOR_FIELDS, HUMAN_FIELDS, HUMAN_STEPS, MATRICES
-from mralign.stage import Context, Outcome, Stage
-from mralign.store import Directory, StageDir, part_name
+from mralign.rows.schema import ANNOTATIONS, ANNOTATOR_FIELDS, HUMAN_FIELDS, HUMAN_STEPS, MATRICES
+from mralign.run.rejects import Reject, to_table
+from mralign.run.stage import Context, Outcome, Stage
+from mralign.run.store import Directory, StageDir, part_name
 
 Roles = tuple[str, str]  # who of first, second, final and human is compared with whom
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
 from mralign.annotation.consensus import validate
+from mralign.annotation.cues import RuleBook, adjudicate, annotate
 from mralign.annotation.instruction import (
     Trajectory,
     adjudication_messages,
@@ -19,6 +20,7 @@ from mralign.annotation.instruction import (
     annotation_messages,
     annotator_instruction,
 )
+from mralign.annotation.step_labels import StepLabels
 from mralign.annotation.taxonomy import Taxonomy
 from mralign.annotation.verdict import (
     Opinion,
@@ -27,13 +29,11 @@ from mralign.annotation.verdict import (
     read_adjudication,
     read_annotation,
 )
-from mralign.engines.calls import Failure
-from mralign.engines.conversation import Chat, ChatRequest
-from mralign.engines.cues import RuleBook, adjudicate, annotate
-from mralign.engines.interview import interview, uncut
-from mralign.engines.json_reply import Fault
-from mralign.engines.labels import StepLabels
-from mralign.rejects import Reject
+from mralign.asking.interview import interview, uncut
+from mralign.asking.json_reply import Fault
+from mralign.run.rejects import Reject
+from mralign.serving.calls import Failure
+from mralign.serving.conversation import Chat, ChatRequest
 
 Dispute = tuple[StepLabels, StepLabels]
 Said = TypeVar("Said")

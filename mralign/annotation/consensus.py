@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from mralign.annotation.step_labels import StepLabels
 from mralign.annotation.taxonomy import Taxonomy
-from mralign.engines.labels import StepLabels
 
 Span = tuple[int, int]  # first and last segment, inclusive
 Adjudicate = Callable[[Sequence[Span]], Sequence[StepLabels]]

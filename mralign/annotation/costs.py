@@ -26,9 +26,9 @@ from mralign.annotation.instruction import (
     annotator_instruction,
 )
 from mralign.annotation.panel import ADJUDICATOR, ROLES
-from mralign.engines.conversation import Message
-from mralign.engines.interview import price
-from mralign.engines.labels import StepLabels
+from mralign.annotation.step_labels import StepLabels
+from mralign.asking.interview import price
+from mralign.serving.conversation import Message
 
 
 @dataclass(frozen=True)

@@ -15,14 +15,14 @@ from typing import Any
 import pyarrow as pa
 
 from mralign.annotation.annotators import Annotator, ChatAnnotator, CueAnnotator
+from mralign.annotation.cues import RuleBook, load_rule_book
 from mralign.annotation.instruction import Trajectory, adjudicator_instruction, annotator_instruction
 from mralign.annotation.panel import ADJUDICATOR, ANNOTATORS, ROLES, Hearing, Visit, hear, plan_visits, settle
 from mralign.annotation.taxonomy import PAPER, Taxonomy, load_taxonomy
+from mralign.asking.chats import ChatHouse, Speaker, speaker_of
 from mralign.config import Annotation, RunConfig, resolve_path
 from mralign.config import Annotator as AnnotatorConfig
-from mralign.engines.asking import ChatHouse, Speaker, speaker_of
-from mralign.engines.cues import RuleBook, load_rule_book
-from mralign.rejects import Reject
+from mralign.run.rejects import Reject
 
 Tallies = dict[str, Counter[str]]
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from mralign.annotation.taxonomy import MAX_LABELS
 from mralign.config import Discovery
-from mralign.placement import NotInstalled
+from mralign.run.placement import NotInstalled
 
 NOISE = -1
 

@@ -15,16 +15,16 @@ from typing import Any
 from mralign.annotation.desk import trajectory_of
 from mralign.annotation.discovery import check_installed, name_counts
 from mralign.annotation.instruction import Trajectory
-from mralign.annotation.interview import label_openly
+from mralign.annotation.open_interview import label_openly
 from mralign.annotation.open_labels import INSTRUCTION, sample_ids
+from mralign.asking.chats import asking_faults, asking_workers, check_speaker, open_chat, speaker_of
 from mralign.config import Annotator, RunConfig
-from mralign.engines.asking import asking_faults, asking_workers, check_speaker, open_chat, speaker_of
-from mralign.engines.embedding import check_embedding, embedding_faults, embedding_workers
-from mralign.engines.lacks import annotator_lacks
-from mralign.placement import Fault, Workers
-from mralign.schema import CANDIDATES, OPEN_LABELS
-from mralign.stage import Context, Outcome, Stage, all_checks, log
-from mralign.store import StageDir
+from mralign.rows.schema import CANDIDATES, OPEN_LABELS
+from mralign.run.placement import Fault, Workers
+from mralign.run.stage import Context, Outcome, Stage, all_checks, log
+from mralign.run.store import StageDir
+from mralign.serving.embedding import check_embedding, embedding_faults, embedding_workers
+from mralign.serving.lacks import annotator_lacks
 
 
 def labeller_of(config: RunConfig) -> Annotator:

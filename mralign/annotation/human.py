@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from mralign.annotation.consensus import validate
+from mralign.annotation.step_labels import StepLabels
 from mralign.annotation.taxonomy import Taxonomy
-from mralign.engines.labels import StepLabels
-from mralign.rejects import Reject
-from mralign.schema import ANNOTATOR_FIELDS
+from mralign.rows.schema import ANNOTATOR_FIELDS
+from mralign.run.rejects import Reject
 
 COLUMNS = ("row_id", "first_segment", "last_segment", "labels")
 _CONFIDENCES = "confidences"

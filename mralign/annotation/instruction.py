@@ -10,9 +10,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mralign.annotation.step_labels import StepLabels
 from mralign.annotation.taxonomy import Taxonomy
-from mralign.engines.conversation import Message
-from mralign.engines.labels import StepLabels
+from mralign.serving.conversation import Message
 
 
 @dataclass(frozen=True)

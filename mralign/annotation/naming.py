@@ -14,8 +14,8 @@ import yaml
 
 from mralign.annotation.open_labels import MAX_NAME, snake_case
 from mralign.annotation.taxonomy import Taxonomy
-from mralign.engines.conversation import ChatRequest, Message
-from mralign.engines.json_reply import Fault, ShapeError, fields, object_schema, parse_object, reader
+from mralign.asking.json_reply import Fault, ShapeError, fields, object_schema, parse_object, reader
+from mralign.serving.conversation import ChatRequest, Message
 
 _MAX_MEANING = 300  # characters
 _INSTRUCTION = """\

@@ -14,8 +14,8 @@ from typing import Any
 
 from mralign.annotation.instruction import Trajectory, annotation_messages
 from mralign.annotation.reply import step_labels
-from mralign.engines.conversation import ChatRequest
-from mralign.engines.json_reply import (
+from mralign.annotation.step_labels import StepLabels
+from mralign.asking.json_reply import (
     Fault,
     ShapeError,
     fields,
@@ -25,7 +25,7 @@ from mralign.engines.json_reply import (
     parse_object,
     reader,
 )
-from mralign.engines.labels import StepLabels
+from mralign.serving.conversation import ChatRequest
 
 MAX_NAME = 60  # characters of a label
 

@@ -1,15 +1,15 @@
 """Readers of what an annotator's reply holds: steps, their labels, confidences (METHOD.md §2a).
 
 A value out of a JSON reply enters; labels leave, or a `ShapeError` that says what was given and what is allowed.
-Nothing is guessed and nothing is defaulted. What any JSON reply needs stands in engines/json_reply.py.
+Nothing is guessed and nothing is defaulted. What any JSON reply needs stands in asking/json_reply.py.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from mralign.engines.json_reply import ShapeError, fields, listed
-from mralign.engines.labels import StepLabels
+from mralign.annotation.step_labels import StepLabels
+from mralign.asking.json_reply import ShapeError, fields, listed
 
 
 def step_labels(value: Any, *, what: str) -> StepLabels:

@@ -22,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 
 from mralign.annotation.costs import describe_expected, expect, figures, money
+from mralign.annotation.cues import load_rule_book
 from mralign.annotation.desk import (
     Desk,
     add_tallies,
@@ -34,14 +35,18 @@ from mralign.annotation.desk import (
     trajectory_of,
 )
 from mralign.annotation.panel import Hearing, Visit, hear
+from mralign.asking.chats import ChatHouse, Speaker, chat_matters, check_purses, check_speaker
+from mralign.chat.model_files import load_tokenizer, model_path
 from mralign.config import RunConfig, resolve_path
-from mralign.engines.asking import ChatHouse, Speaker, chat_matters, check_purses, check_speaker
-from mralign.engines.calls import Stopped
-from mralign.engines.cues import load_rule_book
-from mralign.engines.lacks import annotator_lacks
-from mralign.engines.model_files import load_tokenizer, model_path
-from mralign.engines.requests import batch_key
-from mralign.engines.streaming import (
+from mralign.rows.schema import ANNOTATIONS, CANDIDATES
+from mralign.run.placement import DEALING, Fault, Workers
+from mralign.run.rejects import Reject, to_table
+from mralign.run.stage import Context, Outcome, Stage, all_checks, log, map_parts, progress
+from mralign.run.store import Directory, StageDir, drop_repeated, part_key, part_name
+from mralign.serving.calls import Stopped
+from mralign.serving.lacks import annotator_lacks
+from mralign.serving.requests import batch_key
+from mralign.serving.streaming import (
     deal,
     endpoint_pool,
     engine_pool,
@@ -51,12 +56,7 @@ from mralign.engines.streaming import (
     reports,
     visit,
 )
-from mralign.engines.vllm import engine_faults
-from mralign.placement import DEALING, Fault, Workers
-from mralign.rejects import Reject, to_table
-from mralign.schema import ANNOTATIONS, CANDIDATES
-from mralign.stage import Context, Outcome, Stage, all_checks, log, map_parts, progress
-from mralign.store import Directory, StageDir, drop_repeated, part_key, part_name
+from mralign.serving.vllm import engine_faults
 
 _HALT = "halted.txt"
 _SAMPLE = 200  # candidates that the expected cost is measured on

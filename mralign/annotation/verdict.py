@@ -14,9 +14,9 @@ from typing import Any
 
 from mralign.annotation.consensus import Span, label_fault, validate
 from mralign.annotation.reply import confidence, labels, step_labels
+from mralign.annotation.step_labels import StepLabels
 from mralign.annotation.taxonomy import Taxonomy
-from mralign.engines.json_reply import Fault, fields, integer_schema, listed, object_schema, parse_object, reader
-from mralign.engines.labels import StepLabels
+from mralign.asking.json_reply import Fault, fields, integer_schema, listed, object_schema, parse_object, reader
 
 
 @dataclass(frozen=True)

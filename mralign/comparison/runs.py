@@ -17,9 +17,9 @@ import pyarrow.compute as pc
 from mralign.evaluation.paired import compare
 from mralign.report.export import comparison_sheet
 from mralign.report.sheets import to_latex, to_markdown, to_text
-from mralign.report.tables import aligned
-from mralign.schema import QUESTIONS, SCORES
-from mralign.store import Directory, StageDir, absolute
+from mralign.report.wording import aligned
+from mralign.rows.schema import QUESTIONS, SCORES
+from mralign.run.store import Directory, StageDir, absolute
 
 INDEX = "evaluation/index.json"
 _WAYS = ("_think_off", "_think_on", "_self_refine", "_ret")

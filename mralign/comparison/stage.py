@@ -14,17 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mralign import pipeline
 from mralign.comparison.choice import METHODS, Point
 from mralign.config import Evaluation, RunConfig, parse, resolve_path
-from mralign.engines.probe import read_probe
-from mralign.engines.requests import build_requests, sampling_of_evaluation
-from mralign.engines.streaming import engine_workers
-from mralign.engines.vllm import Exchanger, worker_environment
 from mralign.evaluation.short_answer import metrics, score
-from mralign.placement import actor_options
-from mralign.schema import QUESTIONS
-from mralign.store import StageDir, absolute, digest, fingerprint
+from mralign.rows.schema import QUESTIONS
+from mralign.run import pipeline
+from mralign.run.placement import actor_options
+from mralign.run.store import StageDir, absolute, digest, fingerprint
+from mralign.serving.probe import read_probe
+from mralign.serving.requests import build_requests, sampling_of_evaluation
+from mralign.serving.streaming import engine_workers
+from mralign.serving.vllm import Exchanger, worker_environment
 from mralign.training.alone import train_alone
 from mralign.training.reference import shelf_dir
 from mralign.training.sources import Sources

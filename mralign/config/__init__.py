@@ -7,11 +7,11 @@ a wrong configuration ends a run before any engine starts.
 
 from mralign.config.data import Candidates, ImportFields, Match, MatchMode, Questions, Rollouts, Source
 from mralign.config.evaluation import Evaluation, LongFact, Retrieval, Search, SelfRefine
-from mralign.config.formats import CODED_FORMATS, FORMATS, NAMED_FORMATS, PLAIN_FORMATS
-from mralign.config.labels import Annotation, Annotator, Discovery, Embedding
+from mralign.config.labelling import Annotation, Annotator, Discovery, Embedding
 from mralign.config.learning import Examples, Lora, Training, Transitions, Weights
 from mralign.config.loading import load, parse, resolve_path, to_yaml
 from mralign.config.models import Decoding, Engine, Http, Model, ThinkMode
+from mralign.config.named_formats import CODED_FORMATS, FORMATS, NAMED_FORMATS, PLAIN_FORMATS
 from mralign.config.run import Run, RunConfig
 from mralign.config.section import Section
 

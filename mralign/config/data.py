@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from mralign.config.formats import FORMATS
 from mralign.config.models import Decoding
+from mralign.config.named_formats import FORMATS
 from mralign.config.section import Section
 
 MatchMode = Literal["exact", "contains", "paper"]
@@ -31,8 +31,8 @@ class Source(Section):
     path: str = Field(description="Local path, pyarrow or fsspec URL, or hub://OWNER/NAME?split=...&config=...")
     format: str = Field(
         "auto",
-        description="auto or plain: records with the field map. A name of mralign/config/formats.py: a published data "
-        "set, as it was published or as rows of the hub.",
+        description="auto or plain: records with the field map. A name of mralign/config/named_formats.py: a published "
+        "data set, as it was published or as rows of the hub.",
     )
     fields: dict[str, str | tuple[str, ...]] = Field(
         default_factory=dict,

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from mralign.config.data import Match
-from mralign.config.labels import Annotator
+from mralign.config.labelling import Annotator
 from mralign.config.models import Decoding
 from mralign.config.section import Section
 

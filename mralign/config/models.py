@@ -34,7 +34,7 @@ class Model(Section):
     adapter: str | None = Field(None, description="LoRA adapter directory on top of `path`; the policy is then both.")
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     trust_remote_code: bool = False
-    family: str = Field("auto", description="How thinking is switched: a name in engines/families.py, or auto.")
+    family: str = Field("auto", description="How thinking is switched: a name in chat/families.py, or auto.")
     think_on: ThinkMode | None = Field(None, description="In place of the family's way; goes with think_off.")
     think_off: ThinkMode | None = None
     thought_tags: tuple[str, str] = Field(

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from mralign.config.data import Candidates, Questions, Rollouts
 from mralign.config.evaluation import Evaluation
-from mralign.config.labels import Annotation, Discovery
+from mralign.config.labelling import Annotation, Discovery
 from mralign.config.learning import Examples, Training, Transitions, Weights
 from mralign.config.models import Engine, Http, Model
 from mralign.config.section import Section

@@ -13,13 +13,13 @@ from typing import Any
 import pyarrow as pa
 
 from mralign.config import RunConfig
-from mralign.engines.calls import RETRIED, Failure
-from mralign.engines.lacks import search_lacks
-from mralign.engines.search import Searcher, check_search, open_search
-from mralign.rejects import Reject, to_table
-from mralign.schema import EVIDENCE, QUESTIONS
-from mralign.stage import Context, Outcome, Stage
-from mralign.store import StageDir
+from mralign.retrieval.search import Searcher, check_search, open_search
+from mralign.rows.schema import EVIDENCE, QUESTIONS
+from mralign.run.rejects import Reject, to_table
+from mralign.run.stage import Context, Outcome, Stage
+from mralign.run.store import StageDir
+from mralign.serving.calls import RETRIED, Failure
+from mralign.serving.lacks import search_lacks
 
 _COLUMNS = ["question_id", "dataset", "question"]
 

@@ -19,8 +19,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from mralign.config import Annotator, RunConfig
-from mralign.engines.asking import (
+from mralign.asking.chats import (
     asking_faults,
     asking_workers,
     chat_matters,
@@ -29,16 +28,17 @@ from mralign.engines.asking import (
     open_chats,
     speaker_of,
 )
-from mralign.engines.interview import commit_in_parts, price, together
-from mralign.engines.lacks import annotator_lacks, search_lacks
-from mralign.engines.search import check_search, open_search
+from mralign.asking.interview import commit_in_parts, price, together
+from mralign.config import Annotator, RunConfig
 from mralign.evaluation import longfact, truthfulqa
 from mralign.evaluation.judging import EXTRACTOR, JUDGE, VERIFIER, Case, Court, judge, verdicts
 from mralign.evaluation.responses import read_responses
-from mralign.rejects import Reject, check_limit
-from mralign.schema import JUDGEMENTS, QUESTIONS
-from mralign.stage import Context, Outcome, Stage, all_checks, log
-from mralign.store import StageDir
+from mralign.retrieval.search import check_search, open_search
+from mralign.rows.schema import JUDGEMENTS, QUESTIONS
+from mralign.run.rejects import Reject, check_limit
+from mralign.run.stage import Context, Outcome, Stage, all_checks, log
+from mralign.run.store import StageDir
+from mralign.serving.lacks import annotator_lacks, search_lacks
 
 PART_ROWS = 16  # responses that are committed together
 _KINDS = ("truthfulqa", "longfact")

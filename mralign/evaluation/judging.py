@@ -15,11 +15,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeVar
 
-from mralign.engines.calls import Failure
-from mralign.engines.conversation import Chat, ChatRequest
-from mralign.engines.interview import interview, together, uncut
-from mralign.engines.json_reply import Fault, readable
-from mralign.engines.search import Searcher, Snippet
+from mralign.asking.interview import interview, together, uncut
+from mralign.asking.json_reply import Fault, readable
 from mralign.evaluation.longfact import (
     distinct,
     extraction_request,
@@ -31,7 +28,10 @@ from mralign.evaluation.longfact import (
     verification_request,
 )
 from mralign.evaluation.truthfulqa import figures_truthfulqa, judge_request, read_truth
-from mralign.rejects import Reject
+from mralign.retrieval.search import Searcher, Snippet
+from mralign.run.rejects import Reject
+from mralign.serving.calls import Failure
+from mralign.serving.conversation import Chat, ChatRequest
 
 __all__ = ["Case", "Court", "Verdict", "figures_longfact", "figures_truthfulqa", "judge", "median_claims", "verdicts"]
 

@@ -17,8 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from mralign.engines.conversation import ChatRequest
-from mralign.engines.json_reply import (
+from mralign.asking.json_reply import (
     Fault,
     ShapeError,
     flag,
@@ -28,9 +27,10 @@ from mralign.engines.json_reply import (
     parse_object,
     reader,
 )
-from mralign.engines.search import Snippet
 from mralign.evaluation.truthfulqa import ask_about, mean_with_interval
 from mralign.questions.normalisation import normalize
+from mralign.retrieval.search import Snippet
+from mralign.serving.conversation import ChatRequest
 
 SHORT_PASSAGE, LONG_PASSAGE = 200, 2000  # characters
 MAX_CLAIMS = 60  # of a passage

@@ -17,11 +17,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mralign.chat.self_refine import is_turn, last_answers
 from mralign.config import RunConfig
-from mralign.engines.refining import is_turn, last_answers
-from mralign.engines.requests import Sampling, build_requests
-from mralign.schema import GENERATIONS, QUESTIONS
-from mralign.store import StageDir, fingerprint, part_key, part_name
+from mralign.rows.schema import GENERATIONS, QUESTIONS
+from mralign.run.store import StageDir, fingerprint, part_key, part_name
+from mralign.serving.requests import Sampling, build_requests
 
 RESPONSES = GENERATIONS.append(pa.field("method", pa.string()))
 SHELF = "responses_by_content"

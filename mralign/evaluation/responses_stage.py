@@ -13,10 +13,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from mralign.chat.self_refine import is_turn
 from mralign.config import Model, RunConfig, resolve_path
-from mralign.engines.refining import is_turn
-from mralign.engines.requests import check_model, sampling_of_evaluation
-from mralign.engines.streaming import generate, stream_faults, stream_workers
 from mralign.evaluation.responses import (
     Asked,
     asked_questions,
@@ -31,11 +29,13 @@ from mralign.evaluation.responses import (
     trained_name,
     write_parts,
 )
-from mralign.evaluation.retrieval import ask_with_snippets, unsearched
-from mralign.rejects import Reject, to_table
-from mralign.schema import EVIDENCE, GENERATIONS, QUESTIONS, RESPONSE_INDEX
-from mralign.stage import Context, Outcome, Stage
-from mralign.store import digest, part_key, part_name
+from mralign.evaluation.snippets import ask_with_snippets, unsearched
+from mralign.rows.schema import EVIDENCE, GENERATIONS, QUESTIONS, RESPONSE_INDEX
+from mralign.run.rejects import Reject, to_table
+from mralign.run.stage import Context, Outcome, Stage
+from mralign.run.store import digest, part_key, part_name
+from mralign.serving.requests import check_model, sampling_of_evaluation
+from mralign.serving.streaming import generate, stream_faults, stream_workers
 
 _SUFFIX = {"plain": "", "ret": "_ret"}
 

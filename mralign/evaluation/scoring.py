@@ -13,7 +13,7 @@ from mralign.config import Evaluation, RunConfig
 from mralign.evaluation.judging import Verdict, figures_longfact, figures_truthfulqa, median_claims
 from mralign.evaluation.longfact import f1_at_k
 from mralign.evaluation.short_answer import metrics, score
-from mralign.schema import SCORES
+from mralign.rows.schema import SCORES
 
 SHORT, TRUTHFULQA, LONGFACT = "short_answer", "truthfulqa", "longfact"
 JUDGED = (TRUTHFULQA, LONGFACT)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from mralign.engines.thinking import FORMAT_FAULTS
+from mralign.chat.thought import FORMAT_FAULTS
 from mralign.questions.matching import answer_matches, contains, thought_matches
 
 _CHUNK = 256  # bootstrap samples held in memory at once

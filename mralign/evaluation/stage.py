@@ -21,9 +21,9 @@ from mralign.evaluation.positions import position_figures
 from mralign.evaluation.responses import read_responses, trained_name
 from mralign.evaluation.scoring import JUDGED, claims_bound, kinds_of, result_figures, score_responses, with_f1
 from mralign.evaluation.strata import strata_figures
-from mralign.schema import JUDGEMENTS, SCORES
-from mralign.stage import Context, Outcome, Stage
-from mralign.store import StageDir, part_name
+from mralign.rows.schema import JUDGEMENTS, SCORES
+from mralign.run.stage import Context, Outcome, Stage
+from mralign.run.store import StageDir, part_name
 
 
 def _evaluate(context: Context, *, side: str) -> Outcome:

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from mralign.engines.conversation import ChatRequest, Message
-from mralign.engines.json_reply import Fault, flag, object_schema, only_fields, parse_object, readable, reader
+from mralign.asking.json_reply import Fault, flag, object_schema, only_fields, parse_object, readable, reader
 from mralign.evaluation.short_answer import bootstrap_interval
+from mralign.serving.conversation import ChatRequest, Message
 
 INSTRUCTION = """\
 You judge answers to questions to which many people know only a popular error. You are given one JSON object: the \

@@ -1,7 +1,7 @@
 """What a record of a plain file or of a published data set says: its question, its gold answers, everything else.
 
 Enters: the path of a source and, one by one, the parsed records of it. Leaves: `Draft`s, or a MalformedError that
-says why a record is none. Plain records are read by a field map, and so are the data sets of config/formats.py; five
+says why a record is none. Plain records are read by a field map, and so are the data sets of named_formats.py; five
 published formats (NQ-Open, SciQ, SimpleQA, TruthfulQA, LongFact) have a fixed one, and quirks that stand beside the
 code that handles them. Gold answers keep their text but for white space at the edges; `matching.normalize` sees
 through the rest.
@@ -37,7 +37,7 @@ from mralign.questions.records import (
     read_records,
 )
 from mralign.questions.streams import LARGEST_UNPACKED
-from mralign.store import open_filesystem
+from mralign.run.store import open_filesystem
 
 _MEMBERS = {"train": "train.json", "dev": "valid.json", "test": "test.json"}
 _LONGFACT_NAME = re.compile(r"(?:longfact-)?(?P<kind>concepts|objects)_(?P<topic>.+)\.jsonl")

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qsl
 
-from mralign.placement import NotInstalled
 from mralign.questions.records import Record
+from mralign.run.placement import NotInstalled
 
 SCHEME = "hub://"
 _KEYS = ("split", "config", "revision")

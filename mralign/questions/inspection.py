@@ -24,7 +24,7 @@ from mralign.questions.fields import fetch
 from mralign.questions.formats import choose
 from mralign.questions.sources import read_batches
 from mralign.questions.streams import PACKED
-from mralign.rejects import Reject
+from mralign.run.rejects import Reject
 
 log = logging.getLogger("mralign")
 _RECORDS = 100  # that are looked at before a run

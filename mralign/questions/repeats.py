@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mralign.questions.normalisation import key
-from mralign.rejects import Reject
-from mralign.schema import QUESTIONS, cast
+from mralign.rows.schema import QUESTIONS, cast
+from mralign.run.rejects import Reject
 
 SPLITS = ("train", "dev", "test")
 KINDS = ("id", "question")

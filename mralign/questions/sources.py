@@ -25,8 +25,8 @@ from mralign.questions.matching import can_match
 from mralign.questions.plain import Draft
 from mralign.questions.records import MalformedError, Record, is_file
 from mralign.questions.streams import PACKED, split_suffix
-from mralign.rejects import Reject
-from mralign.schema import QUESTIONS
+from mralign.rows.schema import QUESTIONS
+from mralign.run.rejects import Reject
 
 SPLITS = ("train", "dev", "test")
 

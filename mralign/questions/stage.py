@@ -16,14 +16,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mralign.config import PLAIN_FORMATS, RunConfig, Source, resolve_path
-from mralign.placement import NotInstalled
 from mralign.questions.inspection import Yield, check_yield, look, warn_of_choices
 from mralign.questions.repeats import drop_repeats, find_repeats, question_keys
 from mralign.questions.sources import check_source, read_batches
-from mralign.rejects import Reject, to_table
-from mralign.schema import QUESTIONS
-from mralign.stage import Context, Outcome, Stage, log, progress
-from mralign.store import StageDir, part_key, part_name
+from mralign.rows.schema import QUESTIONS
+from mralign.run.placement import NotInstalled
+from mralign.run.rejects import Reject, to_table
+from mralign.run.stage import Context, Outcome, Stage, log, progress
+from mralign.run.store import StageDir, part_key, part_name
 
 SPLITS = ("train", "dev", "test")
 _ROWS = 2_000  # questions a part

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 
 from mralign.config import RunConfig
 from mralign.report.closing import Places, closing_text
-from mralign.report.evidence import PlannedStage, merged_metrics, score_places, survey
 from mralign.report.export import result_table, write_tables
+from mralign.report.findings import PlannedStage, merged_metrics, score_places, survey
 from mralign.report.page import render
-from mralign.store import Directory, absolute
+from mralign.run.store import Directory, absolute
 
 __all__ = ["publish"]
 

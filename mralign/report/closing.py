@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mralign.config import RunConfig
-from mralign.report.evidence import METRIC_STAGES, Act, figures, finished
+from mralign.report.findings import METRIC_STAGES, Act, figures, finished
 from mralign.report.results import Metrics, result_text
-from mralign.report.tables import aligned, funnel_text, source_rows
+from mralign.report.wording import aligned, funnel_text, source_rows
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from itertools import groupby
 from typing import Any
 
 from mralign.report.sheets import Cell, Sheet, to_latex, to_markdown
-from mralign.report.tables import DASH, percent, published, signed
-from mralign.store import Directory
+from mralign.report.wording import DASH, percent, published, signed
+from mralign.run.store import Directory
 
 Metrics = Mapping[str, Mapping[str, Mapping[str, Any]]]
 

@@ -16,11 +16,11 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from mralign.config import RunConfig, to_yaml
-from mralign.report import results, sections, tables, thinking
-from mralign.report.evidence import METRIC_STAGES, Act, figures, finished
+from mralign.report import analyses, results, sections, wording
+from mralign.report.findings import METRIC_STAGES, Act, figures, finished
 from mralign.report.results import Metrics
 from mralign.report.sections import Content
-from mralign.store import absolute
+from mralign.run.store import absolute
 
 _NO_STRATA = "the untrained model was not asked to think on a benchmark with gold answers"
 _NO_POSITIONS = "no method was asked to think on a benchmark with gold answers"
@@ -58,12 +58,12 @@ def _sections(config: RunConfig, *, acts: Mapping[str, Act], metrics: Metrics) -
         return Section(anchor, title, None, f"stage {stage} {why}")
 
     last = next((name for name in METRIC_STAGES if finished(acts, name)), METRIC_STAGES[0])
-    unread = next((name for name in thinking.CHANGE_STAGES if not finished(acts, name)), thinking.CHANGE_STAGES[0])
+    unread = next((name for name in analyses.CHANGE_STAGES if not finished(acts, name)), analyses.CHANGE_STAGES[0])
     return [
         section("result", "Result", last, lambda: sections.result(config, metrics=metrics)),
-        section("strata", "Gain by stratum", METRIC_STAGES[1], lambda: thinking.strata(acts), none=_NO_STRATA),
-        section("positions", "Positions", last, lambda: thinking.positions(acts), none=_NO_POSITIONS),
-        section("change", "How thinking changed", unread, lambda: thinking.change(acts)),
+        section("strata", "Gain by stratum", METRIC_STAGES[1], lambda: analyses.strata(acts), none=_NO_STRATA),
+        section("positions", "Positions", last, lambda: analyses.positions(acts), none=_NO_POSITIONS),
+        section("change", "How thinking changed", unread, lambda: analyses.change(acts)),
         section("questions", "Questions", "questions", lambda: sections.questions(acts)),
         section("candidates", "Candidates", "candidates", lambda: sections.candidates(acts)),
         section("annotation", "Annotation", "annotation", lambda: sections.annotation(acts)),
@@ -82,10 +82,10 @@ def _run(config: RunConfig, *, acts: Mapping[str, Act]) -> dict[str, Any]:
             "name": act.name,
             "fingerprint": act.out.fingerprint,
             "manifest": act.manifest,
-            "seconds": tables.duration(act.manifest.seconds) if act.manifest else tables.DASH,
-            "rows_in": tables.number(act.manifest.rows_in if act.manifest else None),
-            "rows_out": tables.number(act.manifest.rows_out if act.manifest else None),
-            "rejects": tables.number(sum(act.manifest.rejects.values()) if act.manifest else None),
+            "seconds": wording.duration(act.manifest.seconds) if act.manifest else wording.DASH,
+            "rows_in": wording.number(act.manifest.rows_in if act.manifest else None),
+            "rows_out": wording.number(act.manifest.rows_out if act.manifest else None),
+            "rejects": wording.number(sum(act.manifest.rejects.values()) if act.manifest else None),
             "figures": json.dumps(act.manifest.figures, indent=1) if act.manifest and act.manifest.figures else "",
         }
         for act in acts.values()
@@ -95,7 +95,7 @@ def _run(config: RunConfig, *, acts: Mapping[str, Act]) -> dict[str, Any]:
         "facts": _facts(config),
         "stages": rows,
         "done": len(done),
-        "seconds": tables.duration(sum(m.seconds for m in done)),
+        "seconds": wording.duration(sum(m.seconds for m in done)),
         "versions": done[-1].versions if done else {},
     }
 
@@ -112,7 +112,7 @@ def _facts(config: RunConfig) -> list[tuple[str, str]]:
     return [
         *(trained if config.questions.train or config.rollouts.import_on else []),
         ("Model", config.model.path),
-        ("Evaluated on", f"{', '.join(sections.evaluated(config)) or tables.DASH} ({config.evaluation.split})"),
+        ("Evaluated on", f"{', '.join(sections.evaluated(config)) or wording.DASH} ({config.evaluation.split})"),
         ("Seed", str(config.run.seed)),
         ("Directory", absolute(config.run.dir)),
     ]
@@ -127,12 +127,12 @@ def _cards(config: RunConfig, *, acts: Mapping[str, Act], metrics: Metrics) -> l
         pairs = (("Accuracy", "acc", gain.acc), ("Misalignment", "mis", gain.mis))
         for title, key, points in pairs:
             if points is not None:
-                note = f"{tables.signed(points)} points against {gain.base}"
-                cards.append((f"{title}{place}", f"{tables.percent(now[key])} %", note))
+                note = f"{wording.signed(points)} points against {gain.base}"
+                cards.append((f"{title}{place}", f"{wording.percent(now[key])} %", note))
     act = acts.get("candidates")
     if act is not None and act.manifest is not None:
-        cards.append(("Trajectories", tables.number(act.manifest.rows_out), "candidates kept"))
+        cards.append(("Trajectories", wording.number(act.manifest.rows_out), "candidates kept"))
     steps = figures(acts, "training").get("steps")
     if steps is not None:
-        cards.append(("Training", tables.number(steps), f"optimizer steps, {config.training.method}"))
+        cards.append(("Training", wording.number(steps), f"optimizer steps, {config.training.method}"))
     return cards

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mralign.report.tables import aligned, number, percent, signed, with_interval
+from mralign.report.wording import aligned, number, percent, signed, with_interval
 
 Figures = Mapping[str, Any]
 Metrics = Mapping[str, Mapping[str, Figures]]

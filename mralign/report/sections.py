@@ -18,9 +18,9 @@ import pyarrow.compute as pc
 from markupsafe import Markup
 
 from mralign.config import RunConfig
-from mralign.report import annotators, results, tables
+from mralign.report import annotator_rows, results, wording
 from mralign.report import figures as draw
-from mralign.report.evidence import (
+from mralign.report.findings import (
     Act,
     Matrices,
     Trace,
@@ -34,7 +34,7 @@ from mralign.report.evidence import (
     square,
 )
 from mralign.report.results import Metrics
-from mralign.schema import EDGES
+from mralign.rows.schema import EDGES
 
 Content = dict[str, Any]
 
@@ -65,12 +65,12 @@ def result(config: RunConfig, *, metrics: Metrics) -> Content:
         "kinds": sorted({block.kind for block in results.blocks(metrics)}),
         "level": f"{100 * config.evaluation.level:g}",
         "right": _RIGHT[config.evaluation.match],
-        "published": tables.published(evaluated(config)),
+        "published": wording.published(evaluated(config)),
     }
 
 
 def questions(acts: Mapping[str, Act]) -> Content:
-    return {"rows": tables.source_rows(figures(acts, "questions").get("funnel", []))}
+    return {"rows": wording.source_rows(figures(acts, "questions").get("funnel", []))}
 
 
 def candidates(acts: Mapping[str, Act]) -> Content:
@@ -78,10 +78,10 @@ def candidates(acts: Mapping[str, Act]) -> Content:
     names = dict.fromkeys(row["dataset"] for row in funnel)
     pictures = []
     for name in names:
-        steps = tables.funnel_steps(funnel, dataset=name)
-        rows = [(label, float(n), tables.number(n), draw.TONE[polarity]) for label, n, polarity in steps]
+        steps = wording.funnel_steps(funnel, dataset=name)
+        rows = [(label, float(n), wording.number(n), draw.TONE[polarity]) for label, n, polarity in steps]
         pictures.append((name, Markup(draw.bars(rows, title=f"Funnel of {name}"))))
-    rows_shown = [{**row, "polarity": tables.polarity_name(row["polarity"])} for row in funnel]
+    rows_shown = [{**row, "polarity": wording.polarity_name(row["polarity"])} for row in funnel]
     return {"pictures": pictures, "rows": rows_shown}
 
 
@@ -89,22 +89,22 @@ def annotation(acts: Mapping[str, Act]) -> Content:
     out = finished(acts, "annotation")
     assert out is not None
     found = read_labelling(out)
-    order = tables.label_order(found.labels)
+    order = wording.label_order(found.labels)
     polarities = [p for p in (1, -1, 0) if p in found.labels]
     totals = {p: sum(found.labels[p].values()) or 1 for p in polarities}
     shares = {p: [(label, found.labels[p].get(label, 0) / totals[p]) for label in order] for p in polarities}
     top = max((share for found_shares in shares.values() for _, share in found_shares), default=1)
     pictures = []
     for polarity in polarities:
-        name = tables.polarity_name(polarity)
-        rows = [(label, share, f"{tables.percent(share)} %", draw.TONE[polarity]) for label, share in shares[polarity]]
+        name = wording.polarity_name(polarity)
+        rows = [(label, share, f"{wording.percent(share)} %", draw.TONE[polarity]) for label, share in shares[polarity]]
         svg = Markup(draw.bars(rows, title=f"Labels, {name}", top=top))
         pictures.append((name, found.trajectories[polarity], svg))
     return {
-        "polarities": [tables.polarity_name(p) for p in polarities],
+        "polarities": [wording.polarity_name(p) for p in polarities],
         "pictures": pictures,
         "labels": [(label, [found.labels[p].get(label, 0) for p in polarities]) for label in order],
-        "rules": tables.rule_rows(found.rules),
+        "rules": wording.rule_rows(found.rules),
         **_annotators(figures(acts, "annotation")),
     }
 
@@ -113,9 +113,9 @@ def _annotators(written: Mapping[str, Any]) -> Content:
     """What the annotators did, as far as the stage has written it."""
     adjudicated = written.get("adjudicated")
     return {
-        "annotators": annotators.annotator_rows(written.get("annotators", {})),
-        "adjudicated": None if adjudicated is None else tables.percent(adjudicated),
-        "by_label": annotators.label_rows(written.get("by_label", {})),
+        "annotators": annotator_rows.annotator_rows(written.get("annotators", {})),
+        "adjudicated": None if adjudicated is None else wording.percent(adjudicated),
+        "by_label": annotator_rows.label_rows(written.get("by_label", {})),
     }
 
 
@@ -123,9 +123,9 @@ def agreement(acts: Mapping[str, Act]) -> Content:
     """Every pair of annotators; `human` is (trajectories in use, trajectories given), None without a human's labels."""
     act = acts.get("human_labels")
     return {
-        "rows": annotators.agreement_rows(figures(acts, "agreement")["pairs"]),
+        "rows": annotator_rows.agreement_rows(figures(acts, "agreement")["pairs"]),
         "human": (act.manifest.rows_out, act.manifest.rows_in) if act is not None and act.manifest else None,
-        "published": annotators.PUBLISHED,
+        "published": annotator_rows.PUBLISHED,
     }
 
 
@@ -193,7 +193,7 @@ def weights(config: RunConfig, *, acts: Mapping[str, Act]) -> Content:
     """What the stage itself says of its weights before any control; keys are polarities as JSON wrote them."""
     summary = figures(acts, "weights").get("summary", {})
     sides = [
-        (name, summary["steps"][key], f"{summary['mean'][key]:.3f}", tables.percent(summary["clipped"][key]))
+        (name, summary["steps"][key], f"{summary['mean'][key]:.3f}", wording.percent(summary["clipped"][key]))
         for key, name in (("1", "positive"), ("-1", "negative"))
         if key in summary.get("steps", {})
     ]
@@ -212,7 +212,7 @@ def _edge(edge: Mapping[str, Any]) -> dict[str, Any]:
     error = edge["ratio_standard_error"]
     return {
         **{name: edge[name] for name in ("source", "target")},
-        "polarity": tables.polarity_name(edge["polarity"]),
+        "polarity": wording.polarity_name(edge["polarity"]),
         "count": f"{edge['count']:.0f}",
         "ratio": f"{edge['ratio']:.2f}" + ("" if error is None else f" ± {error:.2f}"),
     }
@@ -239,7 +239,7 @@ def training(acts: Mapping[str, Act]) -> Content:
         chart("Gradient norm", grad_norm=draw.INK),
         chart("Learning rate", learning_rate=draw.INK),
     ]
-    last = {key: tables.figure(value) for key, value in (history[-1] if history else {}).items()}
+    last = {key: wording.figure(value) for key, value in (history[-1] if history else {}).items()}
     return {"charts": [(title, svg) for title, svg in charts if svg], "last": last, "steps": len(history)}
 
 
@@ -252,14 +252,14 @@ def _trace(trace: Trace, *, bounds: tuple[float, float]) -> dict[str, Any]:
     steps = [
         {
             "step": step,
-            "weight": tables.DASH if step.weight is None else f"{step.weight:.2f}",
+            "weight": wording.DASH if step.weight is None else f"{step.weight:.2f}",
             "tint": "#ffffff"
             if step.weight is None
             else draw.diverging(math.log2(step.weight), bounds=bounds, depth=0.4),
         }
         for step in trace.steps
     ]
-    return {"trace": trace, "side": tables.polarity_name(trace.polarity), "steps": steps}
+    return {"trace": trace, "side": wording.polarity_name(trace.polarity), "steps": steps}
 
 
 def rejects(acts: Mapping[str, Act]) -> Content:
@@ -269,5 +269,5 @@ def rejects(acts: Mapping[str, Act]) -> Content:
         rejects, rows_in = (act.manifest.rejects, act.manifest.rows_in) if act.manifest else ({}, 0)
         for reason, count in rejects.items():
             share = count / rows_in if rows_in and act.name != "candidates" else None
-            rows.append((act.name, reason, count, tables.percent(share)))
+            rows.append((act.name, reason, count, wording.percent(share)))
     return {"rows": rows}

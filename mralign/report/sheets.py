@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mralign.report.tables import aligned
+from mralign.report.wording import aligned
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from mralign.engines.endings import UNFINISHED
+from mralign.chat.endings import UNFINISHED
 from mralign.questions.matching import answer_matches, thought_matches
-from mralign.rejects import Reject
 from mralign.rollouts.segments import segment_spans
+from mralign.run.rejects import Reject
 
 LENGTH_REASONS = ("few_segments", "many_segments", "short_thought", "long_thought")
 

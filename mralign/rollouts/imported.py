@@ -2,7 +2,7 @@
 
 A file of one mode enters, in any form that questions come in, with the names of its fields; rows of schema GENERATIONS
 leave. Such files carry text only: it becomes the ids that the model to be trained would have written after its own
-prompt (engines/seam.py), and everything later works on those as on sampled ones. Id, question and answers of a row are
+prompt (chat/seam.py), and everything later works on those as on sampled ones. Id, question and answers of a row are
 read as those of a question are, so that both stages see the same questions.
 """
 
@@ -15,19 +15,19 @@ from typing import Any
 
 import pyarrow as pa
 
+from mralign.chat.endings import ending_fault
+from mralign.chat.model_files import load_tokenizer, model_path
+from mralign.chat.prompts import Prompt
+from mralign.chat.seam import Continuation, continuation, separate_ids, survives, without_prefill
+from mralign.chat.turns import cut_end, stop_tokens, turn_of
 from mralign.config import Decoding, Engine, ImportFields, Model, resolve_path
-from mralign.engines.chat import Prompt
-from mralign.engines.endings import ending_fault
-from mralign.engines.model_files import load_tokenizer, model_path
-from mralign.engines.requests import Renderer, Sampling, family_of
-from mralign.engines.seam import Continuation, continuation, separate_ids, survives, without_prefill
-from mralign.engines.turns import cut_end, stop_tokens, turn_of
 from mralign.questions.fields import fetch
 from mralign.questions.formats import choose
 from mralign.questions.records import MalformedError, Record
 from mralign.questions.sources import check_source
-from mralign.rejects import Reject
-from mralign.schema import GENERATIONS
+from mralign.rows.schema import GENERATIONS
+from mralign.run.rejects import Reject
+from mralign.serving.requests import Renderer, Sampling, family_of
 
 _NO_ENGINE = Engine(max_model_len=2**31)  # nothing is sampled: examples.max_length judges the length later
 _ABSENT = object()

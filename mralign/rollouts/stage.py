@@ -14,19 +14,19 @@ from functools import partial
 
 import pyarrow as pa
 
+from mralign.chat.prompts import MODES
 from mralign.config import Candidates, RunConfig, resolve_path
-from mralign.engines.chat import MODES
-from mralign.engines.http import check_settings
-from mralign.engines.lacks import endpoint_lacks
-from mralign.engines.requests import check_model, sampling_of_rollouts
-from mralign.engines.streaming import generate, stream_faults, stream_workers
-from mralign.rejects import Reject, to_table
 from mralign.rollouts.candidates import Limits, funnel, judge
 from mralign.rollouts.imported import check_file, read_rollouts
 from mralign.rollouts.thoughts import draw_questions, thoughts_of, unanswered
-from mralign.schema import CANDIDATES, GENERATIONS, QUESTIONS
-from mralign.stage import Context, Outcome, Stage, map_groups
-from mralign.store import StageDir, part_key, part_name
+from mralign.rows.schema import CANDIDATES, GENERATIONS, QUESTIONS
+from mralign.run.rejects import Reject, to_table
+from mralign.run.stage import Context, Outcome, Stage, map_groups
+from mralign.run.store import StageDir, part_key, part_name
+from mralign.serving.endpoint import check_settings
+from mralign.serving.lacks import endpoint_lacks
+from mralign.serving.requests import check_model, sampling_of_rollouts
+from mralign.serving.streaming import generate, stream_faults, stream_workers
 
 
 def _sample(context: Context) -> Outcome:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Iterable
 
-from mralign.engines.endings import UNFINISHED
-from mralign.rejects import Reject
+from mralign.chat.endings import UNFINISHED
 from mralign.rollouts.candidates import trajectory
+from mralign.run.rejects import Reject
 
 
 def draw_questions(question_ids: Iterable[str], *, count: int, seed: int) -> list[str]:

@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from mralign.config import Training
-from mralign.engines.adapter import save_model
-from mralign.engines.merging import merge
+from mralign.serving.adapter import save_model
+from mralign.serving.merging import merge
 from mralign.training.begin import check_engine
 from mralign.training.checkpoint import State
 from mralign.training.engine import World, prepare_process, start_engine
 from mralign.training.loop import train
 from mralign.training.policy import build_policy
-from mralign.training.probe import write_probe
 from mralign.training.sources import Sources
+from mralign.training.write_probe import write_probe
 
 
 def train_alone(sources: Sources, *, settings: Training, target: Path) -> dict[str, Any]:

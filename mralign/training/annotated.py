@@ -13,8 +13,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mralign.schema import ANNOTATIONS, CANDIDATES
-from mralign.store import StageDir, part_key
+from mralign.rows.schema import ANNOTATIONS, CANDIDATES
+from mralign.run.store import StageDir, part_key
 
 ANNOTATED = CANDIDATES.append(ANNOTATIONS.field("steps"))
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mralign.training.agreement import check_policy
 from mralign.training.checkpoint import State, load_checkpoint, read_state, weights_to_start_from
 from mralign.training.engine import World, start_engine
 from mralign.training.guards import TrainingStopped
 from mralign.training.loop import Task
 from mralign.training.policy import build_policy
+from mralign.training.policy_checks import check_policy
 
 
 def begin(task: Task, *, world: World, checkpoint: Path | None = None) -> tuple[Any, State]:

@@ -16,10 +16,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mralign.chat.model_files import load_tokenizer, model_path
 from mralign.config import Model
-from mralign.engines.model_files import load_tokenizer, model_path
-from mralign.rejects import Reject
-from mralign.schema import EXAMPLES
+from mralign.rows.schema import EXAMPLES
+from mralign.run.rejects import Reject
 from mralign.training.positions import local_config, positions_of
 from mralign.training.tokens import token_offsets, token_steps
 

@@ -19,15 +19,15 @@ from typing import Any
 
 from pyarrow import fs
 
+from mralign.chat.model_files import adapter_paths, model_path
 from mralign.config import RunConfig
-from mralign.disk import full_disk
-from mralign.engines.adapter import save_merged
-from mralign.engines.model_files import adapter_paths, model_path
-from mralign.stage import Context, log
-from mralign.store import Directory, StageDir
+from mralign.run.disk import full_disk
+from mralign.run.stage import Context, log
+from mralign.run.store import Directory, StageDir
+from mralign.serving.adapter import save_merged
 from mralign.training.card import model_card, shown
 from mralign.training.checkpoint import PROBE, WEIGHTS, check_checkpoint
-from mralign.training.checkpoints import RAY_TRAIN
+from mralign.training.kept_checkpoints import RAY_TRAIN
 
 TRAINED = "trained.json"  # the training is finished: its figures, and the name of its last checkpoint
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from mralign.schema import EXAMPLE_INDEX, EXAMPLES
-from mralign.store import StageDir, part_name
+from mralign.rows.schema import EXAMPLE_INDEX, EXAMPLES
+from mralign.run.store import StageDir, part_name
 from mralign.training.examples import content_hash
 
 _SCALARS = ["polarity", "prompt_tokens", "completion_tokens", "prompt_hash", "completion_hash"]

@@ -25,7 +25,6 @@ from mralign.training.batches import FORWARD_FACTOR, Pair, deal, layout, packs
 from mralign.training.checkpoint import State
 from mralign.training.engine import World, all_gather, all_sum, grad_norm, parameter_sum
 from mralign.training.examples import Example
-from mralign.training.figures import Tally, figures_of, mfu, model_flops, peak_memory
 from mralign.training.guards import check_first_step, check_moved, not_finite
 from mralign.training.kl import kl_estimate
 from mralign.training.logprobs import TokenLogProbs
@@ -33,6 +32,7 @@ from mralign.training.objectives import find
 from mralign.training.objectives.objective import Objective, Sums
 from mralign.training.pairs import Batch, Plan
 from mralign.training.reader import Reader
+from mralign.training.step_figures import Tally, figures_of, mfu, model_flops, peak_memory
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
+from mralign.chat.model_files import adapter_paths, model_path
 from mralign.config import Model, Training
-from mralign.engines.adapter import load_merged
-from mralign.engines.model_files import adapter_paths, model_path
+from mralign.serving.adapter import load_merged
 from mralign.training.attention import register_varlen
 from mralign.training.batches import packs
 from mralign.training.logprobs import TokenLogProbs

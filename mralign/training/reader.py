@@ -17,8 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from mralign.schema import EXAMPLES, MATCHED_LOGPS, PAIR_SUMS, WEIGHTS
-from mralign.store import StageDir
+from mralign.rows.schema import EXAMPLES, MATCHED_LOGPS, PAIR_SUMS, WEIGHTS
+from mralign.run.store import StageDir
 from mralign.training.batches import Pair
 from mralign.training.examples import Example, token_weights
 from mralign.training.index import Index

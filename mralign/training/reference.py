@@ -21,8 +21,8 @@ import pyarrow as pa
 import torch
 
 from mralign.config import Model, Training, resolve_path
-from mralign.schema import MATCHED_LOGPS, PAIR_SUMS
-from mralign.store import StageDir, digest, part_name
+from mralign.rows.schema import MATCHED_LOGPS, PAIR_SUMS
+from mralign.run.store import StageDir, digest, part_name
 from mralign.training.batches import FORWARD_FACTOR, Pair, deal, layout, packs
 from mralign.training.logprobs import TokenLogProbs
 from mralign.training.pairs import Plan

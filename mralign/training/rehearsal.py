@@ -19,9 +19,9 @@ from typing import Any
 import torch
 from pyarrow import fs
 
+from mralign.chat.model_files import copy_companions, load_tokenizer, model_path, weight_files, weight_shapes
 from mralign.config import RunConfig, Training, resolve_path
-from mralign.engines.model_files import copy_companions, load_tokenizer, model_path, weight_files, weight_shapes
-from mralign.store import Directory
+from mralign.run.store import Directory
 from mralign.training.card import model_card
 from mralign.training.checkpoint import WEIGHTS
 from mralign.training.export import check_hub, save_result

@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 from mralign.config import RunConfig, Training
-from mralign.placement import Fault
+from mralign.run.placement import Fault
 from mralign.training.engine import missing_device
 
 # The module of a package, where it is called otherwise.

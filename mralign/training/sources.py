@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mralign.config import Model, Training, resolve_path
-from mralign.schema import REFERENCE
-from mralign.store import StageDir
+from mralign.rows.schema import REFERENCE
+from mralign.run.store import StageDir
 from mralign.training.index import read_index
 from mralign.training.loop import Task
 from mralign.training.objectives import find

@@ -17,24 +17,24 @@ import pyarrow as pa
 
 from mralign.config import RunConfig, Training
 from mralign.config.learning import check_datasets, chosen_datasets, dataset_matters
-from mralign.disk import full_disk
-from mralign.placement import DEALING, Workers, bundle, pool_arguments
-from mralign.schema import ANNOTATIONS, EXAMPLES, MATCHED_LOGPS, PAIR_SUMS, REFERENCE
-from mralign.stage import Context, Outcome, Stage, log, map_parts, progress, run_tasks
-from mralign.store import StageDir, absolute, part_name
-from mralign.training.agreement import check_policy
+from mralign.rows.schema import ANNOTATIONS, EXAMPLES, MATCHED_LOGPS, PAIR_SUMS, REFERENCE
+from mralign.run.disk import full_disk
+from mralign.run.placement import DEALING, Workers, bundle, pool_arguments
+from mralign.run.stage import Context, Outcome, Stage, log, map_parts, progress, run_tasks
+from mralign.run.store import StageDir, absolute, part_name
 from mralign.training.annotated import ANNOTATED, Annotated
 from mralign.training.checkpoint import check_checkpoint, read_state
-from mralign.training.checkpoints import RAY_TRAIN, local_places, tidy
 from mralign.training.engine import prepare_process
 from mralign.training.examples import example_rows, of_datasets
 from mralign.training.export import export, hub_token, keep_trained, trained_before
 from mralign.training.guards import TrainingStopped, class_balance
 from mralign.training.index import index_rows, read_index, write_index
+from mralign.training.kept_checkpoints import RAY_TRAIN, local_places, tidy
 from mralign.training.modules import of_run, tell, warning
 from mralign.training.objectives import find, source_digest
 from mralign.training.objectives.objective import Objective
 from mralign.training.policy import base_policy
+from mralign.training.policy_checks import check_policy
 from mralign.training.positions import check_positions
 from mralign.training.reference import Block, blocks, computed, model_mark, score_block, shelf_dir
 from mralign.training.rehearsal import lacking_room, rehearse

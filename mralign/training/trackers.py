@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from mralign.config import Training
-from mralign.stage import log as logger
-from mralign.store import StageDir
+from mralign.run.stage import log as logger
+from mralign.run.store import StageDir
 
 _PROJECT = "mralign"  # unless WANDB_PROJECT or MLFLOW_EXPERIMENT_NAME says otherwise
 _KEYS = ("step", "of")

@@ -16,16 +16,16 @@ from typing import Any
 
 from pyarrow import fs
 
-from mralign.disk import DiskFull, free, full_disk, no_room, own_temporary_directory
-from mralign.store import Directory
+from mralign.run.disk import DiskFull, free, full_disk, no_room, own_temporary_directory
+from mralign.run.store import Directory
 from mralign.training.begin import begin
 from mralign.training.checkpoint import State, check_checkpoint, save_checkpoint, seal_checkpoint
 from mralign.training.engine import World, prepare_process
 from mralign.training.guards import TrainingStopped
 from mralign.training.loop import train
-from mralign.training.probe import write_probe
 from mralign.training.sources import Sources
 from mralign.training.trackers import Trackers
+from mralign.training.write_probe import write_probe
 
 
 class Board:

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mralign.schema import COUNTS, REPLICATED_COUNTS
+from mralign.rows.schema import COUNTS, REPLICATED_COUNTS
 from mralign.transitions.counts import Counts, Labels, add, count, count_rows, merge, select, sorted_groups
 from mralign.transitions.draws import poisson, row_keys
 

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mralign.schema import COUNTS
+from mralign.rows.schema import COUNTS
 
 UNLABELLED = -1  # code of an empty set
 START = 0  # code of {<start>}: state 0 alone

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from mralign.schema import EDGES
+from mralign.rows.schema import EDGES
 from mralign.transitions.bootstrap import standard_error
 from mralign.transitions.counts import select, stop_code
 from mralign.transitions.weights import NAME, Anchor, pair_probability, ratios, set_name

@@ -27,7 +27,7 @@ import numpy as np
 import pyarrow as pa
 
 from mralign.config import Transitions
-from mralign.schema import COUNTS
+from mralign.rows.schema import COUNTS
 from mralign.transitions.bootstrap import add_replicated, count_replicated, select_replicates, standard_error
 from mralign.transitions.edges import Rule, edges
 from mralign.transitions.em import Estimate, Estimator, estimate_replicated, settings_of

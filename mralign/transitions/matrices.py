@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from mralign.schema import MATRICES
-from mralign.store import StageDir, part_name
+from mralign.rows.schema import MATRICES
+from mralign.run.store import StageDir, part_name
 from mralign.transitions.bootstrap import standard_error
 from mralign.transitions.em import Estimate
 

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from mralign.arrow_files import open_parquet
-from mralign.schema import REPLICATED_COUNTS
-from mralign.store import StageDir, part_name
+from mralign.rows.schema import REPLICATED_COUNTS
+from mralign.run.arrow_files import open_parquet
+from mralign.run.store import StageDir, part_name
 from mralign.transitions.bootstrap import count_replicated
 from mralign.transitions.counts import Labels
 

@@ -21,8 +21,7 @@ import pyarrow.compute as pc
 
 from mralign.config import RunConfig, Weights
 from mralign.config.learning import check_datasets, chosen_datasets, dataset_matters
-from mralign.rejects import Reject
-from mralign.schema import (
+from mralign.rows.schema import (
     ANNOTATIONS,
     ANNOTATOR_FIELDS,
     COUNTS,
@@ -33,8 +32,9 @@ from mralign.schema import (
     REPLICATED_COUNTS,
     WEIGHTS,
 )
-from mralign.stage import Context, Outcome, Stage, log, map_parts
-from mralign.store import StageDir, part_name
+from mralign.run.rejects import Reject
+from mralign.run.stage import Context, Outcome, Stage, log, map_parts
+from mralign.run.store import StageDir, part_name
 from mralign.transitions.bootstrap import add_replicated, select_replicates
 from mralign.transitions.counts import Labels, add, count, select
 from mralign.transitions.edges import Rule, edges

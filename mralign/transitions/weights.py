@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mralign.schema import WEIGHTS
+from mralign.rows.schema import WEIGHTS
 from mralign.transitions.counts import UNLABELLED, Labels, base_edges, chains, select, stop_code
 from mralign.transitions.draws import GOLDEN, mixed, row_keys
 

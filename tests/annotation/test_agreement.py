@@ -21,7 +21,7 @@ from mralign.annotation.agreement import (
     to_macro,
 )
 from mralign.annotation.taxonomy import PAPER
-from mralign.schema import ANNOTATIONS
+from mralign.rows.schema import ANNOTATIONS
 
 X = [{"framing"}, {"framing"}, {"retrieval", "analogy"}, {"chaining"}]
 Y = [{"framing"}, {"framing", "chaining"}, {"analogy", "retrieval"}, {"framing"}]

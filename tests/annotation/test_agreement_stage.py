@@ -9,15 +9,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from mralign import pipeline
 from mralign.annotation.agreement import agreement, mean_l1, to_macro
 from mralign.annotation.agreement_stage import HUMAN_STAGE, agreement_stage
 from mralign.annotation.taxonomy import PAPER
 from mralign.config import parse
-from mralign.rejects import count_reasons
-from mralign.schema import ANNOTATIONS, HUMAN_FIELDS, HUMAN_STEPS, MATRICES
-from mralign.stage import Context
-from mralign.store import StageDir, part_name
+from mralign.rows.schema import ANNOTATIONS, HUMAN_FIELDS, HUMAN_STEPS, MATRICES
+from mralign.run import pipeline
+from mralign.run.rejects import count_reasons
+from mralign.run.stage import Context
+from mralign.run.store import StageDir, part_name
 from mralign.transitions.counts import count, select
 from mralign.transitions.em import estimate
 from mralign.transitions.stage import COUNTS_STAGE, MATRICES_STAGE, annotators_stage
@@ -65,7 +65,7 @@ def make_annotation(home, rows, *, part_rows=7):
 def config_of(human=None, **transitions):
     books = {"first": "cautious", "second": "bold"}
     annotators = [
-        {"name": name, "rule_book": f"pkg://mralign.engines/rule_books/{book}.yaml"} for book, name in books.items()
+        {"name": name, "rule_book": f"pkg://mralign.annotation/rule_books/{book}.yaml"} for book, name in books.items()
     ]
     return parse(
         {

@@ -3,18 +3,18 @@ import json
 
 import pyarrow as pa
 import pytest
-from engines.loopback_server import LoopbackServer
+from loopback_server import LoopbackServer
 from scripted_annotators import answer_to, request_of
 
 from mralign.annotation.desk import desk_of
 from mralign.annotation.panel import Hearing
 from mralign.annotation.stage import ANNOTATION_STAGE, Annotating
 from mralign.config import parse
-from mralign.engines.streaming import forget_failures
-from mralign.rejects import Reject, to_table
-from mralign.schema import ANNOTATIONS, CANDIDATES
-from mralign.stage import Context
-from mralign.store import StageDir, part_name
+from mralign.rows.schema import ANNOTATIONS, CANDIDATES
+from mralign.run.rejects import Reject, to_table
+from mralign.run.stage import Context
+from mralign.run.store import StageDir, part_name
+from mralign.serving.streaming import forget_failures
 
 
 def test_without_a_candidate_the_run_stops_and_says_where_they_went(tmp_path):
@@ -59,7 +59,7 @@ def config_of(tmp_path, *, base_url, **first):
     )
 
 
-CUES = "pkg://mralign.engines/rule_books/second.yaml"
+CUES = "pkg://mralign.annotation/rule_books/second.yaml"
 
 
 def test_a_spent_budget_stops_every_engine_and_a_raised_one_finds_what_was_paid_for(tmp_path):

@@ -5,15 +5,15 @@ import json
 from collections import Counter
 
 from mralign.annotation.annotators import ChatAnnotator, CueAnnotator
+from mralign.annotation.cues import load_rule_book
 from mralign.annotation.instruction import Trajectory
+from mralign.annotation.step_labels import StepLabels
 from mralign.annotation.taxonomy import PAPER
 from mralign.annotation.verdict import Opinion
 from mralign.config import resolve_path
-from mralign.engines.calls import Failure
-from mralign.engines.conversation import ChatReply
-from mralign.engines.cues import load_rule_book
-from mralign.engines.labels import StepLabels
-from mralign.rejects import Reject
+from mralign.run.rejects import Reject
+from mralign.serving.calls import Failure
+from mralign.serving.conversation import ChatReply
 
 THOUGHT = Trajectory("q/on/0", "Who?", ("Ada",), ("First, what is asked?", "It was Ada.", "So: Ada."))
 
@@ -147,7 +147,7 @@ def test_the_adjudicator_is_asked_once_for_all_disputed_steps():
 
 
 def test_cue_phrases_outside_the_taxonomy_are_a_reject():
-    book = load_rule_book(resolve_path("pkg://mralign.engines/rule_books/first.yaml"))
+    book = load_rule_book(resolve_path("pkg://mralign.annotation/rule_books/first.yaml"))
     inside = CueAnnotator("cues", book=book, taxonomy=PAPER)
     thought = Trajectory("q/on/0", "Who?", (), ("Wait, that is wrong.",))
     assert isinstance(asyncio.run(inside.annotate(thought, tally=Counter())), Opinion)

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mralign.annotation.consensus import FinalStep, align, consensus, consolidate, validate
+from mralign.annotation.step_labels import StepLabels
 from mralign.annotation.taxonomy import PAPER
-from mralign.engines.labels import StepLabels
-from mralign.schema import ANNOTATIONS, cast
+from mralign.rows.schema import ANNOTATIONS, cast
 
 
 def step(first: int, last: int, **confidences: float) -> StepLabels:

@@ -14,8 +14,8 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from mralign.annotation.consensus import FinalStep, Span, align, consensus, consolidate, validate
+from mralign.annotation.step_labels import StepLabels
 from mralign.annotation.taxonomy import PAPER, Taxonomy
-from mralign.engines.labels import StepLabels
 
 CONFIDENCES = [0.0, -0.0, 3.0, 7.0, math.nextafter(7.0, 8.0), 7.5, 8.0, 9.0, 10.0]
 

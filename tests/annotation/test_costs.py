@@ -10,10 +10,10 @@ from mralign.annotation.desk import desk_of
 from mralign.annotation.instruction import Trajectory, annotation_messages, annotator_instruction
 from mralign.annotation.taxonomy import PAPER
 from mralign.config import parse
-from mralign.schema import ANNOTATIONS
+from mralign.rows.schema import ANNOTATIONS
 
 HTTP = {"base_url": "http://127.0.0.1:1/v1", "vllm_extras": False, "price_prompt": 2.0, "price_completion": 10.0}
-CUES = "pkg://mralign.engines/rule_books/second.yaml"
+CUES = "pkg://mralign.annotation/rule_books/second.yaml"
 
 
 @pytest.fixture(name="desk")

@@ -19,16 +19,16 @@ from sklearn.metrics import adjusted_rand_score, silhouette_score
 from mralign.annotation import cluster_map, discovery, naming
 from mralign.annotation.discovery import NOISE, Clusters, cluster
 from mralign.annotation.instruction import Trajectory
-from mralign.annotation.interview import PART_ROWS, ask, label_openly, name_clusters
 from mralign.annotation.naming import Strategy, assemble, naming_request, naming_schema, read_naming
+from mralign.annotation.open_interview import PART_ROWS, ask, label_openly, name_clusters
 from mralign.annotation.taxonomy import load_taxonomy
+from mralign.asking.json_reply import Fault
 from mralign.config import Discovery, Embedding
-from mralign.engines.calls import Failure, Stopped
-from mralign.engines.conversation import ChatReply, ChatRequest, Message
-from mralign.engines.json_reply import Fault
-from mralign.rejects import Reject
-from mralign.schema import OPEN_LABELS
-from mralign.store import StageDir
+from mralign.rows.schema import OPEN_LABELS
+from mralign.run.rejects import Reject
+from mralign.run.store import StageDir
+from mralign.serving.calls import Failure, Stopped
+from mralign.serving.conversation import ChatReply, ChatRequest, Message
 
 SETTINGS = Discovery()
 
@@ -99,7 +99,7 @@ def test_planted_embeddings_are_recovered_from_2000_names():
 @pytest.mark.skipif(find_minilm() is None, reason=MISSING)
 @pytest.mark.slow
 def test_planted_texts_are_recovered_through_a_real_sentence_model(tmp_path):
-    from mralign.engines.embedding import embed
+    from mralign.serving.embedding import embed
 
     planted = planted_names()
     assert len(planted) == 2000

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mralign.annotation.human import human_steps, read_lines, refine
+from mralign.annotation.step_labels import StepLabels
 from mralign.annotation.taxonomy import PAPER
-from mralign.engines.labels import StepLabels
-from mralign.rejects import Reject
+from mralign.run.rejects import Reject
 
 HEAD = "row_id,first_segment,last_segment,labels"
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from mralign.annotation.instruction import Trajectory
 from mralign.annotation.open_labels import INSTRUCTION, open_request, open_schema, read_open, sample_ids, snake_case
-from mralign.engines.json_reply import Fault
-from mralign.engines.labels import StepLabels
+from mralign.annotation.step_labels import StepLabels
+from mralign.asking.json_reply import Fault
 
 TRAJECTORY = Trajectory("nq/1/on/0", "Who wrote it?", ("Ann", "A. Lee"), ("First, recall.", "It was Ann.", "Check."))
 GOOD = {

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mralign.annotation.step_labels import StepLabels
 from mralign.annotation.taxonomy import PAPER, Taxonomy
 from mralign.annotation.verdict import (
     Fault,
@@ -21,7 +22,6 @@ from mralign.annotation.verdict import (
     read_adjudication,
     read_annotation,
 )
-from mralign.engines.labels import StepLabels
 
 GOOD = {
     "steps": [

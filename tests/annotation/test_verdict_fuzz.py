@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from mralign.annotation.consensus import Span, label_fault, validate
+from mralign.annotation.step_labels import StepLabels
 from mralign.annotation.taxonomy import PAPER
 from mralign.annotation.verdict import Opinion, read_adjudication, read_annotation
-from mralign.engines.json_reply import Fault
-from mralign.engines.labels import StepLabels
+from mralign.asking.json_reply import Fault
 
 Labels = Opinion | tuple[StepLabels, ...]
 REASONS = {"not_json", "wrong_shape", "bad_segments", "bad_labels"}

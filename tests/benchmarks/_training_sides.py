@@ -152,8 +152,8 @@ def run_ours(home, *, name, settings):
     import pyarrow as pa
 
     from mralign.config import Model
-    from mralign.schema import MATCHED_LOGPS, PAIR_SUMS, REFERENCE
-    from mralign.store import StageDir, part_name
+    from mralign.rows.schema import MATCHED_LOGPS, PAIR_SUMS, REFERENCE
+    from mralign.run.store import StageDir, part_name
     from mralign.training.checkpoint import State
     from mralign.training.engine import World, prepare_process, start_engine
     from mralign.training.logprobs import TokenLogProbs

@@ -40,14 +40,14 @@ import ray  # noqa: E402
 from mralign.annotation.desk import annotate_row, desk_of  # noqa: E402
 from mralign.annotation.panel import Hearing  # noqa: E402
 from mralign.annotation.stage import ANNOTATION_STAGE  # noqa: E402
+from mralign.asking.chats import EngineChat  # noqa: E402
 from mralign.config import parse  # noqa: E402
-from mralign.engines.asking import EngineChat  # noqa: E402
-from mralign.engines.requests import row_seed  # noqa: E402
-from mralign.engines.vllm import worker_environment  # noqa: E402
 from mralign.rollouts.segments import segment_spans  # noqa: E402
-from mralign.schema import CANDIDATES  # noqa: E402
-from mralign.stage import Context  # noqa: E402
-from mralign.store import StageDir, part_name  # noqa: E402
+from mralign.rows.schema import CANDIDATES  # noqa: E402
+from mralign.run.stage import Context  # noqa: E402
+from mralign.run.store import StageDir, part_name  # noqa: E402
+from mralign.serving.requests import row_seed  # noqa: E402
+from mralign.serving.vllm import worker_environment  # noqa: E402
 
 TRACES = ROOT.parent / "shared" / "data" / "traces" / "qwen3-8b_simpleqa.jsonl"
 
@@ -186,7 +186,7 @@ class Raw:
         from vllm import LLM
         from vllm.config import StructuredOutputsConfig
 
-        from mralign.engines.vllm import sampling_parameters
+        from mralign.serving.vllm import sampling_parameters
 
         llm = LLM(
             model=model,

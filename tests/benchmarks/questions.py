@@ -27,8 +27,8 @@ import ray  # noqa: E402
 
 from mralign.config import parse  # noqa: E402
 from mralign.questions.stage import QUESTIONS_STAGE  # noqa: E402
-from mralign.stage import Context  # noqa: E402
-from mralign.store import StageDir  # noqa: E402
+from mralign.run.stage import Context  # noqa: E402
+from mralign.run.store import StageDir  # noqa: E402
 
 
 class Watch(threading.Thread):

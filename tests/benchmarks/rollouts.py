@@ -2,7 +2,7 @@
 
     python tests/benchmarks/rollouts.py [--quick] [--model miniworld|smollm2|DIRECTORY] [--repeats 3] [--others]
 
-The stage is everything `mralign.engines.streaming.generate` does: Ray Data, rendering, parsing, committing; only the
+The stage is everything `mralign.serving.streaming.generate` does: Ray Data, rendering, parsing, committing; only the
 start of the engine is left out, on both sides. Raw is one call of `LLM.generate` in an actor of its own. The two take
 turns, each time with a new engine; the ratio is that of the medians. `--others` measures what we did not keep as well:
 an actor on vLLM's AsyncLLM in place of our engine, and `ray.data.llm`'s processor.
@@ -29,11 +29,11 @@ import pyarrow as pa  # noqa: E402
 import ray  # noqa: E402
 
 from mralign.config import Decoding, Engine, Model  # noqa: E402
-from mralign.engines.requests import Renderer, Sampling, build_requests, family_of  # noqa: E402
-from mralign.engines.streaming import generate  # noqa: E402
-from mralign.engines.vllm import worker_environment  # noqa: E402
-from mralign.schema import GENERATIONS, QUESTIONS  # noqa: E402
-from mralign.store import StageDir, part_name  # noqa: E402
+from mralign.rows.schema import GENERATIONS, QUESTIONS  # noqa: E402
+from mralign.run.store import StageDir, part_name  # noqa: E402
+from mralign.serving.requests import Renderer, Sampling, build_requests, family_of  # noqa: E402
+from mralign.serving.streaming import generate  # noqa: E402
+from mralign.serving.vllm import worker_environment  # noqa: E402
 
 MINIWORLD = ROOT / "mralign" / "miniworld" / "data"
 

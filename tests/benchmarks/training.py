@@ -68,8 +68,8 @@ def prepare(home, shape):
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    from mralign.schema import EXAMPLES
-    from mralign.store import StageDir, part_name
+    from mralign.rows.schema import EXAMPLES
+    from mralign.run.store import StageDir, part_name
     from mralign.training.examples import example_row
     from mralign.training.index import index_rows, read_index, write_index
 
@@ -197,7 +197,7 @@ def mfu_of(found, seconds):
     """Model FLOPs utilisation of each side's training, where the GPU's peak is known. TRL does what `ours` does."""
     import torch
 
-    from mralign.training.figures import mfu
+    from mralign.training.step_figures import mfu
 
     flops = {name: runs[0].get("flops", found["ours"][0]["flops"]) for name, runs in found.items()}
     device = torch.cuda.get_device_name()

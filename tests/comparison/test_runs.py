@@ -6,8 +6,8 @@ import pyarrow as pa
 import pytest
 
 from mralign.comparison.runs import compare_runs, read_side
-from mralign.schema import QUESTIONS, SCORES
-from mralign.store import Manifest, StageDir, part_name
+from mralign.rows.schema import QUESTIONS, SCORES
+from mralign.run.store import Manifest, StageDir, part_name
 
 
 def make_run(directory, methods, *, dataset="nq"):

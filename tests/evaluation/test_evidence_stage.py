@@ -5,15 +5,15 @@ import json
 
 import pyarrow as pa
 import pytest
-from engines.search_server import Answer, SearchServer, hits
+from search_server import Answer, SearchServer, hits
 
 from mralign.config import parse
-from mralign.engines.calls import EndpointRefused, Failure
-from mralign.engines.search import Snippet
 from mralign.evaluation.evidence_stage import EVIDENCE_STAGE, find_evidence
-from mralign.schema import EVIDENCE, QUESTIONS
-from mralign.stage import Context
-from mralign.store import StageDir, digest, fingerprint, part_name
+from mralign.retrieval.search import Snippet
+from mralign.rows.schema import EVIDENCE, QUESTIONS
+from mralign.run.stage import Context
+from mralign.run.store import StageDir, digest, fingerprint, part_name
+from mralign.serving.calls import EndpointRefused, Failure
 
 
 def questions_of(tmp_path, parts):

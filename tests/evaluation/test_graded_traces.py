@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from mralign.engines.thinking import split_thinking
+from mralign.chat.thought import split_thinking
 from mralign.questions.matching import contains, equals
 
 TRACES = Path(__file__).parents[3] / "shared" / "data" / "traces"

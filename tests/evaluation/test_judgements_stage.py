@@ -11,15 +11,15 @@ from dataclasses import replace
 
 import pyarrow as pa
 import pytest
-from engines.loopback_server import Fault, LoopbackServer, no_faults, random_faults
+from loopback_server import Fault, LoopbackServer, no_faults, random_faults
 
 from mralign.config import parse
 from mralign.evaluation.judgements_stage import PART_ROWS, judgements_stage
 from mralign.evaluation.judging import Verdict, verdicts
 from mralign.evaluation.responses import Asked, asked_questions, content_parts, shelf_of, write_parts
-from mralign.schema import GENERATIONS, JUDGEMENTS, QUESTIONS
-from mralign.stage import Context
-from mralign.store import StageDir, part_key, part_name
+from mralign.rows.schema import GENERATIONS, JUDGEMENTS, QUESTIONS
+from mralign.run.stage import Context
+from mralign.run.store import StageDir, part_key, part_name
 
 STAGE = judgements_stage(name="judgements_base", responses="responses_base")
 TRUTHS = LONGS = 40
@@ -317,7 +317,7 @@ def test_what_changes_a_judgement_changes_the_fingerprint_and_nothing_else_does(
 def test_nothing_starts_without_judges_or_evidence(tmp_path):
     with LoopbackServer() as server:
         chat = config_of(tmp_path, server).evaluation.judge.model_dump()
-        cues = {"name": "c", "rule_book": "pkg://mralign.engines/rule_books/first.yaml"}
+        cues = {"name": "c", "rule_book": "pkg://mralign.annotation/rule_books/first.yaml"}
         for changes, message in (
             ({"judge": None}, r"there is no extractor, judge, verifier: name a chat model"),
             ({"judge": None, "extractor": chat, "verifier": chat}, r"there is no judge: "),

@@ -10,14 +10,14 @@ from dataclasses import replace
 import pyarrow as pa
 import pytest
 
-from mralign.engines.calls import Failure, Stopped
-from mralign.engines.conversation import ChatReply
-from mralign.engines.search import Snippet
 from mralign.evaluation.judgements_stage import PART_ROWS, cases_of, judge_in_parts
 from mralign.evaluation.judging import Case, Court, Verdict, judge, verdicts
-from mralign.rejects import Reject
-from mralign.schema import JUDGEMENTS
-from mralign.store import StageDir
+from mralign.retrieval.search import Snippet
+from mralign.rows.schema import JUDGEMENTS
+from mralign.run.rejects import Reject
+from mralign.run.store import StageDir
+from mralign.serving.calls import Failure, Stopped
+from mralign.serving.conversation import ChatReply
 
 
 class Script:

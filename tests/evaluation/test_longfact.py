@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mralign.engines.json_reply import Fault
-from mralign.engines.search import Snippet
+from mralign.asking.json_reply import Fault
 from mralign.evaluation.longfact import (
     EXTRACTION,
     EXTRACTION_SCHEMA,
@@ -27,6 +26,7 @@ from mralign.evaluation.longfact import (
     read_support,
     verification_request,
 )
+from mralign.retrieval.search import Snippet
 
 LONG = "x" * 250
 

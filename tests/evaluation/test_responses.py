@@ -5,7 +5,6 @@ import pytest
 from test_pipeline import PRESETS
 
 from mralign.config import load
-from mralign.engines.requests import build_requests, sampling_of_evaluation
 from mralign.evaluation.responses import (
     Asked,
     asked_questions,
@@ -18,9 +17,10 @@ from mralign.evaluation.responses import (
     shelf_of,
     write_parts,
 )
-from mralign.rejects import Reject, to_table
-from mralign.schema import GENERATIONS, QUESTIONS
-from mralign.store import StageDir, part_key, part_name
+from mralign.rows.schema import GENERATIONS, QUESTIONS
+from mralign.run.rejects import Reject, to_table
+from mralign.run.store import StageDir, part_key, part_name
+from mralign.serving.requests import build_requests, sampling_of_evaluation
 
 
 def questions(dataset, count):

@@ -15,7 +15,7 @@ sys.path[:0] = [str(Path(__file__).parents[2])]
 import psutil  # noqa: E402
 
 from mralign.config import Engine, Model, resolve_path  # noqa: E402
-from mralign.engines.vllm import start_engine, worker_environment  # noqa: E402
+from mralign.serving.vllm import start_engine, worker_environment  # noqa: E402
 
 ENGINE = Engine(max_model_len=256, max_num_seqs=16)
 MODEL = Model(dtype="float32")

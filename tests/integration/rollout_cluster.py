@@ -21,9 +21,9 @@ import ray
 from ray.cluster_utils import Cluster
 
 from mralign.config import Decoding, Engine, Model
-from mralign.engines.requests import Sampling
-from mralign.engines.streaming import generate
-from mralign.store import StageDir
+from mralign.run.store import StageDir
+from mralign.serving.requests import Sampling
+from mralign.serving.streaming import generate
 
 SAMPLING = Sampling(
     model=Model(dtype="float32"),

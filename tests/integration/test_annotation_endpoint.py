@@ -5,7 +5,7 @@ import json
 import pyarrow.parquet as pq
 import pytest
 from align_process import finish, kill, start, wait_for
-from engines.loopback_server import LoopbackServer, random_faults
+from loopback_server import LoopbackServer, random_faults
 from scripted_annotators import answer_to, hopeless, request_of, write_rollouts
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.long]

@@ -13,8 +13,8 @@ from smollm2 import MISSING, find_gguf, shared_smollm2
 from mralign.annotation.desk import annotate_row, desk_of
 from mralign.annotation.panel import Hearing
 from mralign.annotation.verdict import adjudication_schema, annotation_schema
+from mralign.asking.chats import EngineChat
 from mralign.config import load
-from mralign.engines.asking import EngineChat
 
 pytestmark = [
     pytest.mark.integration,

@@ -15,10 +15,10 @@ from tiny_policy import make_task, save_model
 
 from mralign.comparison.stage import Server, metrics_by_mode
 from mralign.config import parse
-from mralign.engines.vllm import Exchanger
+from mralign.serving.vllm import Exchanger
 from mralign.training.engine import World
 from mralign.training.policy import build_policy
-from mralign.training.probe import write_probe
+from mralign.training.write_probe import write_probe
 
 DATA = ROOT / "mralign" / "miniworld" / "data"
 

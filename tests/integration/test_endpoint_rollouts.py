@@ -5,7 +5,7 @@ import json
 import pyarrow.parquet as pq
 import pytest
 from align_process import finish, start
-from engines.loopback_server import LoopbackServer, answer_to, random_faults, tokens_of
+from loopback_server import LoopbackServer, answer_to, random_faults, tokens_of
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 

@@ -13,7 +13,7 @@ import psutil
 import pytest
 import torch
 
-from mralign.engines.probe import fault
+from mralign.serving.probe import fault
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 

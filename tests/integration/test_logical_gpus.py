@@ -21,16 +21,16 @@ import pytest
 from tiny_chat import save_chat_model
 from tiny_policy import commit_examples, save_model
 
-from mralign import pipeline
 from mralign.annotation.stage import ANNOTATION_STAGE
+from mralign.asking.chats import open_chats
 from mralign.config import Embedding, load, parse
-from mralign.engines.asking import open_chats
-from mralign.engines.conversation import ChatReply, ChatRequest, Message
-from mralign.engines.embedding import embed_where_it_fits
-from mralign.placement import Fault, Workers, rehearse
-from mralign.schema import ANNOTATIONS, CANDIDATES, GENERATIONS
-from mralign.stage import Context
-from mralign.store import StageDir, part_name
+from mralign.rows.schema import ANNOTATIONS, CANDIDATES, GENERATIONS
+from mralign.run import pipeline
+from mralign.run.placement import Fault, Workers, rehearse
+from mralign.run.stage import Context
+from mralign.run.store import StageDir, part_name
+from mralign.serving.conversation import ChatReply, ChatRequest, Message
+from mralign.serving.embedding import embed_where_it_fits
 from mralign.training.stage import REFERENCE_STAGE, objective, scaling, training_stage
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]

@@ -10,8 +10,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from mralign.schema import GENERATIONS, QUESTIONS
-from mralign.store import StageDir, part_name
+from mralign.rows.schema import GENERATIONS, QUESTIONS
+from mralign.run.store import StageDir, part_name
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 

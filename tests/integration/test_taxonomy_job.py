@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from align_process import ROOT, environment, finish, kill, wait_for
 from annotation.planted_names import CONCEPTS, planted_names
-from engines.loopback_server import LoopbackServer
+from loopback_server import LoopbackServer
 from minilm import MISSING, find_minilm, save_minilm
 from scripted_annotators import hopeless, request_of, write_rollouts
 

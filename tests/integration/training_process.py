@@ -16,9 +16,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "jobs")]
 from align import start_ray  # noqa: E402
 from tiny_policy import commit_examples  # noqa: E402
 
-from mralign import pipeline  # noqa: E402
 from mralign.config import parse  # noqa: E402
-from mralign.store import StageDir  # noqa: E402
+from mralign.run import pipeline  # noqa: E402
+from mralign.run.store import StageDir  # noqa: E402
 from mralign.training.stage import REFERENCE_STAGE, objective, training_stage  # noqa: E402
 
 BASE = {

@@ -12,7 +12,7 @@ from mralign.questions import formats
 from mralign.questions.matching import contains, equals, normalize
 from mralign.questions.repeats import drop_repeats, find_repeats, question_keys
 from mralign.questions.sources import check_source, read_batches
-from mralign.schema import QUESTIONS
+from mralign.rows.schema import QUESTIONS
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"published data not found at {DATA}")

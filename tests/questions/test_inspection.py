@@ -8,7 +8,7 @@ import pytest
 from mralign.config import parse
 from mralign.questions.inspection import Yield, check_yield, proposal
 from mralign.questions.stage import QUESTIONS_STAGE
-from mralign.rejects import Reject
+from mralign.run.rejects import Reject
 
 
 def check(path, *, split="train", **settings):

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import mralign.miniworld
-from mralign.engines.thinking import clean_answer
+from mralign.chat.thought import clean_answer
 from mralign.questions.normalisation import key, normalize, visible, words
 
 

@@ -11,9 +11,9 @@ import pytest
 from mralign.config import parse
 from mralign.questions import stage
 from mralign.questions.stage import QUESTIONS_STAGE
-from mralign.schema import QUESTIONS
-from mralign.stage import Context
-from mralign.store import StageDir
+from mralign.rows.schema import QUESTIONS
+from mralign.run.stage import Context
+from mralign.run.store import StageDir
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("local_ray")]
 

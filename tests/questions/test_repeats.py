@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mralign.questions.repeats import KEYS, REPEATS, drop_repeats, find_repeats, question_keys
-from mralign.schema import QUESTIONS
+from mralign.rows.schema import QUESTIONS
 
 SPLITS = ("train", "dev", "test")
 

@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from mralign.questions.sources import check_source, read_batches
-from mralign.rejects import to_table
-from mralign.schema import QUESTIONS
+from mralign.rows.schema import QUESTIONS
+from mralign.run.rejects import to_table
 
 
 def read(path, *, name="set", split="train", fields=None, **arguments):

@@ -7,7 +7,7 @@ import pytest
 
 from mralign.report.export import comparison_sheet, result_sheet, result_table, to_json, write_tables
 from mralign.report.sheets import Cell, Sheet, escape_latex, to_latex, to_markdown, to_text
-from mralign.store import Directory
+from mralign.run.store import Directory
 
 
 def short(acc, mis=None):

@@ -18,12 +18,12 @@ import pytest
 
 from mralign.config import RunConfig, parse
 from mralign.report import publish
-from mralign.report.evidence import Matrices
 from mralign.report.figures import diverging, heat_map, lines, nice_ticks
+from mralign.report.findings import Matrices
 from mralign.report.sections import log_ratios
-from mralign.report.tables import aligned, duration, published, signed, with_interval
-from mralign.schema import ANNOTATIONS, CANDIDATES, EDGES, MATRICES, WEIGHTS
-from mralign.store import Manifest, StageDir, part_name
+from mralign.report.wording import aligned, duration, published, signed, with_interval
+from mralign.rows.schema import ANNOTATIONS, CANDIDATES, EDGES, MATRICES, WEIGHTS
+from mralign.run.store import Manifest, StageDir, part_name
 
 ATTACK = "<script>alert(1)</script>"
 STATES = ("<start>", "framing", "retrieval", "backtracking", "<stop>")

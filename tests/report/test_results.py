@@ -22,7 +22,7 @@ from report.test_report import (
 from mralign.config import parse
 from mralign.report import publish
 from mralign.report.results import Gain, blocks, gains, result_text
-from mralign.store import StageDir
+from mralign.run.store import StageDir
 
 TRUTH = {"kind": "truthfulqa", "truthful": 0.5, "truthful_ci": [0.4, 0.6], "informative": 0.75}
 TRUTH |= {"informative_ci": [0.7, 0.8], "n": 817, "draws": 817, "judged": 815, "rejected": 2}

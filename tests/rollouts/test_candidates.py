@@ -4,10 +4,10 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from mralign.engines.thinking import split_thinking
-from mralign.rejects import to_table
+from mralign.chat.thought import split_thinking
 from mralign.rollouts.candidates import LENGTH_REASONS, Limits, funnel, judge
-from mralign.schema import CANDIDATES
+from mralign.rows.schema import CANDIDATES
+from mralign.run.rejects import to_table
 
 TRACES = Path(__file__).parents[3] / "shared" / "data" / "traces" / "qwen3-8b_simpleqa.jsonl"
 WIDE = Limits(min_segments=0, max_segments=99, min_thought_tokens=0, max_thought_tokens=10_000)

@@ -11,10 +11,10 @@ from tokenizers import decoders
 from tokenizers_of_families import FAMILIES, build, sentencepiece_model
 from transformers import AutoTokenizer
 
+from mralign.chat.prompts import chat_prompt
 from mralign.config import Decoding, Engine, ImportFields, Model, ThinkMode
-from mralign.engines.chat import chat_prompt
-from mralign.engines.requests import Renderer, Sampling, family_of
 from mralign.rollouts.imported import read_rollouts
+from mralign.serving.requests import Renderer, Sampling, family_of
 from mralign.training.tokens import token_offsets
 
 QUESTION = "What is the capital of France?"

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from mralign.config import ImportFields, Model
-from mralign.rejects import to_table
 from mralign.rollouts.imported import read_rollouts
-from mralign.schema import GENERATIONS
+from mralign.rows.schema import GENERATIONS
+from mralign.run.rejects import to_table
 
 MODEL = Path(__file__).parents[2] / "mralign" / "miniworld" / "data" / "model"
 THOUGHT = "<think>\nso totibar\n\nso pemidir\n</think>"

@@ -14,8 +14,8 @@ from mralign.training.begin import begin
 from mralign.training.checkpoint import save_checkpoint
 from mralign.training.engine import World, prepare_process
 from mralign.training.loop import train
-from mralign.training.probe import write_probe
 from mralign.training.reader import Reader
+from mralign.training.write_probe import write_probe
 
 EPSILON = 1e-3
 

@@ -13,10 +13,10 @@ from tiny_policy import make_task, settings, token_pairs
 from transformers.models.qwen3 import modeling_qwen3
 
 from mralign.training.batches import packed, padded
-from mralign.training.figures import PEAK_FLOPS
 from mralign.training.head import head_logps
 from mralign.training.logprobs import TokenLogProbs
 from mralign.training.policy import base_policy, build_policy, load_model
+from mralign.training.step_figures import PEAK_FLOPS
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 

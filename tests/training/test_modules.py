@@ -14,7 +14,7 @@ from tiny_policy import settings
 from transformers import AutoModelForCausalLM
 
 from mralign.config import Lora, Training, load, resolve_path
-from mralign.pipeline import describe, plan
+from mralign.run.pipeline import describe, plan
 from mralign.training.modules import adapt, lines, tell, trained, warning
 
 FUSED = ("mlp.experts.gate_up_proj", "mlp.experts.down_proj")

@@ -10,8 +10,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from mralign.config import Model
-from mralign.schema import EXAMPLES
-from mralign.store import StageDir, part_name
+from mralign.rows.schema import EXAMPLES
+from mralign.run.store import StageDir, part_name
 from mralign.training.engine import World
 from mralign.training.examples import example_row
 from mralign.training.index import index_rows, write_index

@@ -15,13 +15,13 @@ from tiny_policy import settings
 from transformers import AutoModelForCausalLM, GptOssConfig
 
 from mralign.config import Model
-from mralign.store import digest
+from mralign.run.store import digest
 from mralign.training import rehearsal, stage
 from mralign.training.checkpoint import WEIGHTS, seal_checkpoint
-from mralign.training.checkpoints import RAY_TRAIN
 from mralign.training.engine import World
 from mralign.training.export import export, keep_trained, trained_before
 from mralign.training.guards import TrainingStopped
+from mralign.training.kept_checkpoints import RAY_TRAIN
 from mralign.training.policy import build_policy
 from mralign.training.rehearsal import lacking_room, rehearse
 
@@ -128,7 +128,7 @@ def test_a_model_that_could_not_be_written_is_refused_before_the_first_step(
 
 
 def test_a_merge_that_would_go_wrong_is_found_before_the_first_step(base, monkeypatch):
-    from mralign.engines import merging
+    from mralign.serving import merging
 
     monkeypatch.setattr(merging, "mean_difference", lambda one, other: 0.5)
     with pytest.raises(ValueError, match=r"nothing is trained yet.*merging the adapter changes what the model says"):

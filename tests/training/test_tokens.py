@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from mralign.engines.thinking import split_thinking
+from mralign.chat.thought import split_thinking
 from mralign.rollouts.segments import segment_spans
 from mralign.training.tokens import token_offsets, token_steps
 

@@ -18,8 +18,8 @@ from tensorboardX.crc32c import crc32c
 from tensorboardX.proto.event_pb2 import Event
 
 from mralign.config import RunConfig, Training
-from mralign.disk import DiskFull
-from mralign.store import StageDir
+from mralign.run.disk import DiskFull
+from mralign.run.store import StageDir
 from mralign.training.trackers import Trackers
 
 MISSING = "the extra `trackers` is not installed"

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mralign.schema import ANNOTATIONS, COUNTS, REPLICATED_COUNTS
+from mralign.rows.schema import ANNOTATIONS, COUNTS, REPLICATED_COUNTS
 from mralign.transitions.bootstrap import (
     add_replicated,
     count_replicated,

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mralign.annotation.taxonomy import PAPER
-from mralign.schema import ANNOTATIONS, COUNTS
+from mralign.rows.schema import ANNOTATIONS, COUNTS
 from mralign.transitions.counts import (
     UNLABELLED,
     add,

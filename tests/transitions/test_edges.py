@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from mralign.schema import COUNTS, EDGES
+from mralign.rows.schema import COUNTS, EDGES
 from mralign.transitions.edges import Rule, bands, edges
 
 STATES = ("<start>", "x", "y", "<stop>")  # K = 4

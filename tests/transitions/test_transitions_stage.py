@@ -13,9 +13,9 @@ import pytest
 
 from mralign.annotation.taxonomy import PAPER
 from mralign.config import RunConfig, parse
-from mralign.schema import ANNOTATIONS, COUNTS, EDGES, MATRICES, REPLICATED_COUNTS, WEIGHTS
-from mralign.stage import Context, Outcome, Stage
-from mralign.store import StageDir, part_name
+from mralign.rows.schema import ANNOTATIONS, COUNTS, EDGES, MATRICES, REPLICATED_COUNTS, WEIGHTS
+from mralign.run.stage import Context, Outcome, Stage
+from mralign.run.store import StageDir, part_name
 from mralign.transitions import stage as stages
 from mralign.transitions.bootstrap import count_replicated, select_replicates
 from mralign.transitions.counts import count

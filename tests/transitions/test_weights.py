@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mralign.schema import ANNOTATIONS, WEIGHTS
+from mralign.rows.schema import ANNOTATIONS, WEIGHTS
 from mralign.transitions.counts import add, count, select
 from mralign.transitions.em import estimate
 from mralign.transitions.weights import pair_probability, step_weights, summary

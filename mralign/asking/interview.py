@@ -1,0 +1,175 @@
+"""A chat is asked for JSON, and once more with the error quoted where its reply cannot be used.
+
+A request and a reader of its reply enter; what the reader found leaves, or why there is nothing, with the messages and
+the reply that it came from. Members of a long list are asked about in parts, and each part is committed when all its
+members are answered, so that a killed run goes on where it was. Whoever asks (annotation, discovery, judges) makes a
+reject of what could not be used; nothing is guessed here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeVar
+
+import pyarrow as pa
+
+from mralign.asking.json_reply import Fault, readable
+from mralign.chat.endings import TRUNCATED, ending_fault
+from mralign.config import Http
+from mralign.run.rejects import Reject, to_table
+from mralign.run.store import StageDir, part_name
+from mralign.serving.calls import RETRIED, Failure, Stopped
+from mralign.serving.conversation import Chat, ChatReply, ChatRequest, Message
+
+T = TypeVar("T")
+Member = TypeVar("Member")
+_QUOTED = 4000  # characters of a refused reply that go back with the repair request
+_MILLION = 1_000_000
+
+
+@dataclass(frozen=True)
+class Interview(Generic[T]):
+    """What came of a request. `said`: what was read; a Fault: two replies could not be used; a Failure: none came."""
+
+    said: T | Fault | Failure
+    messages: tuple[Message, ...]  # those that `reply` answers, or the first if there is no reply
+    reply: ChatReply | None  # the last that came
+    mended: Fault | None = None  # what was wrong with the first reply
+
+
+async def interview(
+    chat: Chat, request: ChatRequest, *, read: Callable[[ChatReply], T | Fault], tally: Counter[str]
+) -> Interview[T]:
+    """What `read` finds in the first or the second reply.
+
+    `tally` gets `requests` (answered), `cached`, `repaired`, `prompt_tokens`, `completion_tokens`, `prefix_tokens`,
+    `fresh_prompt_tokens`, `fresh_completion_tokens` (those of them that cost something now). Raises what the chat does.
+    """
+    first = await _reply(chat, request, tally=tally)
+    if isinstance(first, Failure):
+        return Interview(first, request.messages, None)
+    said = read(first)
+    if not isinstance(said, Fault):
+        return Interview(said, request.messages, first)
+    tally["repaired"] += 1
+    messages = repair_messages(request.messages, reply=first.text, fault=said)
+    second = await _reply(chat, replace(request, messages=messages), tally=tally)
+    if isinstance(second, Failure):
+        return Interview(second, request.messages, first, said)
+    return Interview(read(second), messages, second, said)
+
+
+def uncut(read: Callable[[str], T | Fault], *, advice: str = "be shorter") -> Callable[[ChatReply], T | Fault]:
+    """A reader of replies out of one of texts: a reply that the model did not end by itself is not read at all.
+
+    What stands in it may be a draft, or what a filter left. Faults: truncated (a limit of tokens), unfinished.
+    """
+
+    def whole(reply: ChatReply) -> T | Fault:
+        fault = ending_fault(reply.finish_reason)
+        if fault is None:
+            return read(reply.text)
+        if fault == TRUNCATED:
+            return Fault(fault, f"the reply was cut off after {reply.completion_tokens} tokens; {advice}")
+        return Fault(fault, f"the reply is not whole: it ended with finish reason {reply.finish_reason!r:.100}")
+
+    return whole
+
+
+def repair_messages(asked: Sequence[Message], *, reply: str, fault: Fault) -> tuple[Message, ...]:
+    """The same request once more, with the refused reply and what was wrong with it."""
+    text = f"This reply cannot be used: {fault.detail}\nReply again with the whole corrected JSON object, nothing else."
+    said = readable(reply).rpartition("</think>")[2].strip()[:_QUOTED] or "(nothing)"  # a thought would steer the chat
+    return (*asked, Message("assistant", said), Message("user", text))
+
+
+async def commit_in_parts(
+    members: Sequence[Member],
+    *,
+    rows: int,
+    work: Callable[[Sequence[Member]], Awaitable[tuple[pa.Table, list[Reject]]]],
+    schema: pa.Schema,
+    out: StageDir,
+    report: Callable[[int], object],
+    at_once: int | None = None,
+) -> None:
+    """Commit what `work` makes of each `rows` members; `report` hears their number when a new part is there.
+
+    A committed part is kept, unless a reject in it is of a failure that another try may mend: then its replies are
+    found where the chat keeps them, and only that is asked again. All parts are worked on at once, or `at_once` of
+    them. Whatever `work` raises ends all and is raised here, as by `together`.
+    """
+    parts = {part_name(f"{start:06d}"): members[start : start + rows] for start in range(0, len(members), rows)}
+    done = {part for part in out.parts() if not RETRIED & set(_reasons(out, part))}
+    room = asyncio.Semaphore(at_once or max(1, len(parts)))
+
+    async def make(name: str) -> None:
+        some = parts[name]
+        async with room:
+            table, rejects = await work(some)
+            await asyncio.to_thread(out.commit, name, table, schema=schema, rejects=to_table(rejects))
+        report(len(some))
+
+    await together(make(name) for name in parts if name not in done)
+
+
+async def together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """The results of coroutines that run at once, in their order.
+
+    Where one is told to stop (calls.Stopped) the others come to their end first, as what is in flight is paid for; then
+    that is raised. Any other exception cancels the others and is raised here.
+    """
+
+    async def ended(one: Coroutine[Any, Any, T]) -> T | Stopped:
+        try:
+            return await one
+        except Stopped as reason:
+            return reason
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(ended(one)) for one in work]
+    except BaseExceptionGroup as several:
+        raise several.exceptions[0] from None
+    results = []
+    for task in tasks:
+        result = task.result()
+        if isinstance(result, Stopped):
+            raise result
+        results.append(result)
+    return results
+
+
+def price(tokens: Mapping[str, int], *, http: Http | None, fresh: bool = False) -> float:
+    """Money that tokens, counted as by `interview`, are worth at an endpoint; nothing (None) prices our own engines.
+
+    `fresh`: only that of tokens which were not found in the run directory.
+    """
+    if http is None:
+        return 0.0
+    prefix = "fresh_" if fresh else ""
+    prompt, completion = tokens.get(f"{prefix}prompt_tokens", 0), tokens.get(f"{prefix}completion_tokens", 0)
+    return (prompt * http.price_prompt + completion * http.price_completion) / _MILLION
+
+
+async def _reply(chat: Chat, request: ChatRequest, *, tally: Counter[str]) -> ChatReply | Failure:
+    reply = await chat.reply(request)
+    if isinstance(reply, ChatReply):
+        tally.update(
+            requests=1,
+            cached=int(reply.cached),
+            prompt_tokens=reply.prompt_tokens,
+            completion_tokens=reply.completion_tokens,
+            prefix_tokens=reply.prefix_tokens,
+            fresh_prompt_tokens=0 if reply.cached else reply.prompt_tokens,
+            fresh_completion_tokens=0 if reply.cached else reply.completion_tokens,
+        )
+    return reply
+
+
+def _reasons(out: StageDir, part: str) -> list[str]:
+    reasons: list[str] = out.read_rejects([part]).column("reason").to_pylist()
+    return reasons

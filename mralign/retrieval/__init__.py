@@ -1,0 +1,1 @@
+"""What a search finds: BM25 over a corpus, search endpoints."""

@@ -1,0 +1,1 @@
+"""The tables that cross a door between rooms."""

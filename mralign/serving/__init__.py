@@ -1,0 +1,1 @@
+"""Who answers: vLLM engines, OpenAI-compatible endpoints, adapters and merged models, embeddings."""

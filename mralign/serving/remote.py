@@ -1,0 +1,121 @@
+"""The same rollouts from an OpenAI-compatible endpoint in place of engines of our own.
+
+Batches of requests enter; committed parts of schema GENERATIONS leave, as from `serving/vllm.py`. One actor holds the
+endpoint, its cache and its purse, and asks for many rows at once. The prompt goes as token ids, and a vLLM server tells
+the token ids that it sampled; from another server comes text only, which becomes the ids that write it after its prompt
+(seam.py), with the model's own end where the model ended it.
+When the budget is spent, what has arrived is committed and the rest of the rows stay undone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from typing import Any
+
+import pyarrow as pa
+
+from mralign.chat.endings import ending_fault
+from mralign.chat.model_files import load_tokenizer, model_path
+from mralign.chat.prompts import Prompt
+from mralign.chat.seam import Continuation, continuation, said_after, separate_ids, survives
+from mralign.chat.turns import stop_tokens, turn_of
+from mralign.rows.schema import GENERATIONS
+from mralign.run.rejects import Reject, to_table
+from mralign.run.store import Directory, StageDir, part_name
+from mralign.serving.calls import Call, Failure, Reply, Stopped
+from mralign.serving.completions import Completion, amend, completion_payload, read_completion
+from mralign.serving.endpoint import Endpoint
+from mralign.serving.requests import Renderer, Sampling, batch_key, family_of
+
+
+class RemoteGenerator:
+    """A Ray Data actor: one endpoint, several batches of requests at once."""
+
+    def __init__(self, *, sampling: Sampling, out: StageDir) -> None:
+        path = model_path(sampling.model)
+        tokenizer = load_tokenizer(path, model=sampling.model)
+        self.renderer = Renderer(sampling, tokenizer=tokenizer, family=family_of(sampling.model, path=path))
+        stops = stop_tokens(tokenizer, model_path=path)
+        self.turns = {
+            name: turn_of(tokenizer, mode=mode, stops=stops, tags=self.renderer.tags)
+            for name, mode in self.renderer.modes.items()
+        }
+        self.sampling, self.out, self.ready = sampling, out, time.time()
+        assert sampling.endpoint is not None
+        self.http = sampling.endpoint
+        self.endpoint = Endpoint(self.http, cache=Directory(sampling.cache))
+
+    async def __call__(self, batch: pa.Table) -> pa.Table:
+        """Commit what is answered of one batch as one part; return its rows, and why the rest was not asked."""
+        requests = {row["row_id"]: row for row in batch.drop_columns("question_part").to_pylist()}
+        prompts = {row_id: await asyncio.to_thread(self.renderer.prepare, row) for row_id, row in requests.items()}
+        rejects = [prompt for prompt in prompts.values() if isinstance(prompt, Reject)]
+        calls = [self._call(requests[k], prompt) for k, prompt in prompts.items() if isinstance(prompt, Prompt)]
+        rows: list[dict[str, Any]] = []
+        stopped = ""
+        try:
+            async for call, answer in self.endpoint.stream(calls):
+                row = self._row(requests[call.key_id], prompts[call.key_id], answer)
+                (rejects if isinstance(row, Reject) else rows).append(row)
+        except Stopped as reason:
+            stopped = str(reason)
+        if rows or rejects:
+            part = f"{batch.column('question_part')[0]}-{batch_key(list(requests))}"
+            table = pa.Table.from_pylist(rows, schema=GENERATIONS)
+            await asyncio.to_thread(
+                self.out.commit, part_name(part), table, schema=GENERATIONS, rejects=to_table(rejects)
+            )
+        spent = json.dumps(self.endpoint.tally.figures())
+        return pa.table(
+            {"rows": [len(rows) + len(rejects)], "ready": [self.ready], "stopped": [stopped], "endpoint": [spent]}
+        )
+
+    def _call(self, request: dict[str, Any], prompt: Prompt) -> Call:
+        http, decoding = self.http, self.sampling.decoding
+        payload = completion_payload(
+            prompt.token_ids,
+            model=http.model or self.sampling.model.path,
+            decoding=decoding,
+            max_tokens=self.renderer.max_tokens(prompt),
+            seed=request["seed"],
+            vllm_extras=http.vllm_extras,
+            keep_special=self.renderer.special_tags,
+        )
+        return Call(request["row_id"], "/completions", amend(payload, changes=http.request))
+
+    def _row(self, request: dict[str, Any], prompt: Any, answer: Reply | Failure) -> Any:
+        completion = read_completion(answer.body) if isinstance(answer, Reply) else answer
+        if isinstance(completion, Failure):
+            return Reject(request["row_id"], completion.reason, completion.detail, request["question"])
+        found = self._continuation(completion, prompt=prompt, mode=request["mode"])
+        if found is None:
+            detail = f"no token ids write {completion.text[:40]!r} after {prompt.text[-40:]!r}"
+            return Reject(request["row_id"], "no_seam", detail, completion.text)
+        return self.renderer.row(
+            request, prompt, text=found.text, token_ids=found.token_ids, finish_reason=completion.finish_reason
+        )
+
+    def _continuation(self, completion: Completion, *, prompt: Prompt, mode: str) -> Continuation | None:
+        tokenizer, text, ids = self.renderer.tokenizer, completion.text, completion.token_ids
+        if ids is not None and isinstance(completion.stopped_by, str):  # the ids hold the stop text, the text does not
+            keep = self.renderer.special_tags
+            return Continuation(list(ids), said_after(tokenizer, prompt=prompt, token_ids=ids, keep_special=keep))
+        if ids is not None:
+            return Continuation(list(ids), text)
+        end = self._end(completion, mode=mode)
+        found = continuation(tokenizer, prompt=prompt, text=text, end=end)
+        if found is None and not (mode == "on" and survives(tokenizer, text=text)):
+            return Continuation(separate_ids(tokenizer, text=text, end=end), text)
+        return found
+
+    def _end(self, completion: Completion, *, mode: str) -> str:
+        """What the model wrote to end the text; nothing where it did not end it, or a stop text may have."""
+        if ending_fault(completion.finish_reason) or isinstance(completion.stopped_by, str):
+            return ""
+        if completion.stopped_by is not None:
+            return str(self.renderer.tokenizer.convert_ids_to_tokens(completion.stopped_by))
+        if self.http.request.get("stop") and not completion.tells_stop:
+            return ""
+        return self.turns[mode].end

@@ -1,0 +1,248 @@
+"""From questions to requests, and from a completion back to a row: what every engine shares.
+
+A table of questions enters; one request a (question, mode, draw) leaves, with a seed of its own. An engine prepares
+each request (the rendered prompt, or the reason why it cannot be asked), samples it, and turns text and token ids into
+a row of schema GENERATIONS. No engine, no Ray here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from mralign.chat.families import Family, find_family, with_tags
+from mralign.chat.model_files import check_configuration, check_weights, load_tokenizer
+from mralign.chat.prompts import (
+    MODES,
+    Prompt,
+    chat_prompt,
+    chat_template,
+    check_model_directory,
+    check_modes,
+    control_tokens,
+    question_fault,
+    special_tokens,
+)
+from mralign.chat.self_refine import Refinement, requests_of_turn, thinking_mode
+from mralign.chat.thought import TAGS, split_thinking
+from mralign.chat.user_message import user_message, with_choices
+from mralign.config import Decoding, Engine, Http, Model, RunConfig, resolve_path
+from mralign.rows.schema import GENERATIONS, QUESTIONS
+from mralign.run.rejects import Reject
+from mralign.run.store import absolute
+from mralign.serving.adapter import check_adapter
+
+REQUESTS = pa.schema(
+    [
+        *map(GENERATIONS.field, ("row_id", "question_id", "dataset", "question", "answers")),
+        QUESTIONS.field("choices"),
+        *map(GENERATIONS.field, ("mode", "draw", "seed")),
+    ]
+)
+_ASKED = ("question_id", "dataset", "question", "answers", "choices")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """What is asked of a model, `draws` times in each of `modes`."""
+
+    model: Model
+    engine: Engine
+    decoding: Decoding
+    prompt: str = "{question}"
+    modes: tuple[str, ...] = MODES
+    draws: int = 1
+    seed: int = 0
+    endpoint: Http | None = None  # None: engines of our own
+    cache: str = ""  # directory of the endpoint's responses
+    probe: str = ""  # directory with the probe of a training that the engines must serve
+    refinement: Refinement | None = None  # what follows the first answer, thinking on
+    prompts: Mapping[str, str] = field(default_factory=dict)  # data set -> its own prompt
+
+    def prompt_of(self, dataset: str) -> str:
+        """The user's message to a question of a data set."""
+        return self.prompts.get(dataset, self.prompt)
+
+
+def build_requests(questions: pa.Table, *, modes: Sequence[str], draws: int, seed: int) -> pa.Table:
+    """One row a (question, mode, draw) of schema REQUESTS; the seed of a row depends on `seed` and its id only."""
+    rows = [
+        {**{k: q[k] for k in _ASKED}, "mode": mode, "draw": draw}
+        for q in questions.to_pylist()
+        for mode in modes
+        for draw in range(draws)
+    ]
+    for row in rows:
+        row["row_id"] = f"{row['question_id']}/{row['mode']}/{row['draw']}"
+        row["seed"] = row_seed(seed, row["row_id"])
+    return pa.Table.from_pylist(rows, schema=REQUESTS)
+
+
+def batch_key(row_ids: Sequence[str]) -> str:
+    """Sixteen hex digits that name the batch of these rows, in whatever order they come."""
+    return hashlib.sha256("\n".join(sorted(row_ids)).encode()).hexdigest()[:16]
+
+
+class Renderer:
+    """Requests to prompts and completions to rows, for one model: its tokenizer, its family, its length."""
+
+    def __init__(self, sampling: Sampling, *, tokenizer: Any, family: Family) -> None:
+        tags = sampling.model.thought_tags
+        check_modes(tokenizer, name=sampling.model.path, on=family.on, off=family.off, tags=tags)
+        self.sampling, self.tokenizer, self.tags = sampling, tokenizer, tags
+        self.modes = {"on": family.on, "off": family.off}
+        self.opened = {
+            name: chat_prompt(tokenizer, "?", mode=mode, tags=tags).opened for name, mode in self.modes.items()
+        }
+        self.special = control_tokens(tokenizer) | {*tags}
+        # A text without its special tokens would lose tags that are such (Magistral's, gpt-oss's).
+        self.special_tags = any(token in tag for token in special_tokens(tokenizer) for tag in tags)
+        self.room = sampling.engine.max_model_len
+
+    def prepare(self, request: dict[str, Any]) -> Prompt | Reject:
+        """The prompt of a request, or why it cannot be asked.
+
+        Reasons: empty_question, control_characters, control_tokens, prompt_too_long.
+        """
+        asked = with_choices(request["question"], request.get("choices"))
+        said = "\n".join([asked, request.get("inserted", "")])
+        fault = question_fault(said, special_tokens=self.special)
+        if fault is not None:
+            return Reject(request["row_id"], *fault, request["question"])
+        name = thinking_mode(request["mode"])
+        message = request.get("message") or user_message(
+            self.sampling.prompt_of(request["dataset"]),
+            question=request["question"],
+            choices=request.get("choices"),
+        )
+        prompt = chat_prompt(self.tokenizer, message, mode=self.modes[name], opened=self.opened[name], tags=self.tags)
+        if len(prompt.token_ids) >= self.room:
+            detail = f"{len(prompt.token_ids)} tokens, model length {self.room}"
+            return Reject(request["row_id"], "prompt_too_long", detail, request["question"])
+        return prompt
+
+    def next_turn(self, turn: str, *, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The requests of a turn of Self-Refine that follow from the rows of all turns so far."""
+        assert self.sampling.refinement is not None
+        refinement, prompt_of = self.sampling.refinement, self.sampling.prompt_of
+        found = requests_of_turn(turn, rows=rows, refinement=refinement, prompt_of=prompt_of)
+        return [request | {"seed": row_seed(self.sampling.seed, request["row_id"])} for request in found]
+
+    def max_tokens(self, prompt: Prompt) -> int:
+        """Tokens that a completion of `prompt` may have."""
+        return min(self.sampling.decoding.max_tokens, self.room - len(prompt.token_ids))
+
+    def row(
+        self, request: dict[str, Any], prompt: Prompt, *, text: str, token_ids: list[int], finish_reason: str
+    ) -> dict[str, Any]:
+        """A row of schema GENERATIONS; its question is the one asked, choices and all."""
+        row = {
+            **request,
+            "question": with_choices(request["question"], request.get("choices")),
+            "prompt_token_ids": list(prompt.token_ids),
+            "token_ids": token_ids,
+            "text": text,
+            "finish_reason": finish_reason,
+        }
+        return row | judged_text(row, tokenizer=self.tokenizer, opened=prompt.opened, tags=self.tags)
+
+
+def family_of(model: Model, *, path: str) -> Family:
+    """How the model whose directory (or hub name) is `path` switches thinking, in its own tags.
+
+    ValueError where it is not known.
+    """
+    return with_tags(find_family(model, template=chat_template(path), name=model.path), tags=model.thought_tags)
+
+
+def check_served(model: Model) -> Any:
+    """Raise ValueError before any engine starts if the model cannot be served; else its tokenizer, loaded as whoever
+    serves or trains it will load it. None for a model that lies elsewhere, which is looked at where it is served."""
+    path = resolve_path(model.path)
+    check_model_directory(path)
+    if model.adapter:
+        check_adapter(resolve_path(model.adapter))
+    if not Path(path).is_dir():
+        return None
+    check_configuration(path, trust_remote_code=model.trust_remote_code)
+    check_weights(path)
+    if (Path(path) / "adapter_config.json").exists():
+        raise ValueError(
+            f"model directory {path} holds an adapter_config.json: transformers would apply that adapter, vLLM not; "
+            f"move the adapter's files to a directory of their own and give that as model.adapter"
+        )
+    return load_tokenizer(path, model=model)
+
+
+def check_model(model: Model) -> None:
+    """As `check_served`, and raise ValueError for a model that cannot think on and off."""
+    path = resolve_path(model.path)
+    tokenizer = check_served(model)
+    family = family_of(model, path=path)
+    if tokenizer is not None:
+        check_modes(tokenizer, name=model.path, on=family.on, off=family.off, tags=model.thought_tags)
+
+
+def judged_text(row: dict[str, Any], *, tokenizer: Any, opened: bool, tags: tuple[str, str] = TAGS) -> dict[str, Any]:
+    """The columns of GENERATIONS that follow from `text`: where the thought lies, the answer, why it is invalid."""
+    mode = thinking_mode(row["mode"])
+    split = split_thinking(row["text"], mode=mode, opened=opened, finish_reason=row["finish_reason"], tags=tags)
+    thought = row["text"][split.thought_start : split.thought_end] if split.thought_start >= 0 else ""
+    return {
+        "completion_tokens": len(row["token_ids"]),
+        "thought_start": split.thought_start,
+        "thought_end": split.thought_end,
+        "answer": split.answer,
+        "thought_tokens": len(tokenizer(thought, add_special_tokens=False)["input_ids"]) if thought else 0,
+        "invalid": split.invalid,
+    }
+
+
+def sampling_of_rollouts(config: RunConfig) -> Sampling:
+    """What the stage `rollouts` asks."""
+    return Sampling(
+        model=config.model,
+        engine=config.engine,
+        endpoint=config.http if config.rollouts.engine == "http" else None,
+        cache=response_cache(config),
+        decoding=config.rollouts.decoding,
+        prompt=config.rollouts.prompt,
+        draws=config.rollouts.n,
+        seed=config.run.seed,
+    )
+
+
+def sampling_of_evaluation(config: RunConfig, *, model: Model, methods: Sequence[str], probe: str = "") -> Sampling:
+    """What an evaluation of `model` by some of config.evaluation.Method asks, retrieved snippets or not.
+
+    `probe` is where the training that made the model left its probe.
+    """
+    settings = config.evaluation
+    refine = settings.self_refine if "self_refine" in methods else None
+    return Sampling(
+        model=model,
+        engine=config.engine,
+        decoding=settings.decoding,
+        prompt=settings.prompt,
+        prompts=settings.prompts,
+        modes=tuple(dict.fromkeys("off" if name.startswith("think_off") else "on" for name in methods)),
+        draws=settings.draws,
+        seed=config.run.seed + 1,
+        probe=probe,
+        refinement=Refinement(refine.rounds, refine.feedback, refine.revise) if refine else None,
+    )
+
+
+def response_cache(config: RunConfig) -> str:
+    """Where the run keeps what an endpoint has answered: it outlives every stage, so that nothing is paid twice."""
+    return f"{absolute(config.run.dir)}/responses"
+
+
+def row_seed(seed: int, row_id: str) -> int:
+    """A seed below 2^31 for whatever `row_id` names, from the run's seed and that name only."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{row_id}".encode()).digest()[:4], "big") >> 1

@@ -1,0 +1,367 @@
+"""vLLM engines: one in an actor, fed from many batches at once.
+
+Batches of requests enter; committed parts of schema GENERATIONS leave, a bad row as a reject. An engine belongs to a
+thread that adds every request as it comes and steps as long as one is unfinished, so the requests of several batches
+decode together and the tail of one batch does not idle.
+
+Both alternatives were tried (`tests/benchmarks/rollouts.py --others`, two cores, the embedded model, one run): over
+raw `LLM.generate`, a bare AsyncLLM gave .87, `ray.data.llm` .63, and this engine without Ray .95, its whole stage .69,
+since then .80 (SmolLM2-135M: 1.00). AsyncLLM always runs its core in a child process: 15 s more to start on a CPU, and
+the child outlives a kill -9 of its actor. `ray.data.llm` asks for a processor a mode, and its rows are committed by a
+later operator, not by the actor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import queue
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from mralign.chat.model_files import adapter_paths, load_tokenizer, model_path
+from mralign.chat.prompts import Prompt
+from mralign.config import Decoding, Engine, Model, resolve_path
+from mralign.rows.schema import GENERATIONS
+from mralign.run.disk import own_temporary_directory
+from mralign.run.placement import Fault
+from mralign.run.rejects import Reject, to_table
+from mralign.run.store import StageDir, part_name
+from mralign.serving.adapter import save_merged, served_beside
+from mralign.serving.orphans import start_guard
+from mralign.serving.probe import Row, fault, mean_difference, read_probe
+from mralign.serving.requests import Renderer, Sampling, batch_key, family_of
+
+log = logging.getLogger("mralign")
+
+
+def worker_environment(engine: Engine) -> dict[str, str]:
+    """Environment of a vLLM worker. Without a GPU the engine runs in the actor itself: nothing outlives the actor. With
+    one, Ray says in CUDA_VISIBLE_DEVICES which GPUs are this worker's."""
+    quiet = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1", "PYTHONWARNINGS": "ignore"}
+    if engine.gpus_per_replica:
+        return quiet
+    return quiet | {
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_CPU_KVCACHE_SPACE": str(engine.cpu_kv_cache_gib),
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+
+
+def engine_faults(engine: Engine) -> list[Fault]:
+    """What keeps vLLM from serving an engine on the machine of this process."""
+    if find_spec("vllm") is None:
+        return [Fault("its engines are vLLM's, which is not installed: in a checkout, pip install '.[gpu]'")]
+    if engine.gpus_per_replica and _cpu_build():
+        text = f"an engine takes {engine.gpus_per_replica:g} GPU, but vLLM there is the CPU build and leaves it idle"
+        return [Fault(f"{text}: in a checkout, pip install '.[gpu]'", fatal=False)]
+    return []
+
+
+def _cpu_build() -> bool:
+    """Whether the installed vLLM computes on CPUs, told by its package: importing it takes many seconds."""
+    try:
+        version("vllm-cpu")
+    except PackageNotFoundError:
+        return False
+    return True
+
+
+class _Batch:
+    """Requests that are answered together: one wake-up of the asker for all of them."""
+
+    def __init__(self, size: int) -> None:
+        self.results: list[Any] = [None] * size
+        self.left = size
+        self.future: Future[list[Any]] = Future()
+        if not size:
+            self.future.set_result([])
+
+    def put(self, place: int, result: Any) -> None:
+        self.results[place] = result
+        self.left -= 1
+        if not self.left:
+            self.future.set_result(self.results)
+
+
+class EngineThread:
+    """A `vllm.LLMEngine` and the thread that alone touches it."""
+
+    def __init__(self, engine: Any, *, lora: Any = None) -> None:
+        self.engine, self.lora = engine, lora
+        self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._waiting: dict[str, tuple[_Batch, int]] = {}
+        self._number = 0
+        sys.setswitchinterval(0.0005)  # the engine's short steps would wait 5 ms for each turn of another thread
+        threading.Thread(target=self._run, name="engine", daemon=True).start()
+
+    def submit(self, requests: Sequence[tuple[list[int], Any]]) -> Future[list[Any]]:
+        """Ask for one completion a (prompt token ids, SamplingParams); the future holds, in order, vLLM's finished
+        RequestOutputs, or the exception with which vLLM refused a request."""
+        batch = _Batch(len(requests))
+        self._inbox.put(lambda: self._add(requests, batch))
+        return batch.future
+
+    def logps(self, *, prompt_ids: list[int], completion_ids: list[int]) -> np.ndarray:
+        """The engine's log-probabilities of the tokens of a given completion, (T,)."""
+        from vllm import SamplingParams
+
+        params = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0)
+        (output,) = self.submit([(prompt_ids + completion_ids, params)]).result()
+        if isinstance(output, BaseException):
+            raise output
+        scored = output.prompt_logprobs[len(prompt_ids) :]
+        return np.array([entry[token].logprob for entry, token in zip(scored, completion_ids, strict=True)])
+
+    def call(self, function: Callable[[Any], Any]) -> Any:
+        """`function(engine)` in the engine's thread, between two steps."""
+        future: Future[Any] = Future()
+
+        def run() -> None:
+            try:
+                future.set_result(function(self.engine))
+            except Exception as error:
+                future.set_exception(error)
+
+        self._inbox.put(run)
+        return future.result()
+
+    def _add(self, requests: Sequence[tuple[list[int], Any]], batch: _Batch) -> None:
+        for place, (token_ids, params) in enumerate(requests):
+            self._number += 1
+            name = str(self._number)
+            try:
+                self.engine.add_request(name, {"prompt_token_ids": token_ids}, params, lora_request=self.lora)
+            except Exception as error:  # vLLM refuses one request; the others go on
+                batch.put(place, error)
+            else:
+                self._waiting[name] = batch, place
+
+    def _run(self) -> None:
+        try:
+            while True:
+                self._take(block=not self._waiting)
+                for output in self.engine.step() if self._waiting else ():
+                    if output.finished:
+                        batch, place = self._waiting.pop(output.request_id)
+                        batch.put(place, output)
+        except BaseException:
+            # An actor without an engine is of no use, and its requests would wait for ever: Ray starts another.
+            log.exception("the engine has failed")
+            os._exit(1)
+
+    def _take(self, *, block: bool) -> None:
+        if block:
+            self._inbox.get()()
+        while not self._inbox.empty():
+            self._inbox.get()()
+
+
+def own_format(path: str) -> dict[str, Any]:
+    """vLLM's arguments by which it reads a model as transformers does, whatever else lies in its directory: files of
+    Mistral's own format (tekken.json, params.json, consolidated.safetensors) would be preferred to it."""
+    formats = {"tokenizer_mode": "hf", "config_format": "hf"}
+    consolidated = Path(path).is_dir() and any(Path(path).glob("consolidated*.safetensors"))
+    return formats | ({"load_format": "hf"} if consolidated else {})
+
+
+def start_engine(path: str, *, model: Model, engine: Engine) -> EngineThread:
+    """The engine of a model directory or hub name, with its adapter if it has one."""
+    from vllm import EngineArgs, LLMEngine
+    from vllm.config import StructuredOutputsConfig
+    from vllm.platforms import current_platform
+
+    lora: Any = None
+    on_cpu = current_platform.is_cpu()  # what vLLM computes on, whatever the engine was given
+    options = _whole_prefill(engine) if on_cpu else {}
+    for adapter in adapter_paths(model):
+        if not on_cpu and served_beside(adapter):
+            lora, options = _lora(adapter)
+        else:  # vLLM serves no adapters on a CPU, and only LoRA on linear layers elsewhere
+            target = own_temporary_directory("merged")
+            save_merged(path, adapters=[adapter], target=Path(target), model=model)
+            path = target
+    arguments = EngineArgs(
+        model=path,
+        **own_format(path),
+        dtype=model.dtype,
+        trust_remote_code=model.trust_remote_code,
+        max_model_len=engine.max_model_len,
+        max_num_seqs=engine.max_num_seqs,
+        tensor_parallel_size=engine.tensor_parallel,
+        pipeline_parallel_size=engine.pipeline_parallel,
+        gpu_memory_utilization=engine.gpu_memory_utilization,
+        enforce_eager=engine.enforce_eager or on_cpu,
+        enable_prefix_caching=True,
+        # A weak model can write white space between the tokens of a JSON object until its tokens are spent.
+        structured_outputs_config=StructuredOutputsConfig(backend="xgrammar", disable_any_whitespace=True),
+        disable_log_stats=True,
+        **options,
+    )
+    if os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING") != "0":
+        start_guard()
+    return EngineThread(LLMEngine.from_engine_args(arguments), lora=lora)
+
+
+def sampling_parameters(
+    decoding: Decoding,
+    *,
+    max_tokens: int,
+    seed: int,
+    schema: dict[str, Any] | None = None,
+    any_object: bool = False,
+    keep_special: bool = False,
+) -> Any:
+    """vLLM's SamplingParams; `schema` holds the completion to a JSON schema, or to any JSON object.
+
+    `keep_special`: the text holds special tokens, but for the one that ends it.
+    """
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+
+    held: dict[str, Any] = {}
+    if schema is not None:
+        held = {"json_object": True} if any_object else {"json": schema}
+    return SamplingParams(
+        temperature=decoding.temperature,
+        top_p=decoding.top_p,
+        top_k=decoding.top_k,
+        max_tokens=max_tokens,
+        seed=seed,
+        skip_special_tokens=not keep_special,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+        structured_outputs=StructuredOutputsParams(**held) if held else None,
+    )
+
+
+def _whole_prefill(engine: Engine) -> dict[str, Any]:
+    """On a CPU a prompt is never prefilled in pieces: vLLM 0.32 winds a seeded sampler back after a piece, which the
+    generator of a CPU cannot do ("CPU Generator does not use offset"), and the engine dies of it."""
+    return {"enable_chunked_prefill": False, "max_num_batched_tokens": max(2048, engine.max_model_len)}
+
+
+def _lora(adapter: str) -> tuple[Any, dict[str, Any]]:
+    import json
+
+    from vllm.lora.request import LoRARequest
+
+    rank = json.loads((Path(adapter) / "adapter_config.json").read_text())["r"]
+    return LoRARequest("policy", 1, adapter), {"enable_lora": True, "max_lora_rank": rank, "max_loras": 1}
+
+
+class Generator:
+    """A Ray Data actor: one engine, several batches of requests at once."""
+
+    def __init__(self, *, sampling: Sampling, out: StageDir) -> None:
+        path = model_path(sampling.model)
+        family = family_of(sampling.model, path=path)
+        tokenizer = load_tokenizer(path, model=sampling.model)
+        self.engine = start_engine(path, model=sampling.model, engine=sampling.engine)
+        self.renderer = Renderer(sampling, tokenizer=tokenizer, family=family)
+        self.sampling, self.out = sampling, out
+        self.difference, self.fault = self._probed(sampling) if sampling.probe else (None, None)
+        self.ready = time.time()
+
+    def _probed(self, sampling: Sampling) -> tuple[float | None, str | None]:
+        """The engine's mean difference from the trainer on the probe, and what is wrong with it, if anything is."""
+        rows = read_probe(sampling.probe, longest=sampling.engine.max_model_len)
+        if not rows:
+            return None, None
+        served = [self.engine.logps(prompt_ids=r["prompt_ids"], completion_ids=r["completion_ids"]) for r in rows]
+        difference = mean_difference(served, [row["logps"] for row in rows])
+        return difference, fault(served, rows, dtype=sampling.model.dtype)
+
+    async def __call__(self, batch: pa.Table) -> pa.Table:
+        """Commit the generations of one batch as one part; return its number of rows and when the engine was ready.
+
+        An engine that does not serve what was trained samples nothing and says why.
+        """
+        said = {"ready": [self.ready], "difference": [self.difference]}
+        if self.fault is not None:
+            return pa.table({**said, "rows": [0], "stopped": [self.fault]})
+        requests = batch.drop_columns("question_part").to_pylist()
+        rows, rejects = await self.complete(requests)
+        for turn in self.sampling.refinement.turns if self.sampling.refinement else ():
+            more, refused = await self.complete(self.renderer.next_turn(turn, rows=rows))
+            rows, rejects = rows + more, rejects + refused
+        part = f"{batch.column('question_part')[0]}-{batch_key([r['row_id'] for r in requests])}"
+        await asyncio.to_thread(self._commit, part_name(part), rows, rejects)
+        return pa.table({**said, "rows": [batch.num_rows], "stopped": [""]})
+
+    def _commit(self, part: str, rows: list[dict[str, Any]], rejects: list[Reject]) -> None:
+        table = pa.Table.from_pylist(rows, schema=GENERATIONS)
+        self.out.commit(part, table, schema=GENERATIONS, rejects=to_table(rejects))
+
+    async def complete(self, requests: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[Reject]]:
+        """Generations of the requests, and a reject for each that could not be asked or answered."""
+        prompts, work = await asyncio.to_thread(self._prepare, requests)
+        outputs = await asyncio.wrap_future(self.engine.submit(work))
+        return await asyncio.to_thread(self._judge, requests, prompts, outputs)
+
+    def _prepare(self, requests: list[dict[str, Any]]) -> tuple[list[Prompt | Reject], list[tuple[list[int], Any]]]:
+        prompts = [self.renderer.prepare(request) for request in requests]
+        asked = [(r, p) for r, p in zip(requests, prompts, strict=True) if isinstance(p, Prompt)]
+        return prompts, [(list(prompt.token_ids), self._parameters(request, prompt)) for request, prompt in asked]
+
+    def _parameters(self, request: dict[str, Any], prompt: Prompt) -> Any:
+        decoding, room = self.sampling.decoding, self.renderer.max_tokens(prompt)
+        keep = self.renderer.special_tags
+        return sampling_parameters(decoding, max_tokens=room, seed=request["seed"], keep_special=keep)
+
+    def _judge(
+        self, requests: list[dict[str, Any]], prompts: list[Prompt | Reject], outputs: list[Any]
+    ) -> tuple[list[dict[str, Any]], list[Reject]]:
+        rows, rejects, left = [], [], iter(outputs)
+        for request, prompt in zip(requests, prompts, strict=True):
+            if isinstance(prompt, Reject):
+                rejects.append(prompt)
+                continue
+            output = next(left)
+            if isinstance(output, BaseException):
+                rejects.append(Reject(request["row_id"], "engine_error", f"{output!r:.500}", request["question"]))
+                continue
+            done = output.outputs[0]
+            ids = list(done.token_ids)
+            rows.append(
+                self.renderer.row(request, prompt, text=done.text, token_ids=ids, finish_reason=done.finish_reason)
+            )
+        return rows, rejects
+
+
+class Exchanger(Generator):
+    """A generator whose weights can be exchanged in place: many checkpoints of one architecture, one engine.
+
+    `load` overwrites the served directory and reloads. Exact for untied embeddings only (a tied head stays stale), so
+    compare `largest_difference` with the trainer's log-probabilities after every load.
+    """
+
+    def __init__(self, sampling: Sampling, *, served: str) -> None:
+        shutil.copytree(model_path(sampling.model), served, dirs_exist_ok=True)
+        self.served = Path(served)
+        super().__init__(
+            sampling=replace(sampling, model=sampling.model.model_copy(update={"path": served})), out=StageDir(served)
+        )
+
+    def load(self, directory: str) -> None:
+        """Serve the weights of the model in `directory` (one model.safetensors)."""
+        shutil.copy(Path(resolve_path(directory)) / "model.safetensors", self.served / "model.safetensors")
+        self.engine.call(lambda engine: engine.collective_rpc("reload_weights"))
+        self.engine.call(lambda engine: engine.reset_prefix_cache())
+
+    def largest_difference(self, row: Row) -> float:
+        """Largest absolute difference between the engine's log-probabilities and those of a row of a probe."""
+        served = self.engine.logps(prompt_ids=row["prompt_ids"], completion_ids=row["completion_ids"])
+        return float(np.abs(served - np.array(row["logps"])).max())

@@ -1,0 +1,300 @@
+"""Parts that appear whole, manifests written last, and digests that see what matters."""
+
+import os
+import pickle
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from mralign.rows.schema import REJECTS
+from mralign.run.rejects import Reject, to_table
+from mralign.run.store import (
+    Directory,
+    Manifest,
+    StageDir,
+    absolute,
+    digest,
+    drop_repeated,
+    fingerprint,
+    open_filesystem,
+    part_name,
+)
+
+SCHEMA = pa.schema({"row_id": pa.string(), "n": pa.int32()})
+MIB = 2**20
+
+
+def table(*ids, start=0):
+    return pa.table({"row_id": list(ids), "n": list(range(start, start + len(ids)))})  # n is int64 here
+
+
+def stage_dir(place):
+    return StageDir(str(place), stage="counts", fingerprint="f00d")
+
+
+def ids(out):
+    return out.read(schema=SCHEMA).column("row_id").to_pylist()
+
+
+@pytest.fixture(params=["path", "uri"])
+def out(request, tmp_path):
+    """The same stage directory by local path and by URI."""
+    place = tmp_path / "my run" / "counts"
+    place.mkdir(parents=True)
+    return stage_dir(place if request.param == "path" else f"file://{tmp_path}/run/counts")
+
+
+def test_what_is_committed_is_read_back_cast_and_in_the_order_of_the_parts(out):
+    assert out.parts() == []
+    assert out.read(schema=SCHEMA) == SCHEMA.empty_table()
+    out.commit(part_name("b"), table("y"), schema=SCHEMA)
+    out.commit(part_name("a"), table("x", "z").select(["n", "row_id"]), schema=SCHEMA)
+    assert out.parts() == ["part-a.parquet", "part-b.parquet"]
+    found = out.read(schema=SCHEMA)
+    assert found.schema == SCHEMA
+    assert found.to_pylist() == [{"row_id": "x", "n": 0}, {"row_id": "z", "n": 1}, {"row_id": "y", "n": 0}]
+    assert out.read(schema=SCHEMA, columns=["n"]).to_pydict() == {"n": [0, 1, 0]}
+    assert out.read_parts([part_name("b")], schema=SCHEMA).column("row_id").to_pylist() == ["y"]
+    assert pq.ParquetFile(Path(out.path("part-b.parquet"))).schema_arrow.field("n").type == pa.int32()
+
+
+def test_a_table_that_does_not_fit_is_refused_by_name_and_leaves_nothing(out):
+    odd = pa.table({"row_id": ["x"], "m": [1]})
+    with pytest.raises(ValueError, match=r"missing columns \['n'\], unexpected columns \['m'\].*\['row_id', 'n'\]"):
+        out.commit(part_name("a"), odd, schema=SCHEMA)
+    with pytest.raises(pa.ArrowInvalid):
+        out.commit(part_name("a"), pa.table({"row_id": ["x"], "n": [2**40]}), schema=SCHEMA)
+    assert out.parts() == []
+
+
+def test_what_a_killed_writer_left_is_no_part(tmp_path):
+    out = stage_dir(tmp_path)
+    out.commit(part_name("a"), table("x"), schema=SCHEMA)
+    whole = (tmp_path / "part-a.parquet").read_bytes()
+    (tmp_path / "_tmp-0123").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "rejects").mkdir()
+    pq.write_table(to_table([Reject("r", "odd")]), tmp_path / "rejects" / "part-b.parquet")  # killed before its part
+    assert out.parts() == ["part-a.parquet"]
+    assert ids(out) == ["x"]
+    assert out.read_rejects().num_rows == 0
+    assert out.manifest() is None
+
+
+def test_a_failed_write_leaves_the_old_content(tmp_path, monkeypatch):
+    out = stage_dir(tmp_path)
+    out.write_text("metrics.json", "old")
+
+    class FullDisk:
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            return False
+
+        def write(self, data):
+            raise OSError("no space left on device")
+
+    class Full:
+        def __getattr__(self, name):
+            return getattr(real, name)
+
+        def open_output_stream(self, path):
+            return FullDisk()
+
+    real = out.filesystem
+    monkeypatch.setitem(out.__dict__, "_opened", (Full(), out.path()))
+    with pytest.raises(OSError, match="no space left"):
+        out.write_text("metrics.json", "new")
+    assert (tmp_path / "metrics.json").read_text() == "old"
+
+
+def test_a_part_committed_again_is_replaced_with_its_rejects(out):
+    bad = [Reject("r1", "odd"), Reject("r2", "odd")]
+    out.commit(part_name("a"), table("x", "y"), schema=SCHEMA, rejects=to_table(bad))
+    out.commit(part_name("b"), table("z"), schema=SCHEMA, rejects=to_table([Reject("r3", "long")]))
+    assert out.read_rejects().schema == REJECTS
+    assert out.read_rejects().column("row_id").to_pylist() == ["r1", "r2", "r3"]
+    out.commit(part_name("a"), table("w"), schema=SCHEMA, rejects=to_table([]))
+    assert ids(out) == ["w", "z"]
+    assert out.read_rejects().column("row_id").to_pylist() == ["r3"]
+    assert not out.exists("rejects/part-a.parquet")
+
+
+def test_a_manifest_is_read_back_equal(out):
+    manifest = Manifest(
+        stage="counts",
+        fingerprint="f00d",
+        config={"labels": "all", "plan": [1, 2.5, None]},
+        upstream={"annotation": "beef"},
+        inputs={"model": "cafe"},
+        rows_in=10,
+        rows_out=7,
+        rejects={"odd": 2, "long": 1},
+        seconds=1.25,
+        versions={"python": "3.11.9"},
+        figures={"all": {"iterations": 3}},
+    )
+    out.commit(part_name("a"), table("x"), schema=SCHEMA)
+    assert out.manifest() is None
+    out.seal(manifest)
+    assert out.manifest() == manifest
+    assert out.parts() == ["part-a.parquet"]
+
+
+def test_only_later_copies_of_a_row_are_dropped(out):
+    out.commit(part_name("a"), table("x", "y"), schema=SCHEMA)
+    out.commit(part_name("b"), table("z", "y", "v", start=10), schema=SCHEMA, rejects=to_table([Reject("r", "odd")]))
+    out.commit(part_name("c"), table("x", "v", start=20), schema=SCHEMA)
+    assert drop_repeated(out, schema=SCHEMA) == 3
+    assert [out.read_parts([p], schema=SCHEMA).to_pydict() for p in out.parts()] == [
+        {"row_id": ["x", "y"], "n": [0, 1]},
+        {"row_id": ["z", "v"], "n": [10, 12]},
+        {"row_id": [], "n": []},
+    ]
+    assert out.read_rejects().num_rows == 1
+    assert drop_repeated(out, schema=SCHEMA) == 0
+
+
+def test_a_stage_directory_can_be_sent_to_another_process(out):
+    out.commit(part_name("a"), table("x"), schema=SCHEMA)  # its file system is open, and file systems do not travel far
+    sent = pickle.dumps(out)
+    again = pickle.loads(sent)
+    assert again == out
+    assert (again.stage, again.fingerprint) == ("counts", "f00d")
+    assert ids(again) == ["x"]
+    assert b"FileSystem" not in sent
+    again.commit(part_name("b"), table("y"), schema=SCHEMA)
+    assert ids(out) == ["x", "y"]
+
+
+def test_a_local_path_is_made_absolute_and_a_uri_is_left_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert absolute("runs/x") == f"{tmp_path}/runs/x"
+    assert absolute("~/x") == "/home/somebody/x"
+    assert absolute("s3://bucket/run/") == "s3://bucket/run"
+
+
+def test_require_names_what_is_missing_and_where(tmp_path):
+    Directory(str(tmp_path)).require("model")
+    gone = str(tmp_path / "gone.jsonl")
+    with pytest.raises(ValueError, match=r"question file of train/a: .*gone\.jsonl does not exist; correct the path"):
+        Directory(gone).require("question file of train/a")
+    Path(gone).touch()
+    Directory(gone).require("question file of train/a")
+
+
+def test_upload_copies_a_tree(out, tmp_path):
+    from mralign.training.export import upload
+
+    source = tmp_path / "source"
+    (source / "deep" / "er").mkdir(parents=True)
+    (source / "a.json").write_text("{}")
+    (source / "deep" / "er" / "w.bin").write_bytes(bytes(range(256)))
+    upload(source, out=out, name="model")
+    assert out.read_text("model/a.json") == "{}"
+    assert Path(out.path("model/deep/er/w.bin")).read_bytes() == bytes(range(256))
+    assert sum(p.is_file() for p in Path(out.path("model")).rglob("*")) == 2
+
+
+def test_the_digest_of_a_file_follows_its_content_alone(tmp_path):
+    first, second = tmp_path / "a", tmp_path / "b"
+    first.write_text("one")
+    second.write_text("one")
+    assert digest(str(first)) == digest(str(second)) == digest(f"file://{first}")
+    second.write_text("two")
+    assert digest(str(first)) != digest(str(second))
+
+
+def test_the_digest_of_a_directory_follows_names_and_contents_not_its_place(tmp_path):
+    here, there = tmp_path / "here", tmp_path / "far" / "there"
+    here.mkdir()
+    for name, text in (("config.json", "{}"), ("weights", "1 2 3"), ("other", "1 2 3")):
+        (here / name).write_text(text)
+    shutil.copytree(here, there)
+    before = digest(str(here))
+    assert digest(str(there)) == before
+    (there / "config.json").write_text("{ }")
+    assert digest(str(there)) != before
+    (there / "config.json").write_text("{}")
+    assert digest(str(there)) == before
+    (there / "weights").rename(there / "weights2")
+    assert digest(str(there)) != before
+    (there / "weights2").unlink()
+    assert digest(str(there)) != before
+
+
+def put(path, offset, data):
+    with path.open("r+b") as file:
+        file.seek(offset)
+        file.write(data)
+
+
+@pytest.mark.parametrize("size", [64 * MIB + 1, 64 * MIB + 2, 127 * MIB, 300 * MIB + 17])
+def test_a_large_file_is_sampled_from_its_first_to_its_last_byte(tmp_path, size):
+    path = tmp_path / "weights"
+    path.touch()
+    os.truncate(path, size)  # sparse: no disk is used
+    middle = 31 * (size - MIB) // 63  # the 32nd of 64 blocks, evenly spread
+    seen = {digest(str(path))}
+    for offset in (0, middle, middle + MIB - 1, size - 1):
+        put(path, offset, b"\x01")
+        seen.add(digest(str(path)))
+        put(path, offset, b"\x00")
+    os.truncate(path, size + 1)
+    seen.add(digest(str(path)))
+    assert len(seen) == 6
+
+
+def test_a_path_that_is_not_there_is_its_own_digest():
+    assert digest("Qwen/Qwen3-8B") == "name:Qwen/Qwen3-8B"
+    assert digest("/nowhere/at all") == "name:/nowhere/at all"
+
+
+def test_a_fingerprint_changes_with_everything_that_matters_and_nothing_else():
+    base = {
+        "stage": "counts",
+        "version": 1,
+        "config": {"a": 1, "b": [1, 2]},
+        "upstream": {"x": "1", "y": "2"},
+        "inputs": {"model": "3"},
+    }
+    changes = [
+        {"stage": "weights"},
+        {"version": 2},
+        {"config": {"a": 1, "b": [2, 1]}},
+        {"config": {"a": 1.5, "b": [1, 2]}},
+        {"upstream": {"x": "1", "y": "4"}},
+        {"upstream": {"x": "2", "y": "1"}},
+        {"inputs": {"model": "2"}},
+        {"inputs": {}},
+        {"upstream": {}, "inputs": {"x": "1", "y": "2", "model": "3"}},
+    ]
+    marks = [fingerprint(**base), *(fingerprint(**{**base, **change}) for change in changes)]
+    assert len(set(marks)) == 10
+    assert all(len(mark) == 16 and int(mark, 16) >= 0 for mark in marks)
+    turned = {**base, "config": {"b": [1, 2], "a": 1}, "upstream": {"y": "2", "x": "1"}}
+    assert fingerprint(**turned) == marks[0]
+
+
+def test_a_file_behind_an_address_that_only_fsspec_knows_is_read(tmp_path):
+    import functools
+    import http.server
+    import threading
+
+    (tmp_path / "q.jsonl").write_text("one\ntwo\n")
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        uri = f"http://127.0.0.1:{server.server_port}/q.jsonl"
+        filesystem, path = open_filesystem(uri)
+        with filesystem.open_input_stream(path) as stream:
+            assert bytes(stream.read()) == b"one\ntwo\n"
+        assert digest(uri) == digest(str(tmp_path / "q.jsonl"))
+        assert digest(uri + "x") == f"name:{uri}x"
+        server.shutdown()
+    with pytest.raises(ValueError, match=r"cannot be opened: .*; allowed are local paths"):
+        open_filesystem("nosuchscheme://a/b")
