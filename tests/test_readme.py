@@ -139,7 +139,7 @@ def read_job(script, arguments, place):
         return
     load(args.preset, overrides=args.overrides, presets_dir=PRESETS)
     if script == "jobs/ablate.py":
-        job.tables.read_table(args.table, tables_dir=PRESETS / "tables")
+        job.run_tables.read_table(args.table, tables_dir=PRESETS / "tables")
 
 
 def read_python(words, place):
