@@ -118,10 +118,10 @@ def test_loss_z0_and_gradients_equal_trls(task, tokenizer, tmp_path):
     (total / SIZE).backward()
 
     assert broken == []
-    # TRL sums log-probabilities in float32: a sum near -2000 has a spacing of 1.2e-4, which beta / 4 takes to the loss.
-    assert tally.loss / SIZE == pytest.approx(loss.item(), rel=1e-5, abs=1e-5)
+    assert tally.loss / SIZE == pytest.approx(loss.item(), rel=1e-5)
     if task.objective.pairs:
-        assert z0 == pytest.approx(trainer._metrics["train"]["kl"][-1], rel=1e-5)
+        # TRL's is a mean of differences of float32 sums: a sum near -300 has a spacing of 3e-5, whatever the difference.
+        assert z0 == pytest.approx(trainer._metrics["train"]["kl"][-1], rel=1e-5, abs=1e-5)
         assert z0 > 0  # not the clamp
     expected, found = trained(trainer.model), trained(ours)
     assert len(found) == len(expected) == 28
