@@ -1,4 +1,4 @@
-"""What the package's code looks like, in figures: its size, what is dense in it, and how its modules stand on each other.
+"""What the package's code looks like, in figures: its size, what is dense in it, how its modules stand on each other.
 
     python tests/code_figures.py [DIRECTORY of another checkout]
 

@@ -31,7 +31,10 @@ class Refinement:
     @property
     def turns(self) -> tuple[str, ...]:
         """Names of the turns after the first answer, in order."""
-        return tuple(f"{name}-{n + 1}" for n in range(self.rounds) for name in ("feedback", "revise"))
+        names: list[str] = []
+        for number in range(1, self.rounds + 1):
+            names += [f"feedback-{number}", f"revise-{number}"]
+        return tuple(names)
 
 
 def first_id(row_id: str) -> str:

@@ -90,11 +90,12 @@ def change(acts: Mapping[str, Act]) -> dict[str, Any]:
         errors_KK=found.error_KK,
     )
     more, less = top_edges(found)
+    thoughts = [acts[name].manifest for name in ("thoughts_base", "thoughts") if name in acts]
     return {
         "map": Markup(picture),
-        "edges": [(title, [_edge(edge) for edge in edges]) for title, edges in (("More", more), ("Less", less))],
+        "edges": [("More", [_edge(edge) for edge in more]), ("Less", [_edge(edge) for edge in less])],
         "min_visits": f"{_MIN_VISITS:g}",
-        "thoughts": [m for name in ("thoughts_base", "thoughts") if name in acts and (m := acts[name].manifest)],
+        "thoughts": [manifest for manifest in thoughts if manifest is not None],
     }
 
 
@@ -129,12 +130,12 @@ def _histogram(found: Mapping[str, Any], *, end: str, title: str) -> str:
 
 def strata(acts: Mapping[str, Act]) -> dict[str, Any] | None:
     """None where there is no gain by stratum: no trained model, or an untrained one that was not asked to think."""
-    rows = [
-        (dataset, method, _STRATA[name], number(gain["n"]), _gain(gain, "acc"), _gain(gain, "mis"))
-        for dataset, found in read_strata(acts).items()
-        for method, gains in found["methods"].items()
-        for name, gain in gains.items()
-    ]
+    rows = []
+    for dataset, found in read_strata(acts).items():
+        for method, gains in found["methods"].items():
+            for name, gain in gains.items():
+                changes = (_gain(gain, "acc"), _gain(gain, "mis"))
+                rows.append((dataset, method, _STRATA[name], number(gain["n"]), *changes))
     return {"rows": rows} if rows else None
 
 

@@ -17,6 +17,7 @@ PUBLISHED = (
     ("entail, macro", "97.8 %", "κ 0.970"),
     ("mean ℓ1 between matrices", "1.0–1.3 %", ""),
 )
+_COUNTED = ("requests", "repaired", "rejected", "prompt_tokens", "completion_tokens")
 
 
 def agreement_rows(pairs: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
@@ -45,14 +46,17 @@ def _agreement_cells(found: Mapping[str, Any]) -> tuple[str, ...]:
 
 def annotator_rows(annotators: Mapping[str, Mapping[str, float]]) -> list[tuple[str, ...]]:
     """(name, requests, repaired, rejected, prompt tokens, completion tokens, money), one row an annotator."""
-    keys = ("requests", "repaired", "rejected", "prompt_tokens", "completion_tokens")
-    return [  # cue phrases send no requests
-        (name, *(number(counts.get(key, 0)) for key in keys), figure(counts["money"]))
-        for name, counts in annotators.items()
-    ]
+    rows = []
+    for name, counts in annotators.items():
+        counted = [number(counts.get(key, 0)) for key in _COUNTED]  # cue phrases send no requests
+        rows.append((name, *counted, figure(counts["money"])))
+    return rows
 
 
 def label_rows(by_label: Mapping[str, Mapping[str, int]]) -> list[tuple[str, ...]]:
     """(label, proposed by the first annotator, by the second, final, escalated), one row a label."""
-    keys = ("proposed_first", "proposed_second", "final", "escalated")
-    return [(label, *(number(found[key]) for key in keys)) for label, found in by_label.items()]
+    rows = []
+    for label, found in by_label.items():
+        counted = [number(found[key]) for key in ("proposed_first", "proposed_second", "final", "escalated")]
+        rows.append((label, *counted))
+    return rows

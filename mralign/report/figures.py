@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from html import escape
+from itertools import chain
 
 import numpy as np
 
@@ -91,12 +92,9 @@ def heat_map(
         marks.append(_text(left + cell * row + 14, left - 6, source, turn=True))
         for column, target in enumerate(states):
             value = float(values_KK[row, column])
-            shown = "too rare" if math.isnan(value) else _in_words(value, bounds=bounds, ratios=ratios)
-            colour = (
-                EMPTY if math.isnan(value) else (shade(value) if bounds is None else diverging(value, bounds=bounds))
-            )
             error = math.nan if errors_KK is None else float(errors_KK[row, column])
-            shown += "" if math.isnan(value) or math.isnan(error) else f" ± {error:.2g}"
+            colour = _cell_colour(value, bounds=bounds)
+            shown = _in_words(value, error=error, bounds=bounds, ratios=ratios)
             tip = f"{source} → {target}: {shown} (support {support_KK[row, column]:.1f})"
             frame = _FRAMES["none" if bands_KK is None else str(bands_KK[row, column])]
             place = (left + cell * column, left + cell * row)
@@ -105,23 +103,36 @@ def heat_map(
     return _svg(side + 4, side + 34, [*marks, *_key(left, side + 12, bounds=bounds, ratios=ratios)], title=title)
 
 
-def _in_words(value: float, *, bounds: tuple[float, float] | None, ratios: bool) -> str:
+def _cell_colour(value: float, *, bounds: tuple[float, float] | None) -> str:
+    if math.isnan(value):
+        return EMPTY
+    return shade(value) if bounds is None else diverging(value, bounds=bounds)
+
+
+def _in_words(value: float, *, error: float, bounds: tuple[float, float] | None, ratios: bool) -> str:
+    if math.isnan(value):
+        return "too rare"
     if bounds is None:
-        return f"{value:.3f}"
-    return f"× {2**value:.2f}" if ratios else f"{value:+.3f}".replace("-", "−")
+        text = f"{value:.3f}"
+    elif ratios:
+        text = f"× {2**value:.2f}"
+    else:
+        text = f"{value:+.3f}".replace("-", "−")
+    return text if math.isnan(error) else f"{text} ± {error:.2g}"
 
 
 def lines(series: Mapping[str, tuple[Sequence[float], Sequence[float], str]], *, title: str) -> str:
     """Lines over optimizer steps: name -> (steps (N,), values (N,), colour). What is not finite is left out."""
-    points = {
-        name: [(x, y) for x, y in zip(xs, ys, strict=True) if math.isfinite(y)] for name, (xs, ys, _) in series.items()
-    }
-    everything = [point for found in points.values() for point in found]
+    points: dict[str, list[tuple[float, float]]] = {}
+    for name, (xs, ys, _) in series.items():
+        points[name] = [(x, y) for x, y in zip(xs, ys, strict=True) if math.isfinite(y)]
+    everything = list(chain.from_iterable(points.values()))
     if not everything:
         return ""
-    x_ticks = [t for t in nice_ticks(min(p[0] for p in everything), max(p[0] for p in everything)) if t == int(t)]
-    y_ticks = nice_ticks(min(p[1] for p in everything), max(p[1] for p in everything))
-    x_low, x_high = min(p[0] for p in everything), max(p[0] for p in everything)
+    all_x, all_y = zip(*everything, strict=True)
+    x_low, x_high = min(all_x), max(all_x)
+    x_ticks = [tick for tick in nice_ticks(x_low, x_high) if tick == int(tick)]
+    y_ticks = nice_ticks(min(all_y), max(all_y))
     y_low, y_high = y_ticks[0], y_ticks[-1]
 
     def place(x: float, y: float) -> tuple[float, float]:
@@ -136,7 +147,8 @@ def lines(series: Mapping[str, tuple[Sequence[float], Sequence[float], str]], *,
             marks.append(_text(place(tick, y_low)[0], 196, f"{tick:g}", anchor="middle", colour=MUTED))
     offset = 58.0
     for name, (_, _, colour) in series.items():
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*point) for point in points[name]))
+        corners = [place(*point) for point in points[name]]
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in corners)
         marks.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.6"/>')
         if len(points[name]) == 1:
             marks.append(_circle(*place(*points[name][0]), 3, colour, tip=f"{name}: {points[name][0][1]:.4g}"))
@@ -153,8 +165,11 @@ def histogram(series: Mapping[str, tuple[Sequence[int], float | None, str]], *, 
     known = {name: found for name, found in series.items() if sum(found[0])}
     if not known:
         return ""
-    shares = {name: [100 * n / sum(counts) for n in counts] for name, (counts, _, _) in known.items()}
-    ticks = nice_ticks(0.0, max(max(values) for values in shares.values()))
+    shares: dict[str, list[float]] = {}
+    for name, (counts, _, _) in known.items():
+        total = sum(counts)
+        shares[name] = [100 * count / total for count in counts]
+    ticks = nice_ticks(0.0, max(map(max, shares.values())))
     place = lambda x, y: (46 + 384 * x, 178 - 146 * y / ticks[-1])  # noqa: E731
     marks = []
     for tick in ticks:

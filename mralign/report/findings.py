@@ -13,6 +13,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, zip_longest
 from typing import Any, Protocol
 
 import numpy as np
@@ -124,12 +125,18 @@ def figures(acts: Mapping[str, Act], name: str) -> Mapping[str, Any]:
 
 def merged_metrics(acts: Mapping[str, Act]) -> dict[str, dict[str, dict[str, Any]]]:
     """{method: {benchmark: figures}} of the finished evaluation stages, the untrained model first."""
-    return {method: found for _, metrics in _metrics(acts) for method, found in metrics.items()}
+    merged: dict[str, dict[str, dict[str, Any]]] = {}
+    for _, metrics in _metrics(acts):
+        merged.update(metrics)
+    return merged
 
 
 def score_places(acts: Mapping[str, Act]) -> dict[str, str]:
     """{method: "evaluation_base/<fingerprint>"}: where its scores lie, relative to the run directory."""
-    return {method: f"{out.stage}/{out.fingerprint}" for out, metrics in _metrics(acts) for method in metrics}
+    places: dict[str, str] = {}
+    for out, metrics in _metrics(acts):
+        places |= dict.fromkeys(metrics, f"{out.stage}/{out.fingerprint}")
+    return places
 
 
 def _metrics(acts: Mapping[str, Act]) -> list[tuple[StageDir, dict[str, dict[str, Any]]]]:
@@ -241,12 +248,10 @@ def sample_traces(acts: Mapping[str, Act], *, closing: str, count: int = 3) -> l
 
 def _choose(out: StageDir, *, schema: pa.Schema, count: int) -> list[str]:
     table = out.read(schema=schema, columns=["row_id", "polarity"])
-    sides = [
-        sorted(table.filter(pc.equal(table.column("polarity"), sign)).column("row_id").to_pylist())[:count]
-        for sign in (1, -1)
-    ]
-    in_turn = sorted((place, side, row_id) for side, ids in enumerate(sides) for place, row_id in enumerate(ids))
-    return [row_id for _, _, row_id in in_turn[:count]]
+    good = sorted(table.filter(pc.field("polarity") == 1).column("row_id").to_pylist())
+    bad = sorted(table.filter(pc.field("polarity") == -1).column("row_id").to_pylist())
+    in_turn = chain.from_iterable(zip_longest(good[:count], bad[:count]))
+    return [row_id for row_id in in_turn if row_id is not None][:count]
 
 
 def _column(out: StageDir | None, *, schema: pa.Schema, name: str, row_ids: Sequence[str]) -> dict[str, Any]:
@@ -268,25 +273,20 @@ def _rows(out: StageDir, *, schema: pa.Schema, row_ids: Sequence[str]) -> Iterat
 def _trace(
     row: Mapping[str, Any], *, steps: list[dict[str, Any]] | None, weights: list[float] | None, closing: str
 ) -> Trace:
-    spans = list(zip(row["segment_start"], row["segment_end"], strict=True))
-    plain: list[dict[str, Any]] = [
-        {"first_segment": i, "last_segment": i, "labels": [], "rule": None} for i in range(len(spans))
-    ]
-    found = plain if steps is None else steps
+    starts, ends, text = row["segment_start"], row["segment_end"], row["text"]
+    if steps is None:  # not annotated yet: each segment stands alone
+        steps = [{"first_segment": i, "last_segment": i, "labels": [], "rule": None} for i in range(len(starts))]
+    shown = []
+    for number, step in enumerate(steps):
+        stretch = text[starts[step["first_segment"]] : ends[step["last_segment"]]].strip()
+        weight = weights[number] if weights is not None else None
+        shown.append(TraceStep(stretch, tuple(step["labels"]), step["rule"], weight))
     return Trace(
         row_id=row["row_id"],
         dataset=row["dataset"],
         polarity=row["polarity"],
         question=row["question"],
         answers=tuple(row["answers"]),
-        steps=tuple(
-            TraceStep(
-                text=row["text"][spans[step["first_segment"]][0] : spans[step["last_segment"]][1]].strip(),
-                labels=tuple(step["labels"]),
-                rule=step["rule"],
-                weight=weights[number] if weights is not None else None,
-            )
-            for number, step in enumerate(found)
-        ),
-        answer=row["text"][row["thought_end"] :].strip().removeprefix(closing).strip(),
+        steps=tuple(shown),
+        answer=text[row["thought_end"] :].strip().removeprefix(closing).strip(),
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from mralign.report.wording import aligned
 
@@ -31,14 +32,14 @@ class Sheet:
 
 def to_text(sheet: Sheet) -> str:
     """Aligned columns for a terminal; the title of a group stands before the title of each of its columns."""
-    rows = [[_plain(cell) for cell in row] for block in sheet.blocks for row in block]
+    rows = [list(map(_plain, row)) for row in chain.from_iterable(sheet.blocks)]
     return aligned([_flat_head(sheet), *rows])
 
 
 def to_markdown(sheet: Sheet) -> str:
     """A table in GitHub's Markdown, the first column to the left, the others to the right."""
-    lines = [[_markdown(title) for title in _flat_head(sheet)], ["---", *["--:"] * (len(sheet.head) - 1)]]
-    lines += [[_markdown_cell(cell) for cell in row] for block in sheet.blocks for row in block]
+    lines = [list(map(_markdown, _flat_head(sheet))), ["---", *["--:"] * (len(sheet.head) - 1)]]
+    lines += [list(map(_markdown_cell, row)) for row in chain.from_iterable(sheet.blocks)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
@@ -49,13 +50,19 @@ def to_latex(sheet: Sheet) -> str:
         lines += [_latex_line(["", *(_span(title, size) for title, size in sheet.groups)]), _rules(sheet.groups)]
     lines.append(_latex_line([escape_latex(title) for title in sheet.head]))
     for block in sheet.blocks:
-        lines += [r"\midrule", *(_latex_line([_latex(cell) for cell in row]) for row in block)]
+        lines.append(r"\midrule")
+        lines += [_latex_line(list(map(_latex, row))) for row in block]
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 
 def _flat_head(sheet: Sheet) -> list[str]:
-    titles = [title for title, size in sheet.groups for _ in range(size)] or [""] * (len(sheet.head) - 1)
-    return [sheet.head[0], *(f"{group} {name}".strip() for group, name in zip(titles, sheet.head[1:], strict=True))]
+    first, *names = sheet.head
+    titles: list[str] = []
+    for title, size in sheet.groups:
+        titles += [title] * size
+    if not titles:
+        return list(sheet.head)
+    return [first, *(f"{title} {name}".strip() for title, name in zip(titles, names, strict=True))]
 
 
 def _plain(cell: Cell) -> str:

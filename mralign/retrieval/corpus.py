@@ -65,7 +65,11 @@ def no_texts(path: str, *, fields: Mapping[str, str]) -> ValueError:
     rows = list(islice(_rows(path, names=names), _LOOKED_AT))
     if not rows:
         return ValueError(f"{_SETTING}.corpus={path} is empty; give a corpus with a row a text")
-    has = sorted({str(name) for row in rows if isinstance(row, dict) for name in row})
+    found: set[str] = set()
+    for row in rows:
+        if isinstance(row, dict):
+            found.update(map(str, row))
+    has = sorted(found)
     return ValueError(
         f"{_SETTING}.corpus={path} has no text in the field {names['text']!r}; its first rows have {has}: say which of "
         f"them holds the text by {_SETTING}.fields, e.g. {{text: {has[0] if has else 'contents'}}}"

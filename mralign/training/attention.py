@@ -78,5 +78,8 @@ def varlen_attention(
         torch.nn.functional.scaled_dot_product_attention, is_causal=True, scale=scaling, enable_gqa=True
     )
     each = (query_1HSD, key_1KSD, value_1KSD)
-    pieces = [attend(*(x[:, :, begin:end] for x in each)) for begin, end in pairwise(cu_seq_lens_q.tolist())]
+    pieces = []
+    for begin, end in pairwise(cu_seq_lens_q.tolist()):
+        own = [x[:, :, begin:end] for x in each]
+        pieces.append(attend(*own))
     return torch.cat(pieces, dim=2).transpose(1, 2), None

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -82,7 +83,7 @@ def packed(pairs: Sequence[Pair]) -> Micro:
     """All sequences in one row, without padding. No sequence sees another: positions begin anew with each, of which
     transformers makes a block mask, and attentions without a mask are told where sequences begin."""
     lengths = np.array([len(prompt) + len(completion) for prompt, completion in pairs])
-    ids_BS = np.concatenate([tokens for pair in pairs for tokens in pair])[None].astype(np.int64)
+    ids_BS = np.concatenate(list(chain.from_iterable(pairs)))[None].astype(np.int64)
     positions = np.concatenate([np.arange(length) for length in lengths])[None]
     ends = np.concatenate([[0], np.cumsum(lengths)])
     micro = _micro(pairs, ids_BS, torch.from_numpy(positions), begins=ends[:-1])

@@ -82,7 +82,10 @@ def adapt(base: Any, settings: Training, *, empty: bool = False) -> Any:
     _check_names("target_parameters", lora.target_parameters, there=[name for name, _ in base.named_parameters()])
     _check_names("modules_to_save", lora.modules_to_save, there=modules)
     named = [] if isinstance(lora.target_modules, str) else list(lora.target_modules)
-    _check_tied(base, {name for wanted in (*named, *lora.modules_to_save) for name in _matching(wanted, modules)})
+    chosen: list[str] = []
+    for wanted in (*named, *lora.modules_to_save):
+        chosen += _matching(wanted, modules)
+    _check_tied(base, dict.fromkeys(chosen))
     odd = _odd_linear(base)
     _check_linear(named, odd=odd)
     config = adapter_config(settings, without=odd)
@@ -160,7 +163,7 @@ def _check_tied(base: Any, chosen: Iterable[str]) -> None:
     ends = [base.get_input_embeddings(), base.get_output_embeddings()]
     if None in ends or not base.config.get_text_config().tie_word_embeddings:
         return
-    tied = [name for name in chosen if any(base.get_submodule(name) is end for end in ends)]
+    tied = [name for name in chosen if base.get_submodule(name) in ends]
     if tied:
         raise ValueError(
             f"training.lora names {_listed(tied)}, but this model ties its input embeddings and its head: what is "
@@ -186,12 +189,15 @@ def trained(settings: Training, *, config: Any, trust_remote_code: bool = False)
         return Trained(("everything",), _layers(sizes), whole, whole, sum(sizes[name] for name in matrices), ())
     policy = adapt(base, settings, empty=True)
     adapted = {*policy.base_model.targeted_module_names, *policy.base_model.targeted_parameter_names}
-    saved = {name for name in order if any(_matching(wanted, [name]) for wanted in settings.lora.modules_to_save)}
+    saved: set[str] = set()
+    for wanted in settings.lora.modules_to_save:
+        saved.update(_matching(wanted, order))
     touched = [name for name in order if name in adapted | saved]
     left: Counter[tuple[str, bool]] = Counter()
     for name in matrices:
         owner = name.rpartition(".")[0]
-        if not adapted & {name, owner} and not any(name.startswith(f"{module}.") for module in saved):
+        in_saved = any(name.startswith(f"{module}.") for module in saved)
+        if not in_saved and not adapted & {name, owner}:
             left[_without_layer(name), owner not in layers] += sizes[name]
     return Trained(
         names=tuple(dict.fromkeys(_without_layer(name) if name in sizes else _short(name) for name in touched)),
@@ -215,7 +221,10 @@ def _matrices(base: Any) -> list[str]:
     """Names of the parameters of the layers that multiply: two axes and more, no embedding, no head, no convolution."""
     ends = [base.get_input_embeddings(), base.get_output_embeddings()]
     convolutions = [module for module in base.modules() if isinstance(module, torch.nn.Conv1d | torch.nn.Conv2d)]
-    excluded = {id(parameter) for module in [*ends, *convolutions] if module for parameter in module.parameters()}
+    excluded: set[int] = set()
+    for module in [*ends, *convolutions]:
+        if module is not None:
+            excluded.update(map(id, module.parameters()))
     return [
         name
         for name, parameter in base.named_parameters()

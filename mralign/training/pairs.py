@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import product
 from typing import Literal
 
 import numpy as np
@@ -102,7 +103,7 @@ class Plan:
     def blocks(self) -> list[str]:
         """The blocks that have pairs."""
         starts = range(0, len(self._cuts), self._steps_of_block)
-        names = [f"{epoch}-{first:06d}" for epoch in range(self.epochs) for first in starts]
+        names = [f"{epoch}-{first:06d}" for epoch, first in product(range(self.epochs), starts)]
         return [name for name in names if self.steps_with_pairs(name)]
 
     def steps_with_pairs(self, block: str) -> list[int]:

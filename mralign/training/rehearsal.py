@@ -144,4 +144,7 @@ def _weight_bytes(path: str) -> float:
 
 def _parameters(path: str) -> int:
     """Numbers in the *.safetensors files of a local directory, by their headers; 0 where there are none."""
-    return sum(prod(shape) for file in weight_files(path) for shape in weight_shapes(file).values())
+    total = 0
+    for file in weight_files(path):
+        total += sum(map(prod, weight_shapes(file).values()))
+    return total

@@ -63,9 +63,10 @@ class Sources:
         if self.reference is None:
             return None
         assert self.shelf is not None
-        rows = self.reference.read(schema=REFERENCE).to_pylist()
-        at = {kind: {r["name"]: r["address"] for r in rows if r["kind"] == kind} for kind in ("matched", "pairs")}
-        return Shelf(self.shelf, at["matched"], at["pairs"])
+        addresses: dict[str, dict[str, str]] = {"matched": {}, "pairs": {}}
+        for row in self.reference.read(schema=REFERENCE).to_pylist():
+            addresses[row["kind"]][row["name"]] = row["address"]
+        return Shelf(self.shelf, addresses["matched"], addresses["pairs"])
 
 
 def check_shelf(sources: Sources) -> None:

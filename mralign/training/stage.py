@@ -7,6 +7,7 @@ Train runs the loop of `loop.py` and its last checkpoint becomes adapter/ and mo
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -120,7 +121,9 @@ def _reference(context: Context) -> Outcome:
         pass
     table = pa.Table.from_pylist([asdict(block) for block in wanted], schema=REFERENCE)
     context.out.commit(part_name("all"), table, schema=REFERENCE)
-    pairs = {kind: sum(block.rows for block in wanted if block.kind == kind) for kind in ("matched", "pairs")}
+    pairs = Counter({"matched": 0, "pairs": 0})
+    for block in wanted:
+        pairs[block.kind] += block.rows
     figures = {"matched_pairs": pairs["matched"], "mismatched_pairs": pairs["pairs"], "blocks_scored": len(missing)}
     return Outcome(len(task.reader.index), sum(pairs.values()), figures)
 

@@ -120,7 +120,7 @@ def test_loss_z0_and_gradients_equal_trls(task, tokenizer, tmp_path):
     assert broken == []
     assert tally.loss / SIZE == pytest.approx(loss.item(), rel=1e-5)
     if task.objective.pairs:
-        # TRL's is a mean of differences of float32 sums: a sum near -300 has a spacing of 3e-5, whatever the difference.
+        # TRL's is a mean of differences of float32 sums: a sum near -300 has a spacing of 3e-5.
         assert z0 == pytest.approx(trainer._metrics["train"]["kl"][-1], rel=1e-5, abs=1e-5)
         assert z0 > 0  # not the clamp
     expected, found = trained(trainer.model), trained(ours)
