@@ -116,13 +116,15 @@ def working_below(variable):
             command = (place / "cmdline").read_text().replace("\0", " ")
             if variable.encode() in (place / "environ").read_bytes():
                 found[int(place.name)] = command
-        except (FileNotFoundError, ProcessLookupError):
+        except (FileNotFoundError, ProcessLookupError, PermissionError):  # it has ended, or is another user's
             continue
-    driver = {pid: command for pid, command in found.items() if "jobs/align.py" in command and "ray" not in command}
-    workers = {pid: c for pid, c in found.items() if c.startswith("ray::") and not c.startswith("ray::IDLE")}
-    ours = {pid: c for pid, c in workers.items() if "Agent" not in c and "JobSupervisor" not in c}
-    engines = {pid: command for pid, command in found.items() if command.startswith("VLLM")}
-    return driver | ours | engines
+    services = ("JobSupervisor", "DashboardAgent", "RuntimeEnvAgent")
+    of_ray_data = ("_StatsActor", "_AutoscalingCoordinatorActor", "ActorLocationTracker")  # they outlive their job
+    idle = tuple(f"ray::{name}" for name in ("IDLE", *services, *of_ray_data))
+    busy = {pid: command for pid, command in found.items() if command.startswith(("ray::", "VLLM"))}
+    ours = {pid: command for pid, command in busy.items() if not command.startswith(idle)}
+    driver = {pid: command for pid, command in found.items() if "python jobs/align.py" in command}
+    return driver | ours
 
 
 def lease(run):

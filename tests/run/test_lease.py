@@ -286,17 +286,19 @@ def test_no_argument_of_the_command_is_written_down(tmp_path, monkeypatch):
         assert "secret" not in file.read_text()
 
 
+ENDPOINT = '{base_url: "http://127.0.0.1:9/v1", model: m}'
 JOBS = {
-    "align.py": "run.dir={run} --until questions",
-    "evaluate.py": "run.dir={run}",
-    "ablate.py": "--table main run.dir={run}",
-    "taxonomy.py": "run.dir={run}",
-    "compare.py": "--out {run} --worlds 0",
+    "align.py": ["run.dir=RUN", "--until", "questions"],
+    "evaluate.py": ["run.dir=RUN"],
+    "ablate.py": ["--table", "main", "run.dir=RUN"],
+    "taxonomy.py": ["run.dir=RUN", f"discovery.labeller={{name: chat, engine: http, http: {ENDPOINT}}}"],
+    "compare.py": ["--out", "RUN", "--worlds", "0"],
 }
+JOBS["taxonomy.py"].append("discovery.embedding.gpu=true")  # nothing is looked for on this machine
 
 
 def job(name, arguments, place):
-    command = [sys.executable, f"jobs/{name}", *arguments.format(run=place).split()]
+    command = [sys.executable, f"jobs/{name}", *(argument.replace("RUN", str(place)) for argument in arguments)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
 
 
@@ -313,18 +315,18 @@ def test_every_job_that_writes_is_refused_before_it_has_written(tmp_path, name):
 
 def test_a_comparison_is_refused_while_another_driver_writes_into_the_run_of_one_of_its_worlds(tmp_path):
     with hold(tmp_path / "world-1" / "run"):
-        done = job("compare.py", "--out {run} --worlds 0 1", tmp_path)
+        done = job("compare.py", ["--out", "RUN", "--worlds", "0", "1"], tmp_path)
     assert done.returncode == 2, done.stderr
     assert f"another driver writes into {tmp_path}/world-1/run" in done.stderr
 
 
 def test_a_dry_run_needs_no_lease(tmp_path):
     with hold(tmp_path / "run"):
-        done = job("align.py", "run.dir={run} --dry-run", tmp_path / "run")
+        done = job("align.py", ["run.dir=RUN", "--dry-run"], tmp_path / "run")
     assert done.returncode == 0, done.stderr
 
 
 def test_a_configuration_that_is_refused_leaves_no_lease(tmp_path):
-    done = job("align.py", "run.dir={run} model.path=./gone", tmp_path / "run")
+    done = job("align.py", ["run.dir=RUN", "model.path=./gone"], tmp_path / "run")
     assert done.returncode == 2
     assert not (tmp_path / "run").exists()
