@@ -25,14 +25,14 @@ from mralign.run import interruption  # noqa: E402
 if __name__ == "__main__":
     interruption.listen()  # before the imports that take their time
 
-from align import check_run_directory, check_trains, guarded, start_ray  # noqa: E402
+from align import add_take_over, check_run_directory, check_trains, guarded, start_ray  # noqa: E402
 
 from mralign.comparison import run_tables  # noqa: E402
 from mralign.config import RunConfig, to_yaml  # noqa: E402
 from mralign.report.export import comparison_sheet, result_sheet, result_table, write_tables  # noqa: E402
 from mralign.report.sheets import to_text  # noqa: E402
 from mralign.report.wording import aligned  # noqa: E402
-from mralign.run import pipeline, template_dates  # noqa: E402
+from mralign.run import lease, pipeline, template_dates  # noqa: E402
 from mralign.run.store import Directory, absolute  # noqa: E402
 
 log = logging.getLogger("mralign")
@@ -57,8 +57,9 @@ def run(args: argparse.Namespace) -> None:
         print(run_tables.describe(plans))
         return
     home = Directory(f"{absolute(first.run.dir)}/tables/{table.name}")
-    run_rows(rows, home=home)
-    print(publish(table, rows, home=home, with_published=args.published))
+    with lease.hold(first.run.dir, take_over=args.take_over):
+        run_rows(rows, home=home)
+        print(publish(table, rows, home=home, with_published=args.published))
 
 
 def run_rows(rows: Mapping[str, RunConfig], *, home: Directory) -> None:
@@ -115,6 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--preset", default="miniworld", help="name in jobs/presets or a YAML file")
     parser.add_argument("--dry-run", action="store_true", help="print what every row will run and stop")
     parser.add_argument("--published", action="store_true", help="the paper's figures as rows below one's own")
+    add_take_over(parser)
     parser.add_argument("overrides", nargs="*", metavar="section.field=value")
     return parser
 

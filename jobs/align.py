@@ -62,9 +62,10 @@ def run(args: argparse.Namespace) -> None:
     if args.dry_run:
         print(pipeline.describe(config, planned))
         return
-    pipeline.save_config(config)
-    pipeline.run(config, planned, start_ray=lambda: start_ray(config))
-    print(report.publish(config, planned if args.only is None else pipeline.survey(config)))
+    with pipeline.writing(config, planned, take_over=args.take_over) as planned:
+        pipeline.save_config(config)
+        pipeline.run(config, planned, start_ray=lambda: start_ray(config))
+        print(report.publish(config, planned if args.only is None else pipeline.survey(config)))
 
 
 def check_trains(config: RunConfig) -> None:
@@ -74,6 +75,11 @@ def check_trains(config: RunConfig) -> None:
             "no training questions: give questions.train (a list of {name, path}) or rollouts.import_on/import_off; "
             "jobs/evaluate.py evaluates a model as it is"
         )
+
+
+def add_take_over(parser: argparse.ArgumentParser) -> None:
+    """The option of every job that writes into a run directory."""
+    parser.add_argument("--take-over", action="store_true", help="end the driver that writes there, go on in its place")
 
 
 def check_run_directory(config: RunConfig) -> None:
@@ -134,6 +140,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
     parser.add_argument("--until", metavar="STAGE", help="stop after this stage")
     parser.add_argument("--only", metavar="STAGE", help="run this stage and those that it stands on, no other")
+    add_take_over(parser)
     parser.add_argument("overrides", nargs="*", metavar="section.field=value")
     return parser
 

@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,11 +28,11 @@ from mralign.run import interruption  # noqa: E402
 if __name__ == "__main__":
     interruption.listen()  # before the imports that take their time
 
-from align import guarded, start_ray  # noqa: E402
+from align import add_take_over, guarded, start_ray  # noqa: E402
 
 from mralign.comparison import choice, stage  # noqa: E402
 from mralign.config import RunConfig, load  # noqa: E402
-from mralign.run import template_dates  # noqa: E402
+from mralign.run import lease, template_dates  # noqa: E402
 
 log = logging.getLogger("mralign")
 
@@ -41,9 +42,16 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Build the worlds that are missing, measure, and print the table."""
+    """Compare while no other driver writes into OUT or into the run directory of one of its worlds."""
     out = Path(args.out).absolute()
-    out.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as leases:
+        for place in [out, *(out / f"world-{world}" / "run" for world in args.worlds)]:
+            leases.enter_context(lease.hold(str(place), take_over=args.take_over))
+        compare(args, out=out)
+
+
+def compare(args: argparse.Namespace, *, out: Path) -> None:
+    """Build the worlds that are missing, measure, and print the table."""
     worlds_dir = Path(args.worlds_dir or out / "worlds").absolute()
     build_worlds(args.worlds, worlds_dir=worlds_dir, at_once=args.trainers)
     configs = {
@@ -153,6 +161,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rates", type=float, nargs="+", default=[5e-4, 1e-3, 2e-3, 4e-3])
     parser.add_argument("--epochs", type=int, nargs="+", default=[2, 4])
     parser.add_argument("--trainers", type=int, default=2, help="trainings (and world builds) at a time")
+    add_take_over(parser)
     return parser
 
 

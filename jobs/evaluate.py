@@ -26,7 +26,7 @@ from mralign.run import interruption  # noqa: E402
 if __name__ == "__main__":
     interruption.listen()  # before the imports that take their time
 
-from align import check_run_directory, guarded, start_ray  # noqa: E402
+from align import add_take_over, check_run_directory, guarded, start_ray  # noqa: E402
 
 from mralign import report  # noqa: E402
 from mralign.comparison import runs  # noqa: E402
@@ -51,9 +51,10 @@ def run(args: argparse.Namespace) -> None:
     if args.dry_run:
         print(pipeline.describe(config, planned))
         return
-    pipeline.save_config(config)
-    pipeline.run(config, planned, start_ray=partial(start_ray, config))
-    print(report.publish(config, planned))
+    with pipeline.writing(config, planned, take_over=args.take_over) as planned:
+        pipeline.save_config(config)
+        pipeline.run(config, planned, start_ray=partial(start_ray, config))
+        print(report.publish(config, planned))
 
 
 def configure(args: argparse.Namespace) -> RunConfig:
@@ -119,6 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--compare", nargs=2, metavar="RUN", help="two run directories, RUN or RUN:METHOD")
     parser.add_argument("--common", action="store_true", help="compare on the questions that both have")
     parser.add_argument("--out", metavar="DIR", help="where the comparison goes; default: in the second run")
+    add_take_over(parser)
     parser.add_argument("overrides", nargs="*", metavar="section.field=value")
     return parser
 

@@ -14,6 +14,7 @@ import json
 import logging
 import shlex
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from mralign.run import interruption  # noqa: E402
 if __name__ == "__main__":
     interruption.listen()  # before the imports that take their time
 
-from align import check_run_directory, guarded, start_ray  # noqa: E402
+from align import add_take_over, check_run_directory, guarded, start_ray  # noqa: E402
 
 from mralign.annotation import cluster_map, discovery, naming  # noqa: E402
 from mralign.annotation.discovery_stage import OPEN_LABELS_STAGE, labeller_of  # noqa: E402
@@ -51,7 +52,9 @@ def run(args: argparse.Namespace) -> None:
     out = out_directory(config, out=args.out)
     check_run_directory(config)
     OPEN_LABELS_STAGE.check(config)
-    taxonomy = discover(label(config), config=config, out=out)
+    planned = pipeline.plan(config, until="candidates")
+    with pipeline.writing(config, planned, take_over=args.take_over) as planned:
+        taxonomy = discover(label(config, planned=planned), config=config, out=out)
     print(closing(taxonomy, args=args, out=out))
 
 
@@ -63,10 +66,9 @@ def out_directory(config: RunConfig, *, out: str | None) -> Path:
     return Path(absolute(place))
 
 
-def label(config: RunConfig) -> StageDir:
+def label(config: RunConfig, *, planned: Sequence[pipeline.Planned]) -> StageDir:
     """The open labels of the sample, committed; what they stand on is run first where it is not finished."""
     start = partial(start_ray, config)
-    planned = pipeline.plan(config, until="candidates")
     found = pipeline.find(planned, "candidates")
     assert found is not None
     labels = place(config, candidates=found.out)
@@ -150,6 +152,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="miniworld", help="name in jobs/presets or a YAML file")
     parser.add_argument("--out", metavar="DIR", help="where the taxonomy goes; default: taxonomy in the run directory")
+    add_take_over(parser)
     parser.add_argument("overrides", nargs="*", metavar="section.field=value")
     return parser
 

@@ -11,6 +11,7 @@ thread by another. What a shell has told the process to ignore (`nohup`, `&` in 
 
 from __future__ import annotations
 
+import _thread
 import logging
 import os
 import select
@@ -60,6 +61,14 @@ def check() -> None:
     """Raise KeyboardInterrupt if a signal has arrived. Asked where a run may stop: between stages, before a seal."""
     if _arrived.is_set():
         raise KeyboardInterrupt
+
+
+def end_run() -> None:
+    """End this run from any thread, as a signal from outside does."""
+    if _listening.is_set():
+        os.kill(os.getpid(), signal.SIGTERM)
+    else:
+        _thread.interrupt_main()
 
 
 def guarded(

@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -18,7 +19,7 @@ from importlib.metadata import PackageNotFoundError, version
 from mralign import __version__
 from mralign.chat.model_files import weight_files
 from mralign.config import RunConfig, resolve_path
-from mralign.run import template_dates
+from mralign.run import lease, template_dates
 from mralign.run.interruption import check as check_interruption
 from mralign.run.placement import NotInstalled, check_room, rehearse
 from mralign.run.placement import describe as describe_workers
@@ -206,6 +207,16 @@ def _placed(config: RunConfig, road: Sequence[Stage]) -> list[Planned]:
         out = StageDir(f"{absolute(config.run.dir)}/{stage.name}/{mark}", stage=stage.name, fingerprint=mark)
         planned[stage.name] = Planned(stage, out, upstream, inputs, out.manifest())
     return list(planned.values())
+
+
+@contextmanager
+def writing(config: RunConfig, planned: Sequence[Planned], *, take_over: bool = False) -> Iterator[list[Planned]]:
+    """Hold the run directory's lease; the plan with what another driver has sealed since it was made.
+
+    Raises ValueError while another driver writes into the directory, see `lease.hold`.
+    """
+    with lease.hold(config.run.dir, take_over=take_over):
+        yield [replace(item, manifest=item.out.manifest()) for item in planned]
 
 
 def run(config: RunConfig, planned: Sequence[Planned], *, start_ray: Callable[[], None]) -> None:

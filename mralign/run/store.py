@@ -143,12 +143,16 @@ class Directory:
             return bytes(stream.read()).decode()
 
     def write_bytes(self, name: str, data: bytes) -> None:
-        """Write whole or not at all: to a temporary name first, then moved."""
+        """Write whole or not at all: to a temporary name first, then moved.
+
+        Also on an object store, where a move is a copy: an upload that is interrupted is closed, and so completed, by
+        pyarrow, with whatever had been written.
+        """
         target = self.path(name)
-        self.filesystem.create_dir(target.rsplit("/", 1)[0], recursive=True)
-        temporary = f"{target.rsplit('/', 1)[0]}/_tmp-{uuid.uuid4().hex}"
+        parent = target.rsplit("/", 1)[0]
+        temporary = f"{parent}/_tmp-{uuid.uuid4().hex}"
         try:
-            with self.filesystem.open_output_stream(temporary) as stream:
+            with self._create(temporary, parent=parent) as stream:
                 stream.write(data)
             self.filesystem.move(temporary, target)
         except OSError as error:
@@ -156,6 +160,14 @@ class Directory:
             if full_disk(error) is None:
                 raise
             raise DiskFull(no_room(self.path())) from error
+
+    def _create(self, path: str, *, parent: str) -> pa.NativeFile:
+        """An open new file. Its directory is made only if it is missing: on S3 that takes a request a level."""
+        try:
+            return self.filesystem.open_output_stream(path)
+        except FileNotFoundError:
+            self.filesystem.create_dir(parent, recursive=True)
+            return self.filesystem.open_output_stream(path)
 
     def _forget(self, path: str) -> None:
         """Delete what a failed write has left; where that cannot be reached either, the first fault is told."""
@@ -229,10 +241,18 @@ class StageDir(Directory):
     def read_rejects(self, parts: Sequence[str] | None = None, *, columns: Sequence[str] | None = None) -> pa.Table:
         """The rejects of the given committed parts, or of all."""
         wanted = REJECTS if columns is None else pa.schema([REJECTS.field(c) for c in columns])
-        names = self.parts() if parts is None else parts
-        found = [f"rejects/{part}" for part in names if self.exists(f"rejects/{part}")]
+        found = [f"rejects/{part}" for part in self._with_rejects(parts)]
         tables = [self._read(name, columns=wanted.names).select(wanted.names).cast(wanted) for name in found]
         return pa.concat_tables([wanted.empty_table(), *tables])
+
+    def _with_rejects(self, parts: Sequence[str] | None) -> list[str]:
+        """Those of the parts that have rejects; of all parts, by one listing: on an object store each look is a
+        request."""
+        if parts is not None:
+            return [part for part in parts if self.exists(f"rejects/{part}")]
+        selector = fs.FileSelector(self.path("rejects"), allow_not_found=True)
+        there = {info.base_name for info in self.filesystem.get_file_info(selector)}
+        return [part for part in self.parts() if part in there]
 
     def manifest(self) -> Manifest | None:
         """The manifest, or None while the stage is unfinished. Raises ValueError for one that cannot be read."""

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mralign.rows.schema import ANNOTATIONS, CANDIDATES
-from mralign.run.store import StageDir, part_key
+from mralign.run.store import StageDir, part_key, part_name
 
 ANNOTATED = CANDIDATES.append(ANNOTATIONS.field("steps"))
 
@@ -30,22 +30,25 @@ class Annotated(StageDir):
 
     def read_parts(self, parts: Sequence[str], *, schema: pa.Schema, columns: Sequence[str] | None = None) -> pa.Table:
         assert schema == ANNOTATED and columns is None
-        there = set(self.candidates.parts())
-        return pa.concat_tables([ANNOTATED.empty_table(), *(self._joined(part, there=there) for part in parts)])
+        return pa.concat_tables([ANNOTATED.empty_table(), *map(self._joined, parts)])
 
-    def _joined(self, part: str, *, there: set[str]) -> pa.Table:
+    def _joined(self, part: str) -> pa.Table:
         names = ["row_id", "polarity", "steps"]
         labelled = super().read_parts([part], schema=ANNOTATIONS, columns=names)
         labelled = labelled.filter(pc.not_equal(labelled.column("polarity"), 0))
-        rows = self.candidates.read_parts([parent(part, there)], schema=CANDIDATES)
+        parent = parent_of(part, self.candidates)
+        rows = self.candidates.read_parts([parent], schema=CANDIDATES)
         place = pc.index_in(labelled.column("row_id"), value_set=rows.column("row_id").combine_chunks())
-        assert place.null_count == 0, f"{part} labels candidates that are not in {parent(part, there)}"
+        assert place.null_count == 0, f"{part} labels candidates that are not in {parent}"
         return rows.take(place).append_column(ANNOTATED.field("steps"), labelled.column("steps"))
 
 
-def parent(part: str, there: set[str]) -> str:
-    """The part of the candidates that a part of the annotation came from: of the same name, or `<its key>-<batch>`."""
-    cut = f"part-{part_key(part).rpartition('-')[0]}.parquet"
-    found = part if part in there else cut
-    assert found in there, f"{part} of the annotation comes from no part of the candidates"
+def parent_of(part: str, candidates: StageDir) -> str:
+    """The part of the candidates that a part of the annotation came from: of the same name, or `<its key>-<batch>`.
+
+    Looks for both names, as each task asks for one part: a listing would name all.
+    """
+    cut = part_name(part_key(part).rpartition("-")[0])
+    found = next((name for name in (part, cut) if candidates.exists(name)), None)
+    assert found is not None, f"{part} of the annotation comes from no part of the candidates"
     return found

@@ -94,6 +94,79 @@ def submitted(tmp_path_factory):
     return run, done.stdout
 
 
+def ray_job(ray, command, address, *arguments):
+    """`ray job COMMAND ...`, and what it printed."""
+    done = subprocess.run(
+        [ray, "job", command, "--address", address, *arguments],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=480,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def working_below(variable):
+    """Command line by process id of what has that environment variable, without idle workers and services of Ray."""
+    found = {}
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (place / "cmdline").read_text().replace("\0", " ")
+            if variable.encode() in (place / "environ").read_bytes():
+                found[int(place.name)] = command
+        except (FileNotFoundError, ProcessLookupError, PermissionError):  # it has ended, or is another user's
+            continue
+    services = ("JobSupervisor", "DashboardAgent", "RuntimeEnvAgent")
+    of_ray_data = ("_StatsActor", "_AutoscalingCoordinatorActor", "ActorLocationTracker")  # they outlive their job
+    idle = tuple(f"ray::{name}" for name in ("IDLE", *services, *of_ray_data))
+    busy = {pid: command for pid, command in found.items() if command.startswith(("ray::", "VLLM"))}
+    ours = {pid: command for pid, command in busy.items() if not command.startswith(idle)}
+    driver = {pid: command for pid, command in found.items() if "python jobs/align.py" in command}
+    return driver | ours
+
+
+def lease(run):
+    (held,) = (json.loads(file.read_text()) for file in (run / "lease").iterdir())
+    return held
+
+
+@pytest.mark.long
+def test_a_job_that_ray_stops_leaves_nothing_behind_and_the_next_goes_on(tmp_path, monkeypatch):
+    """`ray job stop` gives a driver three seconds between SIGTERM and SIGKILL."""
+    run, mark = tmp_path / "run", f"MRALIGN_TEST={tmp_path}"
+    monkeypatch.setenv(*mark.split("="))
+    job = ["--working-dir", ".", "--", "python", "jobs/align.py", "--until", "candidates", f"run.dir={run}", *SMALL]
+    with head() as (ray, address):
+        code, said = ray_job(ray, "submit", address, "--no-wait", "--submission-id", "first", *job)
+        assert code == 0, said
+        end = time.monotonic() + 300
+        while not list(run.glob("rollouts/*/part-*")):
+            assert time.monotonic() < end, ray_job(ray, "logs", address, "first")[1][-6000:]
+            time.sleep(0.1)
+        assert lease(run)["state"] == "held"
+        assert working_below(mark)
+        code, said = ray_job(ray, "stop", address, "first")
+        assert code == 0, said
+        assert "STOPPED" in ray_job(ray, "status", address, "first")[1].upper()
+        assert "interrupted: what was committed is kept" in ray_job(ray, "logs", address, "first")[1]
+        assert lease(run)["state"] == "free"
+        end = time.monotonic() + 30
+        while left := working_below(mark):
+            assert time.monotonic() < end, left
+            time.sleep(0.2)
+        assert not (stage_dir(run, "rollouts") / "manifest.json").exists()
+        early = {part: part.stat().st_mtime_ns for part in stage_dir(run, "rollouts").glob("part-*")}
+
+        code, said = ray_job(ray, "submit", address, "--submission-id", "second", *job)
+        assert code == 0, said[-6000:]
+        assert "goes on from" in said
+    assert {part: part.stat().st_mtime_ns for part in early} == early
+    ids = [row["row_id"] for row in rows(stage_dir(run, "rollouts"))]
+    assert len(ids) == len(set(ids)) == 150 * 2 * 3
+
+
 def test_the_road_as_a_job(submitted):
     run, said = submitted
     assert "succeeded" in said

@@ -5,9 +5,11 @@ import pickle
 import shutil
 from pathlib import Path
 
+import loopback_s3
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyarrow import fs
 
 from mralign.rows.schema import REJECTS
 from mralign.run.rejects import Reject, to_table
@@ -39,12 +41,29 @@ def ids(out):
     return out.read(schema=SCHEMA).column("row_id").to_pylist()
 
 
-@pytest.fixture(params=["path", "uri"])
+@pytest.fixture
+def bucket(monkeypatch):
+    """S3 on loopback; s3://bucket/... leads there."""
+    with loopback_s3.serve() as (store, environment):
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        yield store
+
+
+@pytest.fixture(params=["path", "uri", "s3", "memory"])
 def out(request, tmp_path):
-    """The same stage directory by local path and by URI."""
+    """The same stage directory by local path, by URI, and on two stores that are no disk."""
     place = tmp_path / "my run" / "counts"
     place.mkdir(parents=True)
-    return stage_dir(place if request.param == "path" else f"file://{tmp_path}/run/counts")
+    if request.param == "s3":
+        request.getfixturevalue("bucket")
+    uris = {"path": place, "uri": f"file://{tmp_path}/run/counts", "s3": "s3://bucket/run/counts"}
+    return stage_dir(uris.get(request.param, f"memory://bucket{tmp_path}/counts"))
+
+
+def stored(out, name):
+    with out.filesystem.open_input_file(out.path(name)) as stream:
+        return stream.read()
 
 
 def test_what_is_committed_is_read_back_cast_and_in_the_order_of_the_parts(out):
@@ -58,7 +77,8 @@ def test_what_is_committed_is_read_back_cast_and_in_the_order_of_the_parts(out):
     assert found.to_pylist() == [{"row_id": "x", "n": 0}, {"row_id": "z", "n": 1}, {"row_id": "y", "n": 0}]
     assert out.read(schema=SCHEMA, columns=["n"]).to_pydict() == {"n": [0, 1, 0]}
     assert out.read_parts([part_name("b")], schema=SCHEMA).column("row_id").to_pylist() == ["y"]
-    assert pq.ParquetFile(Path(out.path("part-b.parquet"))).schema_arrow.field("n").type == pa.int32()
+    schema = pq.ParquetFile(pa.BufferReader(stored(out, "part-b.parquet"))).schema_arrow
+    assert schema.field("n").type == pa.int32()
 
 
 def test_a_table_that_does_not_fit_is_refused_by_name_and_leaves_nothing(out):
@@ -109,6 +129,29 @@ def test_a_failed_write_leaves_the_old_content(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="no space left"):
         out.write_text("metrics.json", "new")
     assert (tmp_path / "metrics.json").read_text() == "old"
+
+
+def test_an_upload_that_fails_leaves_the_old_content_and_no_part(bucket):
+    out = stage_dir("s3://bucket/run/counts")
+    out.commit(part_name("a"), table("x"), schema=SCHEMA)
+    bucket.refuses_uploads = True
+    for part in ("a", "b"):
+        with pytest.raises(OSError, match="ACCESS_DENIED"):
+            out.commit(part_name(part), table("y"), schema=SCHEMA)
+    assert out.parts() == ["part-a.parquet"]
+    assert ids(out) == ["x"]
+
+
+def test_the_rejects_of_all_parts_are_found_by_two_listings(bucket):
+    out = stage_dir("s3://bucket/run/counts")
+    for number in range(12):
+        bad = [Reject(f"r{number}", "odd")] if number % 3 == 0 else []
+        out.commit(part_name(f"{number:02d}"), table(f"x{number}"), schema=SCHEMA, rejects=to_table(bad))
+    bucket.calls.clear()
+    assert out.read_rejects().column("row_id").to_pylist() == ["r0", "r3", "r6", "r9"]
+    listings = [query for _, key, query in bucket.calls if key == "" and "prefix" in query]
+    assert len(listings) == 2
+    assert not [key for method, key, _ in bucket.calls if method == "HEAD" and "rejects/part-01" in key]
 
 
 def test_a_part_committed_again_is_replaced_with_its_rejects(out):
@@ -196,8 +239,9 @@ def test_upload_copies_a_tree(out, tmp_path):
     (source / "deep" / "er" / "w.bin").write_bytes(bytes(range(256)))
     upload(source, out=out, name="model")
     assert out.read_text("model/a.json") == "{}"
-    assert Path(out.path("model/deep/er/w.bin")).read_bytes() == bytes(range(256))
-    assert sum(p.is_file() for p in Path(out.path("model")).rglob("*")) == 2
+    assert stored(out, "model/deep/er/w.bin") == bytes(range(256))
+    found = out.filesystem.get_file_info(fs.FileSelector(out.path("model"), recursive=True))
+    assert sum(info.is_file for info in found) == 2
 
 
 def test_the_digest_of_a_file_follows_its_content_alone(tmp_path):

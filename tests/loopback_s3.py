@@ -1,0 +1,199 @@
+"""A small S3 on loopback, so that pyarrow's own S3 client is what the tests run against.
+
+Objects are kept in memory; a listing shows every write that has been answered, as Amazon's does since 2020. Only the
+calls that pyarrow makes are known, and no signature is checked.
+"""
+
+import re
+import threading
+import uuid
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, unquote, urlsplit
+from xml.sax.saxutils import escape
+
+BUCKET = "bucket"
+CREDENTIALS = {
+    "AWS_ACCESS_KEY_ID": "key",
+    "AWS_SECRET_ACCESS_KEY": "secret",
+    "AWS_EC2_METADATA_DISABLED": "true",
+    "AWS_REGION": "us-east-1",
+    "AWS_DEFAULT_REGION": "us-east-1",
+}
+
+
+class Store:
+    """The objects of one bucket, and what was asked of them: [(method, key, query)]."""
+
+    def __init__(self):
+        self.objects, self.uploads, self.calls, self.lock = {}, {}, [], threading.Lock()
+        self.refuses_uploads = False  # 403 for what would complete one
+
+
+@contextmanager
+def serve():
+    """A running server: its store, and the environment in which s3://bucket/... is found there."""
+    store = Store()
+
+    class Handler(_Handler):
+        pass
+
+    Handler.store = store
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield store, {**CREDENTIALS, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.server_port}"}
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *args):
+        pass
+
+    def answer(self, status, body=b"", **headers):
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        if "Content_Length" not in headers:
+            self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def xml(self, name, inner):
+        text = f'<?xml version="1.0" encoding="UTF-8"?><{name}>{inner}</{name}>'
+        self.answer(200, text.encode(), Content_Type="application/xml")
+
+    def missing(self, code="NoSuchKey"):
+        body = b"" if self.command == "HEAD" else f"<Error><Code>{code}</Code></Error>".encode()
+        self.answer(404, body, Content_Type="application/xml")
+
+    def asked(self):
+        """Key and query of the request; None for a key in no bucket of ours."""
+        parts = urlsplit(self.path)
+        bucket, _, key = unquote(parts.path).lstrip("/").partition("/")
+        query = {name: values[0] for name, values in parse_qs(parts.query, keep_blank_values=True).items()}
+        with self.store.lock:
+            self.store.calls.append((self.command, key, query))
+        return (key if bucket == BUCKET else None), query
+
+    def body(self):
+        if "chunked" in self.headers.get("Transfer-Encoding", ""):
+            data = b""
+            while size := int(self.rfile.readline().split(b";")[0], 16):
+                data += self.rfile.read(size)
+                self.rfile.readline()
+            self.rfile.readline()
+        else:
+            data = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        return _unchunked(data) if "aws-chunked" in self.headers.get("Content-Encoding", "") else data
+
+    def do_HEAD(self):
+        key, _ = self.asked()
+        if key == "":
+            return self.answer(200)
+        with self.store.lock:
+            data = self.store.objects.get(key)
+        if data is None:
+            return self.missing()
+        return self.answer(200, Content_Length=str(len(data)), ETag='"e"', Last_Modified=_DAY)
+
+    def do_GET(self):
+        key, query = self.asked()
+        if key is None:
+            return self.missing("NoSuchBucket")
+        if key == "":
+            return self.list_objects(query)
+        with self.store.lock:
+            data = self.store.objects.get(key)
+        if data is None:
+            return self.missing()
+        span = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+        if span is None:
+            return self.answer(200, data, ETag='"e"', Last_Modified=_DAY)
+        first, last = int(span[1]), min(int(span[2]), len(data) - 1)
+        place = f"bytes {first}-{last}/{len(data)}"
+        return self.answer(206, data[first : last + 1], ETag='"e"', Last_Modified=_DAY, Content_Range=place)
+
+    def list_objects(self, query):
+        prefix, delimiter = query.get("prefix", ""), query.get("delimiter", "")
+        with self.store.lock:
+            found = {key: len(data) for key, data in self.store.objects.items() if key.startswith(prefix)}
+        files, folders = [], set()
+        for key, size in sorted(found.items()):
+            rest = key[len(prefix) :]
+            if delimiter and delimiter in rest:
+                folders.add(prefix + rest.partition(delimiter)[0] + delimiter)
+            else:
+                files.append(
+                    f"<Contents><Key>{escape(key)}</Key><Size>{size}</Size><ETag>e</ETag>"
+                    f"<LastModified>2026-01-01T00:00:00.000Z</LastModified></Contents>"
+                )
+        shown = [f"<CommonPrefixes><Prefix>{escape(name)}</Prefix></CommonPrefixes>" for name in sorted(folders)]
+        head = f"<Name>{BUCKET}</Name><Prefix>{escape(prefix)}</Prefix><IsTruncated>false</IsTruncated>"
+        count = f"<KeyCount>{len(files) + len(shown)}</KeyCount><MaxKeys>1000</MaxKeys>"
+        self.xml("ListBucketResult", head + count + "".join(files + shown))
+
+    def do_PUT(self):
+        key, query = self.asked()
+        data = self.body()
+        source = self.headers.get("x-amz-copy-source")
+        with self.store.lock:
+            if source is not None:
+                data = self.store.objects[unquote(source).lstrip("/").partition("/")[2]]
+            if "partNumber" in query:
+                self.store.uploads[query["uploadId"]][int(query["partNumber"])] = data
+            else:
+                self.store.objects[key] = data
+        if source is not None:
+            return self.xml("CopyObjectResult", "<ETag>e</ETag>")
+        return self.answer(200, ETag='"e"')
+
+    def do_POST(self):
+        key, query = self.asked()
+        body = self.body()
+        if "delete" in query:
+            gone = re.findall(r"<Key>(.*?)</Key>", body.decode())
+            with self.store.lock:
+                for name in gone:
+                    self.store.objects.pop(name, None)
+            return self.xml("DeleteResult", "")
+        if "uploads" in query:
+            upload = uuid.uuid4().hex
+            with self.store.lock:
+                self.store.uploads[upload] = {}
+            place = f"<Bucket>{BUCKET}</Bucket><Key>{escape(key)}</Key>"
+            return self.xml("InitiateMultipartUploadResult", f"{place}<UploadId>{upload}</UploadId>")
+        if self.store.refuses_uploads:
+            return self.answer(403, b"<Error><Code>AccessDenied</Code></Error>", Content_Type="application/xml")
+        with self.store.lock:
+            parts = self.store.uploads.pop(query["uploadId"])
+            self.store.objects[key] = b"".join(parts[number] for number in sorted(parts))
+        place = f"<Bucket>{BUCKET}</Bucket><Key>{escape(key)}</Key>"
+        return self.xml("CompleteMultipartUploadResult", f"{place}<ETag>e</ETag>")
+
+    def do_DELETE(self):
+        key, _ = self.asked()
+        with self.store.lock:
+            self.store.objects.pop(key, None)
+        self.answer(204)
+
+
+_DAY = "Thu, 01 Jan 2026 00:00:00 GMT"
+
+
+def _unchunked(data):
+    """The content of a body in aws-chunked encoding: `<hex size>;...\\r\\n<bytes>\\r\\n`, until a size of 0."""
+    found, place = b"", 0
+    while True:
+        end = data.index(b"\r\n", place)
+        size = int(data[place:end].split(b";")[0], 16)
+        if size == 0:
+            return found
+        found += data[end + 2 : end + 2 + size]
+        place = end + 2 + size + 2
