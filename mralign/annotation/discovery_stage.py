@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from mralign.annotation.desk import trajectory_of
 from mralign.annotation.discovery import check_installed, name_counts
-from mralign.annotation.instruction import Trajectory
+from mralign.annotation.instruction import Trajectory, trajectory_of
 from mralign.annotation.open_interview import label_openly
 from mralign.annotation.open_labels import INSTRUCTION, sample_ids
-from mralign.asking.chats import asking_faults, asking_workers, check_speaker, open_chat, speaker_of
+from mralign.asking.annotator import check_annotator, resolve
+from mralign.asking.chats import asking_faults, asking_workers, open_chat
 from mralign.config import Annotator, RunConfig
 from mralign.rows.schema import CANDIDATES, OPEN_LABELS
 from mralign.run.placement import Fault, Workers
@@ -41,19 +41,19 @@ def labeller_of(config: RunConfig) -> Annotator:
 
 def _matters(config: RunConfig) -> dict[str, Any]:
     """What changes the open labels; `mark` stands for the files of a model of ours."""
-    speaker = speaker_of(labeller_of(config), config=config)
-    http, model = speaker.http, speaker.model
+    labeller = resolve(labeller_of(config), config=config)
+    http, model = labeller.http, labeller.model
     return {
         "sample": config.discovery.sample,
-        "seed": [config.run.seed, speaker.seed],
+        "seed": [config.run.seed, labeller.seed],
         "show_answers": config.annotation.show_answers,
         "instruction": INSTRUCTION,
-        "decoding": speaker.decoding.model_dump(mode="json"),
-        "mode": speaker.mode.model_dump(mode="json"),
-        "structured": speaker.structured,
+        "decoding": labeller.decoding.model_dump(mode="json"),
+        "mode": labeller.mode.model_dump(mode="json"),
+        "structured": labeller.structured,
         "asked": [http.base_url, http.model or model.path, http.request]
         if http
-        else [speaker.mark, speaker.serving.max_model_len],
+        else [labeller.model_digest, labeller.serving.max_model_len],
     }
 
 
@@ -92,9 +92,9 @@ def sample(candidates: StageDir, *, size: int, seed: int) -> list[Trajectory]:
 
 def _check(config: RunConfig) -> None:
     """What could only fail at the end is refused at the beginning as well."""
-    speaker = speaker_of(labeller_of(config), config=config)
+    labeller = resolve(labeller_of(config), config=config)
     embedding = config.discovery.embedding
-    all_checks([partial(check_speaker, speaker), check_installed, partial(check_embedding, embedding)])
+    all_checks([partial(check_annotator, labeller), check_installed, partial(check_embedding, embedding)])
 
 
 def _workers(config: RunConfig) -> Sequence[Workers]:

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 from tokenizers_of_families import build
 
-from mralign.annotation.annotators import ChatAnnotator
+from mralign.annotation.ask import ChatAnnotator
 from mralign.annotation.instruction import Trajectory
 from mralign.annotation.open_interview import label_openly
 from mralign.annotation.taxonomy import PAPER
