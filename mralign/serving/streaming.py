@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mralign.config import Engine, Http, RunConfig
+from mralign.config import Engine, Http, RunConfig, Search
 from mralign.rows.schema import GENERATIONS, QUESTIONS
 from mralign.run.placement import DEALING, Fault, Workers, pool_arguments
 from mralign.run.rejects import is_passing
@@ -167,7 +167,7 @@ def engine_pool(engine: Engine) -> dict[str, Any]:
     }
 
 
-def endpoint_pool(endpoint: Http, *, batch_size: int) -> dict[str, Any]:
+def endpoint_pool(endpoint: Http | Search, *, batch_size: int) -> dict[str, Any]:
     """Ray Data's arguments for an endpoint: one actor, whatever the cluster. It alone counts the money.
 
     It waits on the network and takes no CPU: three of them must not fill a laptop and wait for each other.
