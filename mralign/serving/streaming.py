@@ -64,10 +64,9 @@ def _requests_of(part: str, *, questions: StageDir, sampling: Sampling) -> pa.Ta
 
 
 def _pool(sampling: Sampling) -> Pool:
-    if sampling.endpoint is None:
-        return Pool(Generator, given={"sampling": sampling}, arguments=engine_pool(sampling.engine))
-    arguments = endpoint_pool(sampling.endpoint, batch_size=sampling.engine.batch_size)
-    return Pool(RemoteGenerator, given={"sampling": sampling}, arguments=arguments)
+    actor = Generator if sampling.endpoint is None else RemoteGenerator
+    arguments = pool_of(sampling.engine, endpoint=sampling.endpoint)
+    return Pool(actor, given={"sampling": sampling}, arguments=arguments)
 
 
 def forget_failures(out: StageDir) -> None:
@@ -149,6 +148,11 @@ def stream_workers(config: RunConfig) -> tuple[Workers, ...]:
 def stream_faults(config: RunConfig) -> list[Fault]:
     """What a node lacks for the engines of the section `engine`."""
     return engine_faults(config.engine)
+
+
+def pool_of(engine: Engine, *, endpoint: Http | None) -> dict[str, Any]:
+    """Ray Data's arguments for the actors of an endpoint, or without one for those of engines of our own."""
+    return engine_pool(engine) if endpoint is None else endpoint_pool(endpoint, batch_size=engine.batch_size)
 
 
 def engine_pool(engine: Engine) -> dict[str, Any]:
