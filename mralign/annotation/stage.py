@@ -37,7 +37,7 @@ from mralign.run.store import Directory, StageDir
 from mralign.run.stream import Answer, Pool, stream
 from mralign.serving.calls import Stopped
 from mralign.serving.lacks import annotator_lacks
-from mralign.serving.streaming import endpoint_pool, engine_pool, engine_workers
+from mralign.serving.streaming import engine_workers, pool_of
 from mralign.serving.vllm import engine_faults
 
 _SAMPLE = 200  # candidates that the expected cost is measured on
@@ -139,15 +139,11 @@ def _pools(resolved: ResolvedAnnotation) -> list[Pool]:
     """One pool for each engine, in the order in which they are asked."""
     pools = []
     for roles in resolved.engines:
+        annotator = resolved.served(roles)
         given = {"resolved": resolved, "roles": roles, "last": roles == resolved.engines[-1]}
-        pools.append(Pool(Annotating, given=given, arguments=_pool_arguments(resolved.served(roles))))
+        arguments = pool_of(annotator.serving, endpoint=annotator.http)
+        pools.append(Pool(Annotating, given=given, arguments=arguments))
     return pools
-
-
-def _pool_arguments(annotator: ResolvedAnnotator) -> dict[str, Any]:
-    if annotator.http is not None:
-        return endpoint_pool(annotator.http, batch_size=annotator.serving.batch_size)
-    return engine_pool(annotator.serving)
 
 
 def _name_spent(took: Mapping[str, Any], *, resolved: ResolvedAnnotation) -> str:
