@@ -19,15 +19,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from mralign.asking.chats import (
-    asking_faults,
-    asking_workers,
-    chat_matters,
-    check_purses,
-    check_speaker,
-    open_chats,
-    speaker_of,
-)
+from mralign.asking.annotator import chat_matters, check_annotator, check_budgets, resolve
+from mralign.asking.chats import asking_faults, asking_workers, open_chats
 from mralign.asking.interview import commit_in_parts, price, together
 from mralign.config import Annotator, RunConfig
 from mralign.evaluation import longfact, truthfulqa
@@ -94,8 +87,8 @@ def _check(config: RunConfig) -> None:
     for role, annotator in judges.items():
         if annotator.engine == "cues":
             raise ValueError(f"the {role} {annotator.name!r} has engine=cues, which cannot judge: {_ADVICE}")
-    speakers = [speaker_of(annotator, config=config) for annotator in judges.values()]
-    checks = [*(partial(check_speaker, speaker) for speaker in speakers), partial(check_purses, speakers)]
+    resolved = [resolve(annotator, config=config) for annotator in judges.values()]
+    checks = [*(partial(check_annotator, one) for one in resolved), partial(check_budgets, resolved)]
     all_checks(checks + ([partial(check_search, config)] if EXTRACTOR in judges else []))
 
 
