@@ -22,7 +22,7 @@ from mralign.config import RunConfig, load
 from mralign.config.learning import train_names
 from mralign.evaluation.paired import compare
 from mralign.evaluation.responses import trained_name
-from mralign.rows.schema import SCORES
+from mralign.evaluation.scoring import SCORES
 from mralign.run import pipeline
 from mralign.run.store import StageDir
 

@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 from mralign.chat.self_refine import is_turn, last_answers
 from mralign.config import RunConfig
 from mralign.rows.schema import GENERATIONS, QUESTIONS
+from mralign.rows.subjects import Subject, Way
 from mralign.run.store import StageDir, fingerprint, part_key, part_name
 from mralign.serving.requests import Sampling, build_requests
 
@@ -41,23 +42,6 @@ class Asked:
     seed: int
 
 
-def method_names(methods: Sequence[str], *, base: str = "", trained: str = "") -> dict[str, str]:
-    """Method of the configuration -> its name in tables, of the untrained (`base`) or the trained model.
-
-    think_on is base_think_on or plainly kto; think_on_ret is base_think_on_ret or kto_ret.
-    """
-    if base:
-        return {name: f"{base}_{name}" for name in methods}
-    own = {"think_on": trained, "think_on_ret": f"{trained}_ret"}
-    return {name: own.get(name, f"{trained}_{name}") for name in methods}
-
-
-def modes_of(methods: Sequence[str]) -> dict[str, str]:
-    """off | on | refined -> the method (plain ones, or those with snippets) that its rows count as."""
-    modes = {"think_off": "off", "think_on": "on", "self_refine": "refined"}
-    return {modes[name.removesuffix("_ret")]: name for name in methods}
-
-
 def content_parts(
     tables: Iterable[pa.Table], *, out: StageDir, prompts: Mapping[str, str] | None = None
 ) -> tuple[str, ...]:
@@ -66,10 +50,11 @@ def content_parts(
     A name covers ids, data set, questions, answers and choices, which a response carries on, and the prompt of a data
     set that has its own in `prompts`. Rows that differ in other fields only are asked once.
     """
+    given = prompts or {}
     names = []
     for table in tables:
         asked = table.select(["question_id", "dataset", "question", "answers"]).to_pylist()
-        own = {name: (prompts or {}).get(name) for name in pc.unique(table.column("dataset")).to_pylist()}
+        own = {name: given.get(name) for name in pc.unique(table.column("dataset")).to_pylist()}
         asked += [own] if any(own.values()) else []
         choices = table.column("choices").to_pylist()
         asked += [choices] if any(choices) else []  # so that questions without any keep their name
@@ -134,11 +119,11 @@ def own_parts(parts: Sequence[str], *, question_part: str) -> list[str]:
 
 def read_asked(out: StageDir) -> list[Asked]:
     """What `write_parts` wrote."""
-    entries = json.loads(out.read_text("parts.json"))
-    return [
-        Asked(**{k: v for k, v in entry.items() if k != "parts"} | {"questions": tuple(entry["questions"])})
-        for entry in entries
-    ]
+    found = []
+    for entry in json.loads(out.read_text("parts.json")):
+        entry.pop("parts")
+        found.append(Asked(**entry | {"questions": tuple(entry["questions"])}))
+    return found
 
 
 def read_responses(out: StageDir, *, datasets: Collection[str] | None = None) -> Iterator[pa.Table]:
@@ -189,6 +174,14 @@ def trained_name(config: RunConfig) -> str:
     if config.weights.control != "none":
         parts.append(config.weights.control)
     return "-".join(parts)
+
+
+def methods_of(config: RunConfig, subject: Subject) -> dict[Way, str]:
+    """How a model is asked, and the name in tables of each way."""
+    settings = config.evaluation
+    if subject is Subject.BASE:
+        return {way: subject.method(way, name=settings.label) for way in settings.methods}
+    return {way: subject.method(way, name=trained_name(config)) for way in settings.trained_methods}
 
 
 def describe(asked: Sequence[Asked]) -> list[dict[str, Any]]:

@@ -33,40 +33,40 @@ from mralign.report.findings import (
     sample_traces,
     square,
 )
-from mralign.report.results import Metrics
+from mralign.report.results import Figures, Metrics
 from mralign.rows.schema import EDGES
 
 Content = dict[str, Any]
 
-_RIGHT = {  # by evaluation.match
-    "exact": "it equals a gold one",
-    "contains": "it holds a gold one",
-    "paper": "it equals a gold one after thinking, or holds one without",
-}
 _SHOWN = 5  # edges at either end of the ratios
 _MIN_SUPPORT = 1.0  # expected count below which a ratio of two probabilities says more of the prior than of the data
 
 
 def evaluated(config: RunConfig) -> list[str]:
     """Names of the data sets of the evaluation split."""
-    sources = config.questions.test if config.evaluation.split == "test" else config.questions.dev
-    return [source.name for source in sources]
+    return [source.name for source in getattr(config.questions, config.evaluation.split)]
 
 
 def result(config: RunConfig, *, metrics: Metrics) -> Content:
-    shown = results.benchmarks(metrics)
-    quiet = f"{config.evaluation.label}_"
-    pictures = {
-        name: [(title, Markup(draw.intervals(p, title=f"{title}, percent", quiet=quiet))) for title, p in found]
-        for name, found in ((name, results.drawn(methods)) for name, methods in shown.items())
-    }
+    shown = results.by_benchmark(metrics)
     return {
-        "blocks": [(block, pictures[block.benchmark]) for block in results.blocks(metrics)],
-        "kinds": sorted({block.kind for block in results.blocks(metrics)}),
+        "blocks": [
+            (block, _intervals(block.benchmark, shown[block.benchmark], quiet=f"{config.evaluation.label}_"))
+            for block in results.blocks(metrics)
+        ],
+        "explanations": results.explanations(metrics, settings=config.evaluation),
         "level": f"{100 * config.evaluation.level:g}",
-        "right": _RIGHT[config.evaluation.match],
-        "published": wording.published(evaluated(config)),
+        "published": results.published_tables(evaluated(config)),
     }
+
+
+def _intervals(name: str, methods: Mapping[str, Figures], *, quiet: str) -> list[tuple[str, str, Markup]]:
+    """(title, which way is better, drawing) of each main figure; methods whose names begin with `quiet` are pale."""
+    pictures = []
+    for measure, points in results.drawn(name, methods):
+        picture = draw.intervals(points, title=f"{measure.title}, percent", quiet=quiet)
+        pictures.append((measure.title, "lower" if measure.better < 0 else "higher", Markup(picture)))
+    return pictures
 
 
 def questions(acts: Mapping[str, Act]) -> Content:

@@ -20,6 +20,7 @@ from mralign.rollouts.candidates import Limits, funnel, judge
 from mralign.rollouts.imported import check_file, read_rollouts
 from mralign.rollouts.thoughts import draw_questions, thoughts_of, unanswered
 from mralign.rows.schema import CANDIDATES, GENERATIONS, QUESTIONS
+from mralign.rows.subjects import Subject, Way
 from mralign.run.rejects import Reject, to_table
 from mralign.run.stage import Context, Outcome, Stage, map_groups
 from mralign.run.store import StageDir, part_key, part_name
@@ -189,19 +190,20 @@ def _thoughts_table(table: pa.Table, *, questions: Collection[str], match: str) 
     return pa.Table.from_pylist(kept, schema=CANDIDATES), rejects
 
 
-def thoughts_stage(*, name: str, responses: str) -> Stage:
-    """Thoughts of the model that stage `responses` (responses_base | responses) asked, as candidates of polarity 0."""
-    field = "methods" if responses == "responses_base" else "trained_methods"
+def thoughts_stage(subject: Subject) -> Stage:
+    """Thoughts of one of the two evaluated models, as candidates of polarity 0."""
+    responses = subject.stage("responses")
+    field = "methods" if subject is Subject.BASE else "trained_methods"
 
     def check_think_on(config: RunConfig) -> None:
-        if "think_on" not in getattr(config.evaluation, field):
+        if Way.THINK_ON not in getattr(config.evaluation, field):
             raise ValueError(
                 f"evaluation.reannotate={config.evaluation.reannotate} needs thoughts of both models; put think_on "
                 f"into evaluation.{field}, or give evaluation.reannotate=0"
             )
 
     return Stage(
-        name=name,
+        name=subject.stage("thoughts"),
         run=partial(_think, responses=responses),
         matters=lambda config: {
             "count": config.evaluation.reannotate,

@@ -18,6 +18,7 @@ from importlib.metadata import PackageNotFoundError, version
 from mralign import __version__
 from mralign.chat.model_files import weight_files
 from mralign.config import RunConfig, resolve_path
+from mralign.rows.subjects import Subject, Way
 from mralign.run import template_dates
 from mralign.run.interruption import check as check_interruption
 from mralign.run.placement import NotInstalled, check_room, rehearse
@@ -83,15 +84,11 @@ def _evaluation(config: RunConfig, *, trained: bool) -> list[Stage]:
     road: list[Stage] = []
     if responses_stage.asks_with_snippets(settings.methods + (settings.trained_methods if trained else ())):
         road.append(evidence_stage.EVIDENCE_STAGE)
-    for side, responses, scores in (
-        ("_base", responses_stage.base_stage, evaluation.base_stage),
-        ("", responses_stage.trained_stage, evaluation.trained_stage),
-    ):
-        if side or trained:
-            road.append(responses(config))
-            if evaluation.judges(config):
-                road.append(judgements_stage.judgements_stage(name=f"judgements{side}", responses=f"responses{side}"))
-            road.append(scores(config))
+    for subject in Subject if trained else (Subject.BASE,):
+        road.append(responses_stage.responses_stage(config, subject=subject))
+        if evaluation.judges(config):
+            road.append(judgements_stage.judgements_stage(subject))
+        road.append(evaluation.evaluation_stage(config, subject=subject))
     return road
 
 
@@ -102,13 +99,14 @@ def _reannotation() -> list[Stage]:
     from mralign.transitions import stage as transitions
 
     road: list[Stage] = []
-    for side in ("_base", ""):
-        thoughts, labels, counts = f"thoughts{side}", f"thoughts_annotation{side}", f"thoughts_counts{side}"
+    for subject in Subject:
+        thoughts, labels = subject.stage("thoughts"), subject.stage("thoughts_annotation")
+        counts = subject.stage("thoughts_counts")
         road += [
-            rollouts.thoughts_stage(name=thoughts, responses=f"responses{side}"),
+            rollouts.thoughts_stage(subject),
             annotation.annotation_of(thoughts, name=labels),
             transitions.counts_of(labels, name=counts),
-            transitions.matrix_of(labels, counts=counts, name=f"thoughts_matrices{side}"),
+            transitions.matrix_of(labels, counts=counts, name=subject.stage("thoughts_matrices")),
         ]
     return road
 
@@ -285,7 +283,7 @@ def run_stage(config: RunConfig, item: Planned) -> Manifest:
 
 
 # Stages whose very purpose is to drop rows: their reasons are a funnel, no fault.
-_SELECTIVE = ("candidates", "thoughts_base", "thoughts")
+_SELECTIVE = ("candidates", *(subject.stage("thoughts") for subject in Subject))
 
 
 def versions() -> dict[str, str]:
@@ -375,8 +373,8 @@ def _asked_of_a_question(config: RunConfig) -> int:
     """Requests of all methods, base and trained, for one question and draw; Self-Refine begins with think-on's."""
     settings, total = config.evaluation, 0
     for methods in (settings.methods, settings.trained_methods if config.trains else ()):
-        total += len({"think_on" if name == "self_refine" else name for name in methods})
-        total += 2 * settings.self_refine.rounds if "self_refine" in methods else 0
+        total += len({Way.THINK_ON if way is Way.SELF_REFINE else way for way in methods})
+        total += 2 * settings.self_refine.rounds if Way.SELF_REFINE in methods else 0
     return total
 
 
