@@ -20,15 +20,15 @@ from mralign.annotation.instruction import (
     annotation_messages,
     annotator_instruction,
 )
-from mralign.annotation.step_labels import StepLabels
-from mralign.annotation.taxonomy import Taxonomy
-from mralign.annotation.verdict import (
+from mralign.annotation.replies import (
     Opinion,
     adjudication_schema,
     annotation_schema,
     read_adjudication,
     read_annotation,
 )
+from mralign.annotation.step_labels import StepLabels
+from mralign.annotation.taxonomy import Taxonomy
 from mralign.asking.interview import interview, uncut
 from mralign.asking.json_reply import Fault
 from mralign.run.rejects import Reject

@@ -17,9 +17,9 @@ from typing import Any
 from mralign.annotation.annotators import Annotator
 from mralign.annotation.consensus import consensus, disputes
 from mralign.annotation.instruction import Trajectory
+from mralign.annotation.replies import Opinion
 from mralign.annotation.step_labels import StepLabels
 from mralign.annotation.taxonomy import Taxonomy
-from mralign.annotation.verdict import Opinion
 from mralign.run.rejects import Reject
 
 ANNOTATORS = ("first", "second")

@@ -43,16 +43,15 @@ from mralign.run.placement import DEALING, Fault, Workers
 from mralign.run.rejects import Reject, to_table
 from mralign.run.stage import Context, Outcome, Stage, all_checks, log, map_parts, progress
 from mralign.run.store import Directory, StageDir, drop_repeated, part_key, part_name
+from mralign.run.stream import batch_key, pack
 from mralign.serving.calls import Stopped
 from mralign.serving.lacks import annotator_lacks
-from mralign.serving.requests import batch_key
 from mralign.serving.streaming import (
     deal,
     endpoint_pool,
     engine_pool,
     engine_workers,
     forget_failures,
-    pack,
     reports,
     visit,
 )

@@ -1,25 +1,32 @@
-"""Readers of a chat model's JSON reply.
+"""A chat model's JSON reply: one class says what it must hold.
 
-The text of a reply enters; a value leaves, or a `Fault` that says what was given and what is allowed. Any text may
-come, so no text raises: what is read here is read by functions that raise `ShapeError`, and `reader` alone catches it.
-Nothing is guessed and nothing is defaulted.
+A subclass of `JsonReply` enters. From it come the JSON schema that holds the reply while it is written
+(`reply_schema`) and the strict reader of the text that arrives (`read_reply`): an object of the class leaves, or a
+`Fault` that says what was given and what is allowed. Any text may come, so no text raises. Nothing is guessed and
+nothing is defaulted.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import wraps
+from functools import lru_cache, wraps
 from typing import Any, ParamSpec, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 
 P = ParamSpec("P")
 T = TypeVar("T")
+Model = TypeVar("Model", bound="JsonReply")
 _DETAIL = 500  # characters of a fault: it goes back to the chat
 _THOUGHT = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)  # a reasoning model may think before it replies
 _FENCE_BEFORE = re.compile(r"\s*(?:```\w*\s*)?")
 _FENCE_AFTER = re.compile(r"\s*(?:```\s*)?")
+# Errors of pydantic that say "this is another kind of thing", not "this value is wrong".
+_OTHER_SHAPE = frozenset({"missing", "extra_forbidden", "model_type", "list_type"})
 
 
 @dataclass(frozen=True)
@@ -39,6 +46,124 @@ def readable(text: str) -> str:
 
 
 _DEEP = Fault("wrong_shape", "the reply is nested too deeply; it must hold the keys asked for and nothing below them")
+
+
+class JsonReply(BaseModel):
+    """What a chat is asked to reply. A subclass has a field for each key; none has a default.
+
+    Fields are texts, numbers, flags, `Literal`s, lists and further subclasses, bounded by pydantic's `Field`. Another
+    key is a fault, unless a subclass sets `extra="ignore"`; the JSON schema allows no other key in either case.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+    @classmethod
+    def reason(cls, field: str) -> str:
+        """The reason of a fault where the value of a field is wrong. Asked of the class of the whole reply."""
+        return "wrong_shape"
+
+
+def read_reply(text: str, model: type[Model], *, alone: bool = False) -> Model | Fault:
+    """The object of class `model` that a reply holds: alone, in a code fence, after a thought, or with prose around it.
+
+    `alone`: prose is refused. Faults: not_json, wrong_shape, and the reasons that the class gives.
+    """
+    return _read_reply(text, model, alone=alone)
+
+
+@lru_cache(maxsize=1024)
+def reply_schema(model: type[JsonReply]) -> dict[str, Any]:
+    """The JSON schema of a reply, as vLLM's grammars and OpenAI's strict mode take it. Not to be changed in place."""
+    return model.model_json_schema(schema_generator=_ClosedObjects)
+
+
+class _ClosedObjects(GenerateJsonSchema):
+    """Schemas whose objects allow no further key, without the titles and docstrings of our classes."""
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        return False
+
+    def model_schema(self, schema: Any) -> JsonSchemaValue:
+        made = super().model_schema(schema)
+        for word in ("title", "description"):
+            made.pop(word, None)
+        return made | {"additionalProperties": False}
+
+
+def _fault(error: ValidationError, *, model: type[JsonReply]) -> Fault:
+    """What is wrong first, and a missing key before any wrong value: where, what was given, what is allowed."""
+    errors = error.errors(include_url=False)
+    first = next((one for one in errors if one["type"] == "missing"), errors[0])
+    kind, place, given = first["type"], first["loc"], first["input"]
+    if kind in ("missing", "extra_forbidden"):  # what is wrong is the object that holds the key
+        place = place[:-1]
+    where = _name_place(place)
+    allowed = _allowed(_part(reply_schema(model), place=place)) or first["msg"]
+    if kind == "missing":
+        detail = f"{where} is {sorted(map(str, given))[:20]!r:.200}; it must be {allowed}"
+    elif kind == "extra_forbidden":
+        odd = sorted(str(one["loc"][-1]) for one in errors if one["type"] == kind and one["loc"][:-1] == place)
+        detail = f"{where} has the keys {odd!r:.200} beside those asked for; it must be {allowed}"
+    elif kind == "value_error":  # a validator of the class says what is allowed
+        detail = f"{where} is {given!r:.200}; {first['ctx']['error']}"
+    elif kind in ("too_short", "too_long") and isinstance(given, list):
+        detail = f"{where} has {len(given)} entries; it must be {allowed}"
+    else:
+        detail = f"{where} is {given!r:.100}; it must be {allowed}"
+    names = [key for key in place if isinstance(key, str)]
+    reason = "wrong_shape" if kind in _OTHER_SHAPE or not names else model.reason(names[-1])
+    return Fault(reason, detail)
+
+
+def _name_place(place: Sequence[str | int]) -> str:
+    """Where in the reply, as `steps[0].labels[1]`."""
+    path = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in place)
+    return path.removeprefix(".") or "the reply"
+
+
+def _part(schema: Mapping[str, Any], *, place: Sequence[str | int]) -> Mapping[str, Any]:
+    """The part of a JSON schema that holds the value at `place`; empty where the schema has no such part."""
+    definitions = schema.get("$defs", {})
+    part: Mapping[str, Any] = schema
+    for key in place:
+        part = part.get("items", {}) if isinstance(key, int) else part.get("properties", {}).get(key, {})
+        if "$ref" in part:
+            part = definitions[part["$ref"].rpartition("/")[2]]
+    return part
+
+
+def _allowed(schema: Mapping[str, Any]) -> str:
+    """What a JSON schema allows, in words; empty for one that allows several kinds of things."""
+    match schema:
+        case {"enum": values}:
+            return f"one of {values}"
+        case {"const": value}:
+            return repr(value)
+        case {"type": "boolean"}:
+            return "true or false"
+        case {"type": "integer"}:
+            return "a whole number" + _bounds(schema.get("minimum"), schema.get("maximum"), before=" from ")
+        case {"type": "number"}:
+            return "a number" + _bounds(schema.get("minimum"), schema.get("maximum"), before=" from ")
+        case {"type": "string"}:
+            return "a text" + _bounds(
+                schema.get("minLength"), schema.get("maxLength"), before=" of ", unit="characters"
+            )
+        case {"type": "array"}:
+            return "a list" + _bounds(schema.get("minItems"), schema.get("maxItems"), before=" of ", unit="entries")
+        case {"type": "object"}:
+            return f"an object with the keys {list(schema['properties'])}"
+    return ""
+
+
+def _bounds(low: int | None, high: int | None, *, before: str, unit: str = "") -> str:
+    if low is None and high is None:
+        return ""
+    if low is None:
+        return f"{before}at most {high} {unit}".rstrip()
+    if high is None:
+        return f"{before}at least {low} {unit}".rstrip()
+    return f"{before}{low} to {high} {unit}".rstrip()
 
 
 class ShapeError(Exception):
@@ -62,6 +187,15 @@ def reader(read: Callable[P, T | Fault]) -> Callable[P, T | Fault]:
             return _DEEP
 
     return guarded
+
+
+@reader
+def _read_reply(text: str, model: type[Model], *, alone: bool) -> Model | Fault:
+    value = parse_object(text, alone=alone)
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        return _fault(error, model=model)
 
 
 def object_schema(**properties: Any) -> dict[str, Any]:

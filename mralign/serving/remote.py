@@ -1,39 +1,35 @@
 """The same rollouts from an OpenAI-compatible endpoint in place of engines of our own.
 
-Batches of requests enter; committed parts of schema GENERATIONS leave, as from `serving/vllm.py`. One actor holds the
+Batches of requests enter; rows of schema GENERATIONS leave, as from `serving/vllm.py`. One actor holds the
 endpoint, its cache and its purse, and asks for many rows at once. The prompt goes as token ids, and a vLLM server tells
 the token ids that it sampled; from another server comes text only, which becomes the ids that write it after its prompt
 (seam.py), with the model's own end where the model ended it.
-When the budget is spent, what has arrived is committed and the rest of the rows stay undone.
+When the budget is spent, the rest of the rows stay undone.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
-import time
 from typing import Any
-
-import pyarrow as pa
 
 from mralign.chat.endings import ending_fault
 from mralign.chat.model_files import load_tokenizer, model_path
 from mralign.chat.prompts import Prompt
 from mralign.chat.seam import Continuation, continuation, said_after, separate_ids, survives
 from mralign.chat.turns import stop_tokens, turn_of
-from mralign.rows.schema import GENERATIONS
-from mralign.run.rejects import Reject, to_table
-from mralign.run.store import Directory, StageDir, part_name
+from mralign.run.rejects import Reject
+from mralign.run.store import Directory
+from mralign.run.stream import Answer
 from mralign.serving.calls import Call, Failure, Reply, Stopped
 from mralign.serving.completions import Completion, amend, completion_payload, read_completion
 from mralign.serving.endpoint import Endpoint
-from mralign.serving.requests import Renderer, Sampling, batch_key, family_of
+from mralign.serving.requests import Renderer, Sampling, family_of
 
 
 class RemoteGenerator:
-    """A Ray Data actor: one endpoint, several batches of requests at once."""
+    """An actor of a stream (run/stream.py): one endpoint, several batches of requests at once."""
 
-    def __init__(self, *, sampling: Sampling, out: StageDir) -> None:
+    def __init__(self, *, sampling: Sampling) -> None:
         path = model_path(sampling.model)
         tokenizer = load_tokenizer(path, model=sampling.model)
         self.renderer = Renderer(sampling, tokenizer=tokenizer, family=family_of(sampling.model, path=path))
@@ -42,35 +38,29 @@ class RemoteGenerator:
             name: turn_of(tokenizer, mode=mode, stops=stops, tags=self.renderer.tags)
             for name, mode in self.renderer.modes.items()
         }
-        self.sampling, self.out, self.ready = sampling, out, time.time()
+        self.sampling = sampling
         assert sampling.endpoint is not None
         self.http = sampling.endpoint
         self.endpoint = Endpoint(self.http, cache=Directory(sampling.cache))
 
-    async def __call__(self, batch: pa.Table) -> pa.Table:
-        """Commit what is answered of one batch as one part; return its rows, and why the rest was not asked."""
-        requests = {row["row_id"]: row for row in batch.drop_columns("question_part").to_pylist()}
+    async def answer(self, rows: list[dict[str, Any]]) -> list[Answer]:
+        """What came of the requests; those that could not be sent any more say why."""
+        requests = {row["row_id"]: row for row in rows}
         prompts = {row_id: await asyncio.to_thread(self.renderer.prepare, row) for row_id, row in requests.items()}
-        rejects = [prompt for prompt in prompts.values() if isinstance(prompt, Reject)]
+        came = {row_id: Answer(rejects=[said]) for row_id, said in prompts.items() if isinstance(said, Reject)}
         calls = [self._call(requests[k], prompt) for k, prompt in prompts.items() if isinstance(prompt, Prompt)]
-        rows: list[dict[str, Any]] = []
         stopped = ""
         try:
-            async for call, answer in self.endpoint.stream(calls):
-                row = self._row(requests[call.key_id], prompts[call.key_id], answer)
-                (rejects if isinstance(row, Reject) else rows).append(row)
+            async for call, reply in self.endpoint.stream(calls):
+                row = self._row(requests[call.key_id], prompts[call.key_id], reply)
+                came[call.key_id] = Answer(rejects=[row]) if isinstance(row, Reject) else Answer(rows=[row])
         except Stopped as reason:
             stopped = str(reason)
-        if rows or rejects:
-            part = f"{batch.column('question_part')[0]}-{batch_key(list(requests))}"
-            table = pa.Table.from_pylist(rows, schema=GENERATIONS)
-            await asyncio.to_thread(
-                self.out.commit, part_name(part), table, schema=GENERATIONS, rejects=to_table(rejects)
-            )
-        spent = json.dumps(self.endpoint.tally.figures())
-        return pa.table(
-            {"rows": [len(rows) + len(rejects)], "ready": [self.ready], "stopped": [stopped], "endpoint": [spent]}
-        )
+        return [came.get(row_id, Answer(stopped=stopped)) for row_id in requests]
+
+    def figures(self) -> dict[str, Any]:
+        """What the endpoint has done, and its money."""
+        return {"endpoint": self.endpoint.tally.figures()}
 
     def _call(self, request: dict[str, Any], prompt: Prompt) -> Call:
         http, decoding = self.http, self.sampling.decoding

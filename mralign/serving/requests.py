@@ -8,7 +8,7 @@ a row of schema GENERATIONS. No engine, no Ray here.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from mralign.chat.prompts import (
     question_fault,
     special_tokens,
 )
-from mralign.chat.self_refine import Refinement, requests_of_turn, thinking_mode
+from mralign.chat.self_refine import Refinement, first_id, requests_of_turn, thinking_mode
 from mralign.chat.thought import TAGS, split_thinking
 from mralign.chat.user_message import user_message, with_choices
 from mralign.config import Decoding, Engine, Http, Model, RunConfig, resolve_path
@@ -83,9 +83,9 @@ def build_requests(questions: pa.Table, *, modes: Sequence[str], draws: int, see
     return pa.Table.from_pylist(rows, schema=REQUESTS)
 
 
-def batch_key(row_ids: Sequence[str]) -> str:
-    """Sixteen hex digits that name the batch of these rows, in whatever order they come."""
-    return hashlib.sha256("\n".join(sorted(row_ids)).encode()).hexdigest()[:16]
+def request_of(sampling: Sampling) -> Callable[[str], str]:
+    """What maps the row_id of a row to that of its request: the later turns of Self-Refine belong to their first."""
+    return str if sampling.refinement is None else first_id
 
 
 class Renderer:

@@ -1,6 +1,6 @@
 """vLLM engines: one in an actor, fed from many batches at once.
 
-Batches of requests enter; committed parts of schema GENERATIONS leave, a bad row as a reject. An engine belongs to a
+Batches of requests enter; rows of schema GENERATIONS leave, a bad row as a reject. An engine belongs to a
 thread that adds every request as it comes and steps as long as one is unfinished, so the requests of several batches
 decode together and the tail of one batch does not idle.
 
@@ -20,7 +20,6 @@ import queue
 import shutil
 import sys
 import threading
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
@@ -30,20 +29,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from mralign.chat.model_files import adapter_paths, load_tokenizer, model_path
 from mralign.chat.prompts import Prompt
 from mralign.config import Decoding, Engine, Model, resolve_path
-from mralign.rows.schema import GENERATIONS
 from mralign.run.disk import own_temporary_directory
 from mralign.run.placement import Fault
-from mralign.run.rejects import Reject, to_table
-from mralign.run.store import StageDir, part_name
+from mralign.run.rejects import Reject
+from mralign.run.stream import Answer, answers_of
 from mralign.serving.adapter import save_merged, served_beside
 from mralign.serving.orphans import start_guard
 from mralign.serving.probe import Row, fault, mean_difference, read_probe
-from mralign.serving.requests import Renderer, Sampling, batch_key, family_of
+from mralign.serving.requests import Renderer, Sampling, family_of, request_of
 
 log = logging.getLogger("mralign")
 
@@ -263,17 +260,16 @@ def _lora(adapter: str) -> tuple[Any, dict[str, Any]]:
 
 
 class Generator:
-    """A Ray Data actor: one engine, several batches of requests at once."""
+    """An actor of a stream (run/stream.py): one engine, several batches of requests at once."""
 
-    def __init__(self, *, sampling: Sampling, out: StageDir) -> None:
+    def __init__(self, *, sampling: Sampling) -> None:
         path = model_path(sampling.model)
         family = family_of(sampling.model, path=path)
         tokenizer = load_tokenizer(path, model=sampling.model)
         self.engine = start_engine(path, model=sampling.model, engine=sampling.engine)
         self.renderer = Renderer(sampling, tokenizer=tokenizer, family=family)
-        self.sampling, self.out = sampling, out
+        self.sampling = sampling
         self.difference, self.fault = self._probed(sampling) if sampling.probe else (None, None)
-        self.ready = time.time()
 
     def _probed(self, sampling: Sampling) -> tuple[float | None, str | None]:
         """The engine's mean difference from the trainer on the probe, and what is wrong with it, if anything is."""
@@ -284,26 +280,19 @@ class Generator:
         difference = mean_difference(served, [row["logps"] for row in rows])
         return difference, fault(served, rows, dtype=sampling.model.dtype)
 
-    async def __call__(self, batch: pa.Table) -> pa.Table:
-        """Commit the generations of one batch as one part; return its number of rows and when the engine was ready.
-
-        An engine that does not serve what was trained samples nothing and says why.
-        """
-        said = {"ready": [self.ready], "difference": [self.difference]}
+    async def answer(self, requests: list[dict[str, Any]]) -> list[Answer]:
+        """The generations of the requests; an engine that does not serve what was trained samples nothing."""
         if self.fault is not None:
-            return pa.table({**said, "rows": [0], "stopped": [self.fault]})
-        requests = batch.drop_columns("question_part").to_pylist()
+            return [Answer(stopped=self.fault)] * len(requests)
         rows, rejects = await self.complete(requests)
         for turn in self.sampling.refinement.turns if self.sampling.refinement else ():
             more, refused = await self.complete(self.renderer.next_turn(turn, rows=rows))
             rows, rejects = rows + more, rejects + refused
-        part = f"{batch.column('question_part')[0]}-{batch_key([r['row_id'] for r in requests])}"
-        await asyncio.to_thread(self._commit, part_name(part), rows, rejects)
-        return pa.table({**said, "rows": [batch.num_rows], "stopped": [""]})
+        return answers_of(requests, rows=rows, rejects=rejects, request_of=request_of(self.sampling))
 
-    def _commit(self, part: str, rows: list[dict[str, Any]], rejects: list[Reject]) -> None:
-        table = pa.Table.from_pylist(rows, schema=GENERATIONS)
-        self.out.commit(part, table, schema=GENERATIONS, rejects=to_table(rejects))
+    def figures(self) -> dict[str, Any]:
+        """The engine's difference from the trainer, where there is a probe."""
+        return {} if self.difference is None else {"served_minus_trained_logp": self.difference}
 
     async def complete(self, requests: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[Reject]]:
         """Generations of the requests, and a reject for each that could not be asked or answered."""
@@ -351,9 +340,7 @@ class Exchanger(Generator):
     def __init__(self, sampling: Sampling, *, served: str) -> None:
         shutil.copytree(model_path(sampling.model), served, dirs_exist_ok=True)
         self.served = Path(served)
-        super().__init__(
-            sampling=replace(sampling, model=sampling.model.model_copy(update={"path": served})), out=StageDir(served)
-        )
+        super().__init__(sampling=replace(sampling, model=sampling.model.model_copy(update={"path": served})))
 
     def load(self, directory: str) -> None:
         """Serve the weights of the model in `directory` (one model.safetensors)."""

@@ -7,9 +7,9 @@ from collections import Counter
 from mralign.annotation.annotators import ChatAnnotator, CueAnnotator
 from mralign.annotation.cues import load_rule_book
 from mralign.annotation.instruction import Trajectory
+from mralign.annotation.replies import Opinion
 from mralign.annotation.step_labels import StepLabels
 from mralign.annotation.taxonomy import PAPER
-from mralign.annotation.verdict import Opinion
 from mralign.config import resolve_path
 from mralign.run.rejects import Reject
 from mralign.serving.calls import Failure

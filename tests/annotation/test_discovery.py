@@ -156,9 +156,9 @@ GOOD = {
     "cluster_3": {"name": "infer", "meaning": "draws a conclusion", "macro": "Knowledge"},
 }
 STRATEGIES = (
-    Strategy("recall_facts", "brings up a fact", "Knowledge"),
-    Strategy("double_check", "tests a claim", "Control"),
-    Strategy("infer", "draws a conclusion", "Knowledge"),
+    Strategy(name="recall_facts", meaning="brings up a fact", macro="Knowledge"),
+    Strategy(name="double_check", meaning="tests a claim", macro="Control"),
+    Strategy(name="infer", meaning="draws a conclusion", macro="Knowledge"),
 )
 
 
@@ -223,7 +223,7 @@ def test_no_naming_reply_raises_and_what_is_read_is_a_taxonomy_file(reply, cut, 
 
 def test_the_taxonomy_has_the_largest_group_first_and_is_read_back(tmp_path):
     words = ("null", "yes", "on", "a: b", "# x", "'", '"', "- a", "1e3", "{}", "é")
-    strategies = [*STRATEGIES, *(Strategy(f"s_{n}", word, word) for n, word in enumerate(words))]
+    strategies = [*STRATEGIES, *(Strategy(name=f"s_{n}", meaning=word, macro=word) for n, word in enumerate(words))]
     taxonomy = assemble(strategies, instances=[5, 30, 28, *[1] * len(words)])
     assert taxonomy.labels[:3] == ("infer", "recall_facts", "double_check")  # 33 instances in Knowledge, 30 in Control
     path = tmp_path / "taxonomy.yaml"

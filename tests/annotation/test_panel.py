@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from mralign.annotation.instruction import Trajectory
 from mralign.annotation.panel import ROLES, Hearing, Visit, hear, plan_visits, settle
+from mralign.annotation.replies import Opinion
 from mralign.annotation.step_labels import StepLabels
 from mralign.annotation.taxonomy import PAPER
-from mralign.annotation.verdict import Opinion
 from mralign.run.rejects import Reject
 
 THOUGHT = Trajectory("q/on/0", "Who?", (), ("a", "b"))

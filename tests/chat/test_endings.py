@@ -206,7 +206,7 @@ def remote_row(path, tmp_path, choice, *, request=None, vllm=False):
     sampling = Sampling(
         model=model, engine=Engine(), decoding=Decoding(), endpoint=http, cache=str(tmp_path / "responses")
     )
-    generator = RemoteGenerator(sampling=sampling, out=StageDir(str(tmp_path / "out"), stage="r", fingerprint="f"))
+    generator = RemoteGenerator(sampling=sampling)
     row = {"row_id": "d/1/off/0", "question_id": "d/1", "dataset": "d", "question": "where?", "answers": ["Paris"]}
     request_row = row | {"mode": "off", "draw": 0, "seed": 1}
     prompt = generator.renderer.prepare(request_row)

@@ -12,7 +12,7 @@ from mralign.chat.prompts import chat_prompt, chat_template, check_model_directo
 from mralign.config import Decoding, Engine, Model, ThinkMode
 from mralign.rows.schema import QUESTIONS
 from mralign.run.rejects import Reject
-from mralign.serving.requests import REQUESTS, Renderer, Sampling, batch_key, build_requests, family_of, judged_text
+from mralign.serving.requests import REQUESTS, Renderer, Sampling, build_requests, family_of, judged_text
 from mralign.serving.vllm import worker_environment
 
 MODEL = Path(__file__).parents[2] / "mralign" / "miniworld" / "data" / "model"
@@ -170,11 +170,6 @@ def test_a_prompt_must_leave_room_for_one_token(tokenizer):
     assert renderer(tokenizer, length=size + 7).max_tokens(prompt) == 7
     tight = renderer(tokenizer, length=size).prepare(asked)
     assert (tight.reason, tight.detail) == ("prompt_too_long", f"{size} tokens, model length {size}")
-
-
-def test_a_batch_is_named_by_its_rows_in_any_order():
-    assert batch_key(["a", "b"]) == batch_key(["b", "a"]) != batch_key(["ab"])
-    assert len(batch_key([])) == 16
 
 
 def test_the_shipped_model_and_a_hub_name_pass():

@@ -12,7 +12,7 @@ from smollm2 import MISSING, find_gguf, shared_smollm2
 
 from mralign.annotation.desk import annotate_row, desk_of
 from mralign.annotation.panel import Hearing
-from mralign.annotation.verdict import adjudication_schema, annotation_schema
+from mralign.annotation.replies import adjudication_schema, annotation_schema
 from mralign.asking.chats import EngineChat
 from mralign.config import load
 

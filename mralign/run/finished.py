@@ -1,0 +1,154 @@
+"""Which requests of a stage have an answer, read once from what the stage has committed.
+
+The parts of a stage that streams are named `<upstream part>-<digest of the batch>`. Their directory is listed once, and
+the row_ids in them are read once, by several threads as a store may be far away. Requests that were answered twice are
+removed, and when a stage starts those whose failure another try may mend: they are asked again. What each request took
+stands beside its part, in `tallies/`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+
+from mralign.run.rejects import is_passing
+from mralign.run.store import StageDir, part_key, part_name
+
+_READERS = 16
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What is committed. `of`: upstream part -> row_ids of its requests that have an answer, sorted, as strings."""
+
+    of: Mapping[str, pa.Array]
+    repeated: int  # requests that were removed because an earlier part answers them
+    passing: Mapping[str, int]  # rejects that another try may mend, by reason
+
+    def __len__(self) -> int:
+        return sum(map(len, self.of.values()))
+
+
+def settle(
+    out: StageDir,
+    parts: Iterable[str],
+    *,
+    schema: pa.Schema,
+    id_column: str = "row_id",
+    request_of: Callable[[str], str] = str,
+    forget: bool = False,
+) -> Finished:
+    """What is committed for the upstream `parts`, after removing requests that stand in an earlier part.
+
+    A request is answered twice where a batch was cut otherwise before and after a failure. `forget` also removes the
+    requests with a reject that another try may mend. `request_of` maps the row_id of a reject, and what stands in the
+    `id_column` of a row, to the row_id of its request.
+    """
+    committed = parts_by_upstream(out, parts)
+    ids = _Ids(schema, id_column, request_of)
+    settle_group = partial(_settle, out, ids=ids, forget=forget)
+    with ThreadPoolExecutor(_READERS) as readers:
+        groups = dict(zip(committed, readers.map(settle_group, committed.values()), strict=True))
+    passing: Counter[str] = Counter()
+    for group in groups.values():
+        passing.update(group.passing)
+    finished = {part: pa.array(sorted(group.finished), pa.string()) for part, group in groups.items()}
+    return Finished(finished, sum(group.repeated for group in groups.values()), dict(passing))
+
+
+def parts_by_upstream(out: StageDir, parts: Iterable[str]) -> dict[str, list[str]]:
+    """The committed parts that answer each of the upstream `parts`, from one listing of the directory."""
+    found: dict[str, list[str]] = {part: [] for part in parts}
+    for name in out.parts():
+        upstream = part_name(part_key(name).rpartition("-")[0])
+        if upstream in found:
+            found[upstream].append(name)
+    return found
+
+
+@dataclass(frozen=True)
+class _Ids:
+    """Where a row of the output names its request."""
+
+    schema: pa.Schema
+    column: str
+    request_of: Callable[[str], str]
+
+    def requests(self, table: pa.Table, *, column: str = "row_id") -> list[str]:
+        """The request of each row."""
+        return list(map(self.request_of, table.column(column).to_pylist()))
+
+
+@dataclass
+class _Group:
+    """What is committed of one upstream part."""
+
+    finished: set[str]
+    repeated: int
+    passing: Counter[str]
+
+
+def _settle(out: StageDir, parts: Sequence[str], *, ids: _Ids, forget: bool) -> _Group:
+    group = _Group(set(), 0, Counter())
+    for name in parts:
+        rows = out.read_parts([name], schema=ids.schema, columns=[ids.column])
+        rejects = out.read_rejects([name], columns=["row_id", "reason"])
+        rejected = ids.requests(rejects)
+        here = {*ids.requests(rows, column=ids.column), *rejected}
+        repeated = here & group.finished
+        reasons = zip(rejected, rejects.column("reason").to_pylist(), strict=True)
+        passing = {request: why for request, why in reasons if is_passing(why) and request not in repeated}
+        removed = repeated | passing.keys() if forget else repeated
+        if removed:
+            _remove(out, name, requests=removed, ids=ids)
+        group.repeated += len(repeated)
+        group.passing.update(passing.values())
+        group.finished |= here - repeated - passing.keys()  # an answer in a later part outlasts a failure
+    return group
+
+
+def _remove(out: StageDir, part: str, *, requests: set[str], ids: _Ids) -> None:
+    """Commit a part again without the rows and rejects of some requests."""
+    rows, rejects = out.read_parts([part], schema=ids.schema), out.read_rejects([part])
+    kept = [request not in requests for request in ids.requests(rows, column=ids.column)]
+    kept_rejects = [request not in requests for request in ids.requests(rejects)]
+    lasting = rejects.filter(pa.array(kept_rejects, pa.bool_()))
+    out.commit(part, rows.filter(pa.array(kept, pa.bool_())), schema=ids.schema, rejects=lasting)
+
+
+def tally_name(part: str) -> str:
+    """The file with what each request of a part took."""
+    return f"tallies/{part_key(part)}.json"
+
+
+def read_tallies(
+    out: StageDir, part: str, *, schema: pa.Schema, request_of: Callable[[str], str] = str
+) -> list[Mapping[str, Any]]:
+    """What each request took whose rows or rejects stand in the part now; one that was asked again stands in another
+    part. A part without tallies gives none."""
+    if not out.exists(tally_name(part)):
+        return []
+    tallies = json.loads(out.read_text(tally_name(part)))
+    rows = out.read_parts([part], schema=schema, columns=["row_id"])
+    rejects = out.read_rejects([part], columns=["row_id"])
+    row_ids = pa.concat_tables([rows, rejects]).column("row_id").to_pylist()
+    return [tallies[request] for request in dict.fromkeys(map(request_of, row_ids))]
+
+
+def add_tallies(tallies: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """The sum by name of JSON objects whose values are numbers or such objects."""
+    total: dict[str, Any] = {}
+    for tally in tallies:
+        for name, value in tally.items():
+            if isinstance(value, Mapping):
+                total[name] = add_tallies([total.get(name, {}), value])
+            else:
+                total[name] = total.get(name, 0) + value
+    return total

@@ -1,0 +1,358 @@
+"""The one executor: requests stream through pools of actors, and the last pool commits what came of them.
+
+Parts of rows enter by name, with a function that turns a part into its requests (a table with a stable `row_id`). Ray
+Data deals the requests in batches to the actors of one pool after the other. The actor of the last pool commits a batch
+(rows, rejects, and what each request took) before it lets go of it, so a killed run loses at most the batches in
+flight, and the same command asks only for what is missing. The part of a batch is named `<upstream part>-<digest of its
+row_ids>`: a batch that Ray runs again replaces itself.
+
+An actor is a class with one method, which answers the requests of one batch in their order:
+
+    class Labelling:
+        def __init__(self, *, annotator: Annotator) -> None:
+            self.chat = open_chat_of(annotator)  # what takes long to start
+
+        async def answer(self, rows: list[dict[str, Any]]) -> list[Answer]:
+            return await asyncio.gather(*map(self._label, rows))
+
+        async def _label(self, row: dict[str, Any]) -> Answer:
+            try:
+                said = await label(self.chat, row)
+            except Stopped as reason:  # no money is left: the request stays undone, and all actors stop
+                return Answer(stopped=str(reason))
+            if isinstance(said, Reject):
+                return Answer(rejects=[said])
+            return Answer(rows=[{"row_id": row["row_id"], "labels": said.labels}], took=said.tokens)
+
+    parts = {part: candidates.rows(part) for part in candidates.parts()}  # how many requests each one makes
+    pool = Pool(Labelling, given={"annotator": annotator}, arguments=endpoint_pool(http, batch_size=16))
+    done = stream(parts, requests=partial(read_candidates, candidates), pools=[pool], out=out, schema=LABELS, batch=16)
+
+In front of the last pool an actor returns `Answer(state=...)`, a JSON value that the next pool finds in `row["state"]`.
+An actor may have a method `figures()`, a JSON object of what it has done so far: `Streamed.figures` holds the latest of
+each actor of the last pool.
+
+To Ray Data a batch is one row (`pack`). It insists on a batch size where GPUs are asked for, and fills a batch with the
+tail of one block and the head of the next: with bare rows, batches would mix the rows of two parts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import time
+import uuid
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from typing import Any, Protocol, cast
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mralign.run.finished import add_tallies, settle, tally_name
+from mralign.run.rejects import Reject, to_table
+from mralign.run.store import StageDir, part_key, part_name
+
+_HALT = "halted.txt"  # written by the actor that learns that nothing may be asked any more, read by the others
+_CARRIED = ("_part", "_state", "_stopped")  # columns of a batch that are not the request's
+_RETRIES = 10  # of a batch whose actor died under it: one that kills every actor must not go on for ever
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came of one request at one pool.
+
+    The last pool gives `rows` of the output's schema and `rejects`, at least one of either, and in `took` numbers by
+    name (or by name and name) of what the request took. A pool in front of it gives `state`. Any pool may give
+    `stopped`: why nothing may be asked any more. Such a request stays undone.
+    """
+
+    rows: Sequence[Mapping[str, Any]] = ()
+    rejects: Sequence[Reject] = ()
+    took: Mapping[str, Any] = field(default_factory=dict)
+    state: Any = None
+    stopped: str = ""
+
+
+class Actor(Protocol):
+    """What a pool is made of."""
+
+    async def answer(self, rows: list[dict[str, Any]]) -> Sequence[Answer]:
+        """One answer for each row, in their order; several batches may be answered at the same time."""
+        ...
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Equal actors, each made by `actor(**given)`; `arguments` are those of Ray Data's `map_batches`."""
+
+    actor: Callable[..., Actor]
+    given: Mapping[str, Any]
+    arguments: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """What a stream reports when everything is committed. All but `repeated` and `passing` is of this call alone."""
+
+    engine_start_s: float = 0.0  # until the first actor of the last pool was ready
+    working_s: float = 0.0  # seconds since then
+    took: Mapping[str, Any] = field(default_factory=dict)  # the sum of what the requests took
+    figures: Sequence[Mapping[str, Any]] = ()  # the latest of each actor of the last pool
+    repeated: int = 0  # requests that were answered twice, because a batch was cut otherwise after a failure
+    passing: Mapping[str, int] = field(default_factory=dict)  # rejects that another try may mend, by reason
+
+
+def stream(
+    parts: Mapping[str, int],
+    *,
+    requests: Callable[[str], pa.Table],
+    pools: Sequence[Pool],
+    out: StageDir,
+    schema: pa.Schema,
+    batch: int,
+    id_column: str = "row_id",
+    request_of: Callable[[str], str] = str,
+    announce: Callable[[int], object] | None = None,
+    postfix: Callable[[Mapping[str, Any]], str] | None = None,
+) -> Streamed:
+    """Commit an answer for every request of `parts` that has none yet.
+
+    `parts` tells how many requests each upstream part makes, `requests(part)` makes them; it runs in a remote task and
+    must make the same ones every time. `batch` requests are asked and committed together. `id_column` names the column
+    of `schema` that holds the row_id. Where one request has several rows or rejects of their own row_ids, `request_of`
+    maps those to that of the request, and that one to itself.
+    `announce` hears how many requests are left before any actor starts; `postfix` tells what the progress bar says of
+    the sum of what was taken.
+
+    Requests whose rejects are all lasting are not asked again; see `rejects.is_passing`. Raises ValueError with the
+    reason when an actor was told to stop; what had arrived by then is committed.
+    """
+    _clear_halt(out)
+    look = partial(settle, out, parts, schema=schema, id_column=id_column, request_of=request_of)
+    known = look(forget=True)
+    left = sum(parts.values()) - len(known)
+    done = Streamed()
+    if left > 0:
+        if announce is not None:
+            announce(left)
+        todo = {part: known.of[part] for part, size in parts.items() if len(known.of[part]) < size}
+        reports = _run(todo, requests=requests, pools=pools, out=out, schema=schema, batch=batch)
+        done = _follow(reports, total=left, label=out.stage, postfix=postfix)
+        known = look()
+    return replace(done, repeated=known.repeated, passing=known.passing)
+
+
+def answers_of(
+    requests: Sequence[Mapping[str, Any]],
+    *,
+    rows: Iterable[Mapping[str, Any]],
+    rejects: Iterable[Reject],
+    request_of: Callable[[str], str] = str,
+) -> list[Answer]:
+    """One answer for each request, from rows and rejects in any order; `request_of` as in `stream`."""
+    by_request: dict[str, Answer] = {request["row_id"]: Answer([], []) for request in requests}
+    for row in rows:
+        cast(list, by_request[request_of(row["row_id"])].rows).append(row)
+    for reject in rejects:
+        cast(list, by_request[request_of(reject.row_id)].rejects).append(reject)
+    return list(by_request.values())
+
+
+def batch_key(row_ids: Sequence[str]) -> str:
+    """Sixteen hex digits that name the batch of these rows, in whatever order they come."""
+    return hashlib.sha256("\n".join(sorted(row_ids)).encode()).hexdigest()[:16]
+
+
+def pack(table: pa.Table, *, rows: int) -> Iterator[pa.Table]:
+    """The table as tables of one row, each of which holds up to `rows` rows as an Arrow stream."""
+    for start in range(0, table.num_rows, rows):
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table.slice(start, rows))
+        yield pa.table({"batch": pa.array([sink.getvalue().to_pybytes()], pa.large_binary())})
+
+
+def unpack(batch: pa.Table) -> pa.Table:
+    """The table that a table of one row holds."""
+    (stream,) = batch.column("batch")
+    return pa.ipc.open_stream(stream.as_buffer()).read_all()
+
+
+def _read_halt(out: StageDir) -> str:
+    """Why nothing may be asked any more, as an actor wrote it; empty if all may go on."""
+    return out.read_text(_HALT) if out.exists(_HALT) else ""
+
+
+def _clear_halt(out: StageDir) -> None:
+    if out.exists(_HALT):
+        out.filesystem.delete_file(out.path(_HALT))
+
+
+@dataclass(frozen=True)
+class _Report:
+    """What the last pool tells the driver of one batch."""
+
+    rows: int  # requests that are finished
+    ready: float  # when the actor had started (seconds since the epoch)
+    took: dict[str, Any]
+    stopped: str
+    actor: str
+    number: int  # of the batch at its actor; reports may overtake each other
+    figures: dict[str, Any]
+
+
+def _run(
+    todo: Mapping[str, pa.Array],
+    *,
+    requests: Callable[[str], pa.Table],
+    pools: Sequence[Pool],
+    out: StageDir,
+    schema: pa.Schema,
+    batch: int,
+) -> Iterator[_Report]:
+    """The reports of the last pool as they come; `todo`: part -> row_ids of its requests that are finished."""
+    import ray
+    from ray.util.annotations import RayDeprecationWarning
+
+    finished_type = pa.list_(pa.string())
+    blocks = [pa.table({"part": [part], "finished": pa.array([ids], finished_type)}) for part, ids in todo.items()]
+    dealt: Any = ray.data.from_arrow(blocks).map_batches(
+        cast(Any, _deal),
+        fn_kwargs={"requests": requests, "rows": batch},
+        batch_size=1,
+        batch_format="pyarrow",
+    )
+    data = dealt.repartition(target_num_rows_per_block=1)
+    for number, pool in enumerate(pools, 1):
+        given = {"actor": pool.actor, "given": dict(pool.given), "out": out}
+        given["schema"] = schema if number == len(pools) else None
+        with warnings.catch_warnings():
+            # Ray 2.60 knows no other way to bound the retries of a batch, and says that a later one will know none.
+            warnings.simplefilter("ignore", RayDeprecationWarning)
+            data = data.map_batches(
+                _worker_class(pool),
+                fn_constructor_kwargs=given,
+                batch_size=1,
+                batch_format="pyarrow",
+                ray_remote_args_fn=lambda: {"max_task_retries": _RETRIES},
+                **pool.arguments,
+            )
+    for block in data.iter_batches(batch_size=1, batch_format="pyarrow"):
+        for text in block.column("report").to_pylist():
+            yield _Report(**json.loads(text))
+
+
+def _deal(table: pa.Table, *, requests: Callable[[str], pa.Table], rows: int) -> Iterator[pa.Table]:
+    """The unfinished requests of the parts in `table` as packed batches.
+
+    What is finished was read when the run started: Ray may call this again for a lost block, and must get the same.
+    """
+    for part, finished in zip(table.column("part").to_pylist(), table.column("finished"), strict=True):
+        asked = requests(part)
+        known = pc.is_in(asked.column("row_id"), value_set=finished.values)
+        left = asked.filter(pc.invert(known))
+        for name, text in zip(_CARRIED, (part_key(part), "null", ""), strict=True):
+            left = left.append_column(name, pa.array([text] * left.num_rows, pa.string()))
+        yield from pack(left, rows=rows)
+
+
+def _worker_class(pool: Pool) -> type:
+    """`_Worker` under the name of the pool's actor, by which Ray calls its processes."""
+    name = getattr(pool.actor, "__name__", "Actor")
+    return type(name, (_Worker,), {})
+
+
+class _Worker:
+    """A Ray Data actor: what makes an `Actor` one step of the stream. `schema`: that of the output, at the last."""
+
+    def __init__(
+        self, *, actor: Callable[..., Actor], given: Mapping[str, Any], out: StageDir, schema: pa.Schema | None
+    ) -> None:
+        self.actor, self.out, self.schema = actor(**given), out, schema
+        self.ready, self.name, self.batches, self.halted = time.time(), uuid.uuid4().hex, 0, ""
+
+    async def __call__(self, block: pa.Table) -> pa.Table:
+        """Not the last pool: the batch with its new state. The last: its answers are committed, a report leaves."""
+        batch = unpack(block)
+        answers = await self._answers(batch)
+        reason = next((answer.stopped for answer in answers if answer.stopped), "")
+        if reason and not self.halted:
+            self.halted = reason
+            await asyncio.to_thread(self.out.write_text, _HALT, reason)
+        if self.schema is None:
+            return _with_answers(batch, answers)
+        report = await asyncio.to_thread(self._commit, batch, answers)
+        return pa.table({"report": [json.dumps(asdict(report))]})
+
+    async def _answers(self, batch: pa.Table) -> list[Answer]:
+        """One answer a row; a row that was stopped at an earlier pool is not asked, nor any after a halt."""
+        if not self.halted:  # at another actor: nothing more is paid for that would be of no use
+            self.halted = await asyncio.to_thread(_read_halt, self.out)
+        stopped = [text or self.halted for text in batch.column("_stopped").to_pylist()]
+        states = batch.column("_state").to_pylist()
+        rows = batch.drop_columns(list(_CARRIED)).to_pylist()
+        asked = []
+        for row, state, text in zip(rows, states, stopped, strict=True):
+            if not text:
+                asked.append(row if state == "null" else {**row, "state": json.loads(state)})
+        came = iter(await self.actor.answer(asked) if asked else ())
+        return [Answer(stopped=text) if text else next(came) for text in stopped]
+
+    def _commit(self, batch: pa.Table, answers: Sequence[Answer]) -> _Report:
+        row_ids = batch.column("row_id").to_pylist()
+        finished = {row_id: one for row_id, one in zip(row_ids, answers, strict=True) if not one.stopped}
+        for row_id, answer in finished.items():
+            assert answer.rows or answer.rejects, f"nothing came of {row_id}: it would be asked for ever"
+        tallies = {row_id: answer.took for row_id, answer in finished.items()}
+        if finished:
+            assert self.schema is not None
+            part = part_name(f"{batch.column('_part')[0]}-{batch_key(row_ids)}")
+            rows = [row for answer in finished.values() for row in answer.rows]
+            rejects = [reject for answer in finished.values() for reject in answer.rejects]
+            if any(tallies.values()):
+                self.out.write_text(tally_name(part), json.dumps(tallies))
+            table = pa.Table.from_pylist(rows, schema=self.schema)
+            self.out.commit(part, table, schema=self.schema, rejects=to_table(rejects))
+        self.batches += 1
+        figures = getattr(self.actor, "figures", dict)()
+        took = add_tallies(tallies.values())
+        return _Report(len(finished), self.ready, took, self.halted, self.name, self.batches, figures)
+
+
+def _with_answers(batch: pa.Table, answers: Sequence[Answer]) -> pa.Table:
+    """A packed batch for the next pool."""
+    states = pa.array([json.dumps(answer.state) for answer in answers], pa.string())
+    stopped = pa.array([answer.stopped for answer in answers], pa.string())
+    kept = batch.drop_columns(["_state", "_stopped"])
+    (packed,) = pack(kept.append_column("_state", states).append_column("_stopped", stopped), rows=len(answers))
+    return packed
+
+
+def _follow(
+    reports: Iterator[_Report], *, total: int, label: str, postfix: Callable[[Mapping[str, Any]], str] | None
+) -> Streamed:
+    """Drive the stream with a progress bar of requests, whose clock starts at the first batch that comes back."""
+    from tqdm import tqdm
+
+    began, ready, stopped = time.time(), float("inf"), ""
+    took: dict[str, Any] = {}
+    latest: dict[str, _Report] = {}
+    with tqdm(total=total, desc=label, unit="row", mininterval=1.0) as bar:
+        for report in reports:
+            if not latest:
+                bar.unpause()  # the engines had to start
+            ready, stopped = min(ready, report.ready), stopped or report.stopped
+            took = add_tallies([took, report.took])
+            latest[report.actor] = max(report, latest.get(report.actor, report), key=lambda one: one.number)
+            if postfix is not None:
+                bar.set_postfix_str(postfix(took), refresh=False)
+            bar.update(report.rows)
+    if stopped:
+        raise ValueError(stopped)
+    figures = [report.figures for report in latest.values()]
+    start = min(ready, time.time()) - began
+    return Streamed(round(start, 2), round(time.time() - began - start, 2), took, figures)
