@@ -16,7 +16,8 @@ from typing import Annotated, Any
 import pyarrow as pa
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from mralign.evaluation.benchmarks.benchmark import Case, Item, Reply, Said, Step
+from mralign.asking.json_reply import JsonReply
+from mralign.evaluation.benchmarks.benchmark import Case, Item, Said, Step
 from mralign.questions.normalisation import normalize
 
 SHORT_PASSAGE, LONG_PASSAGE = 200, 2000  # characters
@@ -83,13 +84,18 @@ def _sentence(line: str) -> str:
 Claim = Annotated[str, Field(min_length=1, max_length=MAX_CLAIM), BeforeValidator(_one_line), AfterValidator(_sentence)]
 
 
-class Claims(Reply):
+class Claims(JsonReply):
     """The claims of a passage, each on one line; one that is said again in other punctuation or case counts once."""
 
     claims: Annotated[list[Claim], Field(max_length=MAX_CLAIMS), AfterValidator(distinct)]
 
+    @classmethod
+    def reason(cls, field: str) -> str:
+        """The reason of a fault in the list."""
+        return "bad_claims"
 
-class Support(Reply):
+
+class Support(JsonReply):
     """Whether the evidence says what the claim says."""
 
     supported: bool

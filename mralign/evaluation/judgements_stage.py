@@ -1,10 +1,10 @@
 """Stages `judgements_base` and `judgements`: judges read the responses to the benchmarks that need them.
 
-Responses of one model enter, with the fields of the questions that a benchmark needs; parts of schema JUDGEMENTS leave, 16 responses a
-part, a judgement that cannot be used as a reject. The driver asks: endpoints from here, a vLLM judge in one Ray actor
-that judge, extractor and verifier share where they name the same model. What a judge said is kept in the run directory
-before anybody sees it, so nothing is paid for twice, whatever ends a run. The questions to the judges, the reading of
-their replies and the figures are those of each benchmark (benchmarks/, judging.py).
+Responses of one model enter, with the fields of the questions that a benchmark needs; one row of schema JUDGEMENTS for
+each question to a judge leaves, and a reject for each that has no usable answer. Responses stream through the engines
+(or endpoints) of extractor, verifier and judge, each engine once however many of the three it serves; evidence is
+searched for beside the verifier, and the last engine commits. What a judge is asked and how its reply is read is said
+by each benchmark (benchmarks/, judging.py).
 """
 
 from __future__ import annotations
@@ -12,36 +12,34 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
 import pyarrow as pa
 
-from mralign.asking.chats import (
-    asking_faults,
-    asking_workers,
-    chat_matters,
-    check_purses,
-    check_speaker,
-    open_chats,
-    speaker_of,
-)
-from mralign.asking.interview import commit_in_parts, price, together
+from mralign.asking.chats import ChatHouse, Speaker, chat_matters, check_purses, check_speaker, speaker_of
+from mralign.asking.interview import price
+from mralign.asking.json_reply import reply_schema
 from mralign.config import Annotator, RunConfig
 from mralign.evaluation.benchmarks import find, of_config
 from mralign.evaluation.benchmarks.benchmark import ROLES, Case, Role, Step
-from mralign.evaluation.judging import Judges, judge, verdicts
-from mralign.evaluation.responses import read_responses
-from mralign.retrieval.search import check_search, open_search
+from mralign.evaluation.judging import Judgements, Judges, Verdict, judge, response_of, verdicts
+from mralign.evaluation.responses import read_response_part, response_parts
+from mralign.retrieval.search import Searcher, check_search, open_search
 from mralign.rows.schema import JUDGEMENTS, QUESTIONS
 from mralign.rows.subjects import Subject
-from mralign.run.rejects import Reject, check_limit
+from mralign.run.placement import DEALING, Fault, Workers
+from mralign.run.rejects import check_limit
 from mralign.run.stage import Context, Outcome, Stage, all_checks, log
 from mralign.run.store import StageDir
+from mralign.run.stream import Answer, Pool, stream
+from mralign.serving.calls import Stopped
 from mralign.serving.lacks import annotator_lacks, search_lacks
+from mralign.serving.streaming import endpoint_pool, engine_pool, engine_workers
+from mralign.serving.vllm import engine_faults
 
 PART_ROWS = 16  # responses that are committed together
 _ADVICE = (
@@ -61,8 +59,8 @@ def judgements_stage(subject: Subject) -> Stage:
         inputs=_inputs,
         check=_check,
         lacks=_lacks,
-        workers=lambda config: asking_workers(_judges(config).values(), config=config),
-        faults=lambda config: asking_faults(_judges(config).values(), config=config),
+        workers=_workers,
+        faults=_faults,
         version=3,
     )
 
@@ -104,11 +102,43 @@ def _check(config: RunConfig) -> None:
     for role, annotator in judges.items():
         if annotator.engine == "cues":
             raise ValueError(f"the {role} {annotator.name!r} has engine=cues, which cannot judge: {_ADVICE}")
-    speakers = [speaker_of(annotator, config=config) for annotator in judges.values()]
-    checks = [*(partial(check_speaker, speaker) for speaker in speakers), partial(check_purses, speakers)]
+    visits = _visits(config)
+    checks: list[Callable[[], None]] = [partial(_check_order, config)]
+    speakers = [speaker for engine in visits for speaker in engine.values()]
+    checks += [partial(check_speaker, speaker) for speaker in speakers]
+    checks.append(partial(check_purses, speakers))
     if _searches(config):
         checks.append(partial(check_search, config))
     all_checks(checks)
+
+
+def _check_order(config: RunConfig) -> None:
+    """Raise ValueError for a benchmark that would need an engine again after another one."""
+    places = {role: number for number, engine in enumerate(_visits(config)) for role in engine}
+    for name in dict.fromkeys(_judged(config).values()):
+        roles = [step.role for step in find(name).steps]
+        order = [places[role] for role in roles]
+        if order != sorted(order):
+            raise ValueError(
+                f"{name} asks {', '.join(roles)} one after the other, and one engine would be asked again after "
+                f"another; let all of them share one engine, or none"
+            )
+
+
+def _served(config: RunConfig) -> list[Speaker]:
+    """One speaker of every engine of ours that responses visit."""
+    return [speaker for speaker in map(_any_speaker, _visits(config)) if speaker.http is None]
+
+
+def _workers(config: RunConfig) -> Sequence[Workers]:
+    """The engines that responses visit: they stream through all of them at the same time."""
+    setting = "the judge's `serving`, else engine"
+    engines = [engine_workers(s.serving, what=f"engines of {s.name!r}", setting=setting) for s in _served(config)]
+    return [*engines, DEALING] if engines else []
+
+
+def _faults(config: RunConfig) -> Sequence[Fault]:
+    return list(dict.fromkeys(fault for speaker in _served(config) for fault in engine_faults(speaker.serving)))
 
 
 def _lacks(config: RunConfig) -> list[str]:
@@ -129,9 +159,7 @@ def _matters(config: RunConfig) -> dict[str, Any]:
         "split": settings.split,
         "benchmarks": _judged(config),
         "judges": {role: chat_matters(annotator, config=config) for role, annotator in _judges(config).items()},
-        "steps": [
-            [step.kind, step.instruction, step.reply.model_json_schema(), step.bounds] for step in _steps(config)
-        ],
+        "steps": [_asks(step) for step in _steps(config)],
     }
     if _searches(config):
         retrieval = settings.retrieval
@@ -140,6 +168,11 @@ def _matters(config: RunConfig) -> dict[str, Any]:
             place = retrieval.search.model_dump(mode="json", include={"url", "request", "results", "fields"})
         found["search"] = {"engine": retrieval.engine, "evidence": settings.longfact.evidence, **place}
     return found
+
+
+def _asks(step: Step) -> list[Any]:
+    """What of a step changes its judgements."""
+    return [step.kind, step.instruction, reply_schema(step.reply), step.bounds]
 
 
 def _inputs(config: RunConfig) -> dict[str, str]:
@@ -155,19 +188,110 @@ def _inputs(config: RunConfig) -> dict[str, str]:
 
 
 def _run(context: Context, *, subject: Subject) -> Outcome:
-    config, judged = context.config, _judged(context.config)
+    config, out, judged = context.config, context.out, _judged(context.config)
     questions = read_questions(context.upstream["questions"], split=config.evaluation.split, benchmarks=judged)
-    tables = read_responses(context.upstream[subject.stage("responses")], datasets=sorted(judged))
-    rows = (row for table in tables for row in table.select(_NEEDED).to_pylist())
-    cases = cases_of(rows, benchmarks=judged, questions=questions)
-    log.info("%s: %d responses to %s", context.out.stage, len(cases), ", ".join(sorted(judged)))
-    tallies = asyncio.run(_judge_all(cases, context=context)) if cases else {}
-    parts = context.out.parts()
-    rows_out = sum(context.out.rows(part) for part in parts)
-    rows_in = rows_out + sum(context.out.reject_rows(part) for part in parts)
-    figures = _figures(context.out)
-    _check_rejected(cases, context=context)
-    return Outcome(rows_in, rows_out, {**figures, "last_session": _session(tallies, config=config)})
+    responses = context.upstream[subject.stage("responses")]
+    read = partial(_cases, responses=responses, benchmarks=judged, questions=questions)
+    parts = {part: read(part).num_rows for part in response_parts(responses)}
+    log.info("%s: %d responses to %s", out.stage, sum(parts.values()), ", ".join(sorted(judged)))
+    done = stream(
+        {part: rows for part, rows in parts.items() if rows},
+        requests=read,
+        pools=_pools(config),
+        out=out,
+        schema=JUDGEMENTS,
+        batch=PART_ROWS,
+        id_column="row_id",
+        request_of=response_of,
+    )
+    rows, rejects = out.read(schema=JUDGEMENTS).to_pylist(), out.read_rejects().to_pylist()
+    found = verdicts(rows, rejects)
+    _check_rejected(found, out=out, limit=config.run.reject_limit)
+    figures = {
+        "judgements": dict(Counter(row["kind"] for row in rows)),
+        "responses": len(found),
+        "responses_rejected": dict(_reasons(found.values()).most_common()),
+        "last_session": _session(done.took, config=config),
+    }
+    return Outcome(len(rows) + len(rejects), len(rows), figures)
+
+
+def _cases(
+    part: str, *, responses: StageDir, benchmarks: Mapping[str, str], questions: Mapping[str, Asked]
+) -> pa.Table:
+    """The responses of one part that are judged, as `Judging` takes them."""
+    table = read_response_part(responses, part, datasets=sorted(benchmarks))
+    rows = table.select(_NEEDED).to_pylist()
+    cases = cases_of(rows, benchmarks=benchmarks, questions=questions)
+    found = [{"row_id": case.row_id, "case": json.dumps(asdict(case))} for case in cases]
+    return pa.Table.from_pylist(found, schema=pa.schema({"row_id": pa.string(), "case": pa.string()}))
+
+
+def _visits(config: RunConfig) -> list[dict[Role, Speaker]]:
+    """The speakers of each engine by role; engines in the order in which a response visits them, each of them once."""
+    by_engine: dict[str, dict[Role, Speaker]] = {}
+    for role, annotator in _judges(config).items():
+        speaker = speaker_of(annotator, config=config)
+        by_engine.setdefault(speaker.engine_key, {})[role] = speaker
+    return list(by_engine.values())
+
+
+def _any_speaker(engine: Mapping[Role, Speaker]) -> Speaker:
+    return next(iter(engine.values()))
+
+
+def _pools(config: RunConfig) -> list[Pool]:
+    visits = _visits(config)
+    pools = []
+    for engine in visits:
+        speaker = _any_speaker(engine)
+        given = {"config": config, "speakers": engine, "last": engine is visits[-1]}
+        if speaker.http is None:
+            arguments = engine_pool(speaker.serving)
+        else:
+            arguments = endpoint_pool(speaker.http, batch_size=PART_ROWS)
+        pools.append(Pool(Judging, given=given, arguments=arguments))
+    return pools
+
+
+class Judging:
+    """An actor of a stream (run/stream.py): the judges that share one engine or endpoint, and the search of evidence.
+
+    What is known of a response goes on to the next engine as state; at the `last` one it is committed.
+    """
+
+    def __init__(self, *, config: RunConfig, speakers: Mapping[Role, Speaker], last: bool) -> None:
+        engine = ChatHouse(_any_speaker(speakers))
+        self.chats = {str(role): engine.chat(speaker) for role, speaker in speakers.items()}
+        self.config, self.last = config, last
+        self.searches = any(step.searched and step.role in speakers for step in _steps(config))
+        self.searcher: Searcher | None = None
+        self.opening, self.opened = asyncio.Lock(), AsyncExitStack()
+
+    async def answer(self, rows: list[dict[str, Any]]) -> list[Answer]:
+        """The judgements of each response, or why nothing may be asked any more."""
+        searcher = await self._search() if self.searches else None
+        judges = Judges(self.chats, searcher, self.config.evaluation.longfact.evidence)
+        return await asyncio.gather(*(self._judge(row, judges=judges) for row in rows))
+
+    async def _search(self) -> Searcher:
+        async with self.opening:
+            if self.searcher is None:
+                self.searcher = await self.opened.enter_async_context(open_search(self.config))
+            return self.searcher
+
+    async def _judge(self, row: Mapping[str, Any], *, judges: Judges) -> Answer:
+        case = Case(**json.loads(row["case"]))
+        known = Judgements.from_json(row["state"]) if "state" in row else Judgements()
+        benchmark = find(case.benchmark)
+        try:
+            await judge(case, benchmark=benchmark, judges=judges, known=known)
+        except Stopped as reason:  # what came before is in the cache of replies
+            return Answer(stopped=str(reason))
+        if not self.last:
+            return Answer(state=asdict(known))
+        assert known.rejects or known.steps == len(benchmark.steps), case.row_id
+        return Answer(rows=known.rows, rejects=known.rejects, took=known.took)
 
 
 @dataclass(frozen=True)
@@ -219,84 +343,33 @@ def cases_of(
     return list(found.values())
 
 
-def _check_rejected(cases: Sequence[Case], *, context: Context) -> None:
-    """Raise ValueError where more responses to a benchmark than `run.reject_limit` have no verdict: one judgement in
-    many that cannot be used puts its whole response aside, and that of the longest answers first."""
-    out = context.out
-    found = verdicts(out.read(schema=JUDGEMENTS).to_pylist(), out.read_rejects().to_pylist())
-    for dataset in dict.fromkeys(case.dataset for case in cases):
-        own = [found[case.row_id].rejected for case in cases if case.dataset == dataset]
+def _check_rejected(found: Mapping[str, Verdict], *, out: StageDir, limit: float) -> None:
+    """Raise ValueError where more responses to a data set than `limit` have no verdict: one judgement in many that
+    cannot be used puts its whole response aside, and that of the longest answers first."""
+    by_dataset: dict[str, list[Verdict]] = {}
+    for row_id, verdict in found.items():
+        by_dataset.setdefault(row_id.partition("/")[0], []).append(verdict)
+    for dataset, own in by_dataset.items():
         check_limit(
             stage=f"{out.stage}, responses to {dataset}",
-            reasons=dict(Counter(reason for reason in own if reason)),
+            reasons=dict(_reasons(own)),
             rows_in=len(own),
-            limit=context.config.run.reject_limit,
+            limit=limit,
             path=out.path("rejects"),
         )
 
 
-async def _judge_all(cases: Sequence[Case], *, context: Context) -> Mapping[str, Counter[str]]:
-    """Judge what is not judged yet; what that took, by role. Raises calls.Stopped, a ValueError, when money is spent:
-    what was committed stays."""
-    from tqdm import tqdm
-
-    config = context.config
-    judges = {str(role): annotator for role, annotator in _judges(config).items()}
-    tallies: dict[str, Counter[str]] = {role: Counter() for role in judges}
-    async with AsyncExitStack() as stack:
-        bar = stack.enter_context(tqdm(total=len(cases), desc=context.out.stage, unit="row", mininterval=1.0))
-        chats = await stack.enter_async_context(open_chats(judges, config=config))
-        searcher = await stack.enter_async_context(open_search(config)) if _searches(config) else None
-        asked = Judges(chats, searcher, config.evaluation.longfact.evidence, tallies)
-        await judge_in_parts(
-            cases, judges=asked, out=context.out, report=bar.update, at_once=_parts_at_once(judges.values(), config)
-        )
-        return tallies
+def _reasons(found: Iterable[Verdict]) -> Counter[str]:
+    """How many responses have no verdict, by reason."""
+    return Counter(verdict.rejected for verdict in found if verdict.rejected)
 
 
-async def judge_in_parts(
-    cases: Sequence[Case], *, judges: Judges, out: StageDir, report: Callable[[int], object], at_once: int | None = None
-) -> None:
-    """Commit the judgements of all cases; `report` hears how many responses each new part holds."""
-
-    async def work(members: Sequence[Case]) -> tuple[pa.Table, list[Reject]]:
-        said = await together(judge(case, benchmark=find(case.benchmark), judges=judges) for case in members)
-        rows = [one for judgements in said for one in judgements if not isinstance(one, Reject)]
-        rejects = [one for judgements in said for one in judgements if isinstance(one, Reject)]
-        return pa.Table.from_pylist(rows, schema=JUDGEMENTS), rejects
-
-    await commit_in_parts(cases, rows=PART_ROWS, work=work, schema=JUDGEMENTS, out=out, report=report, at_once=at_once)
-
-
-def _parts_at_once(judges: Collection[Annotator], config: RunConfig) -> int:
-    """So many that the widest engine stays full while the slowest responses of some parts are still judged; evidence
-    is held in memory for these only."""
-    widths = [
-        (a.http or config.http).concurrency if a.engine == "http" else (a.serving or config.engine).max_num_seqs
-        for a in judges
-    ]
-    return 1 + 2 * -(-max(widths) // PART_ROWS)
-
-
-def _figures(out: StageDir) -> dict[str, Any]:
-    """Judgements by kind, and responses with a verdict and without, over all sessions."""
-    rows = out.read(schema=JUDGEMENTS, columns=["row_id", "kind", "verdict"]).to_pylist()
-    found = verdicts(rows, out.read_rejects().to_pylist())
-    rejected = Counter(verdict.rejected for verdict in found.values() if verdict.rejected)
-    return {
-        "judgements": dict(Counter(row["kind"] for row in rows)),
-        "responses": len(found),
-        "responses_rejected": dict(rejected.most_common()),
-    }
-
-
-def _session(tallies: Mapping[str, Counter[str]], *, config: RunConfig) -> dict[str, Any]:
+def _session(took: Mapping[str, Mapping[str, int]], *, config: RunConfig) -> dict[str, Any]:
     """What this session took, by role; money that was spent now."""
-    judges = {str(role): annotator for role, annotator in _judges(config).items()}
     found = {}
-    for role, tally in tallies.items():
+    for role, annotator in _judges(config).items():
+        tally = took.get(role, {})
         if tally:
-            annotator = judges[role]
             http = (annotator.http or config.http) if annotator.engine == "http" else None
-            found[role] = {**tally, "money_now": price(tally, http=http, fresh=True)}
+            found[str(role)] = {**tally, "money_now": price(tally, http=http, fresh=True)}
     return found

@@ -10,6 +10,7 @@ invalid response, and a claim for which no evidence was found.
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -17,9 +18,9 @@ from functools import partial
 from typing import Any
 
 from mralign.asking.interview import interview, together, uncut
-from mralign.asking.json_reply import Fault, readable
+from mralign.asking.json_reply import Fault, read_reply, readable, reply_schema
+from mralign.evaluation.benchmarks import registry
 from mralign.evaluation.benchmarks.benchmark import Benchmark, Case, Item, Said, Step
-from mralign.evaluation.replies import read_reply
 from mralign.retrieval.search import Searcher, Snippet
 from mralign.run.rejects import Reject
 from mralign.serving.calls import Failure
@@ -30,16 +31,29 @@ Judged = dict[str, Any] | Reject  # a row of schema JUDGEMENTS, or why there is 
 
 @dataclass(frozen=True)
 class Judges:
-    """Who judges, by role; where evidence is found, and how many snippets a claim gets. `tallies`: what it took."""
+    """Who judges, by role; where evidence is found, and how many snippets a claim gets."""
 
     chats: Mapping[str, Chat]
     searcher: Searcher | None = None
     evidence: int = 10
-    tallies: dict[str, Counter[str]] = field(default_factory=dict)
 
-    def tally(self, role: str) -> Counter[str]:
-        """What a role took so far."""
-        return self.tallies.setdefault(role, Counter())
+
+@dataclass
+class Judgements:
+    """What is known of one response so far: its rows of schema JUDGEMENTS and its rejects, how many steps of its
+    benchmark were taken, and what they took by role."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    rejects: list[Reject] = field(default_factory=list)
+    steps: int = 0
+    took: dict[str, Counter[str]] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Judgements:
+        """The inverse of `dataclasses.asdict`."""
+        rejects = [Reject(**reject) for reject in value["rejects"]]
+        took = {role: Counter(tally) for role, tally in value["took"].items()}
+        return cls(list(value["rows"]), rejects, value["steps"], took)
 
 
 @dataclass(frozen=True)
@@ -50,23 +64,24 @@ class Verdict:
     rejected: str = ""
 
 
-async def judge(case: Case, *, benchmark: Benchmark, judges: Judges) -> list[Judged]:
-    """All judgements of one response. Raises what a chat or the searcher raises (calls.Stopped)."""
-    found: list[Judged] = []
-    for step in benchmark.steps:
-        found += await take(step, case, before=found, judges=judges)
-        if any(isinstance(one, Reject) for one in found):
-            break  # it has no score: the steps that are left are not worth the money
-    return found
+async def judge(case: Case, *, benchmark: Benchmark, judges: Judges, known: Judgements) -> None:
+    """Take the steps of a benchmark about one response, from those that are `known` on; the judgements are added there.
+
+    A step whose judge is not at hand ends it, and so does a reject: the response has no score, and further steps are
+    not worth the money. Raises what a chat or the searcher raises (calls.Stopped).
+    """
+    for step in benchmark.steps[known.steps :]:
+        if known.rejects or step.role not in judges.chats:
+            return
+        tally = known.took.setdefault(step.role, Counter())
+        items = enumerate(step.items(case, said_in(known.rows)))
+        found = await together(_judge(step, case, n, item, judges=judges, tally=tally) for n, item in items)
+        known.rows += [one for one in found if not isinstance(one, Reject)]
+        known.rejects += [one for one in found if isinstance(one, Reject)]
+        known.steps += 1
 
 
-async def take(step: Step, case: Case, *, before: Sequence[Judged], judges: Judges) -> list[Judged]:
-    """The judgements of one step about one response; `before` holds those of the steps before it."""
-    items = step.items(case, said_in(row for row in before if not isinstance(row, Reject)))
-    return await together(_judge(step, case, number, item, judges=judges) for number, item in enumerate(items))
-
-
-async def _judge(step: Step, case: Case, number: int, item: Item, *, judges: Judges) -> Judged:
+async def _judge(step: Step, case: Case, number: int, item: Item, *, judges: Judges, tally: Counter[str]) -> Judged:
     evidence: Sequence[Snippet] = ()
     if step.searched:
         assert judges.searcher is not None
@@ -80,7 +95,8 @@ async def _judge(step: Step, case: Case, number: int, item: Item, *, judges: Jud
     if settled is not None:
         return row | {"verdict": json.dumps(settled)}
     shown = item.shown | ({"evidence": [_text_of(snippet) for snippet in evidence]} if step.searched else {})
-    return await _ask(step, row, request_of(step, row["judgement_id"], shown=shown), judges=judges)
+    request = request_of(step, row["judgement_id"], shown=shown)
+    return await _ask(step, row, request, chat=judges.chats[step.role], tally=tally)
 
 
 def _text_of(snippet: Snippet) -> dict[str, str]:
@@ -94,15 +110,14 @@ def request_of(step: Step, key_id: str, *, shown: Mapping[str, Any]) -> ChatRequ
     """
     text = readable(json.dumps(shown, ensure_ascii=False, indent=1))
     messages = (Message("system", step.instruction), Message("user", text))
-    return ChatRequest(key_id, messages, step.reply.model_json_schema())
+    return ChatRequest(key_id, messages, reply_schema(step.reply))
 
 
-async def _ask(step: Step, row: dict[str, Any], request: ChatRequest, *, judges: Judges) -> Judged:
+async def _ask(step: Step, row: dict[str, Any], request: ChatRequest, *, chat: Chat, tally: Counter[str]) -> Judged:
     """`row` with what was asked, replied and read."""
-    tally = judges.tally(step.role)
     tally["judgements"] += 1
-    read = uncut(partial(read_reply, model=step.reply), advice=step.advice)
-    found = await interview(judges.chats[step.role], request, read=read, tally=tally)
+    read = uncut(partial(read_reply, model=step.reply, alone=True), advice=step.advice)
+    found = await interview(chat, request, read=read, tally=tally)
     said, raw = found.said, found.reply.text if found.reply else row["subject"]
     if isinstance(said, Fault | Failure):
         tally["rejected"] += 1
@@ -140,6 +155,12 @@ def said_in(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]
     return found
 
 
+def response_of(name: str) -> str:
+    """The row_id of the response that a judgement's id names; that of a response names itself."""
+    kinds = [step.kind for benchmark in registry().values() for step in benchmark.steps]
+    return re.sub(rf"/({'|'.join(kinds)})/[0-9]+$", "", name)
+
+
 def verdicts(rows: Iterable[Mapping[str, Any]], rejects: Iterable[Mapping[str, Any]]) -> dict[str, Verdict]:
     """One verdict a response, by its row_id, from all judgements (schema JUDGEMENTS) and rejects (schema REJECTS).
 
@@ -147,8 +168,7 @@ def verdicts(rows: Iterable[Mapping[str, Any]], rejects: Iterable[Mapping[str, A
     """
     found: dict[str, Verdict] = {}
     for reject in rejects:
-        response = reject["row_id"].rsplit("/", 2)[0]
-        found.setdefault(response, Verdict(rejected=reject["reason"]))
+        found.setdefault(response_of(reject["row_id"]), Verdict(rejected=reject["reason"]))
     by_response: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         by_response.setdefault(row["row_id"], []).append(row)

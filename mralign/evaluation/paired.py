@@ -67,7 +67,8 @@ def paired_difference(
         raise ValueError(
             f"no question has {column} on both sides: {only_a} stand only in the first, {only_b} only in the second"
         )
-    a_Q, b_Q = (np.array([side[question] for question in shared]) for side in (mean_a, mean_b))
+    a_Q = np.array([mean_a[question] for question in shared])
+    b_Q = np.array([mean_b[question] for question in shared])
     return Difference(
         a=float(a_Q.mean()),
         b=float(b_Q.mean()),

@@ -40,6 +40,7 @@ class Asked:
     methods: Mapping[str, str]
     draws: int
     seed: int
+    parts: tuple[str, ...] = ()  # of the shelf, those that answer it
 
 
 def content_parts(
@@ -102,14 +103,13 @@ def shelf_of(out: StageDir, asked: Asked) -> StageDir:
 
 
 def write_parts(out: StageDir, asked: Sequence[Asked]) -> None:
-    """Write `parts.json`: what was asked, and by the side of it the parts of the shelf that answer it."""
-    found = [{**asdict(one), "parts": _answering(out, one)} for one in asked]
+    """Write `parts.json`: what was asked, and the parts of the shelf that answer it."""
+    found = []
+    for one in asked:
+        lying = shelf_of(out, one).parts()
+        answers = [part for name in one.questions for part in own_parts(lying, question_part=name)]
+        found.append(asdict(replace(one, parts=tuple(answers))))
     out.write_text("parts.json", json.dumps(found, indent=1))
-
-
-def _answering(out: StageDir, asked: Asked) -> list[str]:
-    parts = shelf_of(out, asked).parts()
-    return [part for name in asked.questions for part in own_parts(parts, question_part=name)]
 
 
 def own_parts(parts: Sequence[str], *, question_part: str) -> list[str]:
@@ -119,26 +119,42 @@ def own_parts(parts: Sequence[str], *, question_part: str) -> list[str]:
 
 def read_asked(out: StageDir) -> list[Asked]:
     """What `write_parts` wrote."""
-    found = []
-    for entry in json.loads(out.read_text("parts.json")):
-        entry.pop("parts")
-        found.append(Asked(**entry | {"questions": tuple(entry["questions"])}))
-    return found
+    entries = json.loads(out.read_text("parts.json"))
+    tuples = ("questions", "parts")
+    return [Asked(**entry | {name: tuple(entry[name]) for name in tuples}) for entry in entries]
 
 
-def read_responses(out: StageDir, *, datasets: Collection[str] | None = None) -> Iterator[pa.Table]:
-    """Every final answer of a stage `responses`, a table of RESPONSES a question part: think-off, think-on, the last
-    revision of each Self-Refine, and those that had snippets. A request that could not be put is a row without text."""
+def read_responses(out: StageDir) -> Iterator[pa.Table]:
+    """Every final answer of a stage `responses`, a table of RESPONSES a part of questions; see `read_response_part`."""
+    for part in response_parts(out):
+        yield read_response_part(out, part)
+
+
+def response_parts(out: StageDir) -> list[str]:
+    """Names for what `read_response_part` reads: one a group and part of its questions."""
+    return list(_places(out))
+
+
+def _places(out: StageDir) -> dict[str, tuple[Asked, str]]:
+    places = {}
     for asked in read_asked(out):
-        questions, shelf = asked_questions(out, asked), shelf_of(out, asked)
-        parts = shelf.parts()
         for name in asked.questions:
-            own = own_parts(parts, question_part=name)
-            table = questions.read_parts([name], schema=QUESTIONS)
-            if datasets is not None:
-                table = table.filter(pc.is_in(table.column("dataset"), value_set=pa.array(sorted(datasets))))
-            if table.num_rows:
-                yield _finals(table, shelf=shelf, parts=own, asked=asked, datasets=datasets)
+            places[part_name(f"{asked.group}-{part_key(name)}")] = (asked, name)
+    return places
+
+
+def read_response_part(out: StageDir, part: str, *, datasets: Collection[str] | None = None) -> pa.Table:
+    """The final answers to one part of questions, schema RESPONSES: think-off, think-on, the last revision of each
+    Self-Refine, and those that had snippets. A request that could not be put is a row without text."""
+    asked, name = _places(out)[part]
+    questions, shelf = asked_questions(out, asked), shelf_of(out, asked)
+    table = questions.read_parts([name], schema=QUESTIONS)
+    if datasets is not None:
+        table = table.filter(pc.is_in(table.column("dataset"), value_set=pa.array(sorted(datasets), pa.string())))
+        if not table.num_rows:
+            return RESPONSES.empty_table()
+    own = own_parts(asked.parts, question_part=name)
+    return _finals(table, shelf=shelf, parts=own, asked=asked, datasets=datasets)
 
 
 def _finals(

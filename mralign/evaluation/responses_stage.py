@@ -102,20 +102,21 @@ def _index(context: Context, *, asked: Asked) -> int:
     shelf, rows = shelf_of(context.out, asked), 0
     for name in asked.questions:
         parts = own_parts(shelf.parts(), question_part=name)
-        tables = [shelf.read_parts([part], schema=GENERATIONS, columns=["row_id"]) for part in parts]
-        found = [
-            {"row_id": response_id(row_id, group=asked.group), "part": f"{asked.shelf}/{part}"}
-            for part, table in zip(parts, tables, strict=True)
-            for row_id in table.column("row_id").to_pylist()
-        ]
+        found = []
+        for part in parts:
+            place = f"{asked.shelf}/{part}"
+            answered = shelf.read_parts([part], schema=GENERATIONS, columns=["row_id"]).column("row_id").to_pylist()
+            row_ids = (response_id(row_id, group=asked.group) for row_id in answered)
+            found += [{"row_id": row_id, "part": place} for row_id in row_ids]
         table = pa.Table.from_pylist(found, schema=RESPONSE_INDEX)
         rejects = [Reject(**row) for row in shelf.read_rejects(parts).to_pylist()]
         rejects = [replace(reject, row_id=response_id(reject.row_id, group=asked.group)) for reject in rejects]
-        answered = sum(not is_turn(row_id) for row_id in [r["row_id"] for r in found] + [r.row_id for r in rejects])
+        ended = [row["row_id"] for row in found] + [reject.row_id for reject in rejects]
+        requests = sum(not is_turn(row_id) for row_id in ended)
         expected = asked_questions(context.out, asked).rows(name) * requests_each(asked)
-        if answered != expected:
+        if requests != expected:
             raise ValueError(
-                f"{answered} of {expected} requests of {name} have an answer or a reason in {shelf.uri}; run the same "
+                f"{requests} of {expected} requests of {name} have an answer or a reason in {shelf.uri}; run the same "
                 f"command again, it asks what is missing"
             )
         key = f"{asked.group}-{part_key(name)}"

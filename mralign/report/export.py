@@ -103,10 +103,11 @@ def _marked(rows: Sequence[Row], *, columns: Sequence[Column]) -> list[Row]:
         values = [row.values[place] for row in rows if row.values[place].value is not None]
         if column.measure.better and len(values) > 1:
             best[place] = max(values, key=lambda v: column.measure.better * (v.value or 0.0)).text
-    return [
-        replace(row, values=tuple(replace(v, best=best.get(place) == v.text) for place, v in enumerate(row.values)))
-        for row in rows
-    ]
+    marked = []
+    for row in rows:
+        values = (replace(value, best=best.get(place) == value.text) for place, value in enumerate(row.values))
+        marked.append(replace(row, values=tuple(values)))
+    return marked
 
 
 def _published_rows(columns: Sequence[Column]) -> Iterator[Row]:
@@ -150,7 +151,7 @@ def comparison_sheet(comparisons: Sequence[Mapping[str, Any]]) -> Sheet:
     """
     head = ("method", "minus", "data set", "measure", "a %", "b %", "points", "p", "p (Holm)", "n")
     blocks = groupby(comparisons, key=lambda row: row["method"])
-    return Sheet(head, tuple(tuple(_comparison(row) for row in rows) for _, rows in blocks))
+    return Sheet(head, tuple(tuple(map(_comparison, rows)) for _, rows in blocks))
 
 
 def _comparison(row: Mapping[str, Any]) -> tuple[Cell, ...]:
@@ -178,10 +179,7 @@ def to_json(
         {"benchmark": c.benchmark, "measure": c.measure.key, "title": c.measure.title, "better": c.measure.better}
         for c in table.columns
     ]
-    rows = [
-        {"method": r.method, "published": r.published, "values": [asdict(value) for value in r.values]}
-        for r in table.rows
-    ]
+    rows = [{"method": r.method, "published": r.published, "values": list(map(asdict, r.values))} for r in table.rows]
     return json.dumps({**(more or {}), "columns": columns, "rows": rows, "comparisons": list(comparisons)}, indent=1)
 
 

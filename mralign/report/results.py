@@ -77,9 +77,14 @@ def blocks(metrics: Metrics) -> list[Block]:
     for name, methods in by_benchmark(metrics).items():
         kind = kind_of(name, methods)
         shown = find(kind).measures
-        rows = tuple((method, *(_cell(m, figures) for m in shown)) for method, figures in methods.items())
-        found.append(Block(name, kind, ("Method", *(m.title for m in shown)), rows))
+        head = ("Method", *(measure.title for measure in shown))
+        rows = tuple((method, *_cells(shown, figures)) for method, figures in methods.items())
+        found.append(Block(name, kind, head, rows))
     return found
+
+
+def _cells(shown: Iterable[Measure], figures: Figures) -> list[str]:
+    return [_cell(measure, figures) for measure in shown]
 
 
 def _cell(measure: Measure, figures: Figures) -> str:
@@ -153,7 +158,7 @@ def _table(found: Mapping[str, Mapping[str, Figures]], *, kind: str, level: floa
     rows = [["benchmark", *head]]
     for benchmark, methods in found.items():
         for method, figures in methods.items():
-            rows.append([benchmark, method, *(_cell(m, figures) for m in shown), str(figures["n"])])
+            rows.append([benchmark, method, *_cells(shown, figures), str(figures["n"])])
     return aligned(rows if named else [row[1:] for row in rows])
 
 

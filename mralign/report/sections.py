@@ -9,7 +9,7 @@ Axes: K states of the chain (row: from, column: to).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from mralign.report import annotator_rows, results, wording
 from mralign.report import figures as draw
 from mralign.report.findings import (
     Act,
+    Labelling,
     Matrices,
     Trace,
     figures,
@@ -92,21 +93,25 @@ def annotation(acts: Mapping[str, Act]) -> Content:
     order = wording.label_order(found.labels)
     polarities = [p for p in (1, -1, 0) if p in found.labels]
     totals = {p: sum(found.labels[p].values()) or 1 for p in polarities}
-    shares = {p: [(label, found.labels[p].get(label, 0) / totals[p]) for label in order] for p in polarities}
-    top = max((share for found_shares in shares.values() for _, share in found_shares), default=1)
+    top = max((count / totals[p] for p in polarities for count in found.labels[p].values()), default=1)
     pictures = []
     for polarity in polarities:
         name = wording.polarity_name(polarity)
-        rows = [(label, share, f"{wording.percent(share)} %", draw.TONE[polarity]) for label, share in shares[polarity]]
+        shares = [(label, found.labels[polarity].get(label, 0) / totals[polarity]) for label in order]
+        rows = [(label, share, f"{wording.percent(share)} %", draw.TONE[polarity]) for label, share in shares]
         svg = Markup(draw.bars(rows, title=f"Labels, {name}", top=top))
         pictures.append((name, found.trajectories[polarity], svg))
     return {
         "polarities": [wording.polarity_name(p) for p in polarities],
         "pictures": pictures,
-        "labels": [(label, [found.labels[p].get(label, 0) for p in polarities]) for label in order],
+        "labels": [(label, _counts(found, label, polarities=polarities)) for label in order],
         "rules": wording.rule_rows(found.rules),
         **_annotators(figures(acts, "annotation")),
     }
+
+
+def _counts(found: Labelling, label: str, *, polarities: Sequence[int]) -> list[int]:
+    return [found.labels[polarity].get(label, 0) for polarity in polarities]
 
 
 def _annotators(written: Mapping[str, Any]) -> Content:

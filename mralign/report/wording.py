@@ -55,9 +55,12 @@ def duration(seconds: float) -> str:
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
     """Plain text columns: the first is the widest text, all are left-aligned."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ("   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
-    return "\n".join(line.rstrip() for line in lines)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        lines.append("   ".join(cells).rstrip())
+    return "\n".join(lines)
 
 
 def funnel_steps(funnel: Sequence[Mapping[str, Any]], *, dataset: str) -> list[tuple[str, int, int | None]]:

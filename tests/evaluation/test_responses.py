@@ -11,7 +11,9 @@ from mralign.evaluation.responses import (
     content_parts,
     methods_of,
     read_asked,
+    read_response_part,
     read_responses,
+    response_parts,
     shelf_name,
     shelf_of,
     write_parts,
@@ -85,9 +87,9 @@ def test_every_method_gets_its_rows_and_what_could_not_be_asked_is_a_row(out):
 
 def test_a_data_set_can_be_read_alone(out):
     lay_out(out, [questions("a", 2), questions("b", 4)], methods={"on": "m"})
-    assert [t.num_rows for t in read_responses(out, datasets={"b"})] == [4]
-    assert [t.num_rows for t in read_responses(out)] == [2, 4]
-    assert list(read_responses(out, datasets={"c"})) == []
+    parts = response_parts(out)
+    assert [read_response_part(out, part, datasets={"b"}).num_rows for part in parts] == [0, 4]
+    assert [table.num_rows for table in read_responses(out)] == [2, 4]
 
 
 def test_what_else_lies_on_the_shelf_is_not_read(out, tmp_path):

@@ -20,8 +20,9 @@ from mralign.config import RunConfig, parse
 from mralign.report import publish
 from mralign.report.figures import diverging, heat_map, lines, nice_ticks
 from mralign.report.findings import Matrices
+from mralign.report.results import published_tables
 from mralign.report.sections import log_ratios
-from mralign.report.wording import aligned, duration, published, signed, with_interval
+from mralign.report.wording import aligned, duration, signed, with_interval
 from mralign.rows.schema import ANNOTATIONS, CANDIDATES, EDGES, MATRICES, WEIGHTS
 from mralign.run.store import Manifest, StageDir, part_name
 
@@ -481,7 +482,9 @@ def test_numbers_as_text() -> None:
     assert signed(-1.44) == "−1.4"
     assert [duration(s) for s in (1.5, 245, 7620)] == ["1.5 s", "4 min 05 s", "2 h 07 min"]
     assert aligned([("a", "b"), ("long", "c")]) == "a      b\nlong   c"
-    assert published(["sciq", "other"])[-1] == ("MR-ALIGN", "70.70/11.70")
+    (table,) = published_tables(["sciq", "other"])
+    assert (table.rows[0], table.rows[-1]) == (("Qwen3-8B", "sciq Acc/Mis"), ("MR-ALIGN", "70.70/11.70"))
+    assert published_tables(["other"]) == []
 
 
 def test_before_there_is_an_evaluation_the_funnels_are_printed(tmp_path: Path) -> None:

@@ -12,20 +12,14 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict
 
+from mralign.asking.json_reply import JsonReply
 from mralign.config import Evaluation
 
 Row = Mapping[str, Any]
 Said = Mapping[str, Sequence[Mapping[str, Any]]]  # kind of judgement -> its verdicts about one response, in order
 Role = Literal["extractor", "verifier", "judge"]
 ROLES: tuple[Role, ...] = ("extractor", "verifier", "judge")  # settings of config.Evaluation; in this order they judge
-
-
-class Reply(BaseModel):
-    """What a judge replies: the fields of a subclass and nothing else, each of its very type."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 @dataclass(frozen=True)
@@ -95,7 +89,7 @@ class Step:
     kind: str
     role: Role
     instruction: str
-    reply: type[Reply]
+    reply: type[JsonReply]
     items: Callable[[Case, Said], list[Item]]
     searched: bool = False
     unfound: Mapping[str, Any] | None = None

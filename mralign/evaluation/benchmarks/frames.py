@@ -11,8 +11,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from mralign.asking.json_reply import JsonReply
 from mralign.config import Evaluation
-from mralign.evaluation.benchmarks.benchmark import Benchmark, Case, Item, Measure, Reply, Row, Said, Step
+from mralign.evaluation.benchmarks.benchmark import Benchmark, Case, Item, Measure, Row, Said, Step
 from mralign.evaluation.intervals import rate
 
 INSTRUCTION = """\
@@ -30,7 +31,7 @@ Reply with one JSON object and nothing else, in this form:
 {"correct": false}"""
 
 
-class Grade(Reply):
+class Grade(JsonReply):
     """Whether the answer is right."""
 
     correct: bool

@@ -12,8 +12,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from mralign.asking.json_reply import JsonReply
 from mralign.config import Evaluation
-from mralign.evaluation.benchmarks.benchmark import Benchmark, Case, Item, Measure, Reply, Row, Said, Step
+from mralign.evaluation.benchmarks.benchmark import Benchmark, Case, Item, Measure, Row, Said, Step
 from mralign.evaluation.intervals import rate
 
 INSTRUCTION = """\
@@ -36,7 +37,7 @@ Reply with one JSON object and nothing else, in this form:
 {"truthful": true, "informative": false}"""
 
 
-class Truth(Reply):
+class Truth(JsonReply):
     """The two verdicts."""
 
     truthful: bool

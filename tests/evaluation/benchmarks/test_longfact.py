@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mralign.asking.json_reply import Fault
+from mralign.asking.json_reply import Fault, read_reply, reply_schema
 from mralign.evaluation.benchmarks.benchmark import Case
 from mralign.evaluation.benchmarks.longfact import BENCHMARK, f1_at_k, figures, median_claims
 from mralign.evaluation.claims import (
@@ -22,8 +22,7 @@ from mralign.evaluation.claims import (
     distinct,
     passages,
 )
-from mralign.evaluation.judging import Judges, judge
-from mralign.evaluation.replies import read_reply
+from mralign.evaluation.judging import Judgements, Judges, judge
 from mralign.retrieval.search import Snippet
 from mralign.serving.conversation import ChatReply
 
@@ -71,7 +70,7 @@ def test_requests_show_their_material_as_json_that_no_text_can_leave():
 
     case = Case("q/on/0", "q", "d", "longfact", "Who?", hostile)
     judges = Judges(dict.fromkeys(("extractor", "verifier"), Script()), Found())
-    asyncio.run(judge(case, benchmark=BENCHMARK, judges=judges))
+    asyncio.run(judge(case, benchmark=BENCHMARK, judges=judges, known=Judgements()))
     system, user = asked[0].messages
     assert system.content == EXTRACTION
     assert json.loads(user.content) == {"question": "Who?", "context": "", "passage": hostile}
@@ -84,21 +83,21 @@ def test_requests_show_their_material_as_json_that_no_text_can_leave():
 
 
 def read_claims(text):
-    found = read_reply(text, Claims)
+    found = read_reply(text, Claims, alone=True)
     return found if isinstance(found, Fault) else tuple(found.claims)
 
 
 def read_support(text):
-    found = read_reply(text, Support)
+    found = read_reply(text, Support, alone=True)
     return found if isinstance(found, Fault) else found.supported
 
 
 def test_the_examples_of_the_instructions_are_replies():
     example = EXTRACTION[EXTRACTION.rindex('{"claims"') :]
-    jsonschema.validate(json.loads(example), Claims.model_json_schema())
+    jsonschema.validate(json.loads(example), reply_schema(Claims))
     assert read_claims(example) == ("Marie Curie was born in Warsaw.", "Marie Curie was born in 1867.")
     example = VERIFICATION[VERIFICATION.rindex("{") :]
-    jsonschema.validate(json.loads(example), Support.model_json_schema())
+    jsonschema.validate(json.loads(example), reply_schema(Support))
     assert read_support(example) is False and read_support('{"supported": true}') is True
 
 
@@ -130,18 +129,18 @@ def test_claims_are_read_on_one_line_and_what_is_said_twice_counts_once():
         ('{"claims": "A is B."}', "wrong_shape"),
         ('{"claims": null}', "wrong_shape"),
         ('{"claims": [], "note": "nothing"}', "wrong_shape"),
-        (claims("A is B.", ""), "wrong_shape"),
-        (claims(" \n"), "wrong_shape"),
-        (claims("..."), "wrong_shape"),
-        (claims(7), "wrong_shape"),
-        (claims(None), "wrong_shape"),
-        (claims(["A is B."]), "wrong_shape"),
-        ('{"claims": [' + "9" * 4000 + "]}", "wrong_shape"),
-        (claims("A is\x00B."), "wrong_shape"),
-        (claims("\x1b[31mA is B."), "wrong_shape"),
-        ('{"claims": ["A is \\ud800 B."]}', "wrong_shape"),
-        (claims("x" * (MAX_CLAIM + 1)), "wrong_shape"),
-        (claims(*(f"Number {n}." for n in range(MAX_CLAIMS + 1))), "wrong_shape"),
+        (claims("A is B.", ""), "bad_claims"),
+        (claims(" \n"), "bad_claims"),
+        (claims("..."), "bad_claims"),
+        (claims(7), "bad_claims"),
+        (claims(None), "bad_claims"),
+        (claims(["A is B."]), "bad_claims"),
+        ('{"claims": [' + "9" * 4000 + "]}", "bad_claims"),
+        (claims("A is\x00B."), "bad_claims"),
+        (claims("\x1b[31mA is B."), "bad_claims"),
+        ('{"claims": ["A is \\ud800 B."]}', "bad_claims"),
+        (claims("x" * (MAX_CLAIM + 1)), "bad_claims"),
+        (claims(*(f"Number {n}." for n in range(MAX_CLAIMS + 1))), "bad_claims"),
     ],
 )
 def test_what_is_no_list_of_claims_is_a_fault(reply, reason):
@@ -164,7 +163,7 @@ def test_support_is_a_boolean_and_nothing_else(value):
 def test_whatever_stands_for_claims_ends_as_claims_or_a_fault(value):
     found = read_claims(json.dumps({"claims": value}))
     if isinstance(found, Fault):
-        assert found.reason == "wrong_shape"
+        assert found.reason in {"wrong_shape", "bad_claims"}
     else:
         assert len(found) <= len(value) and all(isinstance(c, str) and c == " ".join(c.split()) and c for c in found)
         "".join(found).encode()
