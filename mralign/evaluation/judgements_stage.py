@@ -22,14 +22,13 @@ import pyarrow as pa
 from mralign.asking.chats import (
     asking_faults,
     asking_workers,
-    chat_matters,
     check_purses,
     check_speaker,
     open_chats,
     speaker_of,
 )
 from mralign.asking.interview import commit_in_parts, price, together
-from mralign.config import Annotator, RunConfig
+from mralign.config import Annotator, RunConfig, named
 from mralign.evaluation import longfact, truthfulqa
 from mralign.evaluation.judging import EXTRACTOR, JUDGE, VERIFIER, Case, Court, judge, verdicts
 from mralign.evaluation.responses import read_responses
@@ -54,7 +53,9 @@ def judgements_stage(*, name: str, responses: str) -> Stage:
     return Stage(
         name=name,
         run=partial(_run, responses=responses),
-        matters=_matters,
+        reads=_reads,
+        ignores=_NOT_JUDGED,
+        code=_code,
         upstream=("questions", responses),
         inputs=_inputs,
         check=_check,
@@ -111,29 +112,29 @@ def _lacks(config: RunConfig) -> list[str]:
     return found + (search_lacks(retrieval.search) if searched else [])
 
 
-def _matters(config: RunConfig) -> dict[str, Any]:
-    """What changes a judgement: who judges, what they are told and shown; for LongFact, where evidence is found."""
-    settings, kinds = config.evaluation, _judged_by(config)
-    found: dict[str, Any] = {
-        "seed": config.run.seed,
-        "split": settings.split,
-        "benchmarks": kinds,
-        "judges": {role: chat_matters(annotator, config=config) for role, annotator in _judges(config).items()},
+# Of what LongFact reads: how responses are scored, and what +Ret makes of snippets.
+_NOT_JUDGED = (
+    *("evaluation.longfact.k", "evaluation.retrieval.top_k"),
+    *("evaluation.retrieval.prompt", "evaluation.retrieval.max_characters"),
+)
+
+
+def _reads(config: RunConfig) -> dict[str, Any]:
+    """Who judges; for LongFact, where evidence is found and how much of it is shown."""
+    judges = {f"evaluation.{role}": config.filled(annotator) for role, annotator in _judges(config).items()}
+    longfact = "longfact" in _judged_by(config).values()
+    evidence = ["evaluation.longfact", "evaluation.retrieval"] if longfact else []
+    return judges | named(config, "evaluation.split", "run.seed", *evidence)
+
+
+def _code(config: RunConfig) -> dict[str, Any]:
+    """What the judges are told."""
+    bounds = [longfact.SHORT_PASSAGE, longfact.LONG_PASSAGE, longfact.MAX_CLAIMS, longfact.MAX_CLAIM]
+    told = {
+        "truthfulqa": truthfulqa.INSTRUCTION,
+        "longfact": [longfact.EXTRACTION, longfact.VERIFICATION, bounds],
     }
-    if "truthfulqa" in kinds.values():
-        found["truthfulqa"] = truthfulqa.INSTRUCTION
-    if "longfact" in kinds.values():
-        retrieval = settings.retrieval
-        place: dict[str, Any] = {"fields": retrieval.fields}
-        if retrieval.engine == "http":
-            place = retrieval.search.model_dump(mode="json", include={"url", "request", "results", "fields"})
-        found["longfact"] = {
-            "instructions": [longfact.EXTRACTION, longfact.VERIFICATION],
-            "bounds": [longfact.SHORT_PASSAGE, longfact.LONG_PASSAGE, longfact.MAX_CLAIMS, longfact.MAX_CLAIM],
-            "evidence": settings.longfact.evidence,
-            "search": {"engine": retrieval.engine, **place},
-        }
-    return found
+    return {f"instruction of {kind}": told[kind] for kind in sorted(set(_judged_by(config).values()))}
 
 
 def _inputs(config: RunConfig) -> dict[str, str]:

@@ -38,6 +38,10 @@ from mralign.serving.requests import check_model, sampling_of_evaluation
 from mralign.serving.streaming import generate, stream_faults, stream_workers
 
 _SUFFIX = {"plain": "", "ret": "_ret"}
+_JUDGING = (
+    *("evaluation.match", "evaluation.judge", "evaluation.extractor", "evaluation.verifier", "evaluation.longfact"),
+    *("evaluation.reannotate", "evaluation.bootstrap_samples", "evaluation.level"),
+)
 
 
 def _ask(
@@ -140,20 +144,13 @@ def _trained(context: Context) -> Outcome:
     return _ask(context, model=merged, names=names, files={"training": training.fingerprint}, probe=training.uri)
 
 
-def _matters(config: RunConfig, *, methods: Sequence[str]) -> dict[str, Any]:
-    settings = config.evaluation
-    found = {
-        "seed": config.run.seed,
-        "model": config.model.matters(),
-        "max_model_len": config.engine.max_model_len,
-        "methods": methods,
-        **settings.model_dump(mode="json", include={"split", "draws", "prompt", "prompts", "decoding"}),
-    }
-    if "self_refine" in methods:
-        found["self_refine"] = settings.self_refine.model_dump(mode="json")
-    if asks_with_snippets(methods):
-        found["snippets"] = [settings.retrieval.prompt, settings.retrieval.max_characters]
-    return found
+_READS = ("evaluation", "model", "engine", "run.seed")
+
+
+def _ignores(methods: Sequence[str]) -> list[str]:
+    """Settings of the evaluation that change no response to these methods: how responses are judged and scored."""
+    found = [*_JUDGING] if asks_with_snippets(methods) else [*_JUDGING, "evaluation.retrieval"]
+    return found if "self_refine" in methods else [*found, "evaluation.self_refine"]
 
 
 def _check(config: RunConfig) -> None:
@@ -188,7 +185,8 @@ def base_stage(config: RunConfig) -> Stage:
     return Stage(
         name="responses_base",
         run=_base,
-        matters=lambda config: _matters(config, methods=methods) | {"label": config.evaluation.label},
+        reads=_READS,
+        ignores=("evaluation.trained_methods", *_ignores(methods)),
         upstream=("questions", *(["evidence"] if asks_with_snippets(methods) else [])),
         inputs=lambda config: config.model.inputs(),
         check=_check,
@@ -204,7 +202,8 @@ def trained_stage(config: RunConfig) -> Stage:
     return Stage(
         name="responses",
         run=_trained,
-        matters=lambda config: _matters(config, methods=methods) | {"name": trained_name(config)},
+        reads=_READS,
+        ignores=("evaluation.methods", "evaluation.label", *_ignores(methods)),
         upstream=("questions", "training", *(["evidence"] if asks_with_snippets(methods) else [])),
         check=_check_trained,
         workers=stream_workers,

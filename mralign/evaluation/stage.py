@@ -18,7 +18,7 @@ import pyarrow as pa
 from mralign.config import RunConfig
 from mralign.evaluation.judging import Verdict, verdicts
 from mralign.evaluation.positions import position_figures
-from mralign.evaluation.responses import read_responses, trained_name
+from mralign.evaluation.responses import read_responses
 from mralign.evaluation.scoring import JUDGED, claims_bound, kinds_of, result_figures, score_responses, with_f1
 from mralign.evaluation.strata import strata_figures
 from mralign.rows.schema import JUDGEMENTS, SCORES
@@ -71,17 +71,6 @@ def _thinking(base: Sequence[dict[str, Any]], *, config: RunConfig) -> list[dict
     return [row for row in base if row["method"] == name]
 
 
-def _matters(config: RunConfig) -> dict[str, Any]:
-    settings = config.evaluation
-    return {
-        **settings.model_dump(
-            mode="json", include={"split", "match", "level", "bootstrap_samples", "label", "methods"}
-        ),
-        "kinds": kinds_of(config),
-        "k": settings.longfact.k,
-    }
-
-
 def judges(config: RunConfig) -> bool:
     """Whether a benchmark of the evaluation split needs judges."""
     return any(kind in JUDGED for kind in kinds_of(config).values())
@@ -92,7 +81,8 @@ def base_stage(config: RunConfig) -> Stage:
     return Stage(
         name="evaluation_base",
         run=partial(_evaluate, side="_base"),
-        matters=_matters,
+        reads=("evaluation",),
+        ignores=("evaluation.trained_methods", "evaluation.reannotate"),
         upstream=("responses_base", *(["judgements_base"] if judges(config) else [])),
         version=3,
     )
@@ -103,7 +93,8 @@ def trained_stage(config: RunConfig) -> Stage:
     return Stage(
         name="evaluation",
         run=partial(_evaluate, side=""),
-        matters=lambda config: _matters(config) | {"name": trained_name(config)},
+        reads=("evaluation",),
+        ignores=("evaluation.reannotate",),
         upstream=("responses", *(["judgements"] if judges(config) else []), "evaluation_base"),
         version=3,
     )
