@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
     if args.dry_run:
         print(pipeline.describe(config, planned))
         return
-    pipeline.save_config(config)
+    report.begin(config)
     pipeline.run(config, planned, start_ray=partial(start_ray, config))
     print(report.publish(config, planned))
 

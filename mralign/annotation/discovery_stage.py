@@ -18,7 +18,7 @@ from mralign.annotation.instruction import Trajectory
 from mralign.annotation.open_interview import label_openly
 from mralign.annotation.open_labels import INSTRUCTION, sample_ids
 from mralign.asking.chats import asking_faults, asking_workers, check_speaker, open_chat, speaker_of
-from mralign.config import Annotator, RunConfig
+from mralign.config import Annotator, RunConfig, named
 from mralign.rows.schema import CANDIDATES, OPEN_LABELS
 from mralign.run.placement import Fault, Workers
 from mralign.run.stage import Context, Outcome, Stage, all_checks, log
@@ -39,22 +39,15 @@ def labeller_of(config: RunConfig) -> Annotator:
     return labeller
 
 
-def _matters(config: RunConfig) -> dict[str, Any]:
-    """What changes the open labels; `mark` stands for the files of a model of ours."""
-    speaker = speaker_of(labeller_of(config), config=config)
-    http, model = speaker.http, speaker.model
-    return {
-        "sample": config.discovery.sample,
-        "seed": [config.run.seed, speaker.seed],
-        "show_answers": config.annotation.show_answers,
-        "instruction": INSTRUCTION,
-        "decoding": speaker.decoding.model_dump(mode="json"),
-        "mode": speaker.mode.model_dump(mode="json"),
-        "structured": speaker.structured,
-        "asked": [http.base_url, http.model or model.path, http.request]
-        if http
-        else [speaker.mark, speaker.serving.max_model_len],
-    }
+def _reads(config: RunConfig) -> dict[str, Any]:
+    labeller = config.filled(labeller_of(config))
+    discovery = config.discovery.model_copy(update={"labeller": labeller})
+    return {"discovery": discovery, **named(config, "annotation.show_answers", "run.seed")}
+
+
+def _inputs(config: RunConfig) -> dict[str, str]:
+    labeller = config.filled(labeller_of(config))
+    return labeller.model.inputs() if labeller.model else {}
 
 
 def _label(context: Context) -> Outcome:
@@ -116,7 +109,9 @@ def _lacks(config: RunConfig) -> list[str]:
 OPEN_LABELS_STAGE = Stage(
     name="open_labels",
     run=_label,
-    matters=_matters,
+    reads=_reads,
+    code=lambda config: {"instruction": INSTRUCTION},
+    inputs=_inputs,
     upstream=("candidates",),
     check=_check,
     lacks=_lacks,

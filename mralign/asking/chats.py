@@ -19,7 +19,7 @@ from weakref import WeakValueDictionary
 
 from mralign.chat.model_files import load_tokenizer, model_path
 from mralign.chat.prompts import control_tokens
-from mralign.config import Annotator, Decoding, Engine, Http, Model, RunConfig, ThinkMode, resolve_path
+from mralign.config import Annotator, Decoding, Engine, Http, Model, RunConfig, ThinkMode, counted, resolve_path
 from mralign.run.placement import Fault, Workers, actor_options
 from mralign.run.store import Directory, absolute, digest, fingerprint
 from mralign.serving.calls import Call, Failure
@@ -65,7 +65,7 @@ def speaker_of(annotator: Annotator, *, config: RunConfig) -> Speaker:
         mark = fingerprint(
             stage="speaker",
             version=1,
-            config=model.matters(),
+            config=counted({"model": model}),
             upstream={},
             inputs={name: digest(resolve_path(path)) for name, path in model.inputs().items()},
         )
@@ -81,20 +81,6 @@ def speaker_of(annotator: Annotator, *, config: RunConfig) -> Speaker:
         mark=mark,
         cache=f"{absolute(config.run.dir)}/{_cache_name(annotator.http, mark=mark)}",
     )
-
-
-def chat_matters(annotator: Annotator, *, config: RunConfig) -> dict[str, Any]:
-    """What of the configuration changes the replies of an annotator with engine vllm or http."""
-    model, http = annotator.model or config.model, annotator.http or config.http
-    asked = {
-        "name": annotator.name,  # its seed comes from it
-        "decoding": annotator.decoding.model_dump(mode="json"),
-        "mode": annotator.mode.model_dump(mode="json") if annotator.mode else None,
-        "structured": annotator.structured,
-    }
-    if annotator.engine == "http":
-        return asked | {"base_url": http.base_url, "model": http.model or model.path, "request": http.request}
-    return asked | {"model": model.matters(), "max_model_len": (annotator.serving or config.engine).max_model_len}
 
 
 def _cache_name(own: Http | None, *, mark: str) -> str:

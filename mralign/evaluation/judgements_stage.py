@@ -20,10 +20,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from mralign.asking.chats import ChatHouse, Speaker, chat_matters, check_purses, check_speaker, speaker_of
+from mralign.asking.chats import ChatHouse, Speaker, check_purses, check_speaker, speaker_of
 from mralign.asking.interview import price
 from mralign.asking.json_reply import reply_schema
-from mralign.config import Annotator, RunConfig
+from mralign.config import Annotator, RunConfig, named
 from mralign.evaluation.benchmarks import find, of_config
 from mralign.evaluation.benchmarks.benchmark import ROLES, Case, Role, Step
 from mralign.evaluation.judging import Judgements, Judges, Verdict, judge, response_of, verdicts
@@ -54,7 +54,9 @@ def judgements_stage(subject: Subject) -> Stage:
     return Stage(
         name=subject.stage("judgements"),
         run=partial(_run, subject=subject),
-        matters=_matters,
+        reads=_reads,
+        ignores=_NOT_JUDGED,
+        code=_code,
         upstream=("questions", subject.stage("responses")),
         inputs=_inputs,
         check=_check,
@@ -151,28 +153,24 @@ def _lacks(config: RunConfig) -> list[str]:
     return found
 
 
-def _matters(config: RunConfig) -> dict[str, Any]:
-    """What changes a judgement: who judges, what they are told and shown, and where evidence is found."""
-    settings = config.evaluation
-    found: dict[str, Any] = {
-        "seed": config.run.seed,
-        "split": settings.split,
-        "benchmarks": _judged(config),
-        "judges": {role: chat_matters(annotator, config=config) for role, annotator in _judges(config).items()},
-        "steps": [_asks(step) for step in _steps(config)],
-    }
-    if _searches(config):
-        retrieval = settings.retrieval
-        place: dict[str, Any] = {"fields": retrieval.fields}
-        if retrieval.engine == "http":
-            place = retrieval.search.model_dump(mode="json", include={"url", "request", "results", "fields"})
-        found["search"] = {"engine": retrieval.engine, "evidence": settings.longfact.evidence, **place}
+# Of where evidence is found: what +Ret makes of snippets.
+_NOT_JUDGED = tuple(f"evaluation.retrieval.{name}" for name in ("top_k", "prompt", "max_characters"))
+
+
+def _reads(config: RunConfig) -> dict[str, Any]:
+    """Who judges; where evidence is searched for, how and how much of it is shown."""
+    judges = {f"evaluation.{role}": config.filled(annotator) for role, annotator in _judges(config).items()}
+    evidence = ["evaluation.longfact.evidence", "evaluation.retrieval"] if _searches(config) else []
+    return judges | named(config, "evaluation.split", "run.seed", *evidence)
+
+
+def _code(config: RunConfig) -> dict[str, Any]:
+    """What the judges are told, and how they reply."""
+    found = {}
+    for name in _judged(config).values():
+        for step in find(name).steps:
+            found[f"{step.kind} of {name}"] = [step.instruction, reply_schema(step.reply), step.bounds]
     return found
-
-
-def _asks(step: Step) -> list[Any]:
-    """What of a step changes its judgements."""
-    return [step.kind, step.instruction, reply_schema(step.reply), step.bounds]
 
 
 def _inputs(config: RunConfig) -> dict[str, str]:

@@ -11,14 +11,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from mralign.chat.self_refine import is_turn, last_answers
-from mralign.config import RunConfig
+from mralign.config import RunConfig, counted
 from mralign.rows.schema import GENERATIONS, QUESTIONS
 from mralign.rows.subjects import Subject, Way
 from mralign.run.store import StageDir, fingerprint, part_key, part_name
@@ -26,6 +26,7 @@ from mralign.serving.requests import Sampling, build_requests
 
 RESPONSES = GENERATIONS.append(pa.field("method", pa.string()))
 SHELF = "responses_by_content"
+_NOT_ASKED = ("probe", "cache", "prompts")  # of a Sampling; a question part is named after its own prompt
 _UNANSWERED = {"text": "", "completion_tokens": 0, "thought_start": -1, "thought_end": -1, "thought_tokens": 0}
 
 
@@ -67,18 +68,8 @@ def content_parts(
 
 def shelf_name(sampling: Sampling, *, files: Mapping[str, str], group: str) -> str:
     """Directory of the responses to whatever questions by this sampling; `files`: digests of the model's files."""
-    engineless = replace(sampling, probe="", cache="")
-    config = {
-        "model": engineless.model.matters(),
-        "max_model_len": engineless.engine.max_model_len,
-        "decoding": engineless.decoding.model_dump(mode="json"),
-        "prompt": engineless.prompt,
-        "modes": engineless.modes,
-        "draws": engineless.draws,
-        "seed": engineless.seed,
-        "refinement": asdict(engineless.refinement) if engineless.refinement else None,
-        "group": group,
-    }
+    asked = {field.name: getattr(sampling, field.name) for field in fields(sampling)}
+    config = counted({**asked, "group": group}, ignores=_NOT_ASKED)
     return f"{SHELF}/{fingerprint(stage=SHELF, version=2, config=config, upstream={}, inputs=files)}"
 
 

@@ -39,6 +39,8 @@ from mralign.serving.requests import check_model, sampling_of_evaluation
 from mralign.serving.streaming import generate, stream_faults, stream_workers
 
 _GROUPS = ("plain", "ret")  # questions as they are, and with snippets that were found for them
+_JUDGING = ("match", "judge", "extractor", "verifier", "longfact", "reannotate", "bootstrap_samples", "level")
+_READS = ("evaluation", "model", "engine", "run.seed")
 
 
 def _ask(
@@ -150,21 +152,22 @@ def _prompts(config: RunConfig) -> dict[str, str]:
     return found
 
 
-def _matters(config: RunConfig, *, subject: Subject) -> dict[str, Any]:
-    settings, methods = config.evaluation, methods_of(config, subject)
-    found = {
-        "seed": config.run.seed,
-        "model": config.model.matters(),
-        "max_model_len": config.engine.max_model_len,
-        "methods": methods,
-        "prompts": _prompts(config),
-        **settings.model_dump(mode="json", include={"split", "draws", "prompt", "decoding"}),
-    }
-    if Way.SELF_REFINE in methods:
-        found["self_refine"] = settings.self_refine.model_dump(mode="json")
-    if asks_with_snippets(methods):
-        found["snippets"] = [settings.retrieval.prompt, settings.retrieval.max_characters]
-    return found
+def _code(config: RunConfig) -> dict[str, Any]:
+    """How benchmarks ask by themselves."""
+    prompts = {name: find(name).prompt for name in of_config(config).values()}
+    return {f"prompt of {name}": prompt for name, prompt in prompts.items() if prompt is not None}
+
+
+def _ignores(config: RunConfig, *, subject: Subject) -> list[str]:
+    """Settings of the evaluation that change no response of this model: of the other one, of judges and of scores."""
+    ways = methods_of(config, subject)
+    found = [*_JUDGING]
+    found += ["trained_methods"] if subject is Subject.BASE else ["methods", "label"]
+    if not asks_with_snippets(ways):
+        found.append("retrieval")
+    if Way.SELF_REFINE not in ways:
+        found.append("self_refine")
+    return [f"evaluation.{name}" for name in found]
 
 
 def _check(config: RunConfig) -> None:
@@ -203,7 +206,9 @@ def responses_stage(config: RunConfig, *, subject: Subject) -> Stage:
     return Stage(
         name=subject.stage("responses"),
         run=partial(_run, subject=subject),
-        matters=partial(_matters, subject=subject),
+        reads=_READS,
+        ignores=_ignores(config, subject=subject),
+        code=_code,
         upstream=tuple(upstream),
         inputs=lambda config: config.model.inputs() if is_base else {},
         check=_check if is_base else _check_trained,

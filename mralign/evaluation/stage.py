@@ -19,7 +19,7 @@ from mralign.config import RunConfig
 from mralign.evaluation.benchmarks import find, of_config
 from mralign.evaluation.judging import Verdict, verdicts
 from mralign.evaluation.positions import position_figures
-from mralign.evaluation.responses import read_responses, trained_name
+from mralign.evaluation.responses import read_responses
 from mralign.evaluation.scoring import SCORES, completed, result_figures, score_responses, shared_of
 from mralign.evaluation.strata import strata_figures
 from mralign.rows.schema import JUDGEMENTS
@@ -73,17 +73,6 @@ def _thinking(base: Sequence[dict[str, Any]], *, config: RunConfig) -> list[dict
     return [row for row in base if row["method"] == name]
 
 
-def _matters(config: RunConfig, *, subject: Subject) -> dict[str, Any]:
-    settings = config.evaluation
-    counted = {"split", "match", "level", "bootstrap_samples", "label", "methods"}
-    found = {
-        **settings.model_dump(mode="json", include=counted),
-        "benchmarks": of_config(config),
-        "k": settings.longfact.k,
-    }
-    return found if subject is Subject.BASE else found | {"name": trained_name(config)}
-
-
 def judges(config: RunConfig) -> bool:
     """Whether a benchmark of the evaluation split needs judges."""
     return any(find(name).steps for name in of_config(config).values())
@@ -91,15 +80,17 @@ def judges(config: RunConfig) -> bool:
 
 def evaluation_stage(config: RunConfig, *, subject: Subject) -> Stage:
     """Scores of one model; of the trained one, what all are scored with and the strata come from the untrained one."""
+    is_base = subject is Subject.BASE
     upstream = [subject.stage("responses")]
     if judges(config):
         upstream.append(subject.stage("judgements"))
-    if subject is Subject.TRAINED:
+    if not is_base:
         upstream.append(Subject.BASE.stage("evaluation"))
     return Stage(
         name=subject.stage("evaluation"),
         run=partial(_evaluate, subject=subject),
-        matters=partial(_matters, subject=subject),
+        reads=("evaluation",),
+        ignores=("evaluation.reannotate", *(["evaluation.trained_methods"] if is_base else [])),
         upstream=tuple(upstream),
         version=4,
     )

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from functools import partial
+from typing import Any
 
 import pyarrow as pa
 
 from mralign.chat.prompts import MODES
-from mralign.config import Candidates, RunConfig, resolve_path
+from mralign.config import Candidates, RunConfig, named, resolve_path
 from mralign.rollouts.candidates import Limits, funnel, judge
 from mralign.rollouts.imported import check_file, read_rollouts
 from mralign.rollouts.thoughts import draw_questions, thoughts_of, unanswered
@@ -50,17 +51,9 @@ def _lacks(config: RunConfig) -> list[str]:
     return endpoint_lacks(config.http, setting="http") if config.rollouts.engine == "http" else []
 
 
-def _sampling_matters(config: RunConfig) -> object:
-    remote = config.rollouts.engine == "http"
-    return {
-        "seed": config.run.seed,
-        "model": config.model.matters(),
-        "n": config.rollouts.n,
-        "decoding": config.rollouts.decoding.model_dump(mode="json"),
-        "prompt": config.rollouts.prompt,
-        "max_model_len": config.engine.max_model_len,
-        "endpoint": {"base_url": config.http.base_url, "model": config.http.model} if remote else None,
-    }
+def _reads(config: RunConfig) -> Mapping[str, Any]:
+    remote = ["http"] if config.rollouts.engine == "http" else []
+    return named(config, "rollouts", "model", "engine", "run.seed", *remote)
 
 
 def _check_import(config: RunConfig) -> None:
@@ -205,12 +198,7 @@ def thoughts_stage(subject: Subject) -> Stage:
     return Stage(
         name=subject.stage("thoughts"),
         run=partial(_think, responses=responses),
-        matters=lambda config: {
-            "count": config.evaluation.reannotate,
-            "split": config.evaluation.split,
-            "match": config.evaluation.match,
-            "seed": config.run.seed,
-        },
+        reads=("evaluation.reannotate", "evaluation.split", "evaluation.match", "run.seed"),
         upstream=("questions", responses),
         check=check_think_on,
         version=2,
@@ -220,7 +208,8 @@ def thoughts_stage(subject: Subject) -> Stage:
 ROLLOUTS_STAGE = Stage(
     name="rollouts",
     run=_sample,
-    matters=_sampling_matters,
+    reads=_reads,
+    ignores=("rollouts.import_name", "rollouts.import_fields"),
     upstream=("questions",),
     inputs=lambda config: config.model.inputs(),
     check=_check,
@@ -233,13 +222,8 @@ ROLLOUTS_STAGE = Stage(
 IMPORT_STAGE = Stage(
     name="rollouts",
     run=_import,
-    matters=lambda config: {
-        "fields": config.rollouts.import_fields.model_dump(),
-        "name": config.rollouts.import_name,
-        "n": config.rollouts.n,
-        "prompt": config.rollouts.prompt,
-        "model": config.model.matters(),
-    },
+    reads=("rollouts", "model"),
+    ignores=("rollouts.engine", "rollouts.decoding"),
     upstream=("questions",),
     inputs=lambda config: {
         "on": config.rollouts.import_on or "",
@@ -253,7 +237,7 @@ IMPORT_STAGE = Stage(
 CANDIDATES_STAGE = Stage(
     name="candidates",
     run=_candidates,
-    matters=lambda config: {**config.candidates.model_dump(), "n": config.rollouts.n},
+    reads=("candidates", "rollouts.n"),
     upstream=("questions", "rollouts"),
     version=2,
 )

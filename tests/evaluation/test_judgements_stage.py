@@ -312,7 +312,7 @@ def test_what_changes_a_judgement_changes_the_fingerprint_and_nothing_else_does(
             config_of(tmp_path, server, verifier=judge | {"name": "other"}),
             config_of(tmp_path, server, retrieval={"engine": "http", "search": {"url": server.base_url}}),
         ]
-    marks = [json.dumps(STAGE.matters(config), sort_keys=True) for config in (base, *same, *other)]
+    marks = [json.dumps(STAGE.settings(config), sort_keys=True) for config in (base, *same, *other)]
     assert marks[0] == marks[1] == marks[2] and len(set(marks)) == 1 + len(other)
     assert STAGE.inputs(base) == {"corpus": str(tmp_path / "corpus.jsonl")} and STAGE.inputs(other[-1]) == {}
 
