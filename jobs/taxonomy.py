@@ -73,8 +73,7 @@ def label(config: RunConfig) -> StageDir:
     pipeline.check_nothing_lacks(config, [*planned, labels])  # before the first rollout is sampled
     pipeline.run(config, planned, start_ray=start)
     item = place(config, candidates=found.out)
-    needs_ray = labeller_of(config).engine == "vllm" or config.discovery.embedding.gpu
-    pipeline.run(config, [item], start_ray=start if needs_ray else lambda: None)
+    pipeline.run(config, [item], start_ray=start)
     return item.out
 
 

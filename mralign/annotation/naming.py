@@ -62,10 +62,10 @@ class NamingReply(JsonReply):
 
 def naming_request(typical: Sequence[Sequence[str]], *, frequency: Mapping[str, int]) -> ChatRequest:
     """The request to name the clusters, given the typical names of each."""
-    lines = [
-        f"cluster_{number}: " + ", ".join(f"{name} ({frequency[name]})" for name in names)
-        for number, names in enumerate(typical, start=1)
-    ]
+    lines = []
+    for number, names in enumerate(typical, start=1):
+        shown = ", ".join(f"{name} ({frequency[name]})" for name in names)
+        lines.append(f"cluster_{number}: {shown}")
     messages = (Message("system", _INSTRUCTION), Message("user", "\n".join(lines)))
     return ChatRequest("taxonomy", messages, schema=naming_schema(len(typical)))
 
@@ -112,9 +112,10 @@ def assemble(strategies: Sequence[Strategy], *, instances: Sequence[int]) -> Tax
 
 def to_yaml(taxonomy: Taxonomy) -> str:
     """The text of the file that `load_taxonomy` reads back."""
-    entries = [
-        {"label": label, "macro": taxonomy.macro[label]}
-        | ({"meaning": taxonomy.meaning[label]} if label in taxonomy.meaning else {})
-        for label in taxonomy.labels
-    ]
+    entries = []
+    for label in taxonomy.labels:
+        entry = {"label": label, "macro": taxonomy.macro[label]}
+        if label in taxonomy.meaning:
+            entry["meaning"] = taxonomy.meaning[label]
+        entries.append(entry)
     return yaml.safe_dump({"labels": entries}, sort_keys=False, allow_unicode=True, width=120)

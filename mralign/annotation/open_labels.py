@@ -10,6 +10,7 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from functools import lru_cache
 from typing import Annotated, Any
 
@@ -72,9 +73,11 @@ def read_open(text: str, *, segments: int) -> tuple[StepLabels, ...] | Fault:
     reply = read_reply(text, open_reply(segments=segments))
     if isinstance(reply, Fault):
         return reply
-    covered = [index for step in reply.steps for index in step.segments]
+    covered: list[int] = []
+    for step in reply.steps:
+        covered += step.segments
     if covered == list(range(segments)):
-        return tuple(_ranked(step) for step in reply.step_labels())
+        return tuple(step.most_certain_first() for step in reply.step_labels())
     return Fault(
         "bad_segments",
         f"the steps hold the segments {covered!s:.200}; together and in order they must hold each segment from 0 to "
@@ -100,12 +103,4 @@ StrategyName = Annotated[str, Field(min_length=1, max_length=MAX_NAME), AfterVal
 
 def as_row(row_id: str, *, steps: Sequence[StepLabels]) -> dict[str, Any]:
     """One row of schema OPEN_LABELS."""
-    names = ("first_segment", "last_segment", "labels", "confidences")
-    return {"row_id": row_id, "steps": [{name: getattr(step, name) for name in names} for step in steps]}
-
-
-def _ranked(step: StepLabels) -> StepLabels:
-    """The step with its most certain label first."""
-    pairs = sorted(zip(step.labels, step.confidences, strict=True), key=lambda pair: -pair[1])
-    labels, confidences = zip(*pairs, strict=True)
-    return StepLabels(step.first_segment, step.last_segment, labels, confidences)
+    return {"row_id": row_id, "steps": [asdict(step) for step in steps]}

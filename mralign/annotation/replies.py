@@ -90,7 +90,7 @@ def step_of(labels: Sequence[LabelReply], *, span: Span) -> StepLabels:
 def labels_of(name: Any, *, least: int) -> Any:
     """The type of a list of `least` to two different labels; `name` is the type of a label's name."""
     label = create_model("LabelReply", __base__=LabelReply, label=(name, ...))
-    return Annotated[list[label], Field(min_length=least or None, max_length=2), AfterValidator(_differ)]  # type: ignore[valid-type]
+    return Annotated[list[label], Field(min_length=least or None, max_length=2), AfterValidator(_differ)]
 
 
 def steps_of(labels: Any, *, segments: int) -> Any:
@@ -98,7 +98,7 @@ def steps_of(labels: Any, *, segments: int) -> Any:
     index = Annotated[int, Field(ge=0, le=segments - 1)]
     indices = Annotated[list[index], Field(min_length=1, max_length=segments)]
     step = create_model("StepReply", __base__=StepReply, segments=(indices, ...), labels=(labels, ...))
-    return Annotated[list[step], Field(min_length=1, max_length=segments)]  # type: ignore[valid-type]
+    return Annotated[list[step], Field(min_length=1, max_length=segments)]
 
 
 def _differ(labels: list[LabelReply]) -> list[LabelReply]:

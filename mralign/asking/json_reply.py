@@ -17,6 +17,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic_core import ErrorDetails
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -27,6 +28,12 @@ _FENCE_BEFORE = re.compile(r"\s*(?:```\w*\s*)?")
 _FENCE_AFTER = re.compile(r"\s*(?:```\s*)?")
 # Errors of pydantic that say "this is another kind of thing", not "this value is wrong".
 _OTHER_SHAPE = frozenset({"missing", "extra_forbidden", "model_type", "list_type"})
+_BOUNDED = {  # type in a JSON schema: its name, then how its bounds are introduced, given and counted
+    "integer": ("a whole number", "from", "minimum", "maximum", ""),
+    "number": ("a number", "from", "minimum", "maximum", ""),
+    "string": ("a text", "of", "minLength", "maxLength", "characters"),
+    "array": ("a list", "of", "minItems", "maxItems", "entries"),
+}
 
 
 @dataclass(frozen=True)
@@ -68,7 +75,21 @@ def read_reply(text: str, model: type[Model], *, alone: bool = False) -> Model |
 
     `alone`: prose is refused. Faults: not_json, wrong_shape, and the reasons that the class gives.
     """
-    return _read_reply(text, model, alone=alone)
+    try:
+        return _read_reply(text, model, alone=alone)
+    except RecursionError:  # a value too deep to be parsed or quoted; out here, for a Fault takes frames to make
+        return _DEEP
+
+
+def _read_reply(text: str, model: type[Model], *, alone: bool) -> Model | Fault:
+    try:
+        value = parse_object(text, alone=alone)
+    except ShapeError as error:
+        return Fault(*error.args)
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        return _fault(error, model=model)
 
 
 @lru_cache(maxsize=1024)
@@ -91,28 +112,31 @@ class _ClosedObjects(GenerateJsonSchema):
 
 
 def _fault(error: ValidationError, *, model: type[JsonReply]) -> Fault:
-    """What is wrong first, and a missing key before any wrong value: where, what was given, what is allowed."""
+    """What is wrong first, and a missing key before any wrong value."""
     errors = error.errors(include_url=False)
     first = next((one for one in errors if one["type"] == "missing"), errors[0])
-    kind, place, given = first["type"], first["loc"], first["input"]
+    kind, place = first["type"], first["loc"]
     if kind in ("missing", "extra_forbidden"):  # what is wrong is the object that holds the key
         place = place[:-1]
-    where = _name_place(place)
+    given = _given(first)
+    if kind == "extra_forbidden":
+        beside = [str(one["loc"][-1]) for one in errors if one["type"] == kind and one["loc"][:-1] == place]
+        given = f"has the keys {sorted(beside)!r:.200} beside those asked for"
     allowed = _allowed(_part(reply_schema(model), place=place)) or first["msg"]
-    if kind == "missing":
-        detail = f"{where} is {sorted(map(str, given))[:20]!r:.200}; it must be {allowed}"
-    elif kind == "extra_forbidden":
-        odd = sorted(str(one["loc"][-1]) for one in errors if one["type"] == kind and one["loc"][:-1] == place)
-        detail = f"{where} has the keys {odd!r:.200} beside those asked for; it must be {allowed}"
-    elif kind == "value_error":  # a validator of the class says what is allowed
-        detail = f"{where} is {given!r:.200}; {first['ctx']['error']}"
-    elif kind in ("too_short", "too_long") and isinstance(given, list):
-        detail = f"{where} has {len(given)} entries; it must be {allowed}"
-    else:
-        detail = f"{where} is {given!r:.100}; it must be {allowed}"
-    names = [key for key in place if isinstance(key, str)]
-    reason = "wrong_shape" if kind in _OTHER_SHAPE or not names else model.reason(names[-1])
-    return Fault(reason, detail)
+    demand = str(first["ctx"]["error"]) if kind == "value_error" else f"it must be {allowed}"
+    fields = [key for key in place if isinstance(key, str)]
+    reason = "wrong_shape" if kind in _OTHER_SHAPE or not fields else model.reason(fields[-1])
+    return Fault(reason, f"{_name_place(place)} {given}; {demand}")
+
+
+def _given(error: ErrorDetails) -> str:
+    """What stands in the reply, in words."""
+    value = error["input"]
+    if error["type"] == "missing":
+        return f"is {sorted(map(str, value))[:20]!r:.200}"
+    if error["type"] in ("too_short", "too_long"):
+        return f"has {len(value)} entries"
+    return f"is {value!r:.150}"
 
 
 def _name_place(place: Sequence[str | int]) -> str:
@@ -134,36 +158,27 @@ def _part(schema: Mapping[str, Any], *, place: Sequence[str | int]) -> Mapping[s
 
 def _allowed(schema: Mapping[str, Any]) -> str:
     """What a JSON schema allows, in words; empty for one that allows several kinds of things."""
-    match schema:
-        case {"enum": values}:
-            return f"one of {values}"
-        case {"const": value}:
-            return repr(value)
-        case {"type": "boolean"}:
-            return "true or false"
-        case {"type": "integer"}:
-            return "a whole number" + _bounds(schema.get("minimum"), schema.get("maximum"), before=" from ")
-        case {"type": "number"}:
-            return "a number" + _bounds(schema.get("minimum"), schema.get("maximum"), before=" from ")
-        case {"type": "string"}:
-            return "a text" + _bounds(
-                schema.get("minLength"), schema.get("maxLength"), before=" of ", unit="characters"
-            )
-        case {"type": "array"}:
-            return "a list" + _bounds(schema.get("minItems"), schema.get("maxItems"), before=" of ", unit="entries")
-        case {"type": "object"}:
-            return f"an object with the keys {list(schema['properties'])}"
-    return ""
-
-
-def _bounds(low: int | None, high: int | None, *, before: str, unit: str = "") -> str:
-    if low is None and high is None:
+    kind = schema.get("type", "")
+    if "enum" in schema:
+        return f"one of {schema['enum']}"
+    if "const" in schema:
+        return repr(schema["const"])
+    if kind == "boolean":
+        return "true or false"
+    if kind == "object":
+        return f"an object with the keys {list(schema['properties'])}"
+    if kind not in _BOUNDED:
         return ""
+    name, before, lowest, highest, unit = _BOUNDED[kind]
+    low, high = schema.get(lowest), schema.get(highest)
+    if low is None and high is None:
+        return name
+    bounds = f"{low} to {high}"
     if low is None:
-        return f"{before}at most {high} {unit}".rstrip()
+        bounds = f"at most {high}"
     if high is None:
-        return f"{before}at least {low} {unit}".rstrip()
-    return f"{before}{low} to {high} {unit}".rstrip()
+        bounds = f"at least {low}"
+    return f"{name} {before} {bounds} {unit}".rstrip()
 
 
 class ShapeError(Exception):
@@ -187,15 +202,6 @@ def reader(read: Callable[P, T | Fault]) -> Callable[P, T | Fault]:
             return _DEEP
 
     return guarded
-
-
-@reader
-def _read_reply(text: str, model: type[Model], *, alone: bool) -> Model | Fault:
-    value = parse_object(text, alone=alone)
-    try:
-        return model.model_validate(value)
-    except ValidationError as error:
-        return _fault(error, model=model)
 
 
 def object_schema(**properties: Any) -> dict[str, Any]:

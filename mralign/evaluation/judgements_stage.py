@@ -13,22 +13,23 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import pyarrow as pa
 
-from mralign.asking.chats import ChatHouse, Speaker, check_purses, check_speaker, speaker_of
+from mralign.asking.annotator import ResolvedAnnotator, check_annotator, check_budgets, resolve
+from mralign.asking.chats import SharedEngine
 from mralign.asking.interview import price
 from mralign.asking.json_reply import reply_schema
-from mralign.config import Annotator, RunConfig, named
+from mralign.config import Annotator, Engine, RunConfig, named
 from mralign.evaluation.benchmarks import find, of_config
 from mralign.evaluation.benchmarks.benchmark import ROLES, Case, Role, Step
 from mralign.evaluation.judging import Judgements, Judges, Verdict, judge, response_of, verdicts
 from mralign.evaluation.responses import read_response_part, response_parts
-from mralign.retrieval.search import Searcher, check_search, open_search
+from mralign.retrieval.search import check_search, start_search
 from mralign.rows.schema import JUDGEMENTS, QUESTIONS
 from mralign.rows.subjects import Subject
 from mralign.run.placement import DEALING, Fault, Workers
@@ -38,7 +39,7 @@ from mralign.run.store import StageDir
 from mralign.run.stream import Answer, Pool, stream
 from mralign.serving.calls import Stopped
 from mralign.serving.lacks import annotator_lacks, search_lacks
-from mralign.serving.streaming import endpoint_pool, engine_pool, engine_workers
+from mralign.serving.streaming import engine_workers, pool_of
 from mralign.serving.vllm import engine_faults
 
 PART_ROWS = 16  # responses that are committed together
@@ -106,9 +107,9 @@ def _check(config: RunConfig) -> None:
             raise ValueError(f"the {role} {annotator.name!r} has engine=cues, which cannot judge: {_ADVICE}")
     visits = _visits(config)
     checks: list[Callable[[], None]] = [partial(_check_order, config)]
-    speakers = [speaker for engine in visits for speaker in engine.values()]
-    checks += [partial(check_speaker, speaker) for speaker in speakers]
-    checks.append(partial(check_purses, speakers))
+    resolved = [annotator for engine in visits for annotator in engine.values()]
+    checks += [partial(check_annotator, annotator) for annotator in resolved]
+    checks.append(partial(check_budgets, resolved))
     if _searches(config):
         checks.append(partial(check_search, config))
     all_checks(checks)
@@ -127,20 +128,20 @@ def _check_order(config: RunConfig) -> None:
             )
 
 
-def _served(config: RunConfig) -> list[Speaker]:
-    """One speaker of every engine of ours that responses visit."""
-    return [speaker for speaker in map(_any_speaker, _visits(config)) if speaker.http is None]
+def _served(config: RunConfig) -> list[Engine]:
+    """The section of every engine of ours that responses visit."""
+    return [one.serving for one in map(_first, _visits(config)) if one.http is None]
 
 
 def _workers(config: RunConfig) -> Sequence[Workers]:
     """The engines that responses visit: they stream through all of them at the same time."""
     setting = "the judge's `serving`, else engine"
-    engines = [engine_workers(s.serving, what=f"engines of {s.name!r}", setting=setting) for s in _served(config)]
+    engines = [engine_workers(serving, what="engines of judges", setting=setting) for serving in _served(config)]
     return [*engines, DEALING] if engines else []
 
 
 def _faults(config: RunConfig) -> Sequence[Fault]:
-    return list(dict.fromkeys(fault for speaker in _served(config) for fault in engine_faults(speaker.serving)))
+    return list(dict.fromkeys(chain.from_iterable(map(engine_faults, _served(config)))))
 
 
 def _lacks(config: RunConfig) -> list[str]:
@@ -192,6 +193,8 @@ def _run(context: Context, *, subject: Subject) -> Outcome:
     read = partial(_cases, responses=responses, benchmarks=judged, questions=questions)
     parts = {part: read(part).num_rows for part in response_parts(responses)}
     log.info("%s: %d responses to %s", out.stage, sum(parts.values()), ", ".join(sorted(judged)))
+    if _searches(config) and config.evaluation.retrieval.engine == "bm25":
+        start_search(config)  # builds the index here, where a fault of the corpus is told as it is
     done = stream(
         {part: rows for part, rows in parts.items() if rows},
         requests=read,
@@ -225,16 +228,16 @@ def _cases(
     return pa.Table.from_pylist(found, schema=pa.schema({"row_id": pa.string(), "case": pa.string()}))
 
 
-def _visits(config: RunConfig) -> list[dict[Role, Speaker]]:
-    """The speakers of each engine by role; engines in the order in which a response visits them, each of them once."""
-    by_engine: dict[str, dict[Role, Speaker]] = {}
+def _visits(config: RunConfig) -> list[dict[Role, ResolvedAnnotator]]:
+    """The judges of each engine by role; engines in the order in which a response visits them, each of them once."""
+    by_engine: dict[str, dict[Role, ResolvedAnnotator]] = {}
     for role, annotator in _judges(config).items():
-        speaker = speaker_of(annotator, config=config)
-        by_engine.setdefault(speaker.engine_key, {})[role] = speaker
+        resolved = resolve(annotator, config=config)
+        by_engine.setdefault(resolved.engine_key, {})[role] = resolved
     return list(by_engine.values())
 
 
-def _any_speaker(engine: Mapping[Role, Speaker]) -> Speaker:
+def _first(engine: Mapping[Role, ResolvedAnnotator]) -> ResolvedAnnotator:
     return next(iter(engine.values()))
 
 
@@ -242,12 +245,8 @@ def _pools(config: RunConfig) -> list[Pool]:
     visits = _visits(config)
     pools = []
     for engine in visits:
-        speaker = _any_speaker(engine)
-        given = {"config": config, "speakers": engine, "last": engine is visits[-1]}
-        if speaker.http is None:
-            arguments = engine_pool(speaker.serving)
-        else:
-            arguments = endpoint_pool(speaker.http, batch_size=PART_ROWS)
+        given = {"config": config, "judges": engine, "last": engine is visits[-1]}
+        arguments = pool_of(_first(engine).serving, endpoint=_first(engine).http)
         pools.append(Pool(Judging, given=given, arguments=arguments))
     return pools
 
@@ -258,32 +257,26 @@ class Judging:
     What is known of a response goes on to the next engine as state; at the `last` one it is committed.
     """
 
-    def __init__(self, *, config: RunConfig, speakers: Mapping[Role, Speaker], last: bool) -> None:
-        engine = ChatHouse(_any_speaker(speakers))
-        self.chats = {str(role): engine.chat(speaker) for role, speaker in speakers.items()}
-        self.config, self.last = config, last
-        self.searches = any(step.searched and step.role in speakers for step in _steps(config))
-        self.searcher: Searcher | None = None
-        self.opening, self.opened = asyncio.Lock(), AsyncExitStack()
+    def __init__(self, *, config: RunConfig, judges: Mapping[Role, ResolvedAnnotator], last: bool) -> None:
+        engine = SharedEngine(_first(judges))
+        searches = any(step.searched and step.role in judges for step in _steps(config))
+        self.judges = Judges(
+            {role: engine.chat(judge) for role, judge in judges.items()},
+            start_search(config) if searches else None,
+            config.evaluation.longfact.evidence,
+        )
+        self.last = last
 
     async def answer(self, rows: list[dict[str, Any]]) -> list[Answer]:
         """The judgements of each response, or why nothing may be asked any more."""
-        searcher = await self._search() if self.searches else None
-        judges = Judges(self.chats, searcher, self.config.evaluation.longfact.evidence)
-        return await asyncio.gather(*(self._judge(row, judges=judges) for row in rows))
+        return await asyncio.gather(*map(self._judge, rows))
 
-    async def _search(self) -> Searcher:
-        async with self.opening:
-            if self.searcher is None:
-                self.searcher = await self.opened.enter_async_context(open_search(self.config))
-            return self.searcher
-
-    async def _judge(self, row: Mapping[str, Any], *, judges: Judges) -> Answer:
+    async def _judge(self, row: Mapping[str, Any]) -> Answer:
         case = Case(**json.loads(row["case"]))
         known = Judgements.from_json(row["state"]) if "state" in row else Judgements()
         benchmark = find(case.benchmark)
         try:
-            await judge(case, benchmark=benchmark, judges=judges, known=known)
+            await judge(case, benchmark=benchmark, judges=self.judges, known=known)
         except Stopped as reason:  # what came before is in the cache of replies
             return Answer(stopped=str(reason))
         if not self.last:

@@ -20,7 +20,7 @@ from typing import Any
 from mralign.asking.interview import interview, together, uncut
 from mralign.asking.json_reply import Fault, read_reply, readable, reply_schema
 from mralign.evaluation.benchmarks import registry
-from mralign.evaluation.benchmarks.benchmark import Benchmark, Case, Item, Said, Step
+from mralign.evaluation.benchmarks.benchmark import Benchmark, Case, Item, Role, Said, Step
 from mralign.retrieval.search import Searcher, Snippet
 from mralign.run.rejects import Reject
 from mralign.serving.calls import Failure
@@ -33,7 +33,7 @@ Judged = dict[str, Any] | Reject  # a row of schema JUDGEMENTS, or why there is 
 class Judges:
     """Who judges, by role; where evidence is found, and how many snippets a claim gets."""
 
-    chats: Mapping[str, Chat]
+    chats: Mapping[Role, Chat]
     searcher: Searcher | None = None
     evidence: int = 10
 

@@ -32,6 +32,7 @@ from mralign.evaluation.responses import (
 from mralign.evaluation.snippets import ask_with_snippets, unsearched
 from mralign.rows.schema import EVIDENCE, GENERATIONS, QUESTIONS, RESPONSE_INDEX
 from mralign.rows.subjects import Subject, Way
+from mralign.run.finished import parts_by_upstream
 from mralign.run.rejects import Reject, to_table
 from mralign.run.stage import Context, Outcome, Stage
 from mralign.run.store import digest, part_key, part_name
@@ -79,10 +80,12 @@ def _ask(
 
 def _questions(context: Context, *, group: str) -> Iterator[pa.Table]:
     source = context.upstream["questions"]
-    for part in source.parts(context.config.evaluation.split):
+    parts = source.parts(context.config.evaluation.split)
+    searched = parts_by_upstream(context.upstream["evidence"], parts) if group == "ret" else {}
+    for part in parts:
         table = source.read_parts([part], schema=QUESTIONS)
         if group == "ret":
-            evidence = context.upstream["evidence"].read_parts([part], schema=EVIDENCE)
+            evidence = context.upstream["evidence"].read_parts(searched[part], schema=EVIDENCE)
             settings = context.config.evaluation.retrieval
             longest = settings.max_characters
             table = ask_with_snippets(table, evidence=evidence, prompt=settings.prompt, longest=longest)
@@ -92,8 +95,9 @@ def _questions(context: Context, *, group: str) -> Iterator[pa.Table]:
 def _commit_unsearched(context: Context) -> None:
     """Commit a reject for every question that has no snippets because its search failed."""
     source, evidence = context.upstream["questions"], context.upstream["evidence"]
-    for part in source.parts(context.config.evaluation.split):
-        found = evidence.read_parts([part], schema=EVIDENCE)
+    parts = source.parts(context.config.evaluation.split)
+    for part, searched in parts_by_upstream(evidence, parts).items():
+        found = evidence.read_parts(searched, schema=EVIDENCE)
         rejects = unsearched(source.read_parts([part], schema=QUESTIONS), evidence=found)
         name = part_name(f"unsearched-{part_key(part)}")
         context.out.commit(name, RESPONSE_INDEX.empty_table(), schema=RESPONSE_INDEX, rejects=to_table(rejects))

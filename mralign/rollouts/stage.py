@@ -22,6 +22,7 @@ from mralign.rollouts.imported import check_file, read_rollouts
 from mralign.rollouts.thoughts import draw_questions, thoughts_of, unanswered
 from mralign.rows.schema import CANDIDATES, GENERATIONS, QUESTIONS
 from mralign.rows.subjects import Subject, Way
+from mralign.run.finished import parts_by_upstream
 from mralign.run.rejects import Reject, to_table
 from mralign.run.stage import Context, Outcome, Stage, map_groups
 from mralign.run.store import StageDir, part_key, part_name
@@ -134,7 +135,7 @@ def _candidates(context: Context) -> Outcome:
     map_groups(
         context,
         partial(_judge_table, settings=config.candidates, draws=config.rollouts.n),
-        groups={part: source.parts(part_key(part)) for part in train},  # all draws of a question meet
+        groups=parts_by_upstream(source, train),  # all draws of a question meet
         source=source,
         schema=CANDIDATES,
         upstream_schema=GENERATIONS,

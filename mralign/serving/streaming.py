@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mralign.config import Engine, Http, RunConfig
+from mralign.config import Engine, Http, RunConfig, Search
 from mralign.rows.schema import GENERATIONS, QUESTIONS
 from mralign.run.placement import DEALING, Fault, Workers, pool_arguments
 from mralign.run.rejects import is_passing
@@ -64,10 +64,9 @@ def _requests_of(part: str, *, questions: StageDir, sampling: Sampling) -> pa.Ta
 
 
 def _pool(sampling: Sampling) -> Pool:
-    if sampling.endpoint is None:
-        return Pool(Generator, given={"sampling": sampling}, arguments=engine_pool(sampling.engine))
-    arguments = endpoint_pool(sampling.endpoint, batch_size=sampling.engine.batch_size)
-    return Pool(RemoteGenerator, given={"sampling": sampling}, arguments=arguments)
+    actor = Generator if sampling.endpoint is None else RemoteGenerator
+    arguments = pool_of(sampling.engine, endpoint=sampling.endpoint)
+    return Pool(actor, given={"sampling": sampling}, arguments=arguments)
 
 
 def forget_failures(out: StageDir) -> None:
@@ -151,6 +150,11 @@ def stream_faults(config: RunConfig) -> list[Fault]:
     return engine_faults(config.engine)
 
 
+def pool_of(engine: Engine, *, endpoint: Http | None) -> dict[str, Any]:
+    """Ray Data's arguments for the actors of an endpoint, or without one for those of engines of our own."""
+    return engine_pool(engine) if endpoint is None else endpoint_pool(endpoint, batch_size=engine.batch_size)
+
+
 def engine_pool(engine: Engine) -> dict[str, Any]:
     """Ray Data's arguments for actors that each hold a vLLM engine."""
     import ray
@@ -167,7 +171,7 @@ def engine_pool(engine: Engine) -> dict[str, Any]:
     }
 
 
-def endpoint_pool(endpoint: Http, *, batch_size: int) -> dict[str, Any]:
+def endpoint_pool(endpoint: Http | Search, *, batch_size: int) -> dict[str, Any]:
     """Ray Data's arguments for an endpoint: one actor, whatever the cluster. It alone counts the money.
 
     It waits on the network and takes no CPU: three of them must not fill a laptop and wait for each other.
