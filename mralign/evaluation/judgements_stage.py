@@ -280,7 +280,7 @@ class Judging:
         except Stopped as reason:  # what came before is in the cache of replies
             return Answer(stopped=str(reason))
         if not self.last:
-            return Answer(state=asdict(known))
+            return Answer(state=known.to_json())
         assert known.rejects or known.steps == len(benchmark.steps), case.row_id
         return Answer(rows=known.rows, rejects=known.rejects, took=known.took)
 

@@ -48,9 +48,14 @@ class Judgements:
     steps: int = 0
     took: dict[str, Counter[str]] = field(default_factory=dict)
 
+    def to_json(self) -> dict[str, Any]:
+        """A JSON value that goes on to the next engine."""
+        took = {role: dict(tally) for role, tally in self.took.items()}
+        return {"rows": self.rows, "rejects": list(map(asdict, self.rejects)), "steps": self.steps, "took": took}
+
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Judgements:
-        """The inverse of `dataclasses.asdict`."""
+        """The inverse of `to_json`."""
         rejects = [Reject(**reject) for reject in value["rejects"]]
         took = {role: Counter(tally) for role, tally in value["took"].items()}
         return cls(list(value["rows"]), rejects, value["steps"], took)

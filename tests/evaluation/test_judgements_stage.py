@@ -229,6 +229,22 @@ def test_every_response_gets_the_verdict_it_says_through_faults_repairs_and_host
     assert outcome.figures["responses_rejected"] == {"not_json": 3 + 4 + 4}
 
 
+def test_judges_at_several_endpoints_give_the_verdicts_of_one(tmp_path):
+    upstream = lay_out(tmp_path / "run")
+    with LoopbackServer(prompt=request_of, answer=answer_to) as server:
+        one = config_of(tmp_path, server)
+        judge = one.evaluation.judge.model_dump()
+        other = judge | {"name": "verifier", "http": judge["http"] | {"model": "k"}}
+        out, outcome = run(config_of(tmp_path, server, verifier=other), upstream)
+        rows, _ = check_all(out)
+        models = {json.loads(request)[0] for request in server.accepted}
+    assert models == {"j", "k"}
+    assert set(outcome.figures["last_session"]) == {"judge", "extractor", "verifier"}
+    assert (
+        outcome.figures["last_session"]["verifier"]["judgements"] == sum(row["kind"] == "support" for row in rows) + 4
+    )
+
+
 def test_a_row_can_be_followed_to_every_word(tmp_path):
     upstream = lay_out(tmp_path / "run")
     with LoopbackServer(prompt=request_of, answer=answer_to) as server:

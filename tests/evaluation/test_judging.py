@@ -57,7 +57,7 @@ def judged(answer, *, found=(), case=LONG, visits=(ROLES,)):
     for roles in visits:
         judges = Judges(dict.fromkeys(roles, chat), shelf)
         asyncio.run(judge(case, benchmark=find(case.benchmark), judges=judges, known=known))
-        known = Judgements.from_json(json.loads(json.dumps(asdict(known))))
+        known = Judgements.from_json(json.loads(json.dumps(known.to_json())))
     return known, chat
 
 
