@@ -28,7 +28,8 @@ from mralign.evaluation.longfact import (
     verification_request,
 )
 from mralign.evaluation.truthfulqa import figures_truthfulqa, judge_request, read_truth
-from mralign.retrieval.search import Searcher, Snippet
+from mralign.retrieval.search import Searcher
+from mralign.rows.schema import Snippet
 from mralign.run.rejects import Reject
 from mralign.serving.calls import Failure
 from mralign.serving.conversation import Chat, ChatRequest

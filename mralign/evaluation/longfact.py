@@ -29,7 +29,7 @@ from mralign.asking.json_reply import (
 )
 from mralign.evaluation.truthfulqa import ask_about, mean_with_interval
 from mralign.questions.normalisation import normalize
-from mralign.retrieval.search import Snippet
+from mralign.rows.schema import Snippet
 from mralign.serving.conversation import ChatRequest
 
 SHORT_PASSAGE, LONG_PASSAGE = 200, 2000  # characters

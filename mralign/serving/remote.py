@@ -20,7 +20,8 @@ from mralign.chat.endings import ending_fault
 from mralign.chat.model_files import load_tokenizer, model_path
 from mralign.chat.prompts import Prompt
 from mralign.chat.seam import Continuation, continuation, said_after, separate_ids, survives
-from mralign.chat.turns import stop_tokens, turn_of
+from mralign.chat.turns import Turn, stop_tokens, turn_of
+from mralign.rows import Generation, Request, columns, from_table
 from mralign.rows.schema import GENERATIONS
 from mralign.run.rejects import Reject, to_table
 from mralign.run.store import Directory, StageDir, part_name
@@ -38,7 +39,7 @@ class RemoteGenerator:
         tokenizer = load_tokenizer(path, model=sampling.model)
         self.renderer = Renderer(sampling, tokenizer=tokenizer, family=family_of(sampling.model, path=path))
         stops = stop_tokens(tokenizer, model_path=path)
-        self.turns = {
+        self.turns: dict[str, Turn] = {
             name: turn_of(tokenizer, mode=mode, stops=stops, tags=self.renderer.tags)
             for name, mode in self.renderer.modes.items()
         }
@@ -49,11 +50,11 @@ class RemoteGenerator:
 
     async def __call__(self, batch: pa.Table) -> pa.Table:
         """Commit what is answered of one batch as one part; return its rows, and why the rest was not asked."""
-        requests = {row["row_id"]: row for row in batch.drop_columns("question_part").to_pylist()}
+        requests = {request.row_id: request for request in from_table(batch, Request)}
         prompts = {row_id: await asyncio.to_thread(self.renderer.prepare, row) for row_id, row in requests.items()}
         rejects = [prompt for prompt in prompts.values() if isinstance(prompt, Reject)]
         calls = [self._call(requests[k], prompt) for k, prompt in prompts.items() if isinstance(prompt, Prompt)]
-        rows: list[dict[str, Any]] = []
+        rows: list[Generation] = []
         stopped = ""
         try:
             async for call, answer in self.endpoint.stream(calls):
@@ -63,7 +64,7 @@ class RemoteGenerator:
             stopped = str(reason)
         if rows or rejects:
             part = f"{batch.column('question_part')[0]}-{batch_key(list(requests))}"
-            table = pa.Table.from_pylist(rows, schema=GENERATIONS)
+            table = columns.to_table(rows, Generation)
             await asyncio.to_thread(
                 self.out.commit, part_name(part), table, schema=GENERATIONS, rejects=to_table(rejects)
             )
@@ -72,27 +73,28 @@ class RemoteGenerator:
             {"rows": [len(rows) + len(rejects)], "ready": [self.ready], "stopped": [stopped], "endpoint": [spent]}
         )
 
-    def _call(self, request: dict[str, Any], prompt: Prompt) -> Call:
+    def _call(self, request: Request, prompt: Prompt) -> Call:
         http, decoding = self.http, self.sampling.decoding
         payload = completion_payload(
             prompt.token_ids,
             model=http.model or self.sampling.model.path,
             decoding=decoding,
             max_tokens=self.renderer.max_tokens(prompt),
-            seed=request["seed"],
+            seed=request.seed,
             vllm_extras=http.vllm_extras,
             keep_special=self.renderer.special_tags,
         )
-        return Call(request["row_id"], "/completions", amend(payload, changes=http.request))
+        return Call(request.row_id, "/completions", amend(payload, changes=http.request))
 
-    def _row(self, request: dict[str, Any], prompt: Any, answer: Reply | Failure) -> Any:
+    def _row(self, request: Request, prompt: Any, answer: Reply | Failure) -> Any:
         completion = read_completion(answer.body) if isinstance(answer, Reply) else answer
         if isinstance(completion, Failure):
-            return Reject(request["row_id"], completion.reason, completion.detail, request["question"])
-        found = self._continuation(completion, prompt=prompt, mode=request["mode"])
+            question, dataset = request.question, request.dataset
+            return Reject(request.row_id, completion.reason, completion.detail, question, dataset=dataset)
+        found = self._continuation(completion, prompt=prompt, mode=request.mode)
         if found is None:
             detail = f"no token ids write {completion.text[:40]!r} after {prompt.text[-40:]!r}"
-            return Reject(request["row_id"], "no_seam", detail, completion.text)
+            return Reject(request.row_id, "no_seam", detail, completion.text, dataset=request.dataset)
         return self.renderer.row(
             request, prompt, text=found.text, token_ids=found.token_ids, finish_reason=completion.finish_reason
         )

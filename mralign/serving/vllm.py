@@ -35,6 +35,7 @@ import pyarrow as pa
 from mralign.chat.model_files import adapter_paths, load_tokenizer, model_path
 from mralign.chat.prompts import Prompt
 from mralign.config import Decoding, Engine, Model, resolve_path
+from mralign.rows import Generation, Request, columns, from_table
 from mralign.rows.schema import GENERATIONS
 from mralign.run.disk import own_temporary_directory
 from mralign.run.placement import Fault
@@ -292,38 +293,38 @@ class Generator:
         said = {"ready": [self.ready], "difference": [self.difference]}
         if self.fault is not None:
             return pa.table({**said, "rows": [0], "stopped": [self.fault]})
-        requests = batch.drop_columns("question_part").to_pylist()
+        requests = from_table(batch, Request)
         rows, rejects = await self.complete(requests)
         for turn in self.sampling.refinement.turns if self.sampling.refinement else ():
             more, refused = await self.complete(self.renderer.next_turn(turn, rows=rows))
             rows, rejects = rows + more, rejects + refused
-        part = f"{batch.column('question_part')[0]}-{batch_key([r['row_id'] for r in requests])}"
+        part = f"{batch.column('question_part')[0]}-{batch_key([request.row_id for request in requests])}"
         await asyncio.to_thread(self._commit, part_name(part), rows, rejects)
         return pa.table({**said, "rows": [batch.num_rows], "stopped": [""]})
 
-    def _commit(self, part: str, rows: list[dict[str, Any]], rejects: list[Reject]) -> None:
-        table = pa.Table.from_pylist(rows, schema=GENERATIONS)
+    def _commit(self, part: str, rows: list[Generation], rejects: list[Reject]) -> None:
+        table = columns.to_table(rows, Generation)
         self.out.commit(part, table, schema=GENERATIONS, rejects=to_table(rejects))
 
-    async def complete(self, requests: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[Reject]]:
+    async def complete(self, requests: Sequence[Request]) -> tuple[list[Generation], list[Reject]]:
         """Generations of the requests, and a reject for each that could not be asked or answered."""
         prompts, work = await asyncio.to_thread(self._prepare, requests)
         outputs = await asyncio.wrap_future(self.engine.submit(work))
         return await asyncio.to_thread(self._judge, requests, prompts, outputs)
 
-    def _prepare(self, requests: list[dict[str, Any]]) -> tuple[list[Prompt | Reject], list[tuple[list[int], Any]]]:
+    def _prepare(self, requests: Sequence[Request]) -> tuple[list[Prompt | Reject], list[tuple[list[int], Any]]]:
         prompts = [self.renderer.prepare(request) for request in requests]
         asked = [(r, p) for r, p in zip(requests, prompts, strict=True) if isinstance(p, Prompt)]
         return prompts, [(list(prompt.token_ids), self._parameters(request, prompt)) for request, prompt in asked]
 
-    def _parameters(self, request: dict[str, Any], prompt: Prompt) -> Any:
+    def _parameters(self, request: Request, prompt: Prompt) -> Any:
         decoding, room = self.sampling.decoding, self.renderer.max_tokens(prompt)
         keep = self.renderer.special_tags
-        return sampling_parameters(decoding, max_tokens=room, seed=request["seed"], keep_special=keep)
+        return sampling_parameters(decoding, max_tokens=room, seed=request.seed, keep_special=keep)
 
     def _judge(
-        self, requests: list[dict[str, Any]], prompts: list[Prompt | Reject], outputs: list[Any]
-    ) -> tuple[list[dict[str, Any]], list[Reject]]:
+        self, requests: Sequence[Request], prompts: list[Prompt | Reject], outputs: list[Any]
+    ) -> tuple[list[Generation], list[Reject]]:
         rows, rejects, left = [], [], iter(outputs)
         for request, prompt in zip(requests, prompts, strict=True):
             if isinstance(prompt, Reject):
@@ -331,7 +332,10 @@ class Generator:
                 continue
             output = next(left)
             if isinstance(output, BaseException):
-                rejects.append(Reject(request["row_id"], "engine_error", f"{output!r:.500}", request["question"]))
+                fault = Reject(
+                    request.row_id, "engine_error", f"{output!r:.500}", request.question, dataset=request.dataset
+                )
+                rejects.append(fault)
                 continue
             done = output.outputs[0]
             ids = list(done.token_ids)

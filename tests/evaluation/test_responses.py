@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 import pytest
-from test_pipeline import PRESETS
+from run.test_pipeline import PRESETS
 
 from mralign.config import load
 from mralign.evaluation.responses import (
