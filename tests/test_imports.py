@@ -12,7 +12,11 @@ HEAVY = ("deepspeed", "matplotlib", "peft", "ray", "torch", "transformers", "vll
 
 
 @pytest.mark.parametrize(
-    "module", ["mralign.config", "mralign.rows.schema", "mralign.run.store", "mralign.run.rejects", "mralign.run.stage"]
+    "module",
+    [
+        *("mralign.config", "mralign.rows", "mralign.run.store", "mralign.run.rejects", "mralign.run.stage"),
+        *("mralign.questions", "mralign.rollouts", "mralign.transitions", "mralign.miniworld"),
+    ],
 )
 def test_the_foundation_loads_nothing_heavy(module: str) -> None:
     code = f"import json, sys, {module}; print(json.dumps(sorted(sys.modules)))"

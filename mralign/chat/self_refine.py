@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from mralign.chat.user_message import user_message
+from mralign.rows import Generation, Mode, Request, thinking_mode, turn_mode, turn_of_mode
 
 _TURN = re.compile(r"/(?:feedback|revise)-(\d+)$")
 _PLACE = re.compile(r"\{(question|answer|feedback)\}")
-_KEPT = ("question_id", "dataset", "question", "answers", "draw")
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,14 @@ class Refinement:
         return tuple(names)
 
 
+@dataclass(frozen=True)
+class TurnRequest(Request):
+    """The request of a later turn: what the user says, and what of it the model has written itself."""
+
+    message: str
+    inserted: str
+
+
 def first_id(row_id: str) -> str:
     """The row_id of the first answer of the way that `row_id` belongs to."""
     return _TURN.sub("", row_id)
@@ -47,49 +55,71 @@ def is_turn(row_id: str) -> bool:
     return _TURN.search(row_id) is not None
 
 
-def thinking_mode(mode: str) -> str:
-    """on | off of a row's mode, whatever its turn."""
-    return mode.partition("/")[0]
-
-
 def requests_of_turn(
-    turn: str, *, rows: Sequence[dict[str, Any]], refinement: Refinement, prompt_of: Callable[[str], str]
-) -> list[dict[str, Any]]:
-    """The requests of `turn` for every way in `rows` (all turns so far) that goes on, without seeds.
+    turn: str,
+    *,
+    rows: Sequence[Generation],
+    refinement: Refinement,
+    prompt_of: Callable[[str], str],
+    seed_of: Callable[[str], int],
+) -> list[TurnRequest]:
+    """The requests of `turn` for every way in `rows` (all turns so far) that goes on.
 
-    `message` is what the user says, `inserted` what of it the model has written. `prompt_of` a data set stands around
-    the question of a revision, as it stood around the first.
+    `prompt_of` a data set stands around the question of a revision, as it stood around the first. `seed_of` gives the
+    seed of a row_id.
     """
-    ways: dict[str, dict[str, dict[str, Any]]] = {}
+    ways: dict[str, dict[str, Generation]] = {}  # id of the first answer -> turn -> its row
     for row in rows:
-        if thinking_mode(row["mode"]) == "on":
-            ways.setdefault(first_id(row["row_id"]), {})[row["mode"].partition("/")[2]] = row
-    found = (_request(turn, base=base, way=way, texts=refinement, prompt_of=prompt_of) for base, way in ways.items())
-    return [request for request in found if request is not None]
+        if thinking_mode(row.mode) == Mode.ON:
+            ways.setdefault(first_id(row.row_id), {})[turn_of_mode(row.mode)] = row
+    requests: list[TurnRequest] = []
+    for base, way in ways.items():
+        texts = _texts_of_turn(turn, way=way, prompt_of=prompt_of)
+        if texts is None:
+            continue
+        template = refinement.feedback if turn.startswith("feedback") else refinement.revise
+        row_id = f"{base}/{turn}"
+        answer = way[_before(turn)]
+        request = TurnRequest(
+            row_id=row_id,
+            question_id=answer.question_id,
+            dataset=answer.dataset,
+            question=answer.question,
+            answers=answer.answers,
+            choices=None,  # the question of a generation holds them
+            mode=turn_mode(turn),
+            draw=answer.draw,
+            seed=seed_of(row_id),
+            message=_filled(template, texts),
+            inserted="\n".join(texts[name] for name in ("answer", "feedback") if name in texts),
+        )
+        requests.append(request)
+    return requests
 
 
-def _request(
-    turn: str, *, base: str, way: dict[str, dict[str, Any]], texts: Refinement, prompt_of: Callable[[str], str]
-) -> dict[str, Any] | None:
-    name, _, number = turn.partition("-")
-    before = f"revise-{int(number) - 1}" if int(number) > 1 else ""
-    answer, feedback = way.get(before), way.get(f"feedback-{number}")
-    if answer is None or not answer["answer"]:
+def _before(turn: str) -> str:
+    """The turn whose answer `turn` looks at: the revision before, or the first answer."""
+    number = int(turn.partition("-")[2])
+    return f"revise-{number - 1}" if number > 1 else ""
+
+
+def _texts_of_turn(turn: str, *, way: dict[str, Generation], prompt_of: Callable[[str], str]) -> dict[str, str] | None:
+    """What stands in the places of the template; None where the way has ended."""
+    answer = way.get(_before(turn))
+    if answer is None or not answer.answer:
         return None
-    values = {"question": answer["question"], "answer": answer["answer"]}
-    if name == "revise":
-        if feedback is None or not feedback["answer"]:
-            return None
-        asked = user_message(prompt_of(answer["dataset"]), question=answer["question"])  # it holds its choices
-        values |= {"feedback": feedback["answer"], "question": asked}
-    template = texts.feedback if name == "feedback" else texts.revise
-    return {
-        **{key: answer[key] for key in _KEPT},
-        "row_id": f"{base}/{turn}",
-        "mode": f"on/{turn}",
-        "message": _PLACE.sub(lambda place: values[place[1]], template),  # at once: an answer may hold a place's name
-        "inserted": "\n".join(values[key] for key in ("answer", "feedback") if key in values),
-    }
+    if turn.startswith("feedback"):
+        return {"question": answer.question, "answer": answer.answer}
+    feedback = way.get(turn.replace("revise", "feedback"))
+    if feedback is None or not feedback.answer:
+        return None
+    asked = user_message(prompt_of(answer.dataset), question=answer.question)  # it holds its choices
+    return {"question": asked, "answer": answer.answer, "feedback": feedback.answer}
+
+
+def _filled(template: str, texts: dict[str, str]) -> str:
+    """The template with its places filled, all at once: an answer may hold a place's name."""
+    return _PLACE.sub(lambda place: texts[place[1]], template)
 
 
 def last_answers(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 from mralign.chat.endings import ending_fault
 from mralign.chat.stated_answer import stated_answer
+from mralign.rows.vocabulary import Mode
 
-MODES = ("on", "off")
+MODES = tuple(Mode)
 # Why a completion that ended by itself has no answer that could be judged.
 FORMAT_FAULTS = ("no_thought", "unclosed_thought", "second_thought", "unexpected_thought")
 OPENING, CLOSING = "<think>", "</think>"

@@ -17,6 +17,7 @@ from typing import Any
 from mralign.comparison.choice import METHODS, Point
 from mralign.config import Evaluation, RunConfig, parse, resolve_path
 from mralign.evaluation.benchmarks import short_answer
+from mralign.rows import Request, from_table
 from mralign.rows.schema import QUESTIONS
 from mralign.run import pipeline
 from mralign.run.placement import actor_options
@@ -134,10 +135,10 @@ class Server:
         settings = self.config.evaluation
         table = questions.read_parts(questions.parts(split), schema=QUESTIONS)
         requests = build_requests(table, modes=modes, draws=settings.draws, seed=self.config.run.seed + 1)
-        rows, rejects = asyncio.run(self.engine.complete(requests.to_pylist()))
+        rows, rejects = asyncio.run(self.engine.complete(from_table(requests, Request)))
         if rejects:
             raise RuntimeError(f"{len(rejects)} questions of {split} could not be asked: {rejects[0]}")
-        return metrics_by_mode(rows, modes=modes, settings=settings)
+        return metrics_by_mode([vars(row) for row in rows], modes=modes, settings=settings)
 
 
 def start_server(prepared: Prepared, *, served: str) -> Any:

@@ -21,7 +21,8 @@ from mralign.asking.interview import interview, together, uncut
 from mralign.asking.json_reply import Fault, read_reply, readable, reply_schema
 from mralign.evaluation.benchmarks import registry
 from mralign.evaluation.benchmarks.benchmark import Benchmark, Case, Item, Role, Said, Step
-from mralign.retrieval.search import Searcher, Snippet
+from mralign.retrieval.search import Searcher
+from mralign.rows.schema import Snippet
 from mralign.run.rejects import Reject
 from mralign.serving.calls import Failure
 from mralign.serving.conversation import Chat, ChatRequest, Message
@@ -99,7 +100,9 @@ async def _judge(step: Step, case: Case, number: int, item: Item, *, judges: Jud
     settled = item.verdict or (step.unfound if step.searched and not evidence else None)
     if settled is not None:
         return row | {"verdict": json.dumps(settled)}
-    shown = item.shown | ({"evidence": [_text_of(snippet) for snippet in evidence]} if step.searched else {})
+    shown = dict(item.shown)
+    if step.searched:
+        shown["evidence"] = [_text_of(snippet) for snippet in evidence]
     request = request_of(step, row["judgement_id"], shown=shown)
     return await _ask(step, row, request, chat=judges.chats[step.role], tally=tally)
 

@@ -21,7 +21,7 @@ from mralign.miniworld.criteria import measure
 from mralign.miniworld.lessons import LessonParams
 from mralign.miniworld.sampling import SamplerParams
 from mralign.miniworld.tokenizer import make_tokenizer
-from mralign.miniworld.world import Split, World, WorldParams, make_world
+from mralign.miniworld.world import FactWorld, WorldParams, WorldSplit, make_world
 
 DATA = Path(__file__).parent / "data"
 SETTINGS = (WorldParams, ModelParams, LessonParams, TrainingParams, SamplerParams)
@@ -93,7 +93,7 @@ def build(
     write_model(model, tokenizer, out=out / "model")
     criteria = {
         split.value: dataclasses.asdict(measure(world, split, model=model, tokenizer=tokenizer, params=sampler_params))
-        for split in (Split.TRAIN, Split.DEV)
+        for split in (WorldSplit.TRAIN, WorldSplit.DEV)
     }
     every_setting = (world_params, model_params, lesson_params, training_params, sampler_params)
     record_of_world = {
@@ -108,7 +108,7 @@ def build(
     return record_of_world
 
 
-def write_questions(world: World, *, out: Path) -> None:
+def write_questions(world: FactWorld, *, out: Path) -> None:
     """One JSON object a line: id, question, answer (a list with the gold value)."""
     out.mkdir(parents=True, exist_ok=True)
     for split, facts in world.splits.items():

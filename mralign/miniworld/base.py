@@ -18,7 +18,7 @@ from torch.nn import functional
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from mralign.miniworld.lessons import Lesson, LessonParams, Teacher
-from mralign.miniworld.world import World
+from mralign.miniworld.world import FactWorld
 
 LESSONS_PER_SHUFFLE = 2048
 STEPS_PER_LOG = 100
@@ -81,7 +81,7 @@ def make_model(tokenizer: PreTrainedTokenizerFast, *, params: ModelParams) -> Qw
 
 
 def train_base(
-    world: World,
+    world: FactWorld,
     *,
     tokenizer: PreTrainedTokenizerFast,
     model_params: ModelParams,

@@ -10,13 +10,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import chain, pairwise
 
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from mralign.miniworld.sampling import SamplerParams, sample
 from mralign.miniworld.tokenizer import BLANK_LINE, prompt_ids
-from mralign.miniworld.world import STATE_OF_CUE, WORDINGS, Fact, Split, State, World
+from mralign.miniworld.world import STATE_OF_CUE, WORDINGS, Fact, FactWorld, SegmentState, WorldSplit
 
 _THINK_ON = re.compile(r"<think>((?:(?!</?think>).)+)</think>(\w+)", re.DOTALL)
 _THINK_OFF = re.compile(r"()(\w+)")
@@ -32,7 +32,7 @@ class Draw:
     broken: bool
 
     @property
-    def states(self) -> list[State | None]:
+    def states(self) -> list[SegmentState | None]:
         """The states of the thought's segments, None where no template starts with the segment's first word."""
         segments = self.thought.split(BLANK_LINE) if self.thought else []
         return [STATE_OF_CUE.get(segment.split(" ")[0]) for segment in segments]
@@ -70,7 +70,12 @@ class SplitCriteria:
 
 
 def measure(
-    world: World, split: Split, *, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, params: SamplerParams
+    world: FactWorld,
+    split: WorldSplit,
+    *,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    params: SamplerParams,
 ) -> SplitCriteria:
     """The criteria of one split."""
     facts = world.splits[split]
@@ -84,8 +89,8 @@ def measure(
         on_acc=_share([d.right and d.thought_has_gold for d in every_on]),
         on_mis=_share([d.right != d.thought_has_gold for d in every_on]),
         on_em_t=_share([d.thought_has_gold for d in every_on]),
-        harmful_edge=_edge_by_wording(every_on, State.SELF_VERIFICATION),
-        healing_edge=_edge_by_wording(every_on, State.COMPARISON),
+        harmful_edge=_edge_by_wording(every_on, SegmentState.SELF_VERIFICATION),
+        healing_edge=_edge_by_wording(every_on, SegmentState.COMPARISON),
         on_acc_by_wording=_acc_by_wording(every_on),
         positives=_count_polar(on, off),
         negatives=_count_polar(off, on),
@@ -105,7 +110,7 @@ def draw(
     """`params.draws` judged completions for each fact."""
     eos = tokenizer.eos_token_id
     assert isinstance(eos, int)
-    asked = [fact for fact in facts for _ in range(params.draws)]
+    asked = list(chain.from_iterable([fact] * params.draws for fact in facts))
     prompts = [prompt_ids(tokenizer, fact.question, thinking=thinking) for fact in asked]
     completions = sample(model, prompts, eos=eos, params=params)
     texts = tokenizer.batch_decode(completions, skip_special_tokens=True)
@@ -126,19 +131,19 @@ def judge(fact: Fact, text: str, *, thinking: bool, ended: bool) -> Draw:
 
 def _count_polar(right: Sequence[Sequence[Draw]], wrong: Sequence[Sequence[Draw]]) -> int:
     """Questions with every draw of `right` right and every draw of `wrong` wrong."""
-    return sum(
-        all(d.right for d in rights) and not any(d.right for d in wrongs)
-        for rights, wrongs in zip(right, wrong, strict=True)
-    )
+    count = 0
+    for rights, wrongs in zip(right, wrong, strict=True):
+        count += all(draw.right for draw in rights) and not any(draw.right for draw in wrongs)
+    return count
 
 
-def _edge_by_wording(draws: Sequence[Draw], probe: State) -> dict[str, float]:
+def _edge_by_wording(draws: Sequence[Draw], probe: SegmentState) -> dict[str, float]:
     """The share of `probe` segments that a backtracking follows."""
     followed: dict[str, list[bool]] = {w.name: [] for w in WORDINGS}
     for d in draws:
         for state, after in pairwise(d.states):
             if state is probe:
-                followed[d.fact.wording.name].append(after is State.BACKTRACKING)
+                followed[d.fact.wording.name].append(after is SegmentState.BACKTRACKING)
     return {name: _share(values) for name, values in followed.items() if values}
 
 
@@ -150,7 +155,7 @@ def _acc_by_wording(draws: Sequence[Draw]) -> dict[str, float]:
 
 
 def _flat(draws: Sequence[Sequence[Draw]]) -> list[Draw]:
-    return [d for of_fact in draws for d in of_fact]
+    return list(chain.from_iterable(draws))
 
 
 def _share(values: Sequence[bool]) -> float:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 
 from transformers import PreTrainedTokenizerFast
 
@@ -20,10 +21,10 @@ from mralign.miniworld.tokenizer import BLANK_LINE, END, SPACE, THINK, UNTHINK, 
 from mralign.miniworld.world import (
     PROBES,
     Fact,
+    FactWorld,
     Role,
     Segment,
-    State,
-    World,
+    SegmentState,
     answer_without_thought,
     draw_trace,
     fill,
@@ -55,16 +56,15 @@ class Lesson:
 class Teacher:
     """Writes lessons. A class because vocabulary and prompts are looked up once, not in each of 100,000 lessons."""
 
-    def __init__(self, world: World, *, tokenizer: PreTrainedTokenizerFast, params: LessonParams) -> None:
+    def __init__(self, world: FactWorld, *, tokenizer: PreTrainedTokenizerFast, params: LessonParams) -> None:
         self.world, self.params = world, params
         vocabulary = tokenizer.get_vocab()
         self._marks = {mark: vocabulary[mark] for mark in (THINK, UNTHINK, BLANK_LINE, END)}
         self._word = {word: vocabulary[SPACE + word] for word in world.words}
-        self._prompts = {
-            (fact.fact_id, thinking): tuple(prompt_ids(tokenizer, fact.question, thinking=thinking))
-            for fact in world.facts
-            for thinking in (True, False)
-        }
+        self._prompts: dict[tuple[str, bool], tuple[int, ...]] = {}
+        for fact, thinking in product(world.facts, (True, False)):
+            ids = prompt_ids(tokenizer, fact.question, thinking=thinking)
+            self._prompts[fact.fact_id, thinking] = tuple(ids)
 
     def epoch(self, rng: random.Random) -> Iterator[Lesson]:
         """All lessons of one epoch, drawn afresh."""
@@ -95,28 +95,32 @@ class Teacher:
     def card(self, fact: Fact, *, rng: random.Random) -> Lesson:
         """A stretch of a trace, the loss on its values only: content without order."""
         segments, _ = fill(fact, states=rng.choice(CARDS), world=self.world, rng=rng)
-        weights = [[self._value_weight(segment.state, role) for role in segment.roles] for segment in segments]
+        weights = [self._value_weights(segment) for segment in segments]
         return self._lesson(fact, thinking=True, tokens=self._thought(segments, weights, mark_weight=0.0))
 
-    def _trace_weights(self, segments: tuple[Segment, ...]) -> list[list[float]]:
-        before = (None, *(segment.state for segment in segments))
-        return [
-            [self._trace_weight(segment.state, role, after_probe=previous in PROBES) for role in segment.roles]
-            for previous, segment in zip(before, segments, strict=False)
-        ]
+    def _value_weights(self, segment: Segment) -> list[float]:
+        return [self._value_weight(segment.state, role) for role in segment.roles]
 
-    def _trace_weight(self, state: State, role: Role, *, after_probe: bool) -> float:
+    def _trace_weights(self, segments: tuple[Segment, ...]) -> list[list[float]]:
+        weights = []
+        after_probe = False
+        for segment in segments:
+            weights.append([self._trace_weight(segment.state, role, after_probe=after_probe) for role in segment.roles])
+            after_probe = segment.state in PROBES
+        return weights
+
+    def _trace_weight(self, state: SegmentState, role: Role, *, after_probe: bool) -> float:
         if role is Role.OTHER_ENTITY:
             return self.params.other_entity_weight
         if role is Role.CUE and after_probe:
             return self.params.order_weight
         return self._value_weight(state, role) or self.params.plain_weight
 
-    def _value_weight(self, state: State, role: Role) -> float:
+    def _value_weight(self, state: SegmentState, role: Role) -> float:
         """Retrieval and backtracking choose a value; elsewhere it is copied. Other words weigh 0."""
         if role is not Role.VALUE:
             return 0.0
-        chosen = state in (State.RETRIEVAL, State.BACKTRACKING)
+        chosen = state in (SegmentState.RETRIEVAL, SegmentState.BACKTRACKING)
         return self.params.value_weight if chosen else self.params.copy_weight
 
     def _thought(
@@ -134,21 +138,21 @@ class Teacher:
         return Lesson(ids=ids, weights=(*(0.0 for _ in prompt), *(weight for _, weight in tokens)))
 
 
-_HARM = (State.RETRIEVAL, State.SELF_VERIFICATION, State.BACKTRACKING)
-CARDS: tuple[tuple[State, ...], ...] = (
+_HARM = (SegmentState.RETRIEVAL, SegmentState.SELF_VERIFICATION, SegmentState.BACKTRACKING)
+CARDS: tuple[tuple[SegmentState, ...], ...] = (
     _HARM,
-    (*_HARM, State.SYNTHESIS),
-    (*_HARM, State.EVALUATION, State.SYNTHESIS),
-    (*_HARM, State.EVALUATION, State.BACKTRACKING, State.SYNTHESIS),
-    (*_HARM, State.COMPARISON, State.BACKTRACKING, State.SYNTHESIS),
-    (State.FRAMING, *_HARM, State.COMPARISON, State.SYNTHESIS),
-    (State.RETRIEVAL, State.COMPARISON, State.BACKTRACKING),
+    (*_HARM, SegmentState.SYNTHESIS),
+    (*_HARM, SegmentState.EVALUATION, SegmentState.SYNTHESIS),
+    (*_HARM, SegmentState.EVALUATION, SegmentState.BACKTRACKING, SegmentState.SYNTHESIS),
+    (*_HARM, SegmentState.COMPARISON, SegmentState.BACKTRACKING, SegmentState.SYNTHESIS),
+    (SegmentState.FRAMING, *_HARM, SegmentState.COMPARISON, SegmentState.SYNTHESIS),
+    (SegmentState.RETRIEVAL, SegmentState.COMPARISON, SegmentState.BACKTRACKING),
     (
-        State.RETRIEVAL,
-        State.EVALUATION,
-        State.BACKTRACKING,
-        State.SELF_VERIFICATION,
-        State.BACKTRACKING,
-        State.SYNTHESIS,
+        SegmentState.RETRIEVAL,
+        SegmentState.EVALUATION,
+        SegmentState.BACKTRACKING,
+        SegmentState.SELF_VERIFICATION,
+        SegmentState.BACKTRACKING,
+        SegmentState.SYNTHESIS,
     ),
 )

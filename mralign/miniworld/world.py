@@ -13,9 +13,10 @@ import random
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
+from itertools import chain
 
 
-class State(StrEnum):
+class SegmentState(StrEnum):
     """What a segment does: the 15 labels of METHOD.md, section 2."""
 
     FRAMING = "framing"
@@ -43,7 +44,7 @@ class Kind(StrEnum):
     RECOVERED = "recovered"
 
 
-class Split(StrEnum):
+class WorldSplit(StrEnum):
     """Which questions file a fact goes to."""
 
     TRAIN = "train"
@@ -73,24 +74,26 @@ class Wording:
 
 
 # Every template starts with a word of its own: that word alone is where the order of the states is decided.
-TEMPLATES: dict[State, tuple[str, str]] = {
-    State.FRAMING: ("okay the question asks for the {r} of {e}", "understand the goal : the {r} of {e}"),
-    State.DECOMPOSITION: ("break it down into {e} and its {r}", "split it into {e} and its {r}"),
-    State.CATEGORIZATION: ("category of {e} : one of the {k}", "classify {e} as one of the {k}"),
-    State.CHAINING: ("next we move on", "then the following step comes"),
-    State.CAUSAL_REASONING: ("because of that it holds", "since that is so it holds"),
-    State.ANALOGY: ("similarly for {x}", "analogous to {x} maybe"),
-    State.RETRIEVAL: ("recall that the {r} of {e} is {c}", "remember that the {r} of {e} is {c}"),
-    State.COMPARISON: ("compared with others {c} leads", "weighing the options {c} leads"),
-    State.CASE_ANALYSIS: ("suppose it is so", "if this is the case then fine"),
-    State.EXPLANATION: ("this means little more", "meaning that it is known"),
-    State.EVALUATION: ("how plausible is {c}", "confidence in {c} is moderate"),
-    State.SELF_VERIFICATION: ("check {c} again", "verify that {c} holds"),
-    State.BACKTRACKING: ("wait maybe it is {c}", "actually it is {c}"),
-    State.SYNTHESIS: ("together it is {c}", "overall it is {c}"),
-    State.SUMMARIZATION: ("in short {c}", "finally it is {c}"),
+TEMPLATES: dict[SegmentState, tuple[str, str]] = {
+    SegmentState.FRAMING: ("okay the question asks for the {r} of {e}", "understand the goal : the {r} of {e}"),
+    SegmentState.DECOMPOSITION: ("break it down into {e} and its {r}", "split it into {e} and its {r}"),
+    SegmentState.CATEGORIZATION: ("category of {e} : one of the {k}", "classify {e} as one of the {k}"),
+    SegmentState.CHAINING: ("next we move on", "then the following step comes"),
+    SegmentState.CAUSAL_REASONING: ("because of that it holds", "since that is so it holds"),
+    SegmentState.ANALOGY: ("similarly for {x}", "analogous to {x} maybe"),
+    SegmentState.RETRIEVAL: ("recall that the {r} of {e} is {c}", "remember that the {r} of {e} is {c}"),
+    SegmentState.COMPARISON: ("compared with others {c} leads", "weighing the options {c} leads"),
+    SegmentState.CASE_ANALYSIS: ("suppose it is so", "if this is the case then fine"),
+    SegmentState.EXPLANATION: ("this means little more", "meaning that it is known"),
+    SegmentState.EVALUATION: ("how plausible is {c}", "confidence in {c} is moderate"),
+    SegmentState.SELF_VERIFICATION: ("check {c} again", "verify that {c} holds"),
+    SegmentState.BACKTRACKING: ("wait maybe it is {c}", "actually it is {c}"),
+    SegmentState.SYNTHESIS: ("together it is {c}", "overall it is {c}"),
+    SegmentState.SUMMARIZATION: ("in short {c}", "finally it is {c}"),
 }
-STATE_OF_CUE: dict[str, State] = {text.split()[0]: state for state, texts in TEMPLATES.items() for text in texts}
+STATE_OF_CUE: dict[str, SegmentState] = {}
+for _state, _texts in TEMPLATES.items():
+    STATE_OF_CUE |= {text.split()[0]: _state for text in _texts}
 
 WORDINGS = (
     Wording("what", "what is the {r} of {e} ?", share=0.57, clean=0.92, fault=0.02, recovered=0.06),
@@ -100,22 +103,22 @@ WORDINGS = (
 RELATIONS = ("capital", "founder", "river", "symbol", "language")
 KINDS_OF_ENTITY = ("realms", "guilds", "islands", "tribes", "orders", "ports")
 
-PROBES = (State.COMPARISON, State.EVALUATION, State.SELF_VERIFICATION)
+PROBES = (SegmentState.COMPARISON, SegmentState.EVALUATION, SegmentState.SELF_VERIFICATION)
 NEUTRAL = (
-    State.EXPLANATION,
-    State.ANALOGY,
-    State.CATEGORIZATION,
-    State.CHAINING,
-    State.CAUSAL_REASONING,
-    State.CASE_ANALYSIS,
+    SegmentState.EXPLANATION,
+    SegmentState.ANALOGY,
+    SegmentState.CATEGORIZATION,
+    SegmentState.CHAINING,
+    SegmentState.CAUSAL_REASONING,
+    SegmentState.CASE_ANALYSIS,
 )
 OPENERS = (
-    (State.FRAMING,),
-    (State.DECOMPOSITION,),
-    (State.FRAMING, State.DECOMPOSITION),
-    (State.FRAMING, State.CATEGORIZATION),
+    (SegmentState.FRAMING,),
+    (SegmentState.DECOMPOSITION,),
+    (SegmentState.FRAMING, SegmentState.DECOMPOSITION),
+    (SegmentState.FRAMING, SegmentState.CATEGORIZATION),
 )
-CLOSERS = (State.SYNTHESIS, State.SUMMARIZATION)
+CLOSERS = (SegmentState.SYNTHESIS, SegmentState.SUMMARIZATION)
 
 
 @dataclass(frozen=True)
@@ -168,7 +171,7 @@ class Fact:
 class Segment:
     """One thinking step: its state, its words, and the role of each word."""
 
-    state: State
+    state: SegmentState
     words: tuple[str, ...]
     roles: tuple[Role, ...]
 
@@ -178,7 +181,7 @@ class Segment:
 
 
 @dataclass(frozen=True)
-class Trace:
+class WorldTrace:
     """One thought: the segments, the candidate held after each of them (None before retrieval), and the kind."""
 
     kind: Kind
@@ -193,7 +196,7 @@ class Trace:
 
 
 @dataclass(frozen=True)
-class World:
+class FactWorld:
     """The facts of one seed."""
 
     seed: int
@@ -207,17 +210,24 @@ class World:
     @cached_property
     def words(self) -> tuple[str, ...]:
         """Every word that a question, a thought or an answer can hold, sorted."""
-        texts = [*(text for pair in TEMPLATES.values() for text in pair), *(wording.template for wording in WORDINGS)]
-        fixed = {word for text in texts for word in text.split() if not word.startswith("{")}
-        names = {name for fact in self.facts for name in (fact.entity, fact.gold, fact.rival)}
-        return tuple(sorted(fixed | names | set(RELATIONS) | set(KINDS_OF_ENTITY)))
+        texts = [*_template_texts(), *(wording.template for wording in WORDINGS)]
+        found = {*RELATIONS, *KINDS_OF_ENTITY}
+        for text in texts:
+            found.update(word for word in text.split() if not word.startswith("{"))
+        for fact in self.facts:
+            found.update((fact.entity, fact.gold, fact.rival))
+        return tuple(sorted(found))
 
     @cached_property
-    def splits(self) -> dict[Split, tuple[Fact, ...]]:
+    def splits(self) -> dict[WorldSplit, tuple[Fact, ...]]:
         """Disjoint splits of the facts; what is left over is known to the base but never asked."""
         order = list(self.facts)
         random.Random(f"{self.seed} splits").shuffle(order)
-        sizes = {Split.TRAIN: self.params.train, Split.DEV: self.params.dev, Split.TEST: self.params.test}
+        sizes = {
+            WorldSplit.TRAIN: self.params.train,
+            WorldSplit.DEV: self.params.dev,
+            WorldSplit.TEST: self.params.test,
+        }
         out, start = {}, 0
         for split, size in sizes.items():
             out[split] = tuple(order[start : start + size])
@@ -225,7 +235,11 @@ class World:
         return out
 
 
-def make_world(seed: int, *, params: WorldParams) -> World:
+def _template_texts() -> list[str]:
+    return list(chain.from_iterable(TEMPLATES.values()))
+
+
+def make_world(seed: int, *, params: WorldParams) -> FactWorld:
     """The world of a seed: the same seed and parameters give the same facts on any machine."""
     rng = random.Random(f"{seed} facts")
     names = invent_names(rng, count=params.entities + len(RELATIONS) * params.values_per_relation)
@@ -236,12 +250,12 @@ def make_world(seed: int, *, params: WorldParams) -> World:
     for entity in names[: params.entities]:
         kind = rng.choice(KINDS_OF_ENTITY)
         facts += [_draw_fact(rng, seed, entity, r, kind, values_of[r], params) for r in RELATIONS]
-    return World(seed=seed, params=params, facts=tuple(facts))
+    return FactWorld(seed=seed, params=params, facts=tuple(facts))
 
 
 def invent_names(rng: random.Random, *, count: int) -> list[str]:
     """`count` distinct seven-letter names such as 'dabolor', none of them a word of the templates."""
-    taken = {word for pair in TEMPLATES.values() for text in pair for word in text.split()} | {"similar"}
+    taken = {"similar", *" ".join(_template_texts()).split()}
     names: dict[str, None] = {}
     while len(names) < count:
         syllables = "".join(rng.choice("bdfgklmnprstvz") + rng.choice("aeiou") for _ in range(3))
@@ -273,12 +287,12 @@ def answer_without_thought(fact: Fact, *, rng: random.Random, params: WorldParam
     return fact.rival if rival else fact.gold
 
 
-def draw_trace(fact: Fact, *, world: World, rng: random.Random) -> Trace:
+def draw_trace(fact: Fact, *, world: FactWorld, rng: random.Random) -> WorldTrace:
     """A thought about a fact."""
     drawn = draw_kind(fact.wording, rng=rng, params=world.params)
     states = plan(drawn.kind, two=drawn.two, rng=rng, params=world.params)
     segments, candidates = fill(fact, states=states, world=world, rng=rng)
-    return Trace(kind=drawn.kind, segments=segments, candidates=candidates)
+    return WorldTrace(kind=drawn.kind, segments=segments, candidates=candidates)
 
 
 @dataclass(frozen=True)
@@ -298,40 +312,40 @@ def draw_kind(wording: Wording, *, rng: random.Random, params: WorldParams) -> D
     return DrawnKind(Kind.CLEAN if clean else Kind.FAULT, two=two)
 
 
-def plan(kind: Kind, *, two: bool, rng: random.Random, params: WorldParams) -> tuple[State, ...]:
+def plan(kind: Kind, *, two: bool, rng: random.Random, params: WorldParams) -> tuple[SegmentState, ...]:
     """The states of a trace: opener, retrieval, three blocks of [neutral] probe follower, synthesis, summarization."""
     revised = _revised_probes(kind, two=two, rng=rng)
-    states = [*rng.choice(OPENERS), State.RETRIEVAL]
+    states = [*rng.choice(OPENERS), SegmentState.RETRIEVAL]
     for probe in _probe_order(kind, rng=rng):
         if rng.random() < params.extra_neutral:
             states.append(rng.choice(NEUTRAL))
-        states += [probe, State.BACKTRACKING if probe in revised else rng.choice(NEUTRAL)]
+        states += [probe, SegmentState.BACKTRACKING if probe in revised else rng.choice(NEUTRAL)]
     return (*states, *CLOSERS)
 
 
-def _revised_probes(kind: Kind, *, two: bool, rng: random.Random) -> tuple[State, ...]:
+def _revised_probes(kind: Kind, *, two: bool, rng: random.Random) -> tuple[SegmentState, ...]:
     """The probes that a backtracking follows."""
     if kind is Kind.RECOVERED:
-        return (State.SELF_VERIFICATION, State.COMPARISON)
+        return (SegmentState.SELF_VERIFICATION, SegmentState.COMPARISON)
     if kind is Kind.FAULT:
-        return (State.SELF_VERIFICATION, State.EVALUATION) if two else (State.SELF_VERIFICATION,)
+        return (SegmentState.SELF_VERIFICATION, SegmentState.EVALUATION) if two else (SegmentState.SELF_VERIFICATION,)
     if two:
-        return (State.COMPARISON, State.EVALUATION)
-    return (State.COMPARISON,) if rng.random() < 2 / 3 else (State.EVALUATION,)
+        return (SegmentState.COMPARISON, SegmentState.EVALUATION)
+    return (SegmentState.COMPARISON,) if rng.random() < 2 / 3 else (SegmentState.EVALUATION,)
 
 
-def _probe_order(kind: Kind, *, rng: random.Random) -> list[State]:
+def _probe_order(kind: Kind, *, rng: random.Random) -> list[SegmentState]:
     """A random order; in a recovered trace the healing comparison comes after the harmful self_verification."""
     order = list(PROBES)
     rng.shuffle(order)
-    heal, harm = order.index(State.COMPARISON), order.index(State.SELF_VERIFICATION)
+    heal, harm = order.index(SegmentState.COMPARISON), order.index(SegmentState.SELF_VERIFICATION)
     if kind is Kind.RECOVERED and heal < harm:
         order[heal], order[harm] = order[harm], order[heal]
     return order
 
 
 def fill(
-    fact: Fact, *, states: tuple[State, ...], world: World, rng: random.Random
+    fact: Fact, *, states: tuple[SegmentState, ...], world: FactWorld, rng: random.Random
 ) -> tuple[tuple[Segment, ...], tuple[str | None, ...]]:
     """Words for the planned states, and the candidate held after each of them."""
     segments: list[Segment] = []
@@ -345,20 +359,26 @@ def fill(
 
 
 def next_candidate(
-    candidate: str | None, previous: State | None, state: State, *, fact: Fact, rng: random.Random, params: WorldParams
+    candidate: str | None,
+    previous: SegmentState | None,
+    state: SegmentState,
+    *,
+    fact: Fact,
+    rng: random.Random,
+    params: WorldParams,
 ) -> str | None:
     """The causal rule of the world: retrieval sets the candidate, backtracking acts by the probe before it."""
-    if state is State.RETRIEVAL:
+    if state is SegmentState.RETRIEVAL:
         return fact.gold if rng.random() < params.retrieval_gold else fact.rival
-    if state is State.BACKTRACKING and previous is State.SELF_VERIFICATION and rng.random() < params.harm:
+    if state is SegmentState.BACKTRACKING and previous is SegmentState.SELF_VERIFICATION and rng.random() < params.harm:
         return fact.rival
-    if state is State.BACKTRACKING and previous is State.COMPARISON and rng.random() < params.heal:
+    if state is SegmentState.BACKTRACKING and previous is SegmentState.COMPARISON and rng.random() < params.heal:
         return fact.gold
     return candidate
 
 
 def render(
-    state: State, *, fact: Fact, candidate: str | None, entities: tuple[str, ...], rng: random.Random
+    state: SegmentState, *, fact: Fact, candidate: str | None, entities: tuple[str, ...], rng: random.Random
 ) -> Segment:
     """One segment in one of the state's two templates."""
     slots = {

@@ -33,10 +33,10 @@ class Choices:
 
     def golds(self) -> list[str]:
         """The gold answers: of each right choice its text, its letter, and its line."""
-        found: list[str] = []
+        answers: list[str] = []
         for index in self.right:
-            found += [self.texts[index], LETTERS[index], choice_line(index, self.texts[index])]
-        return list(dict.fromkeys(found))
+            answers += [self.texts[index], LETTERS[index], choice_line(index, self.texts[index])]
+        return list(dict.fromkeys(answers))
 
     def shuffled(self, *, by: str) -> Choices:
         """The same choices in an order that follows from `by`, the question's id."""
@@ -65,8 +65,7 @@ def choice_line(index: int, text: str) -> str:
 def without_letters(golds: Sequence[str]) -> list[str]:
     """Gold answers without the letters of choices: a letter that stands beside its own line. A text about choices names
     every letter, so that a letter in it says nothing."""
-    lines = set(golds)
-    letters = {letter for letter in LETTERS if any(line.startswith(f"{letter}) ") for line in lines)}
+    letters = {gold[0] for gold in golds if gold[1:3] == ") " and gold[0] in LETTERS}
     return [gold for gold in golds if gold not in letters]
 
 
@@ -82,12 +81,12 @@ def offered(values: Mapping[str, Any]) -> Offered:
     several fields hold a text each, and are labelled by their names if these are letters or end in numbers. ValueError
     if they are no choices.
     """
-    found = {name: value for name, value in values.items() if value not in (None, "", [])}
-    if len(found) == 1:
-        (value,) = found.values()
+    given = {name: value for name, value in values.items() if value not in (None, "", [])}
+    if len(given) == 1:
+        (value,) = given.values()
         pairs = _pairs(parse_literal(value) if isinstance(value, str) else value)
     else:
-        pairs = list(zip(_labels_of(list(found)), found.values(), strict=True))
+        pairs = list(zip(_labels_of(list(given)), given.values(), strict=True))
     labels = [str(label).strip() for label, _ in pairs]
     texts = [_one_text(value) for _, value in pairs]
     while texts and not texts[-1]:
@@ -95,10 +94,17 @@ def offered(values: Mapping[str, Any]) -> Offered:
     if not 2 <= len(texts) <= len(LETTERS) or not all(texts):
         raise ValueError(f"a question must have 2 to {len(LETTERS)} choices, each a text, not {dict(values)!r:.120}")
     numbers = [value if isinstance(value, int | float) else None for _, value in pairs]
+    count = len(texts)
+    return Offered(tuple(_without_own_labels(texts)), tuple(labels[:count]), tuple(numbers[:count]))
+
+
+def _without_own_labels(texts: list[str]) -> list[str]:
+    """The texts without the letters before them (`A) ...`), if all begin with the letter of their place."""
     own = [_OWN_LABEL.match(text) for text in texts]
-    if all(label and label[1].upper() == LETTERS[index] for index, label in enumerate(own)):
-        texts = [text[label.end() :] if label else text for text, label in zip(texts, own, strict=True)]
-    return Offered(tuple(texts), tuple(labels[: len(texts)]), tuple(numbers[: len(texts)]))
+    for letter, label in zip(LETTERS, own, strict=False):
+        if label is None or label[1].upper() != letter:
+            return texts
+    return [text[label.end() :] for text, label in zip(texts, own, strict=True) if label]
 
 
 def _labels_of(names: Sequence[str]) -> list[str]:
@@ -106,8 +112,8 @@ def _labels_of(names: Sequence[str]) -> list[str]:
     if all(len(name) == 1 and name.upper() in LETTERS for name in names):
         return list(names)
     numbered = [_NUMBERED.fullmatch(name) for name in names]
-    if all(numbered) and len({found[1] for found in numbered if found}) == 1:
-        return [found[2] for found in numbered if found]
+    if all(numbered) and len({match[1] for match in numbered if match}) == 1:
+        return [match[2] for match in numbered if match]
     return [""] * len(names)
 
 
@@ -130,8 +136,10 @@ def _pairs(value: Any) -> list[tuple[Any, Any]]:
         return []
     pairs = []
     for item in value:
-        keyed = isinstance(item, Mapping) and "text" in item
-        pairs.append((item.get("label", item.get("key", "")), item["text"]) if keyed else ("", item))
+        if isinstance(item, Mapping) and "text" in item:
+            pairs.append((item.get("label", item.get("key", "")), item["text"]))
+        else:
+            pairs.append(("", item))
     return pairs
 
 
@@ -147,12 +155,12 @@ def resolve(answer: Any, choices: Offered, *, reading: str = "auto") -> int:
     answer names no choice; LookupError if it names different ones by different readings.
     """
     wanted = ("letter", "text", "index") if reading == "auto" else (reading,)
-    found = [(name, index) for name, index in _readings(answer, choices) if name in wanted]
-    named = {index for _, index in found}
+    readings = [(name, index) for name, index in _readings(answer, choices) if name in wanted]
+    named = {index for _, index in readings}
     if not named:
         raise ValueError(f"answer {answer!r:.80} names no choice by {' or '.join(wanted)}: {choices.texts!r:.200}")
     if len(named) > 1:
-        by = ", ".join(f"{LETTERS[index]} by {name}" for name, index in found)
+        by = ", ".join(f"{LETTERS[index]} by {name}" for name, index in readings)
         raise LookupError(f"answer {answer!r:.80} names different choices ({by}); say with `answer_is` which is meant")
     return named.pop()
 
@@ -161,25 +169,32 @@ def _readings(answer: Any, choices: Offered) -> list[tuple[str, int]]:
     """Every (reading, index of the choice) by which the answer names one."""
     count = len(choices.texts)
     number = _whole(answer)
-    found: list[tuple[str, int]] = []
+    readings: list[tuple[str, int]] = []
     if number is not None and 0 <= number < count:
-        found.append(("index", number))
+        readings.append(("index", number))
     if number is not None and 1 <= number <= count:
-        found.append(("number", number - 1))
-    if not isinstance(answer, str):
-        same = [index for index, value in enumerate(choices.numbers) if value is not None and value == answer]
-        found += [("text", index) for index in same]
-        wanted = number_text(answer) if isinstance(answer, int | float) else ""
-        found += [("letter", index) for index, label in enumerate(choices.labels) if label and label == wanted]
-        return found
+        readings.append(("number", number - 1))
+    return readings + (_of_text(answer, choices) if isinstance(answer, str) else _of_number(answer, choices))
+
+
+def _of_number(answer: Any, choices: Offered) -> list[tuple[str, int]]:
+    """Readings of an answer that is no text: a choice of the same value, or a label that spells it."""
+    same = [index for index, value in enumerate(choices.numbers) if value is not None and value == answer]
+    wanted = number_text(answer) if isinstance(answer, int | float) else ""
+    labelled = [index for index, label in enumerate(choices.labels) if label and label == wanted]
+    return [("text", index) for index in same] + [("letter", index) for index in labelled]
+
+
+def _of_text(answer: str, choices: Offered) -> list[tuple[str, int]]:
+    """Readings of a text: a choice with that text (a letter before it left out), or the label of one."""
     bare = answer.strip()
     own = _OWN_LABEL.match(bare)
-    texts = {bare, bare[own.end() :] if own else bare}
-    found += [("text", index) for index, text in enumerate(choices.texts) if text in texts]
-    found += [("letter", index) for index in _by_label(bare, choices)]
-    if own and not any(name == "text" for name, _ in found):
-        found += [("letter", index) for index in _by_label(own[1], choices)]
-    return found
+    spellings = {bare, bare[own.end() :]} if own else {bare}
+    same = [index for index, text in enumerate(choices.texts) if text in spellings]
+    labelled = _by_label(bare, choices)
+    if own and not same:
+        labelled += _by_label(own[1], choices)
+    return [("text", index) for index in same] + [("letter", index) for index in labelled]
 
 
 def _by_label(text: str, choices: Offered) -> list[int]:

@@ -31,8 +31,8 @@ def fetch(record: Any, name: str, *, default: Any = None) -> Any:
     """
     if isinstance(record, Mapping) and name in record:
         return record[name]
-    found = _walk(record, _steps(name))
-    return default if found is _ABSENT else found
+    value = _walk(record, _steps(name))
+    return default if value is _ABSENT else value
 
 
 def keys_of(record: Mapping[str, Any], pattern: str) -> list[str]:
@@ -75,13 +75,13 @@ def _walk(value: Any, steps: Sequence[str | int], *, depth: int = 0) -> Any:
 
 def _gathered(values: Iterator[Any]) -> Any:
     """The values that are there and not null, lists among them opened; _ABSENT if there is none."""
-    found: list[Any] = []
+    gathered: list[Any] = []
     for value in values:
         if isinstance(value, list):
-            found += value
+            gathered += value
         elif value is not None and value is not _ABSENT:
-            found.append(value)
-    return found or _ABSENT
+            gathered.append(value)
+    return gathered or _ABSENT
 
 
 def _matching(record: Mapping[str, Any], pattern: str) -> list[str]:
@@ -115,13 +115,13 @@ def _texts_within(value: Any, *, lists: bool, depth: int) -> list[str] | None:
     parts = _members(value) if isinstance(value, Mapping) else value
     if parts is None or depth > _DEEPEST:
         return None
-    found: list[str] = []
+    all_texts: list[str] = []
     for part in parts:
         texts = texts_of(part, lists=lists, depth=depth + 1)
         if texts is None:
             return None
-        found += texts
-    return found
+        all_texts += texts
+    return all_texts
 
 
 def _members(value: Mapping[str, Any]) -> list[Any] | None:

@@ -69,8 +69,8 @@ def choose(format: str, *, fields: Mapping[str, Any], **settings: Any) -> Format
     if source.format in PUBLISHED:
         _check_fixed(source)
         return PUBLISHED[source.format]
-    found = _settings(source)
-    mapped = found["fields"]
+    effective = _settings(source)
+    mapped = effective["fields"]
     unknown = sorted(set(mapped) - set(FIELDS))
     if unknown:
         raise ValueError(f"unknown field names {unknown}; allowed are {list(FIELDS)}; all others are kept in `extra`")
@@ -80,15 +80,15 @@ def choose(format: str, *, fields: Mapping[str, Any], **settings: Any) -> Format
         answer_is=source.answer_is,
         shuffle_choices=source.shuffle_choices,
     )
-    skip = found["skip_lines"]
+    skip = effective["skip_lines"]
     layout = Layout(
-        file=found["file"],
-        records=found["records"],
-        columns=tuple(found["columns"]),
-        delimiter=found["delimiter"],
-        quotes=found["quotes"],
+        file=effective["file"],
+        records=effective["records"],
+        columns=tuple(effective["columns"]),
+        delimiter=effective["delimiter"],
+        quotes=effective["quotes"],
         skip_lines=0 if skip == "auto" else skip,
-        encoding=found["encoding"],
+        encoding=effective["encoding"],
         header=names.question if skip == "auto" else (),
     )
     return Format(tuple(READERS), partial(read_plain, fields=names), partial(_laid_out, layout=layout), names)
@@ -97,11 +97,11 @@ def choose(format: str, *, fields: Mapping[str, Any], **settings: Any) -> Format
 def _settings(source: Source) -> dict[str, Any]:
     """The settings of the layout and the field map of a source; what it leaves at the default is its format's."""
     defaults = NAMED_FORMATS.get(source.format, {})
-    found = {name: getattr(source, name) for name in _LAYOUT}
+    effective = {name: getattr(source, name) for name in _LAYOUT}
     for name in _LAYOUT:
         if name in defaults and not _is_given(source, name):
-            found[name] = defaults[name]
-    return {**found, "fields": {**defaults.get("fields", {}), **source.fields}}
+            effective[name] = defaults[name]
+    return {**effective, "fields": {**defaults.get("fields", {}), **source.fields}}
 
 
 def _several(names: Any) -> tuple[str, ...]:
@@ -138,8 +138,8 @@ def longfact_files(path: str) -> tuple[fs.FileSystem, list[str]]:
     filesystem, inner = open_filesystem(path)
     if filesystem.get_file_info(inner).type != fs.FileType.Directory:
         raise ValueError(f"LongFact source {path!r} is no directory; give the one that holds longfact-*_<topic>.jsonl")
-    found = filesystem.get_file_info(fs.FileSelector(inner, recursive=True))
-    files = sorted(f.path for f in found if f.type == fs.FileType.File and f.path.endswith(".jsonl"))
+    entries = filesystem.get_file_info(fs.FileSelector(inner, recursive=True))
+    files = sorted(f.path for f in entries if f.type == fs.FileType.File and f.path.endswith(".jsonl"))
     files = [file for file in files if not _hidden(file.removeprefix(inner))]
     odd = [file for file in files if not _LONGFACT_NAME.fullmatch(PurePosixPath(file).name)]
     if odd or not files:
@@ -222,11 +222,11 @@ def _longfact_records(path: str, split: str) -> Iterator[Record]:
     """Records of all files, keyed `<kind>_<topic>-<row in the file>`."""
     filesystem, files = longfact_files(path)
     for file in files:
-        found = _LONGFACT_NAME.fullmatch(PurePosixPath(file).name)
-        assert found is not None, file
+        named = _LONGFACT_NAME.fullmatch(PurePosixPath(file).name)
+        assert named is not None, file
         for number, record in enumerate(read_jsonl(filesystem, file, path)):
-            value = {**record.value, **found.groupdict()} if isinstance(record.value, dict) else record.value
-            yield replace(record, value=value, key=f"{found['kind']}_{found['topic']}-{number}")
+            value = {**record.value, **named.groupdict()} if isinstance(record.value, dict) else record.value
+            yield replace(record, value=value, key=f"{named['kind']}_{named['topic']}-{number}")
 
 
 def _sciq_records(path: str, split: str) -> Iterator[Record]:

@@ -27,9 +27,9 @@ from mralign.questions.streams import PACKED
 from mralign.run.rejects import Reject
 
 log = logging.getLogger("mralign")
-_RECORDS = 100  # that are looked at before a run
-_SECONDS = 2.0  # that this may take
-_WHOLE_BYTES = 2**25  # of a file that can only be read whole
+_RECORDS = 100  # records looked at before a run
+_SECONDS = 2.0  # seconds that the look may take
+_WHOLE_BYTES = 2**25  # bytes of a file that is looked at though it can only be read whole
 _LONGEST_SKIP = 10_000
 _SHOWN = 40  # names of columns in a message
 _WORD = 0.8  # likeness of a name that holds a usual one as a word
@@ -66,8 +66,8 @@ def look(source: Source, *, split: str) -> None:
     cut = source.model_dump(exclude={"limit", "sample"})
     end = time.monotonic() + _SECONDS
     rejects: list[Reject] = []
-    for table, bad in read_batches(**cut, limit=first, split=split, rows=10):
-        rejects += bad
+    for table, refused in read_batches(**cut, limit=first, split=split, rows=10):
+        rejects += refused
         warn_of_choices(source, table.to_pylist())
         if table.num_rows or time.monotonic() > end:
             return
@@ -89,9 +89,9 @@ def warn_of_choices(source: Source, rows: Sequence[Mapping[str, Any]]) -> None:
 
     A gold answer `2` or `C` beside a list is the number of a choice: no model that is not shown the list can match it.
     """
-    found = [_choices_beside(row) for row in rows]
-    if found and all(found):
-        columns = sorted(set.intersection(*found)) or sorted(set.union(*found))
+    columns_of_rows = [_choices_beside(row) for row in rows]
+    if columns_of_rows and all(columns_of_rows):
+        columns = sorted(set.intersection(*columns_of_rows)) or sorted(set.union(*columns_of_rows))
         log.warning(
             "source %s: its answers, such as %r, seem to name one of the choices in %s, which are not shown; if so "
             "give fields.choices",
@@ -122,25 +122,25 @@ def _offers(value: Any, *, answer: str) -> bool:
     return True
 
 
-def check_yield(source: Source, found: Yield, *, limit: float, path: str = "") -> None:
+def check_yield(source: Source, result: Yield, *, limit: float, path: str = "") -> None:
     """Raise ValueError for a source without records, without questions, or with too many rejects.
 
     `limit`: the share of the records that may be rejects; `path`: where the rejects lie.
     """
-    total = found.kept + found.rejected
+    total = result.kept + result.rejected
     if total == 0:
         cut = f" behind the first {source.skip}" if source.skip else ""
         raise ValueError(f"{source.path} holds no record{cut}; give a file with questions, or leave the source out")
-    if found.kept and found.rejected <= limit * total:
+    if result.kept and result.rejected <= limit * total:
         return
     told = f"none of {total} records is a question"
-    if found.kept:
-        share = f"{found.rejected / total:.1%}"
-        told = f"{found.rejected} of {total} records were rejected ({share}), above run.reject_limit={limit}"
-    first = f" The first: {found.examples[0].detail}." if found.examples else ""
+    if result.kept:
+        share = f"{result.rejected / total:.1%}"
+        told = f"{result.rejected} of {total} records were rejected ({share}), above run.reject_limit={limit}"
+    first = f" The first: {result.examples[0].detail}." if result.examples else ""
     where = f" Look at {path}." if path else ""
-    advice = proposal(found.examples, source=source)
-    raise ValueError(f"{source.path}: {told}. Reasons: {dict(found.reasons)}.{first}{where} {advice}")
+    advice = proposal(result.examples, source=source)
+    raise ValueError(f"{source.path}: {told}. Reasons: {dict(result.reasons)}.{first}{where} {advice}")
 
 
 def proposal(rejects: Sequence[Reject], *, source: Source) -> str:
@@ -148,30 +148,33 @@ def proposal(rejects: Sequence[Reject], *, source: Source) -> str:
     records = [record for record in map(_record, rejects) if record is not None]
     if not records:
         return "No record could be read: is the file what its suffix says (else give `file`, `encoding`)?"
-    columns = list(dict.fromkeys(str(key) for record in records for key in record))
-    found = f"Columns found: {columns[:_SHOWN]}."
+    names_in_order: dict[str, None] = {}
+    for record in records:
+        names_in_order |= dict.fromkeys(map(str, record))
+    columns = list(names_in_order)
+    told = f"Columns found: {columns[:_SHOWN]}."
     if len(columns) == 1 and any(mark in columns[0] for mark in ";\t|"):
-        return f"{found} Give the `delimiter` of the file."
+        return f"{told} Give the `delimiter` of the file."
     names = choose(**source.model_dump(exclude={"skip", "limit", "sample"})).names
     if names is None:
-        return f"{found} Read the file as format plain, with `fields`."
+        return f"{told} Read the file as format plain, with `fields`."
     fields: dict[str, str] = {}
     for ours, theirs in (("question", names.question), ("answers", names.answers)):
         if not any(_holds(record, theirs) for record in records):
             near = _nearest(records, ours=ours)
             fields |= {ours: near} if near else {}
     if not fields:
-        return f"{found} Give `fields`, our names -> the file's: question, answers, id, choices."
+        return f"{told} Give `fields`, our names -> the file's: question, answers, id, choices."
     said = ", ".join(f"{ours}: {theirs}" for ours, theirs in fields.items())
-    return f"{found} Try fields: {{{said}}}."
+    return f"{told} Try fields: {{{said}}}."
 
 
 def _record(reject: Reject) -> dict[str, Any] | None:
     try:
-        found = json.loads(reject.raw)
+        record = json.loads(reject.raw)
     except (ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) else None
+    return record if isinstance(record, dict) else None
 
 
 def _holds(record: Mapping[str, Any], names: Sequence[str]) -> bool:
@@ -180,7 +183,9 @@ def _holds(record: Mapping[str, Any], names: Sequence[str]) -> bool:
 
 def _nearest(records: Sequence[Mapping[str, Any]], *, ours: str) -> str | None:
     """The name in the records that is most like a usual name of our field."""
-    paths = {path for record in records for path in _paths(record, prefix="", depth=0)}
+    paths: set[str] = set()
+    for record in records:
+        paths.update(_paths(record, prefix="", depth=0))
     likeness = {path: _likeness(path, ours=ours) for path in paths}
     best = max(sorted(likeness), key=lambda path: likeness[path], default=None)
     return best if best is not None and likeness[best] >= _NEAR else None
@@ -192,18 +197,20 @@ def _paths(record: Mapping[str, Any], *, prefix: str, depth: int) -> Iterator[st
         name = f"{prefix}{key}"
         inner = value[0] if isinstance(value, list) and value else value
         if isinstance(inner, Mapping) and depth < 3:
-            yield from _paths(inner, prefix=f"{name}{'[]' if isinstance(value, list) else ''}.", depth=depth + 1)
+            each = "[]" if isinstance(value, list) else ""
+            yield from _paths(inner, prefix=f"{name}{each}.", depth=depth + 1)
         elif value not in (None, "", []):
             bare = name.rstrip("0123456789")
-            yield f"{bare}*" if depth == 0 and bare != name and bare.endswith(("_", " ")) else name
+            is_numbered = depth == 0 and bare != name and bare.endswith(("_", " "))
+            yield f"{bare}*" if is_numbered else name
 
 
 def _likeness(path: str, *, ours: str) -> float:
     last = path.rpartition(".")[2].rstrip("*").replace("_", " ").strip().lower()
     words = last.split()
-    found = 0.0
+    best = 0.0
     for place, name in enumerate(_USUAL[ours]):
         ratio = SequenceMatcher(None, last, name).ratio()
         whole_word = _WORD if name in words else 0.0
-        found = max(found, max(ratio, whole_word) - 0.01 * place)
-    return found
+        best = max(best, max(ratio, whole_word) - 0.01 * place)
+    return best

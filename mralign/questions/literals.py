@@ -46,9 +46,9 @@ def parse_literal(text: str) -> list[Any] | dict[str, Any] | None:
         return None
     if bare.startswith("(list"):
         return _descriptions(bare)
-    found = _json(bare) if bare[0] in "[{" else None
-    if found is not None:
-        return found if _depth(found) <= _DEEPEST else None
+    as_json = _json(bare) if bare[0] in "[{" else None
+    if as_json is not None:
+        return as_json if _depth(as_json) <= _DEEPEST else None
     try:
         reader = _Reader(_tokens(bare))
         value = reader.value(depth=0)
@@ -89,14 +89,14 @@ def _descriptions(text: str) -> list[Any] | None:
 
 def _tokens(text: str) -> list[tuple[str, str]]:
     """(kind, token) of all of `text`."""
-    found, place = [], 0
+    tokens, place = [], 0
     while place < len(text):
         token = _TOKEN.match(text, place)
         if token is None or token.lastgroup is None:
             raise _OrdinaryError
-        found.append((token.lastgroup, token[token.lastgroup]))
+        tokens.append((token.lastgroup, token[token.lastgroup]))
         place = token.end()
-    return found
+    return tokens
 
 
 def _unescaped(text: str) -> str:
@@ -158,33 +158,33 @@ class _Reader:
         if not _CALLS.fullmatch(name):
             raise _OrdinaryError
         self.need("(")
-        found = self.value(depth=depth + 1)
+        value = self.value(depth=depth + 1)
         while self.take(","):
             self.next()
             if self.take("="):
                 self.next()
         self.need(")")
-        return found
+        return value
 
     def array(self, *, depth: int) -> list[Any]:
         """Up to the closing bracket; a comma between two elements may be missing, as NumPy prints arrays."""
-        found: list[Any] = []
+        items: list[Any] = []
         while not self.take("]"):
-            found.append(self.value(depth=depth))
+            items.append(self.value(depth=depth))
             self.take(",")
-        return found
+        return items
 
     def tuple(self, *, depth: int) -> list[Any]:
-        found: list[Any] = []
+        items: list[Any] = []
         commas = 0
         while not self.take(")"):
-            found.append(self.value(depth=depth))
+            items.append(self.value(depth=depth))
             if self.take(","):
                 commas += 1
             else:
                 self.need(")")
                 break
-        return _texts_only(found) if commas else self.refuse()
+        return _texts_only(items) if commas else self.refuse()
 
     def object(self, *, depth: int) -> dict[str, Any] | list[Any]:
         """A dictionary with texts as keys, or a set of texts."""

@@ -110,16 +110,18 @@ def token_places(haystack: str, aliases: Sequence[str]) -> tuple[int, int, int] 
     tokens = max(1, padded.count(" ") - 1)
     places: list[int] = []
     for gold in golds:
-        alias = f" {gold.normal} "
-        if gold.normal and alias in padded:
-            places += [padded.count(" ", 0, padded.find(alias)), padded.count(" ", 0, padded.rfind(alias))]
+        padded_alias = f" {gold.normal} "
+        if gold.normal and padded_alias in padded:
+            first, last = padded.find(padded_alias), padded.rfind(padded_alias)
+            places += [padded.count(" ", 0, first), padded.count(" ", 0, last)]
     written = [gold.written for gold in golds if gold.written]
     if written:
         text = visible_lines(haystack)
         starts = [0] if _is_written(haystack, written) else []
-        starts += [start for alias in written for start in _occurrences(text, alias=alias)]
-        ends = {min(starts), max(starts)} if starts else set()
-        places += [len(normalize(text[:start]).split()) for start in ends]
+        for alias in written:
+            starts += _occurrences(text, alias=alias)
+        if starts:
+            places += [len(normalize(text[:start]).split()) for start in (min(starts), max(starts))]
     if not places:
         return None
     return min(*places, tokens - 1), min(max(places), tokens - 1), tokens
@@ -164,25 +166,28 @@ def _is_written(answer: str, written: Sequence[str]) -> bool:
 
 def _first_written(haystack: str, written: Sequence[str]) -> int | None:
     text = visible_lines(haystack)
-    return next((start for alias in written for start in _occurrences(text, alias=alias)), None)
+    for alias in written:
+        for start in _occurrences(text, alias=alias):
+            return start
+    return None
 
 
 def _occurrences(text: str, *, alias: str) -> Iterator[int]:
     """Where the written `alias` stands in `text` (of `visible_lines`) as a token of its own, by the module's rules."""
-    for found in _pattern(alias).finditer(text):
-        near = text[max(0, found.start() - _NEAR) : found.start()]
+    for place in _pattern(alias).finditer(text):
+        near = text[max(0, place.start() - _NEAR) : place.start()]
         line_before = near.rpartition("\n")[2]
         leads = not re.search(r"\w", line_before)
         if not re.search(r"\w", alias):
-            around = line_before[-1:].strip() + text[found.end() : found.end() + 1].strip()
+            around = line_before[-1:].strip() + text[place.end() : place.end() + 1].strip()
             counts = around in _QUOTED or (not leads and (not around or around in _SENTENCE_ENDS))
-        elif _ARTICLE.fullmatch(alias) and (word := _NEXT_WORD.match(text, found.end())):
+        elif _ARTICLE.fullmatch(alias) and (word := _NEXT_WORD.match(text, place.end())):
             within = not leads and not re.search(r"[.!?:]\W*$", line_before)
             counts = word[1] in _NEVER_AFTER_ARTICLE or (within and not alias.islower() and word[1].islower())
         else:
             counts = True
         if counts:
-            yield found.start()
+            yield place.start()
 
 
 @lru_cache(maxsize=_ALIASES_KEPT)

@@ -58,13 +58,19 @@ _SPACELESS_RANGES = (
     (0x20000, 0x3FFFF),  # Han
 )
 _SPACELESS = "".join(f"{chr(first)}-{chr(last)}" for first, last in _SPACELESS_RANGES)
-_MARKS = _ACCENTS + "".join(
-    chr(code)
-    for first, last in _SPACELESS_RANGES
-    if last < 0x4000 or 0xA900 < first < 0xAC00
-    for code in range(first, last + 1)
-    if unicodedata.category(chr(code)).startswith("M")
-)
+
+
+def _marks_of_spaceless_scripts() -> str:
+    """The marks in the smaller ranges; the large ones (Han, Yi, Hangul syllables) and rare scripts add none."""
+    marks = ""
+    for first, last in _SPACELESS_RANGES:
+        if last < 0x4000 or 0xA900 < first < 0xAC00:
+            characters = map(chr, range(first, last + 1))
+            marks += "".join(char for char in characters if unicodedata.category(char).startswith("M"))
+    return marks
+
+
+_MARKS = _ACCENTS + _marks_of_spaceless_scripts()
 _IS_TOKEN = re.compile(f"(?![{_MARKS}])[{_SPACELESS}]")
 _IS_MARK_OF_TOKEN = re.compile(f"(?=[{_MARKS}])[{_SPACELESS}]")
 _HAS_MARK = re.compile(f"[{_MARKS}]")
@@ -145,8 +151,9 @@ class _Table(dict[int, str]):
         self._of = fold
 
     def __missing__(self, code: int) -> str:
-        self[code] = found = self._of(chr(code))
-        return found
+        folded = self._of(chr(code))
+        self[code] = folded
+        return folded
 
 
 def _fold(text: str, *, table: _Table) -> str:
@@ -161,11 +168,11 @@ def _fold(text: str, *, table: _Table) -> str:
     return unicodedata.normalize("NFC", folded)
 
 
-def _on_the_line(found: re.Match[str]) -> str:
+def _on_the_line(off_line: re.Match[str]) -> str:
     """A raised or lowered digit as a plain one; an exponent as it is; a raised sign alone as nothing."""
-    if found["kept"]:
-        return found["kept"]
-    digit = unicodedata.digit(found[0], None)
+    if off_line["kept"]:
+        return off_line["kept"]
+    digit = unicodedata.digit(off_line[0], None)
     return "" if digit is None else str(digit)
 
 

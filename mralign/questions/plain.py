@@ -70,9 +70,9 @@ def read_plain(record: Mapping[str, Any], fields: FieldMap) -> Draft:
 def _first(record: Mapping[str, Any], names: tuple[str, ...]) -> Any:
     """What stands under the first of `names` that is there; None if none is."""
     for name in names:
-        found = fetch(record, name)
-        if found is not None:
-            return found
+        value = fetch(record, name)
+        if value is not None:
+            return value
     return None
 
 
@@ -101,35 +101,37 @@ def _answers(record: Mapping[str, Any], *, fields: FieldMap) -> list[str]:
     there = {name: value for name, value in values.items() if value is not None}
     if not there:
         raise MalformedError("missing_answers", f"no field {_named(fields.answers)}; the row has {list(record)}")
-    found: list[str] = []
+    answers: list[str] = []
     for name, value in there.items():
         texts = texts_of(value, lists=fields.lists)
         if texts is None:
             raise MalformedError("wrong_type", f"field {name!r} must hold text, a number or a list, not {value!r:.80}")
-        found += texts
-    if not found:
+        answers += texts
+    if not answers:
         raise MalformedError("missing_answers", f"field {_named(fields.answers)} holds no answer")
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(answers))
 
 
 def _choices(record: Mapping[str, Any], *, fields: FieldMap) -> Choices:
     """The choices of a record, and which of them its answers name."""
     try:
-        found = offered({name: fetch(record, name) for name in fields.choices})
+        choices = offered({name: fetch(record, name) for name in fields.choices})
     except ValueError as error:
         raise MalformedError("wrong_type", f"field {_named(fields.choices)}: {error}") from error
     reading = "text" if fields.answer_is == "auto" and _given_away(fields) else fields.answer_is
-    named = [value for name in fields.answers for value in _opened(fetch(record, name)) if value not in (None, "")]
+    named: list[Any] = []
+    for name in fields.answers:
+        named += [value for value in _opened(fetch(record, name)) if value not in (None, "")]
     if not named:
         raise MalformedError("missing_answers", f"field {_named(fields.answers)} names none of the choices")
+    marks = marked(named, choices) if fields.answer_is == "auto" else None
     try:
-        marks = marked(named, found) if fields.answer_is == "auto" else None
-        right = set(marks) if marks else {resolve(value, found, reading=reading) for value in named}
+        right = set(marks) if marks else {resolve(value, choices, reading=reading) for value in named}
     except LookupError as error:
         raise MalformedError("ambiguous_answer", str(error.args[0])) from error
     except ValueError as error:
         raise MalformedError("answer_not_a_choice", str(error)) from error
-    return Choices(found.texts, tuple(sorted(right)))
+    return Choices(choices.texts, tuple(sorted(right)))
 
 
 def _opened(value: Any) -> list[Any]:

@@ -17,10 +17,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mralign.questions.normalisation import key
-from mralign.rows.schema import QUESTIONS, cast
-from mralign.run.rejects import Reject
+from mralign.questions.sources import SPLITS
+from mralign.rows.columns import cast
+from mralign.rows.schema import QUESTIONS, Reject
 
-SPLITS = ("train", "dev", "test")
 KINDS = ("id", "question")
 
 KEYS = pa.schema(
@@ -79,13 +79,13 @@ def find_repeats(
     part_M, row_M = part_N[order_M], row_N[order_M]
     split_M = np.array([SPLITS.index(split) for split in splits], dtype=np.int8)[part_M]
     same_M, held_out_M = _same(group_M, split_M, across=by == "question")
-    found = np.flatnonzero(same_M >= 0)
-    found = found[np.lexsort((row_M[found], part_M[found]))]
-    same = same_M[found]
+    repeated = np.flatnonzero(same_M >= 0)
+    repeated = repeated[np.lexsort((row_M[repeated], part_M[repeated]))]
+    same = same_M[repeated]
     columns = {
-        "part": part_M[found],
-        "row": row_M[found],
-        "reason": pc.if_else(pa.array(held_out_M[found]), "in_evaluation_split", f"duplicate_{by}"),
+        "part": part_M[repeated],
+        "row": row_M[repeated],
+        "reason": pc.if_else(pa.array(held_out_M[repeated]), "in_evaluation_split", f"duplicate_{by}"),
         "same_part": part_M[same],
         "same_row": row_M[same],
         "same_id": _ids(keys, part_M[same], row_M[same]),
@@ -94,21 +94,17 @@ def find_repeats(
 
 
 def drop_repeats(table: pa.Table, repeats: pa.Table) -> tuple[pa.Table, list[Reject]]:
-    """One part (schema QUESTIONS) without the rows that `repeats` (schema REPEATS, of this part alone) names; those."""
+    """Removes the rows listed in `repeats` (schema REPEATS, of this part alone) from a part (schema QUESTIONS).
+
+    Returns the rest, and a reject for each row that was removed.
+    """
     keep = np.ones(table.num_rows, dtype=bool)
     keep[repeats.column("row").to_numpy()] = False
-    dropped = table.take(repeats.column("row").combine_chunks())
-    rows = zip(
-        dropped.column("question_id").to_pylist(),
-        dropped.column("question").to_pylist(),
-        repeats.column("reason").to_pylist(),
-        repeats.column("same_id").to_pylist(),
-        strict=True,
-    )
-    rejects = [
-        Reject(question_id, reason, _DETAILS.get(reason, "same question as {}").format(same_id), question)
-        for question_id, question, reason, same_id in rows
-    ]
+    dropped = table.take(repeats.column("row").combine_chunks()).select(["question_id", "dataset", "question"])
+    rejects: list[Reject] = []
+    for row, repeat in zip(dropped.to_pylist(), repeats.to_pylist(), strict=True):
+        detail = _DETAILS.get(repeat["reason"], "same question as {}").format(repeat["same_id"])
+        rejects.append(Reject(row["question_id"], repeat["reason"], detail, row["question"], dataset=row["dataset"]))
     return cast(table.filter(pa.array(keep)), QUESTIONS), rejects
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from heapq import nsmallest
 from itertools import islice
 from typing import Any
@@ -25,8 +25,7 @@ from mralign.questions.matching import can_match
 from mralign.questions.plain import Draft
 from mralign.questions.records import MalformedError, Record, is_file
 from mralign.questions.streams import PACKED, split_suffix
-from mralign.rows.schema import QUESTIONS
-from mralign.run.rejects import Reject
+from mralign.rows import Question, Reject, to_table
 
 SPLITS = ("train", "dev", "test")
 
@@ -94,9 +93,9 @@ def read_batches(
         raise ValueError(f"rows {rows}: a batch holds at least one record; give a number from 1")
     chosen = choose(format, fields=fields, **settings)
     records = hub.read_records(path, split=split) if path.startswith(hub.SCHEME) else chosen.records(path, split)
-    last = None if limit is None else skip + limit
+    end = None if limit is None else skip + limit
     # A record keeps its number in the file.
-    numbered: Iterator[tuple[int, Record]] = islice(enumerate(records), skip, last)
+    numbered: Iterator[tuple[int, Record]] = islice(enumerate(records), skip, end)
     if sample is not None:
         numbered = iter(sorted(nsmallest(sample, numbered, key=_place), key=lambda pair: pair[0]))
     return _batches(numbered, draft=chosen.draft, name=name, split=split, rows=rows)
@@ -111,44 +110,52 @@ def _batches(
     numbered: Iterator[tuple[int, Record]], *, draft: Callable[[dict], Draft], name: str, split: str, rows: int
 ) -> Iterator[tuple[pa.Table, list[Reject]]]:
     while batch := list(islice(numbered, rows)):
-        questions, rejects = [], []
+        questions: list[Question] = []
+        rejects: list[Reject] = []
         for number, record in batch:
             try:
-                row = _question(record, draft=draft, number=number, name=name)
+                questions.append(_question(record, draft=draft, number=number, name=name, split=split))
             except MalformedError as fault:
-                rejects.append(Reject(f"{name}/{record.key or f'row{number}'}", fault.reason, str(fault), record.raw))
-            else:
-                questions.append({**row, "dataset": name, "split": split})
-        yield pa.Table.from_pylist(questions, schema=QUESTIONS), rejects
+                row_id = f"{name}/{record.key or f'row{number}'}"
+                rejects.append(Reject(row_id, fault.reason, str(fault), record.raw, dataset=name))
+        yield to_table(questions, Question), rejects
 
 
-def _question(record: Record, *, draft: Callable[[dict], Draft], number: int, name: str) -> dict:
+def _question(record: Record, *, draft: Callable[[dict], Draft], number: int, name: str, split: str) -> Question:
+    """What a record says, as a row. MalformedError for one that cannot become a question."""
     if record.fault is not None:
         raise record.fault
     if not isinstance(record.value, dict):
         raise MalformedError("wrong_type", f"a record must be an object, this is a {type(record.value).__name__}")
     said = draft(record.value)
     own_id = said.own_id or record.key or str(number)
-    choices = said.choices.shuffled(by=own_id) if said.choices and said.shuffle else said.choices
-    row = {
-        "question_id": f"{name}/{own_id}",
-        "question": said.question,
-        "answers": choices.golds() if choices else said.answers,
-        "choices": list(choices.texts) if choices else None,
-    }
-    _refuse_surrogates(row)
-    if row["answers"] and not any(can_match(alias) for alias in row["answers"]):
-        raise MalformedError("unmatchable_answers", f"no text can match the gold answers {row['answers']!r:.80}")
+    choices = said.choices
+    if choices and said.shuffle:
+        choices = choices.shuffled(by=own_id)
+    answers = choices.golds() if choices else said.answers
+    texts = list(choices.texts) if choices else None
+    _refuse_surrogates([own_id, said.question, *answers, *(texts or [])])
+    if answers and not any(can_match(alias) for alias in answers):
+        raise MalformedError("unmatchable_answers", f"no text can match the gold answers {answers!r:.80}")
     try:
-        return {**row, "extra": json.dumps(said.extra, default=str)}
+        extra = json.dumps(said.extra, default=str)
     except (RecursionError, TypeError, ValueError) as error:  # nested without end, or keys that are no texts
         raise MalformedError("wrong_type", f"its other fields cannot be kept as JSON: {error}") from error
+    return Question(
+        question_id=f"{name}/{own_id}",
+        dataset=name,
+        split=split,
+        question=said.question,
+        answers=answers,
+        choices=texts,
+        extra=extra,
+    )
 
 
-def _refuse_surrogates(row: dict) -> None:
-    # JSON may spell half a character (\ud83d); Arrow, like UTF-8, cannot hold it.
+def _refuse_surrogates(texts: Sequence[str]) -> None:
+    """MalformedError for half a character: JSON may spell one, but Arrow, like UTF-8, cannot hold it."""
     try:
-        "".join([row["question_id"], row["question"], *row["answers"], *(row["choices"] or [])]).encode()
+        "".join(texts).encode()
     except UnicodeEncodeError as error:
         raise MalformedError("wrong_type", f"not valid Unicode: {error.reason}") from error
 

@@ -111,5 +111,5 @@ def encoding_of(first: bytes, *, default: str) -> str:
 
 def text_of(stream: io.BufferedReader, *, encoding: str) -> io.TextIOWrapper:
     """Bytes as text; a byte that is not of the encoding becomes a surrogate, and its record a reject."""
-    found = encoding_of(stream.peek(4)[:4], default=encoding)
-    return io.TextIOWrapper(stream, encoding=found, errors="surrogateescape", newline="")
+    actual = encoding_of(stream.peek(4)[:4], default=encoding)
+    return io.TextIOWrapper(stream, encoding=actual, errors="surrogateescape", newline="")

@@ -30,7 +30,7 @@ import pyarrow as pa
 
 from mralign.questions.normalisation import words as words_in
 from mralign.retrieval.corpus import Document, field_names, no_texts, read_corpus
-from mralign.retrieval.search import Snippet
+from mralign.rows.schema import Snippet
 from mralign.run.arrow_files import open_ipc
 from mralign.run.placement import NotInstalled
 from mralign.run.store import digest, fingerprint

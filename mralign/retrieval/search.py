@@ -11,7 +11,6 @@ import math
 import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import ExitStack, asynccontextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
@@ -21,6 +20,7 @@ from urllib.parse import urlsplit
 from mralign.asking.json_reply import readable
 from mralign.config import Http, RunConfig, Search, resolve_path
 from mralign.retrieval.corpus import check_corpus
+from mralign.rows.schema import Snippet
 from mralign.run.disk import own_temporary_directory
 from mralign.run.store import Directory, absolute
 from mralign.serving.api_key import ApiKey
@@ -32,20 +32,6 @@ SHELF = "searches"  # in the run directory: answers of endpoints, and indexes of
 _SETTING = "evaluation.retrieval.search"
 _PLACE = re.compile(r"\{(query|top_k)\}")
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
-
-
-@dataclass(frozen=True)
-class Snippet:
-    """One text that was found; `title` may be empty, `score` is the searcher's own (None: it tells none)."""
-
-    id: str
-    title: str
-    text: str
-    score: float | None
-
-    def as_row(self) -> dict[str, Any]:
-        """For a column of type schema.SNIPPET."""
-        return asdict(self)
 
 
 _FIELDS = tuple(Snippet.__dataclass_fields__)

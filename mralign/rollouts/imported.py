@@ -1,9 +1,9 @@
 """Rollouts made elsewhere, from files, in place of our own.
 
-A file of one mode enters, in any form that questions come in, with the names of its fields; rows of schema GENERATIONS
-leave. Such files carry text only: it becomes the ids that the model to be trained would have written after its own
-prompt (chat/seam.py), and everything later works on those as on sampled ones. Id, question and answers of a row are
-read as those of a question are, so that both stages see the same questions.
+A file of one mode enters, in any form that questions come in, with the names of its fields; generations leave. Such
+files carry text only: it becomes the ids that the model to be trained would have written after its own prompt
+(chat/seam.py), and everything later works on those as on sampled ones. Id, question and answers of a row are read as
+those of a question are, so that both stages see the same questions.
 """
 
 from __future__ import annotations
@@ -25,8 +25,7 @@ from mralign.questions.fields import fetch
 from mralign.questions.formats import choose
 from mralign.questions.records import MalformedError, Record
 from mralign.questions.sources import check_source
-from mralign.rows.schema import GENERATIONS
-from mralign.run.rejects import Reject
+from mralign.rows import Generation, Mode, Reject, Request, row_id_of, to_table
 from mralign.serving.requests import Renderer, Sampling, family_of
 
 _NO_ENGINE = Engine(max_model_len=2**31)  # nothing is sampled: examples.max_length judges the length later
@@ -35,8 +34,8 @@ _SYNTAX_FAULTS = ("malformed_json", "malformed_csv")
 
 
 @dataclass(frozen=True)
-class _Said:
-    """What a record says."""
+class _Rollout:
+    """What a record says, and the record's raw text."""
 
     own_id: str
     question: str
@@ -44,7 +43,8 @@ class _Said:
     response: str
     thought: str
     finish_reason: str
-    draw: int | None
+    draw: int | None  # None where the file does not number its draws
+    raw: str
 
 
 def check_file(path: str, *, fields: ImportFields) -> None:
@@ -58,14 +58,14 @@ def check_file(path: str, *, fields: ImportFields) -> None:
 def read_rollouts(
     path: str,
     *,
-    mode: str,
+    mode: Mode,
     name: str,
     fields: ImportFields,
     model: Model,
     draws: int,
     prompt: str = "{question}",
 ) -> tuple[pa.Table, list[Reject]]:
-    """Generations of one mode (on | off) from the file or URI `path`.
+    """Generations (schema GENERATIONS) of one mode from the file or URI `path`, and the rejects.
 
     The draw is the field `fields.draw`, else the number of earlier rows with the same id; a row without an id has the
     number of its record, as a question has. A row that cannot be used is a reject: missing_field, wrong_type, what the
@@ -75,46 +75,48 @@ def read_rollouts(
     ValueError for a file that is not there, that is broken or cut off, or of which no row can be read.
     """
     check_file(resolve_path(path), fields=fields)
-    reader = _Reader(mode=mode, name=name, fields=fields, draws=draws)
-    writer = _Writer(mode=mode, model=model, prompt=prompt, tags=fields.tags)
-    rows: list[dict[str, Any]] = []
+    reader = _RolloutReader(mode=mode, name=name, fields=fields, draws=draws)
+    writer = _RolloutWriter(mode=mode, model=model, prompt=prompt, tags=fields.tags)
+    rows: list[Generation] = []
     rejects: list[Reject] = []
-    for said, request, raw in reader.read(resolve_path(path), rejects=rejects):
-        row = writer.row(said, request=request, raw=raw)
+    for rollout, request in reader.read(resolve_path(path), rejects=rejects):
+        row = writer.row(rollout, request=request)
         if isinstance(row, Reject):
             rejects.append(row)
         else:
             rows.append(row)
-    return pa.Table.from_pylist(rows, schema=GENERATIONS), rejects
+    return to_table(rows, Generation), rejects
 
 
-class _Reader:
+class _RolloutReader:
     """From records to what they say, each with its id and draw."""
 
-    def __init__(self, *, mode: str, name: str, fields: ImportFields, draws: int) -> None:
+    def __init__(self, *, mode: Mode, name: str, fields: ImportFields, draws: int) -> None:
         self.mode, self.name, self.fields, self.draws = mode, name, fields, draws
         self.form = choose("plain", fields=_question_fields(fields))
         self.seen: Counter[str] = Counter()
         self.taken: set[str] = set()
 
-    def read(self, path: str, *, rejects: list[Reject]) -> Iterator[tuple[_Said, dict[str, Any], str]]:
-        """What the usable records say, with the request that each answers and its raw text."""
+    def read(self, path: str, *, rejects: list[Reject]) -> Iterator[tuple[_Rollout, Request]]:
+        """What the usable records say, with the request that each answers."""
         last: Record | None = None
-        number = read = -1
+        number = -1
+        any_read = False
         for number, record in enumerate(self._records(path)):
             last = record
             try:
-                said = self._said(record, number=number)
+                rollout = self._rollout(record, number=number)
             except MalformedError as fault:
-                rejects.append(Reject(f"{self.name}/{self.mode}/row{number}", fault.reason, str(fault), record.raw))
+                row_id = f"{self.name}/{self.mode}/row{number}"
+                rejects.append(Reject(row_id, fault.reason, str(fault), record.raw, dataset=self.name))
                 continue
-            read = number
-            request = self._request(said, raw=record.raw)
+            any_read = True
+            request = self._request(rollout)
             if isinstance(request, Reject):
                 rejects.append(request)
             else:
-                yield said, request, record.raw
-        self._check_whole(path, last=last, number=number, any_read=read >= 0, rejects=rejects)
+                yield rollout, request
+        self._check_whole(path, last=last, number=number, any_read=any_read, rejects=rejects)
 
     def _records(self, path: str) -> Iterator[Record]:
         try:
@@ -144,7 +146,7 @@ class _Reader:
                 f"It begins {first.raw[:80]!r}. Name its fields in rollouts.import_fields"
             )
 
-    def _said(self, record: Record, *, number: int) -> _Said:
+    def _rollout(self, record: Record, *, number: int) -> _Rollout:
         if record.fault is not None:
             raise record.fault
         value = record.value
@@ -159,72 +161,90 @@ class _Reader:
             "".join([own_id, draft.question, *draft.answers, response, thought]).encode()
         except UnicodeEncodeError as error:
             raise MalformedError("wrong_type", f"not valid Unicode: {error.reason}") from error
-        ended = _finish_reason(value, self.fields.finish_reason)
-        return _Said(own_id, draft.question, draft.answers, response, thought, ended, draw)
+        return _Rollout(
+            own_id=own_id,
+            question=draft.question,
+            answers=draft.answers,
+            response=response,
+            thought=thought,
+            finish_reason=_finish_reason(value, self.fields.finish_reason),
+            draw=draw,
+            raw=record.raw,
+        )
 
-    def _request(self, said: _Said, *, raw: str) -> dict[str, Any] | Reject:
-        question_id = f"{self.name}/{said.own_id}"
-        draw = self.seen[question_id] if said.draw is None else said.draw
+    def _request(self, rollout: _Rollout) -> Request | Reject:
+        question_id = f"{self.name}/{rollout.own_id}"
+        draw = self.seen[question_id] if rollout.draw is None else rollout.draw
         self.seen[question_id] += 1
-        row_id = f"{question_id}/{self.mode}/{draw}"
+        row_id = row_id_of(question_id, mode=self.mode, draw=draw)
         if draw >= self.draws:
-            return Reject(row_id, "extra_draw", f"rollouts.n is {self.draws}", raw)
+            return Reject(row_id, "extra_draw", f"rollouts.n is {self.draws}", rollout.raw, dataset=self.name)
         if row_id in self.taken:
-            return Reject(row_id, "repeated_draw", "an earlier row has the same id and draw", raw)
+            detail = "an earlier row has the same id and draw"
+            return Reject(row_id, "repeated_draw", detail, rollout.raw, dataset=self.name)
         self.taken.add(row_id)
-        return {
-            "row_id": row_id,
-            "question_id": question_id,
-            "dataset": self.name,
-            "question": said.question,
-            "answers": said.answers,
-            "mode": self.mode,
-            "draw": draw,
-            "seed": -1,
-        }
+        return Request(
+            row_id=row_id,
+            question_id=question_id,
+            dataset=self.name,
+            question=rollout.question,
+            answers=rollout.answers,
+            choices=None,
+            mode=self.mode,
+            draw=draw,
+            seed=-1,
+        )
 
 
-class _Writer:
+class _RolloutWriter:
     """From what a record says to the row that the model's own engine would have made of it."""
 
-    def __init__(self, *, mode: str, model: Model, prompt: str, tags: tuple[str, str] | None) -> None:
+    def __init__(self, *, mode: Mode, model: Model, prompt: str, tags: tuple[str, str] | None) -> None:
         path = model_path(model)
         sampling = Sampling(model=model, engine=_NO_ENGINE, decoding=Decoding(), prompt=prompt)
         self.tokenizer = load_tokenizer(path, model=model)
         self.renderer = Renderer(sampling, tokenizer=self.tokenizer, family=family_of(model, path=path))
-        self.thinks = mode == "on"
+        self.thinks = mode == Mode.ON
         self.mode = self.renderer.modes[mode]
         stops = stop_tokens(self.tokenizer, model_path=path)
         self.turn = turn_of(self.tokenizer, mode=self.mode, stops=stops, tags=model.thought_tags)
         self.tags = tags or model.thought_tags
 
-    def row(self, said: _Said, *, request: dict[str, Any], raw: str) -> dict[str, Any] | Reject:
-        """A row of schema GENERATIONS, or why there is none."""
+    def row(self, rollout: _Rollout, *, request: Request) -> Generation | Reject:
+        """The generation, or why there is none."""
         prompt = self.renderer.prepare(request)
         if isinstance(prompt, Reject):
             return prompt
-        thought = said.thought if self.thinks else ""
-        whole, end = cut_end(said.response, turn=self.turn, tokenizer=self.tokenizer)
-        whole = self._opened(self._joined(thought, whole), prompt=prompt)
+        thought = rollout.thought if self.thinks else ""
+        response, end = cut_end(rollout.response, turn=self.turn, tokenizer=self.tokenizer)
+        whole = self._opened(self._joined(thought, response), prompt=prompt)
         text = without_prefill(whole, prompt=prompt, mode=self.mode, turn=self.turn)
         if text is None:
             detail = f"the prompt ends in {prompt.text[-40:]!r}, the text begins {whole[:40]!r}"
-            return Reject(request["row_id"], "prefill_differs", detail, raw)
-        found = self._continuation(prompt, text=text, end="" if ending_fault(said.finish_reason) else end)
-        if found is None:
+            return Reject(request.row_id, "prefill_differs", detail, rollout.raw, dataset=request.dataset)
+        if ending_fault(rollout.finish_reason):
+            end = ""
+        written = self._continuation(prompt, text=text, end=end)
+        if written is None:
             detail = f"no token ids write {text[:40]!r} after {prompt.text[-40:]!r}, though some write it alone"
-            return Reject(request["row_id"], "no_seam", detail, raw)
+            return Reject(request.row_id, "no_seam", detail, rollout.raw, dataset=request.dataset)
         return self.renderer.row(
-            request, prompt, text=found.text, token_ids=found.token_ids, finish_reason=said.finish_reason
+            request,
+            prompt,
+            text=written.text,
+            token_ids=written.token_ids,
+            finish_reason=rollout.finish_reason,
         )
 
     def _continuation(self, prompt: Prompt, *, text: str, end: str) -> Continuation | None:
         """Ids and text; where no ids spell the text at all, it can still be judged and annotated, and the stage
         `examples` refuses it."""
-        found = continuation(self.tokenizer, prompt=prompt, text=text, end=end)
-        if found is None and not (self.thinks and survives(self.tokenizer, text=text)):
-            return Continuation(separate_ids(self.tokenizer, text=text, end=end), text)
-        return found
+        written = continuation(self.tokenizer, prompt=prompt, text=text, end=end)
+        if written is not None:
+            return written
+        if self.thinks and survives(self.tokenizer, text=text):
+            return None
+        return Continuation(separate_ids(self.tokenizer, text=text, end=end), text)
 
     def _joined(self, thought: str, response: str) -> str:
         """The whole turn, its thought in the model's own tags."""
@@ -233,12 +253,14 @@ class _Writer:
             bare = thought.strip()
             if not bare.endswith(closing):  # its own field says where it ends
                 return self._in_own_form(bare.removeprefix(opening), answer=response)
-            response = thought + ("" if thought[-1].isspace() else "\n\n") + response
+            between = "" if thought[-1].isspace() else "\n\n"
+            response = thought + between + response
         if self.tags == self.turn.tags:
             return response
         head, opened, rest = response.partition(opening)
         inner, closed, answer = (rest if opened else response).partition(closing)
-        if not closed or head.strip() * bool(opened) or opening in inner or closing in answer:
+        before = head.strip() if opened else ""
+        if not closed or before or opening in inner or closing in answer:
             return response.replace(opening, self.turn.tags[0]).replace(closing, self.turn.tags[1])
         return self._in_own_form(inner, answer=answer)
 
@@ -259,22 +281,24 @@ def _question_fields(fields: ImportFields) -> dict[str, str | tuple[str, ...]]:
     return {"id": fields.id, "question": fields.question, "answers": fields.answers}
 
 
-def _found(record: dict[str, Any], name: str, *, default: Any = None) -> Any:
+def _value(record: dict[str, Any], name: str, *, default: Any = None) -> Any:
     """What stands under `name`, else `default`. A name that passes a list (content[].text) gives a list: one of one is
     that one."""
-    found = fetch(record, name, default=default)
-    return found[0] if "[]" in name and isinstance(found, list) and len(found) == 1 else found
+    value = fetch(record, name, default=default)
+    if "[]" in name and isinstance(value, list) and len(value) == 1:
+        return value[0]
+    return value
 
 
 def _needed(record: dict[str, Any], name: str) -> Any:
-    found = _found(record, name, default=_ABSENT)
-    if found is _ABSENT:
+    value = _value(record, name, default=_ABSENT)
+    if value is _ABSENT:
         raise MalformedError("missing_field", f"no field {name!r}; the row has {sorted(map(str, record))}")
-    return found
+    return value
 
 
 def _text(record: dict[str, Any], name: str, *, needed: bool = True) -> str:
-    value = _needed(record, name) if needed else _found(record, name)
+    value = _needed(record, name) if needed else _value(record, name)
     if value is None and not needed:
         return ""
     if not isinstance(value, str):
@@ -291,4 +315,4 @@ def _draw(record: dict[str, Any], name: str) -> int:
 
 def _finish_reason(record: dict[str, Any], name: str | None) -> str:
     """The file's own word; `stop` where the row has no such field or none is read. Null is a word that says nothing."""
-    return str(_found(record, name, default="stop")) if name else "stop"
+    return str(_value(record, name, default="stop")) if name else "stop"

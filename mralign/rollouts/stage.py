@@ -10,20 +10,23 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Collection, Mapping
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from mralign.chat.prompts import MODES
 from mralign.config import Candidates, RunConfig, named, resolve_path
-from mralign.rollouts.candidates import Limits, funnel, judge
+from mralign.rollouts.candidates import Limits, judge
+from mralign.rollouts.funnel import Kept, count_funnel
 from mralign.rollouts.imported import check_file, read_rollouts
 from mralign.rollouts.thoughts import draw_questions, thoughts_of, unanswered
+from mralign.rows import Candidate, Generation, Mode, Reject, from_table, to_table
 from mralign.rows.schema import CANDIDATES, GENERATIONS, QUESTIONS
 from mralign.rows.subjects import Subject, Way
+from mralign.run import rejects as reject_tables
 from mralign.run.finished import parts_by_upstream
-from mralign.run.rejects import Reject, to_table
 from mralign.run.stage import Context, Outcome, Stage, map_groups
 from mralign.run.store import StageDir, part_key, part_name
 from mralign.serving.endpoint import check_settings
@@ -66,19 +69,20 @@ def _check_import(config: RunConfig) -> None:
 def _import(context: Context) -> Outcome:
     config = context.config.rollouts
     assert config.import_on and config.import_off
-    model, tables, rejects = context.config.model, [], []
-    for mode, path in zip(MODES, (config.import_on, config.import_off), strict=True):
-        table, bad = read_rollouts(
+    tables: list[pa.Table] = []
+    rejects: list[Reject] = []
+    for mode, path in ((Mode.ON, config.import_on), (Mode.OFF, config.import_off)):
+        table, refused = read_rollouts(
             path,
             mode=mode,
             name=config.import_name,
             fields=config.import_fields,
-            model=model,
+            model=context.config.model,
             draws=config.n,
             prompt=config.prompt,
         )
         tables.append(table)
-        rejects += bad
+        rejects += refused
     rows, rejects = _by_question_part(context, pa.concat_tables(tables), rejects=rejects)
     return Outcome(rows_in=rows + len(rejects), rows_out=rows)
 
@@ -89,19 +93,19 @@ def _by_question_part(context: Context, table: pa.Table, *, rejects: list[Reject
     The first part takes all rejects. Returns the number of rows committed, and the rejects.
     """
     questions = context.upstream["questions"]
-    known = {part: set(_ids(questions, part)) for part in questions.parts("train")}
-    every = set().union(*known.values())
-    ids = zip(table.column("row_id").to_pylist(), table.column("question_id").to_pylist(), strict=True)
+    ids_by_part = {part: pa.array(_ids(questions, part), pa.string()) for part in questions.parts("train")}
+    question_ids = table.column("question_id")
+    is_train = pc.is_in(question_ids, value_set=pa.concat_arrays([pa.array([], pa.string()), *ids_by_part.values()]))
+    unknown = table.filter(pc.invert(is_train)).select(["row_id", "dataset"]).to_pylist()
+    detail = "see the rejects of the stage questions"
     rejects = rejects + [
-        Reject(row_id, "question_not_in_train", "see the rejects of the stage questions")
-        for row_id, question_id in ids
-        if question_id not in every
+        Reject(row["row_id"], "question_not_in_train", detail, dataset=row["dataset"]) for row in unknown
     ]
-    owners, rows = table.column("question_id").to_pylist(), 0
-    for number, (part, members) in enumerate(known.items()):
-        kept = table.filter(pa.array([owner in members for owner in owners], pa.bool_()))
-        bad = to_table(rejects if number == 0 else [])
-        context.out.commit(part_name(f"{part_key(part)}-imported"), kept, schema=GENERATIONS, rejects=bad)
+    rows = 0
+    for number, (part, ids) in enumerate(ids_by_part.items()):
+        kept = table.filter(pc.is_in(question_ids, value_set=ids))
+        refused = reject_tables.to_table(rejects if number == 0 else [])
+        context.out.commit(part_name(f"{part_key(part)}-imported"), kept, schema=GENERATIONS, rejects=refused)
         rows += kept.num_rows
     return rows, rejects
 
@@ -118,19 +122,18 @@ def _judge_table(table: pa.Table, *, settings: Candidates, draws: int) -> tuple[
         max_thought_tokens=settings.max_thought_tokens,
     )
     kept, rejects = judge(
-        table.to_pylist(),
+        from_table(table, Generation),
         match=settings.match,
         draws=draws,
         limits=limits,
         keep_all_draws=settings.keep_all_draws,
         keep_neutral=settings.keep_neutral,
     )
-    return pa.Table.from_pylist(kept, schema=CANDIDATES), rejects
+    return to_table(kept, Candidate), rejects
 
 
 def _candidates(context: Context) -> Outcome:
-    config, source = context.config, context.upstream["rollouts"]
-    questions = context.upstream["questions"]
+    config, source, questions = context.config, context.upstream["rollouts"], context.upstream["questions"]
     train = questions.parts("train")
     map_groups(
         context,
@@ -141,16 +144,18 @@ def _candidates(context: Context) -> Outcome:
         upstream_schema=GENERATIONS,
     )
     rows = sum(source.rows(part) for part in source.parts())
-    kept = context.out.read(schema=CANDIDATES, columns=["dataset", "polarity", "question_id"])
-    datasets = Counter(questions.read_parts(train, schema=QUESTIONS, columns=["dataset"]).column("dataset").to_pylist())
-    columns = ["row_id", "reason", "detail"]
-    rejects = [Reject(**row) for row in context.out.read_rejects(columns=columns).to_pylist()]
-    return Outcome(rows, kept.num_rows, {"funnel": funnel(kept.to_pylist(), rejects, datasets)})
+    kept = from_table(context.out.read(schema=CANDIDATES, columns=["dataset", "polarity", "question_id"]), Kept)
+    refused = context.out.read_rejects(columns=["row_id", "reason", "dataset", "polarity"])
+    asked = questions.read_parts(train, schema=QUESTIONS, columns=["dataset"]).column("dataset")
+    counted = count_funnel(kept, from_table(refused, Reject), Counter(asked.to_pylist()))
+    return Outcome(rows, len(kept), {"funnel": [asdict(row) for row in counted]})
 
 
 def _think(context: Context, *, responses: str) -> Outcome:
     config, questions = context.config, context.upstream["questions"]
-    ids = [one for part in questions.parts(config.evaluation.split) for one in _ids(questions, part)]
+    ids: list[str] = []
+    for part in questions.parts(config.evaluation.split):
+        ids += _ids(questions, part)
     chosen = draw_questions(ids, count=config.evaluation.reannotate, seed=config.run.seed)
     shelf, parts = _plain_responses(context.upstream[responses])
     map_groups(
@@ -167,21 +172,21 @@ def _think(context: Context, *, responses: str) -> Outcome:
             f"none of the {len(chosen)} thoughts to be labelled anew can be used; the rejects beside {context.out.uri} "
             f"say why. See evaluation.decoding.max_tokens and model.family, or give evaluation.reannotate=0"
         )
-    heard = {*rows, *context.out.read_rejects(parts, columns=["row_id"]).column("row_id").to_pylist()}
-    rejects = to_table(unanswered(chosen, heard=heard))
+    refused = context.out.read_rejects(parts, columns=["row_id"]).column("row_id").to_pylist()
+    rejects = reject_tables.to_table(unanswered(chosen, seen={*rows, *refused}))
     context.out.commit(part_name("unanswered"), CANDIDATES.empty_table(), schema=CANDIDATES, rejects=rejects)
     return Outcome(len(chosen), len(rows))
 
 
 def _plain_responses(responses: StageDir) -> tuple[StageDir, list[str]]:
     """The shelf of a stage's responses that had no snippets, and the parts of it that are that stage's."""
-    (plain,) = (one for one in json.loads(responses.read_text("parts.json")) if one["group"] == "plain")
+    (plain,) = [entry for entry in json.loads(responses.read_text("parts.json")) if entry["group"] == "plain"]
     return StageDir(f"{responses.uri.rsplit('/', 2)[0]}/{plain['shelf']}"), plain["parts"]
 
 
 def _thoughts_table(table: pa.Table, *, questions: Collection[str], match: str) -> tuple[pa.Table, list[Reject]]:
-    kept, rejects = thoughts_of(table.to_pylist(), questions=questions, match=match)
-    return pa.Table.from_pylist(kept, schema=CANDIDATES), rejects
+    kept, rejects = thoughts_of(from_table(table, Generation), questions=questions, match=match)
+    return to_table(kept, Candidate), rejects
 
 
 def thoughts_stage(subject: Subject) -> Stage:
@@ -227,8 +232,8 @@ IMPORT_STAGE = Stage(
     ignores=("rollouts.engine", "rollouts.decoding"),
     upstream=("questions",),
     inputs=lambda config: {
-        "on": config.rollouts.import_on or "",
-        "off": config.rollouts.import_off or "",
+        Mode.ON: config.rollouts.import_on or "",
+        Mode.OFF: config.rollouts.import_off or "",
         **config.model.inputs(),
     },
     check=_check_import,

@@ -1,7 +1,7 @@
 """Thoughts of an evaluated model, to be labelled anew: how did training change the way from strategy to strategy?
 
-Ids of held-out questions and generations enter; think-on trajectories of some of these questions leave as candidates of
-polarity 0, and a reason for each of the others. The questions are drawn from their ids and the seed alone, so the model
+Ids of held-out questions and generations enter; think-on trajectories of some of these questions leave as neutral
+candidates, and a reason for each of the others. The questions are drawn from their ids and the seed alone, so the model
 before and after training is read on the same ones. METHOD.md section 6, Fig. 4.
 """
 
@@ -10,9 +10,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Iterable
 
-from mralign.chat.endings import UNFINISHED
-from mralign.rollouts.candidates import trajectory
-from mralign.run.rejects import Reject
+from mralign.rollouts.candidates import invalid_draw, trajectory
+from mralign.rows import Candidate, Generation, Mode, Polarity, Reject, row_id_of
 
 
 def draw_questions(question_ids: Iterable[str], *, count: int, seed: int) -> list[str]:
@@ -21,28 +20,35 @@ def draw_questions(question_ids: Iterable[str], *, count: int, seed: int) -> lis
     return [order[key] for key in sorted(order)[:count]]
 
 
-def thoughts_of(rows: Iterable[dict], *, questions: Collection[str], match: str) -> tuple[list[dict], list[Reject]]:
-    """Draw 0, thinking on, of these `questions` (ids) among `rows` (schema GENERATIONS), as rows of schema CANDIDATES.
+def thoughts_of(
+    rows: Iterable[Generation], *, questions: Collection[str], match: str
+) -> tuple[list[Candidate], list[Reject]]:
+    """Draw 0, thinking on, of these `questions` (ids) among `rows`, as neutral candidates.
 
     Reasons: the draw's own (`invalid`), empty_thought. Other rows are passed over.
     """
-    kept: list[dict] = []
+    kept: list[Candidate] = []
     rejects: list[Reject] = []
     for row in rows:
-        if row["mode"] != "on" or row["draw"] != 0 or row["question_id"] not in questions:
+        if row.mode != Mode.ON or row.draw != 0 or row.question_id not in questions:
             continue
-        candidate = None if row["invalid"] else trajectory(row, polarity=0, match=match)
-        if candidate is not None and candidate["segment_start"]:
+        if row.invalid is not None:
+            rejects.append(invalid_draw(row, reason=row.invalid))
+            continue
+        candidate = trajectory(row, polarity=Polarity.NEUTRAL, match=match)
+        if candidate.segment_start:
             kept.append(candidate)
         else:
-            reason = row["invalid"] or "empty_thought"
-            ended = f"finish_reason={row['finish_reason']} " if reason == UNFINISHED else ""
-            rejects.append(Reject(row["row_id"], reason, f"{ended}dataset={row['dataset']}", row["text"]))
+            rejects.append(invalid_draw(row, reason="empty_thought"))
     return kept, rejects
 
 
-def unanswered(questions: Iterable[str], *, heard: Collection[str]) -> list[Reject]:
-    """Rejects (no_response) for those of the `questions` that no row or reject of `heard` (row ids) belongs to."""
-    ids = {one: f"{one}/on/0" for one in questions}
+def unanswered(questions: Iterable[str], *, seen: Collection[str]) -> list[Reject]:
+    """A reject (no_response) for each of the `questions` that no row or reject of `seen` (row ids) belongs to."""
     detail = "it was not asked with thinking on: see the rejects of the stage that asks"
-    return [Reject(row_id, "no_response", detail, one) for one, row_id in ids.items() if row_id not in heard]
+    rejects: list[Reject] = []
+    for question_id in questions:
+        row_id = row_id_of(question_id, mode=Mode.ON, draw=0)
+        if row_id not in seen:
+            rejects.append(Reject(row_id, "no_response", detail, question_id))
+    return rejects

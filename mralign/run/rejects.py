@@ -1,19 +1,24 @@
 """Why a row was put aside: a reason, a detail and its raw text, counted, stored and bounded.
 
 A stage's pure function returns the rows it kept and a list of `Reject`; the wiring writes both and the manifest
-counts the reasons. `check_limit` fails a stage whose share of rejects is above its limit and says where to look.
-`is_passing` is the one rule of which rows are asked again.
+counts the reasons. Whatever a program wants to know of a reject (its data set, its polarity, whose reply it was) is a
+field of its own; the detail is for people. `check_limit` fails a stage whose share of rejects is above its limit and
+says where to look. `is_passing` is the one rule of which rows are asked again.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import replace
+from typing import Any
 
 import pyarrow as pa
 
-from mralign.rows.schema import REJECTS
+from mralign.rows import columns
+from mralign.rows.schema import Reject
+
+__all__ = ["PASSING", "Reject", "check_limit", "count_reasons", "is_passing", "to_table"]
 
 # Why an endpoint or a search gave no answer this time. A reply that says so was never an answer of the model.
 PASSING = frozenset({"rate_limited", "server_error", "timeout", "connection", "malformed_reply", "usage_missing"})
@@ -28,23 +33,15 @@ def is_passing(reason: str) -> bool:
     return reason in PASSING or reason.startswith("http_")
 
 
-@dataclass(frozen=True)
-class Reject:
-    """One row put aside: its id, the reason (a short constant), the detail and the raw text."""
-
-    row_id: str
-    reason: str
-    detail: str = ""
-    raw: str = ""
-
-
 def to_table(rejects: Iterable[Reject]) -> pa.Table:
     """Rejects as a table of schema REJECTS; lone surrogates in texts become replacement characters."""
-    rows = [
-        {name: getattr(reject, name).encode("utf-8", "replace").decode() for name in REJECTS.names}
-        for reject in rejects
-    ]
-    return pa.Table.from_pylist(rows, schema=REJECTS)
+    return columns.to_table([_storable(reject) for reject in rejects], Reject)
+
+
+def _storable(reject: Reject) -> Reject:
+    texts: dict[str, Any] = {name: value for name, value in vars(reject).items() if isinstance(value, str)}
+    storable = {name: text.encode("utf-8", "replace").decode() for name, text in texts.items()}
+    return replace(reject, **storable)
 
 
 def count_reasons(table: pa.Table) -> dict[str, int]:

@@ -21,7 +21,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from mralign.rows.schema import REJECTS, cast
+from mralign.rows.columns import cast
+from mralign.rows.schema import REJECTS
 from mralign.run.arrow_files import open_parquet
 from mralign.run.disk import DiskFull, full_disk, no_room
 

@@ -16,7 +16,8 @@ from mralign.chat.endings import ending_fault
 from mralign.chat.model_files import load_tokenizer, model_path
 from mralign.chat.prompts import Prompt
 from mralign.chat.seam import Continuation, continuation, said_after, separate_ids, survives
-from mralign.chat.turns import stop_tokens, turn_of
+from mralign.chat.turns import Turn, stop_tokens, turn_of
+from mralign.rows import Request
 from mralign.run.rejects import Reject
 from mralign.run.store import Directory
 from mralign.run.stream import Answer
@@ -34,7 +35,7 @@ class RemoteGenerator:
         tokenizer = load_tokenizer(path, model=sampling.model)
         self.renderer = Renderer(sampling, tokenizer=tokenizer, family=family_of(sampling.model, path=path))
         stops = stop_tokens(tokenizer, model_path=path)
-        self.turns = {
+        self.turns: dict[str, Turn] = {
             name: turn_of(tokenizer, mode=mode, stops=stops, tags=self.renderer.tags)
             for name, mode in self.renderer.modes.items()
         }
@@ -45,7 +46,7 @@ class RemoteGenerator:
 
     async def answer(self, rows: list[dict[str, Any]]) -> list[Answer]:
         """What came of the requests; those that could not be sent any more say why."""
-        requests = {row["row_id"]: row for row in rows}
+        requests = {row["row_id"]: Request(**row) for row in rows}
         prompts = {row_id: await asyncio.to_thread(self.renderer.prepare, row) for row_id, row in requests.items()}
         came = {row_id: Answer(rejects=[said]) for row_id, said in prompts.items() if isinstance(said, Reject)}
         calls = [self._call(requests[k], prompt) for k, prompt in prompts.items() if isinstance(prompt, Prompt)]
@@ -53,7 +54,7 @@ class RemoteGenerator:
         try:
             async for call, reply in self.endpoint.stream(calls):
                 row = self._row(requests[call.key_id], prompts[call.key_id], reply)
-                came[call.key_id] = Answer(rejects=[row]) if isinstance(row, Reject) else Answer(rows=[row])
+                came[call.key_id] = Answer(rejects=[row]) if isinstance(row, Reject) else Answer(rows=[vars(row)])
         except Stopped as reason:
             stopped = str(reason)
         return [came.get(row_id, Answer(stopped=stopped)) for row_id in requests]
@@ -62,27 +63,28 @@ class RemoteGenerator:
         """What the endpoint has done, and its money."""
         return {"endpoint": self.endpoint.tally.figures()}
 
-    def _call(self, request: dict[str, Any], prompt: Prompt) -> Call:
+    def _call(self, request: Request, prompt: Prompt) -> Call:
         http, decoding = self.http, self.sampling.decoding
         payload = completion_payload(
             prompt.token_ids,
             model=http.model or self.sampling.model.path,
             decoding=decoding,
             max_tokens=self.renderer.max_tokens(prompt),
-            seed=request["seed"],
+            seed=request.seed,
             vllm_extras=http.vllm_extras,
             keep_special=self.renderer.special_tags,
         )
-        return Call(request["row_id"], "/completions", amend(payload, changes=http.request))
+        return Call(request.row_id, "/completions", amend(payload, changes=http.request))
 
-    def _row(self, request: dict[str, Any], prompt: Any, answer: Reply | Failure) -> Any:
+    def _row(self, request: Request, prompt: Any, answer: Reply | Failure) -> Any:
         completion = read_completion(answer.body) if isinstance(answer, Reply) else answer
         if isinstance(completion, Failure):
-            return Reject(request["row_id"], completion.reason, completion.detail, request["question"])
-        found = self._continuation(completion, prompt=prompt, mode=request["mode"])
+            question, dataset = request.question, request.dataset
+            return Reject(request.row_id, completion.reason, completion.detail, question, dataset=dataset)
+        found = self._continuation(completion, prompt=prompt, mode=request.mode)
         if found is None:
             detail = f"no token ids write {completion.text[:40]!r} after {prompt.text[-40:]!r}"
-            return Reject(request["row_id"], "no_seam", detail, completion.text)
+            return Reject(request.row_id, "no_seam", detail, completion.text, dataset=request.dataset)
         return self.renderer.row(
             request, prompt, text=found.text, token_ids=found.token_ids, finish_reason=completion.finish_reason
         )

@@ -2,7 +2,7 @@
 
 A table of questions enters; one request a (question, mode, draw) leaves, with a seed of its own. An engine prepares
 each request (the rendered prompt, or the reason why it cannot be asked), samples it, and turns text and token ids into
-a row of schema GENERATIONS. No engine, no Ray here.
+a `Generation`. No engine, no Ray here.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -28,23 +30,13 @@ from mralign.chat.prompts import (
     question_fault,
     special_tokens,
 )
-from mralign.chat.self_refine import Refinement, first_id, requests_of_turn, thinking_mode
-from mralign.chat.thought import TAGS, split_thinking
+from mralign.chat.self_refine import Refinement, TurnRequest, first_id, requests_of_turn
+from mralign.chat.thought import split_thinking
 from mralign.chat.user_message import user_message, with_choices
 from mralign.config import Decoding, Engine, Http, Model, RunConfig, resolve_path
-from mralign.rows.schema import GENERATIONS, QUESTIONS
-from mralign.run.rejects import Reject
+from mralign.rows import Generation, Mode, Question, Reject, Request, from_table, row_id_of, thinking_mode, to_table
 from mralign.run.store import absolute
 from mralign.serving.adapter import check_adapter
-
-REQUESTS = pa.schema(
-    [
-        *map(GENERATIONS.field, ("row_id", "question_id", "dataset", "question", "answers")),
-        QUESTIONS.field("choices"),
-        *map(GENERATIONS.field, ("mode", "draw", "seed")),
-    ]
-)
-_ASKED = ("question_id", "dataset", "question", "answers", "choices")
 
 
 @dataclass(frozen=True)
@@ -71,16 +63,27 @@ class Sampling:
 
 def build_requests(questions: pa.Table, *, modes: Sequence[str], draws: int, seed: int) -> pa.Table:
     """One row a (question, mode, draw) of schema REQUESTS; the seed of a row depends on `seed` and its id only."""
-    rows = [
-        {**{k: q[k] for k in _ASKED}, "mode": mode, "draw": draw}
-        for q in questions.to_pylist()
-        for mode in modes
-        for draw in range(draws)
-    ]
-    for row in rows:
-        row["row_id"] = f"{row['question_id']}/{row['mode']}/{row['draw']}"
-        row["seed"] = row_seed(seed, row["row_id"])
-    return pa.Table.from_pylist(rows, schema=REQUESTS)
+    requests: list[Request] = []
+    for question in from_table(questions, Question):
+        for mode, draw in product(modes, range(draws)):
+            requests.append(draw_request(question, mode=Mode(mode), draw=draw, seed=seed))
+    return to_table(requests, Request)
+
+
+def draw_request(question: Question, *, mode: Mode, draw: int, seed: int) -> Request:
+    """The request of one draw; `seed` is the run's."""
+    row_id = row_id_of(question.question_id, mode=mode, draw=draw)
+    return Request(
+        row_id=row_id,
+        question_id=question.question_id,
+        dataset=question.dataset,
+        question=question.question,
+        answers=question.answers,
+        choices=question.choices,
+        mode=mode,
+        draw=draw,
+        seed=row_seed(seed, row_id),
+    )
 
 
 def request_of(sampling: Sampling) -> Callable[[str], str]:
@@ -95,7 +98,7 @@ class Renderer:
         tags = sampling.model.thought_tags
         check_modes(tokenizer, name=sampling.model.path, on=family.on, off=family.off, tags=tags)
         self.sampling, self.tokenizer, self.tags = sampling, tokenizer, tags
-        self.modes = {"on": family.on, "off": family.off}
+        self.modes = {Mode.ON: family.on, Mode.OFF: family.off}
         self.opened = {
             name: chat_prompt(tokenizer, "?", mode=mode, tags=tags).opened for name, mode in self.modes.items()
         }
@@ -104,52 +107,78 @@ class Renderer:
         self.special_tags = any(token in tag for token in special_tokens(tokenizer) for tag in tags)
         self.room = sampling.engine.max_model_len
 
-    def prepare(self, request: dict[str, Any]) -> Prompt | Reject:
+    def prepare(self, request: Request) -> Prompt | Reject:
         """The prompt of a request, or why it cannot be asked.
 
         Reasons: empty_question, control_characters, control_tokens, prompt_too_long.
         """
-        asked = with_choices(request["question"], request.get("choices"))
-        said = "\n".join([asked, request.get("inserted", "")])
+        inserted = request.inserted if isinstance(request, TurnRequest) else ""
+        said = f"{with_choices(request.question, request.choices)}\n{inserted}"
         fault = question_fault(said, special_tokens=self.special)
         if fault is not None:
-            return Reject(request["row_id"], *fault, request["question"])
-        name = thinking_mode(request["mode"])
-        message = request.get("message") or user_message(
-            self.sampling.prompt_of(request["dataset"]),
-            question=request["question"],
-            choices=request.get("choices"),
+            return _refused(request, *fault)
+        mode = thinking_mode(request.mode)
+        prompt = chat_prompt(
+            self.tokenizer, self._message(request), mode=self.modes[mode], opened=self.opened[mode], tags=self.tags
         )
-        prompt = chat_prompt(self.tokenizer, message, mode=self.modes[name], opened=self.opened[name], tags=self.tags)
         if len(prompt.token_ids) >= self.room:
-            detail = f"{len(prompt.token_ids)} tokens, model length {self.room}"
-            return Reject(request["row_id"], "prompt_too_long", detail, request["question"])
+            return _refused(request, "prompt_too_long", f"{len(prompt.token_ids)} tokens, model length {self.room}")
         return prompt
 
-    def next_turn(self, turn: str, *, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    def _message(self, request: Request) -> str:
+        """What the user says."""
+        if isinstance(request, TurnRequest):
+            return request.message
+        prompt = self.sampling.prompt_of(request.dataset)
+        return user_message(prompt, question=request.question, choices=request.choices)
+
+    def next_turn(self, turn: str, *, rows: Sequence[Generation]) -> list[TurnRequest]:
         """The requests of a turn of Self-Refine that follow from the rows of all turns so far."""
         assert self.sampling.refinement is not None
-        refinement, prompt_of = self.sampling.refinement, self.sampling.prompt_of
-        found = requests_of_turn(turn, rows=rows, refinement=refinement, prompt_of=prompt_of)
-        return [request | {"seed": row_seed(self.sampling.seed, request["row_id"])} for request in found]
+        return requests_of_turn(
+            turn,
+            rows=rows,
+            refinement=self.sampling.refinement,
+            prompt_of=self.sampling.prompt_of,
+            seed_of=partial(row_seed, self.sampling.seed),
+        )
 
     def max_tokens(self, prompt: Prompt) -> int:
         """Tokens that a completion of `prompt` may have."""
         return min(self.sampling.decoding.max_tokens, self.room - len(prompt.token_ids))
 
     def row(
-        self, request: dict[str, Any], prompt: Prompt, *, text: str, token_ids: list[int], finish_reason: str
-    ) -> dict[str, Any]:
-        """A row of schema GENERATIONS; its question is the one asked, choices and all."""
-        row = {
-            **request,
-            "question": with_choices(request["question"], request.get("choices")),
-            "prompt_token_ids": list(prompt.token_ids),
-            "token_ids": token_ids,
-            "text": text,
-            "finish_reason": finish_reason,
-        }
-        return row | judged_text(row, tokenizer=self.tokenizer, opened=prompt.opened, tags=self.tags)
+        self, request: Request, prompt: Prompt, *, text: str, token_ids: list[int], finish_reason: str
+    ) -> Generation:
+        """The generation that a completion makes of a request; its question is the one asked, choices and all."""
+        mode = thinking_mode(request.mode)
+        split = split_thinking(text, mode=mode, opened=prompt.opened, finish_reason=finish_reason, tags=self.tags)
+        thought = text[split.thought_start : split.thought_end] if split.thought_start >= 0 else ""
+        thought_ids = self.tokenizer(thought, add_special_tokens=False)["input_ids"] if thought else []
+        return Generation(
+            row_id=request.row_id,
+            question_id=request.question_id,
+            dataset=request.dataset,
+            question=with_choices(request.question, request.choices),
+            answers=request.answers,
+            mode=request.mode,
+            draw=request.draw,
+            seed=request.seed,
+            prompt_token_ids=list(prompt.token_ids),
+            token_ids=token_ids,
+            completion_tokens=len(token_ids),
+            text=text,
+            finish_reason=finish_reason,
+            thought_start=split.thought_start,
+            thought_end=split.thought_end,
+            answer=split.answer,
+            thought_tokens=len(thought_ids),
+            invalid=split.invalid,
+        )
+
+
+def _refused(request: Request, reason: str, detail: str) -> Reject:
+    return Reject(request.row_id, reason, detail, request.question, dataset=request.dataset)
 
 
 def family_of(model: Model, *, path: str) -> Family:
@@ -188,21 +217,6 @@ def check_model(model: Model) -> None:
         check_modes(tokenizer, name=model.path, on=family.on, off=family.off, tags=model.thought_tags)
 
 
-def judged_text(row: dict[str, Any], *, tokenizer: Any, opened: bool, tags: tuple[str, str] = TAGS) -> dict[str, Any]:
-    """The columns of GENERATIONS that follow from `text`: where the thought lies, the answer, why it is invalid."""
-    mode = thinking_mode(row["mode"])
-    split = split_thinking(row["text"], mode=mode, opened=opened, finish_reason=row["finish_reason"], tags=tags)
-    thought = row["text"][split.thought_start : split.thought_end] if split.thought_start >= 0 else ""
-    return {
-        "completion_tokens": len(row["token_ids"]),
-        "thought_start": split.thought_start,
-        "thought_end": split.thought_end,
-        "answer": split.answer,
-        "thought_tokens": len(tokenizer(thought, add_special_tokens=False)["input_ids"]) if thought else 0,
-        "invalid": split.invalid,
-    }
-
-
 def sampling_of_rollouts(config: RunConfig) -> Sampling:
     """What the stage `rollouts` asks."""
     return Sampling(
@@ -230,7 +244,7 @@ def sampling_of_evaluation(config: RunConfig, *, model: Model, methods: Sequence
         decoding=settings.decoding,
         prompt=settings.prompt,
         prompts=settings.prompts,
-        modes=tuple(dict.fromkeys("off" if name.startswith("think_off") else "on" for name in methods)),
+        modes=tuple(dict.fromkeys(Mode.OFF if name.startswith("think_off") else Mode.ON for name in methods)),
         draws=settings.draws,
         seed=config.run.seed + 1,
         probe=probe,

@@ -33,6 +33,7 @@ import numpy as np
 from mralign.chat.model_files import adapter_paths, load_tokenizer, model_path
 from mralign.chat.prompts import Prompt
 from mralign.config import Decoding, Engine, Model, resolve_path
+from mralign.rows import Generation, Request
 from mralign.run.disk import own_temporary_directory
 from mralign.run.placement import Fault
 from mralign.run.rejects import Reject
@@ -284,35 +285,37 @@ class Generator:
         """The generations of the requests; an engine that does not serve what was trained samples nothing."""
         if self.fault is not None:
             return [Answer(stopped=self.fault)] * len(requests)
-        rows, rejects = await self.complete(requests)
+        asked = [Request(**request) for request in requests]
+        rows, rejects = await self.complete(asked)
         for turn in self.sampling.refinement.turns if self.sampling.refinement else ():
             more, refused = await self.complete(self.renderer.next_turn(turn, rows=rows))
             rows, rejects = rows + more, rejects + refused
-        return answers_of(requests, rows=rows, rejects=rejects, request_of=request_of(self.sampling))
+        came = [vars(row) for row in rows]
+        return answers_of(requests, rows=came, rejects=rejects, request_of=request_of(self.sampling))
 
     def figures(self) -> dict[str, Any]:
         """The engine's difference from the trainer, where there is a probe."""
         return {} if self.difference is None else {"served_minus_trained_logp": self.difference}
 
-    async def complete(self, requests: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[Reject]]:
+    async def complete(self, requests: Sequence[Request]) -> tuple[list[Generation], list[Reject]]:
         """Generations of the requests, and a reject for each that could not be asked or answered."""
         prompts, work = await asyncio.to_thread(self._prepare, requests)
         outputs = await asyncio.wrap_future(self.engine.submit(work))
         return await asyncio.to_thread(self._judge, requests, prompts, outputs)
 
-    def _prepare(self, requests: list[dict[str, Any]]) -> tuple[list[Prompt | Reject], list[tuple[list[int], Any]]]:
+    def _prepare(self, requests: Sequence[Request]) -> tuple[list[Prompt | Reject], list[tuple[list[int], Any]]]:
         prompts = [self.renderer.prepare(request) for request in requests]
         asked = [(r, p) for r, p in zip(requests, prompts, strict=True) if isinstance(p, Prompt)]
         return prompts, [(list(prompt.token_ids), self._parameters(request, prompt)) for request, prompt in asked]
 
-    def _parameters(self, request: dict[str, Any], prompt: Prompt) -> Any:
+    def _parameters(self, request: Request, prompt: Prompt) -> Any:
         decoding, room = self.sampling.decoding, self.renderer.max_tokens(prompt)
         keep = self.renderer.special_tags
-        return sampling_parameters(decoding, max_tokens=room, seed=request["seed"], keep_special=keep)
+        return sampling_parameters(decoding, max_tokens=room, seed=request.seed, keep_special=keep)
 
     def _judge(
-        self, requests: list[dict[str, Any]], prompts: list[Prompt | Reject], outputs: list[Any]
-    ) -> tuple[list[dict[str, Any]], list[Reject]]:
+        self, requests: Sequence[Request], prompts: list[Prompt | Reject], outputs: list[Any]
+    ) -> tuple[list[Generation], list[Reject]]:
         rows, rejects, left = [], [], iter(outputs)
         for request, prompt in zip(requests, prompts, strict=True):
             if isinstance(prompt, Reject):
@@ -320,7 +323,10 @@ class Generator:
                 continue
             output = next(left)
             if isinstance(output, BaseException):
-                rejects.append(Reject(request["row_id"], "engine_error", f"{output!r:.500}", request["question"]))
+                fault = Reject(
+                    request.row_id, "engine_error", f"{output!r:.500}", request.question, dataset=request.dataset
+                )
+                rejects.append(fault)
                 continue
             done = output.outputs[0]
             ids = list(done.token_ids)

@@ -4,6 +4,6 @@ These functions work on plain lists, in a notebook, without Ray. The modules bel
 on Arrow tables of any size and are what the stages are made of.
 """
 
-from mralign.transitions.lists import Matrices, Tally, count, estimate, weights
+from mralign.transitions.lists import CountedTransitions, TransitionMatrices, count, estimate, weights
 
-__all__ = ["Matrices", "Tally", "count", "estimate", "weights"]
+__all__ = ["CountedTransitions", "TransitionMatrices", "count", "estimate", "weights"]

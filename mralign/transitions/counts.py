@@ -43,9 +43,8 @@ class Chains:
 
     row_S: np.ndarray  # int64
     set_S: np.ndarray  # int64, UNLABELLED for an empty set
-    previous_S: (
-        np.ndarray
-    )  # int64, nearest labelled set before in the trajectory, else START; UNLABELLED where set_S is
+    # int64: the nearest labelled set before the step in its trajectory, else START; UNLABELLED where set_S is.
+    previous_S: np.ndarray
 
 
 def stop_code(K: int) -> int:
@@ -88,7 +87,7 @@ def encode_sets(label_sets: pa.Array, *, states: Sequence[str], labels: Labels =
 def chains(steps: pa.Table, *, states: Sequence[str], labels: Labels = "all", field: str = "labels") -> Chains:
     """Every step of `steps` (schema.ANNOTATIONS) with its set and its predecessor (METHOD.md §2a, DECISION, and §3).
 
-    Unlabelled steps are nobody's predecessor: their neighbours become adjacent.
+    An unlabelled step is skipped: its neighbours become adjacent.
     """
     column = steps.column("steps")
     nested = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()  # which copies even one chunk
@@ -224,7 +223,7 @@ def sorted_groups(key_R: np.ndarray, *, runs: bool = False) -> tuple[np.ndarray,
 def select(counts: pa.Table, *, polarities: Collection[int]) -> Counts:
     """The transitions of the given polarities (schema.COUNTS), summed over data sets, in ascending order of codes.
 
-    P: (1, -1), with 0 for all annotated rollouts; P+: (1,); P-: (-1,) (METHOD.md §3).
+    `matrices.MATRIX_POLARITIES` says which polarities a matrix is estimated from (METHOD.md §3).
     """
     kept = counts.filter(pc.is_in(counts.column("polarity"), value_set=pa.array(sorted(polarities), pa.int8())))
     summed = kept.group_by(["source", "target"], use_threads=False).aggregate([("count", "sum")])

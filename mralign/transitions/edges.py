@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from mralign.rows import Polarity
 from mralign.rows.schema import EDGES
 from mralign.transitions.bootstrap import standard_error
 from mralign.transitions.counts import select, stop_code
@@ -28,7 +29,7 @@ MIN_SUPPORT = 5.0  # a smaller count says more of the prior than of the data, an
 
 
 @dataclass(frozen=True)
-class Found:
+class CountedEdges:
     """The edges of one level and polarity: codes of their sets (T,) int64 and how often they occur, (T,) float64."""
 
     source_T: np.ndarray
@@ -37,7 +38,7 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Rule:
+class WeightRule:
     """How a ratio becomes a weight (METHOD.md §4)."""
 
     anchor: Anchor = "global"
@@ -52,7 +53,7 @@ def edges(
     support: Mapping[str, np.ndarray],
     replicates: Mapping[str, np.ndarray],
     states: Sequence[str],
-    rule: Rule,
+    rule: WeightRule,
 ) -> pa.Table:
     """The edges of both polarities on both levels, as far as they occur: a table of schema.EDGES.
 
@@ -60,27 +61,27 @@ def edges(
     P (B, K, K), both by the names of `matrices`; B = 0 gives no standard errors. The edges of a level and polarity are
     sorted by falling ratio.
     """
-    tables, K = [EDGES.empty_table()], len(states)
+    K = len(states)
+    tables = [EDGES.empty_table()]
     for polarity, name in NAME.items():
         levels = {"sets": _of_sets(counts, polarity=polarity, K=K)}
         if name in support:
             levels["states"] = _of_states(support[name], K=K)
-        for level, found in levels.items():
-            if found.count_T.size:
-                ratio_T = ratios(
-                    found.source_T,
-                    found.target_T,
-                    polarity=np.full(found.count_T.size, polarity),
-                    matrices=matrices,
-                    states=states,
-                    anchor=rule.anchor,
-                )
-                ratio_BT = _replicated(found, polarity=polarity, replicates=replicates, rule=rule)
-                columns = _measured(ratio_T, ratio_BT=ratio_BT, rule=rule) | {
-                    "band": bands(ratio_T, count_T=found.count_T),
-                    "count": found.count_T,
-                }
-                tables.append(_table(found, columns=columns, level=level, polarity=polarity, states=states))
+        for level, counted in levels.items():
+            if not counted.count_T.size:
+                continue
+            ratio_T = ratios(
+                counted.source_T,
+                counted.target_T,
+                polarity=np.full(counted.count_T.size, polarity),
+                matrices=matrices,
+                states=states,
+                anchor=rule.anchor,
+            )
+            ratio_BT = _replicated(counted, polarity=polarity, replicates=replicates, rule=rule)
+            columns = _measured(ratio_T, ratio_BT=ratio_BT, rule=rule)
+            columns |= {"band": bands(ratio_T, count_T=counted.count_T), "count": counted.count_T}
+            tables.append(_table(counted, columns=columns, level=level, polarity=polarity, states=states))
     return pa.concat_tables(tables)
 
 
@@ -99,32 +100,34 @@ def bands(ratio_T: np.ndarray, *, count_T: np.ndarray) -> np.ndarray:
     return band_T
 
 
-def _of_sets(counts: pa.Table, *, polarity: int, K: int) -> Found:
+def _of_sets(counts: pa.Table, *, polarity: Polarity, K: int) -> CountedEdges:
     """The transitions into a step that were counted."""
     table = select(counts, polarities=(polarity,))
     step = table.target_sets != stop_code(K)
-    return Found(table.source_sets[step], table.target_sets[step], table.n[step].astype(np.float64))
+    return CountedEdges(table.source_sets[step], table.target_sets[step], table.n[step].astype(np.float64))
 
 
-def _of_states(C: np.ndarray, *, K: int) -> Found:
+def _of_states(C: np.ndarray, *, K: int) -> CountedEdges:
     """The edges {a} -> {b} with an expected count, b != <stop>."""
     a_T, b_T = np.nonzero(C[:, : K - 1])
-    return Found(a_T * (K + 1), b_T * (K + 1), C[a_T, b_T])
+    return CountedEdges(a_T * (K + 1), b_T * (K + 1), C[a_T, b_T])
 
 
-def _replicated(found: Found, *, polarity: int, replicates: Mapping[str, np.ndarray], rule: Rule) -> np.ndarray:
+def _replicated(
+    counted: CountedEdges, *, polarity: Polarity, replicates: Mapping[str, np.ndarray], rule: WeightRule
+) -> np.ndarray:
     """The ratios of every bootstrap replicate, (B, T); own and anchor come from the same drawn trajectories."""
-    own, base = NAME[polarity], "all" if rule.anchor == "global" else NAME[-polarity]
-    ratio_BT = np.empty((len(replicates.get(own, ())), found.count_T.size))
-    for ratio_T, P_own, P_base in zip(ratio_BT, replicates.get(own, ()), replicates.get(base, ()), strict=True):
-        top_T, base_T = (
-            pair_probability(P, source_sets=found.source_T, target_sets=found.target_T) for P in (P_own, P_base)
-        )
-        ratio_T[:] = np.divide(top_T, base_T, out=np.full(top_T.size, np.nan), where=base_T > 0)
+    anchor = "all" if rule.anchor == "global" else NAME[Polarity(-polarity)]
+    own_BKK, anchor_BKK = replicates.get(NAME[polarity], ()), replicates.get(anchor, ())
+    ratio_BT = np.empty((len(own_BKK), counted.count_T.size))
+    for ratio_T, own, base in zip(ratio_BT, own_BKK, anchor_BKK, strict=True):
+        own_T = pair_probability(own, source_sets=counted.source_T, target_sets=counted.target_T)
+        base_T = pair_probability(base, source_sets=counted.source_T, target_sets=counted.target_T)
+        ratio_T[:] = np.divide(own_T, base_T, out=np.full(own_T.size, np.nan), where=base_T > 0)
     return ratio_BT
 
 
-def _measured(ratio_T: np.ndarray, *, ratio_BT: np.ndarray, rule: Rule) -> dict[str, np.ndarray | pa.Array]:
+def _measured(ratio_T: np.ndarray, *, ratio_BT: np.ndarray, rule: WeightRule) -> dict[str, np.ndarray | pa.Array]:
     """Ratio and weight with their standard errors (null where there is none), and whether the ratio was clipped."""
 
     def error(values_BT: np.ndarray) -> pa.Array:
@@ -141,12 +144,20 @@ def _measured(ratio_T: np.ndarray, *, ratio_BT: np.ndarray, rule: Rule) -> dict[
 
 
 def _table(
-    found: Found, *, columns: Mapping[str, np.ndarray | pa.Array], level: str, polarity: int, states: Sequence[str]
+    counted: CountedEdges,
+    *,
+    columns: Mapping[str, np.ndarray | pa.Array],
+    level: str,
+    polarity: Polarity,
+    states: Sequence[str],
 ) -> pa.Table:
-    names = {
-        side: [set_name(code, states=states) for code in codes.tolist()]
-        for side, codes in (("source", found.source_T), ("target", found.target_T))
+    count = counted.count_T.size
+    all_columns = {
+        "level": [level] * count,
+        "polarity": [polarity] * count,
+        "source": [set_name(code, states=states) for code in counted.source_T.tolist()],
+        "target": [set_name(code, states=states) for code in counted.target_T.tolist()],
+        **columns,
     }
-    same = {"level": [level] * found.count_T.size, "polarity": [polarity] * found.count_T.size}
-    table = pa.table({name: {**same, **names, **columns}[name] for name in EDGES.names}, schema=EDGES)
+    table = pa.table({name: all_columns[name] for name in EDGES.names}, schema=EDGES)
     return table.sort_by([("ratio", "descending"), ("source", "ascending"), ("target", "ascending")])

@@ -64,14 +64,14 @@ def settings_of(config: Transitions) -> Settings:
     return Settings(config.max_iter, config.tol, config.damping, config.prior, config.estimator)
 
 
-class Expected(NamedTuple):
+class ExpectedCounts(NamedTuple):
     """What an E-step gives: expected counts (R, K, K) and log-likelihoods (R,) under R matrices."""
 
     C_RKK: np.ndarray
     log_likelihood_R: np.ndarray
 
 
-Expectation = Callable[[np.ndarray, np.ndarray], Expected]
+Expectation = Callable[[np.ndarray, np.ndarray], ExpectedCounts]
 
 
 @dataclass(frozen=True)
@@ -129,13 +129,13 @@ def estimate_replicated(counts: Counts, *, n_TB: np.ndarray, K: int, settings: S
     check(counts, K=K)
     shard = Shard.of(counts, n_TB=n_TB, K=K)
 
-    def expectation(P_RKK: np.ndarray, which: np.ndarray) -> Expected:
+    def expectation(P_RKK: np.ndarray, which: np.ndarray) -> ExpectedCounts:
         return expect(shard, P_RKK=P_RKK, which=which, estimator=settings.estimator)
 
     return maximise(expectation, R=1 + n_TB.shape[1], K=K, settings=settings)
 
 
-def expect(shard: Shard, *, P_RKK: np.ndarray, which: np.ndarray, estimator: Estimator = "em") -> Expected:
+def expect(shard: Shard, *, P_RKK: np.ndarray, which: np.ndarray, estimator: Estimator = "em") -> ExpectedCounts:
     """The E-step of one shard under R matrices, each with its own column `which` (R,) of the shard's counts.
 
     What the E-steps of several shards give adds up to what one table of all of them would give.
@@ -147,12 +147,12 @@ def expect(shard: Shard, *, P_RKK: np.ndarray, which: np.ndarray, estimator: Est
         r_TE = shard.share_TE if estimator == "frequency" else _responsibilities(joint_TE, pr_T=pr_T, shard=shard)
         C_RKK[place] = _scatter(r_TE * n_T[:, None], shard=shard, K=len(P))
         likelihood_R[place] = _log_likelihood(pr_T, n_T=n_T, shard=shard)
-    return Expected(C_RKK, likelihood_R)
+    return ExpectedCounts(C_RKK, likelihood_R)
 
 
-def add_expected(*shards: Expected) -> Expected:
+def add_expected(*shards: ExpectedCounts) -> ExpectedCounts:
     """The E-step over all shards: what each of at least one gave, added up."""
-    return Expected(*(np.sum(values, axis=0) for values in zip(*shards, strict=True)))
+    return ExpectedCounts(*(np.sum(values, axis=0) for values in zip(*shards, strict=True)))
 
 
 def maximise(expectation: Expectation, *, R: int, K: int, settings: Settings) -> list[Estimate]:
@@ -188,8 +188,9 @@ def maximise(expectation: Expectation, *, R: int, K: int, settings: Settings) ->
 def check(counts: Counts, *, K: int) -> None:
     """Raise ValueError for counts that no estimate can come from."""
     if not counts.n.sum():
+        polarities = " or ".join(f"{polarity:+d}" for polarity in counts.polarities)
         raise ValueError(
-            f"no transition of polarity {' or '.join(f'{sign:+d}' for sign in counts.polarities)} was counted: its "
+            f"no transition of polarity {polarities} was counted: its "
             f"matrix cannot be estimated. At least one annotated trajectory of it is needed: look at the funnel of the "
             f"candidates and the annotation's rejects, then sample more questions"
         )

@@ -21,28 +21,29 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate, chain
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 
 from mralign.config import Transitions
+from mralign.rows import SIGNED, Polarity
 from mralign.rows.schema import COUNTS
 from mralign.transitions.bootstrap import add_replicated, count_replicated, select_replicates, standard_error
-from mralign.transitions.edges import Rule, edges
+from mralign.transitions.edges import WeightRule, edges
 from mralign.transitions.em import Estimate, Estimator, estimate_replicated, settings_of
+from mralign.transitions.matrices import MATRIX_POLARITIES
 from mralign.transitions.weights import Anchor, step_weights
 
 Step = str | Collection[str]
 Trajectory = Sequence[Step]
 
 START, STOP = "<start>", "<stop>"
-_POLARITIES = {"all": (1, -1, 0), "positive": (1,), "negative": (-1,)}
-_STEPS = pa.list_(pa.struct({"labels": pa.list_(pa.string())}))
 
 
 @dataclass(frozen=True)
-class Tally:
+class CountedTransitions:
     """Counted transitions and the states they are between: `table` has schema.REPLICATED_COUNTS."""
 
     states: tuple[str, ...]
@@ -50,13 +51,13 @@ class Tally:
 
 
 @dataclass(frozen=True)
-class Matrices:
+class TransitionMatrices:
     """Estimates by name, of what was counted: all, positive, negative; each with those of its replicates."""
 
     states: tuple[str, ...]
     estimates: Mapping[str, Estimate]
     replicates: Mapping[str, np.ndarray]  # P of each replicate, (B, K, K)
-    tally: Tally
+    tally: CountedTransitions
 
     @property
     def P(self) -> dict[str, np.ndarray]:
@@ -79,7 +80,7 @@ class Matrices:
             support={name: found.C for name, found in self.estimates.items()},
             replicates=self.replicates,
             states=self.states,
-            rule=Rule(anchor, clip_min, clip_max),
+            rule=WeightRule(anchor, clip_min, clip_max),
         )
 
 
@@ -91,22 +92,23 @@ def count(
     labels: Sequence[str] | None = None,
     bootstrap: int = 0,
     seed: int = 0,
-) -> Tally:
+) -> CountedTransitions:
     """Count the transitions of trajectories in which thinking helped, hurt, or neither (`other`: in P only).
 
     `bootstrap` replicates are drawn from (seed, polarity, place in the list). Raises ValueError for anything that is
     no trajectory, for more than two labels in a step, and for labels that are not among `labels`.
     """
-    sides = {1: positive, -1: negative, 0: other}
-    rows = {polarity: [_sets(t, place=i) for i, t in enumerate(given)] for polarity, given in sides.items()}
-    states = _states(labels, found={label for side in rows.values() for row in side for step in row for label in step})
+    given = {Polarity.POSITIVE: positive, Polarity.NEGATIVE: negative, Polarity.NEUTRAL: other}
+    rows = {polarity: _all_sets(trajectories) for polarity, trajectories in given.items()}
+    steps = chain.from_iterable(chain.from_iterable(rows.values()))
+    states = _states(labels, found=set(chain.from_iterable(steps)))
     tables = [_table(side, polarity=polarity) for polarity, side in rows.items()]
-    counted = [count_replicated(t, states=states, replicates=bootstrap, seed=seed) for t in tables]
-    return Tally(states, add_replicated([table for table in counted if table.num_rows]))
+    counted = [count_replicated(table, states=states, replicates=bootstrap, seed=seed) for table in tables]
+    return CountedTransitions(states, add_replicated([table for table in counted if table.num_rows]))
 
 
 def estimate(
-    tally: Tally,
+    tally: CountedTransitions,
     *,
     preset: Literal["paper", "converged"] = "paper",
     max_iter: int | None = None,
@@ -114,34 +116,35 @@ def estimate(
     damping: float | None = None,
     prior: float | None = None,
     estimator: Estimator | None = None,
-) -> Matrices:
+) -> TransitionMatrices:
     """P of all trajectories, and P+ and P- of those that were counted; values given beside the preset win.
 
     Raises ValueError if nothing was counted at all, or a value is out of its range.
     """
-    given: dict[str, Any] = {
+    values: dict[str, Any] = {
         "max_iter": max_iter,
         "tol": tol,
         "damping": damping,
         "prior": prior,
         "estimator": estimator,
     }
-    settings = replace(settings_of(Transitions(preset=preset)), **{k: v for k, v in given.items() if v is not None})
+    given = {name: value for name, value in values.items() if value is not None}
+    settings = replace(settings_of(Transitions(preset=preset)), **given)
     found: dict[str, Estimate] = {}
     drawn: dict[str, np.ndarray] = {}
     K = len(tally.states)
-    for name, polarities in _POLARITIES.items():
+    for name, polarities in MATRIX_POLARITIES.items():
         counts, n_TB = select_replicates(tally.table, polarities=polarities)
         if name == "all" or counts.n.size:
             found[name], *replicates = estimate_replicated(counts, n_TB=n_TB, K=K, settings=settings)
             drawn[name] = np.array([replicate.P for replicate in replicates]).reshape(-1, K, K)
-    return Matrices(tally.states, found, drawn, tally)
+    return TransitionMatrices(tally.states, found, drawn, tally)
 
 
 def weights(
     trajectories: Sequence[Trajectory],
     *,
-    matrices: Matrices,
+    matrices: TransitionMatrices,
     polarity: Literal[1, -1] = 1,
     anchor: Anchor = "global",
     clip_min: float = 1 / math.e,
@@ -151,10 +154,10 @@ def weights(
 
     A step without a label weighs 1. Raises ValueError if no trajectory of a polarity that is needed was counted.
     """
-    if polarity not in (1, -1):
+    if polarity not in SIGNED:
         raise ValueError(f"polarity is {polarity!r}; allowed are 1 (thinking helped) and -1 (it hurt)")
     table = step_weights(
-        _table([_sets(t, place=i) for i, t in enumerate(trajectories)], polarity=polarity),
+        _table(_all_sets(trajectories), polarity=polarity),
         matrices=matrices.P,
         states=matrices.states,
         anchor=anchor,
@@ -163,6 +166,10 @@ def weights(
     )
     result: list[list[float]] = table.column("step_weights").to_pylist()
     return result
+
+
+def _all_sets(trajectories: Sequence[Trajectory]) -> list[list[list[str]]]:
+    return [_sets(trajectory, place=place) for place, trajectory in enumerate(trajectories)]
 
 
 def _sets(trajectory: Trajectory, *, place: int) -> list[list[str]]:
@@ -193,11 +200,14 @@ def _states(labels: Sequence[str] | None, *, found: Collection[str]) -> tuple[st
 
 def _table(rows: Sequence[Sequence[Sequence[str]]], *, polarity: int) -> pa.Table:
     """The columns of schema.ANNOTATIONS that counts and weights are made from."""
+    labels = pa.array(list(chain.from_iterable(rows)), pa.list_(pa.string()))
+    steps = pa.StructArray.from_arrays([labels], ["labels"])
+    offsets = pa.array([0, *accumulate(map(len, rows))], pa.int32())
     return pa.table(
         {
             "row_id": pa.array([f"{polarity}/{place}" for place in range(len(rows))], pa.string()),
             "dataset": pa.array([""] * len(rows), pa.string()),
             "polarity": pa.array([polarity] * len(rows), pa.int8()),
-            "steps": pa.array([[{"labels": step} for step in row] for row in rows], _STEPS),
+            "steps": pa.ListArray.from_arrays(offsets, steps),
         }
     )

@@ -11,12 +11,16 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from mralign.rows import SIGNED, Polarity
 from mralign.rows.schema import MATRICES
 from mralign.run.store import StageDir, part_name
 from mralign.transitions.bootstrap import standard_error
 from mralign.transitions.em import Estimate
+from mralign.transitions.weights import NAME
 
-MATRIX_POLARITIES = {"all": (1, -1, 0), "positive": (1,), "negative": (-1,)}
+MATRIX_POLARITIES: dict[str, tuple[Polarity, ...]] = {"all": (*SIGNED, Polarity.NEUTRAL)} | {
+    NAME[polarity]: (polarity,) for polarity in SIGNED
+}  # of which trajectories each matrix is estimated
 
 
 def long_form(name: str, *, estimates: Sequence[Estimate], states: Sequence[str]) -> pa.Table:
@@ -51,11 +55,11 @@ def read_matrices(out: StageDir, *, states: Sequence[str]) -> Fitted:
     """The committed matrices, in the order of `states`."""
     K = len(states)
     tables = {name: out.read_parts([part_name(name)], schema=MATRICES) for name in MATRIX_POLARITIES}
-    drawn = {
-        name: np.array(table.column("replicates").to_pylist()).T.reshape(-1, K, K) for name, table in tables.items()
-    }
-    P, C = (
-        {name: table.column(column).to_numpy().reshape(K, K) for name, table in tables.items()}
-        for column in ("probability", "responsibility")
-    )
-    return Fitted(P, C, drawn)
+    P: dict[str, np.ndarray] = {}
+    C: dict[str, np.ndarray] = {}
+    replicates: dict[str, np.ndarray] = {}
+    for name, table in tables.items():
+        P[name] = table.column("probability").to_numpy().reshape(K, K)
+        C[name] = table.column("responsibility").to_numpy().reshape(K, K)
+        replicates[name] = np.array(table.column("replicates").to_pylist()).T.reshape(-1, K, K)
+    return Fitted(P, C, replicates)

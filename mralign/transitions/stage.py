@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 
 from mralign.config import Weights, named
 from mralign.config.learning import check_datasets, chosen_datasets
+from mralign.rows import Polarity
 from mralign.rows.schema import (
     ANNOTATIONS,
     ANNOTATOR_FIELDS,
@@ -37,10 +38,10 @@ from mralign.run.stage import Context, Outcome, Stage, log, map_parts
 from mralign.run.store import StageDir, part_name
 from mralign.transitions.bootstrap import add_replicated, select_replicates
 from mralign.transitions.counts import Labels, add, count, select
-from mralign.transitions.edges import Rule, edges
+from mralign.transitions.edges import WeightRule, edges
 from mralign.transitions.em import (
     Estimate,
-    Expected,
+    ExpectedCounts,
     Settings,
     Shard,
     add_expected,
@@ -90,7 +91,8 @@ def _counts(context: Context, *, annotation: str = "annotation") -> Outcome:
     total = reduce_tree(context.out)
     _below(context.out, "total").commit(part_name("all"), total, schema=COUNTS)
     transitions = int(total.column("count").to_numpy().sum())
-    rows_in, rows_out = (sum(out.rows(part) for part in out.parts()) for out in (source, context.out))
+    rows_in = sum(source.rows(part) for part in source.parts())
+    rows_out = sum(context.out.rows(part) for part in parts)
     return Outcome(rows_in, rows_out, {"transitions": transitions, "tables": len(parts)})
 
 
@@ -159,14 +161,14 @@ def _estimate_sharded(
         counts, n_TB = select_replicates(table, polarities=polarities)
         return Shard.of(counts, n_TB=n_TB.reshape(counts.n.size, replicates), K=K)
 
-    def step(shard: Shard, P_RKK: np.ndarray, which: np.ndarray) -> Expected:
+    def step(shard: Shard, P_RKK: np.ndarray, which: np.ndarray) -> ExpectedCounts:
         return expect(shard, P_RKK=P_RKK, which=which, estimator=settings.estimator)
 
     unfold_remote: Any = ray.remote(unfold)
     step_remote: Any = ray.remote(step)
     shards = [unfold_remote.remote(part) for part in tables.parts()]
 
-    def expectation(P_RKK: np.ndarray, which: np.ndarray) -> Expected:
+    def expectation(P_RKK: np.ndarray, which: np.ndarray) -> ExpectedCounts:
         shared = ray.put(P_RKK)
         return _reduced([step_remote.remote(shard, shared, which) for shard in shards], together=add_expected)
 
@@ -219,7 +221,7 @@ def _weight_table(
     states: Sequence[str],
     settings: Weights,
     labels: Labels,
-    means: Mapping[int, float],
+    means: Mapping[Polarity, float],
     seed: int,
     datasets: Sequence[str],
 ) -> tuple[pa.Table, list[Reject]]:
@@ -244,7 +246,7 @@ def _weights(context: Context) -> Outcome:
     states, datasets = _states(source), chosen_datasets(config)
     total = _total(context.upstream["counts"], datasets=datasets)
     fitted = read_matrices(context.upstream["matrices"], states=states)
-    rule = Rule(config.weights.anchor, config.weights.clip_min, config.weights.clip_max)
+    rule = WeightRule(config.weights.anchor, config.weights.clip_min, config.weights.clip_max)
     overview = summary(total, matrices=fitted.P, states=states, **asdict(rule))
     found = edges(total, matrices=fitted.P, support=fitted.C, replicates=fitted.replicates, states=states, rule=rule)
     _below(context.out, "edges").commit(part_name("all"), found, schema=EDGES)
@@ -277,7 +279,10 @@ def _annotator_matrices(context: Context) -> Outcome:
         source = context.upstream[stage]
         rows_in += sum(source.rows(part) for part in source.parts())
         tables = _count_annotators(source, schema=schema, fields=fields, states=states, labels=config.labels)
-        for name, counts in ((f"{stage}-{role}", table) for role, table in tables.items() if table.num_rows):
+        for role, counts in tables.items():
+            if not counts.num_rows:
+                continue
+            name = f"{stage}-{role}"
             chosen = select(counts, polarities=MATRIX_POLARITIES["all"])
             result = estimate(chosen, K=len(states), **asdict(settings_of(config)))
             context.out.commit(part_name(name), long_form(name, estimates=[result], states=states), schema=MATRICES)
@@ -300,7 +305,10 @@ def _count_annotators(
 
     function: Any = ray.remote(leaf).options(num_returns=len(fields))
     parts = [function.remote(part) for part in source.parts()]
-    return {role: _reduced([tables[place] for tables in parts], together=_added) for place, role in enumerate(fields)}
+    totals: dict[str, pa.Table] = {}
+    for place, role in enumerate(fields):
+        totals[role] = _reduced([tables[place] for tables in parts], together=_added)
+    return totals
 
 
 COUNTS_STAGE = Stage(

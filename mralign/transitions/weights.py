@@ -19,20 +19,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mralign.rows import SIGNED, Polarity
 from mralign.rows.schema import WEIGHTS
 from mralign.transitions.counts import UNLABELLED, Labels, base_edges, chains, select, stop_code
 from mralign.transitions.draws import GOLDEN, mixed, row_keys
 
 Anchor = Literal["global", "opposite"]
 Control = Literal["none", "shuffle", "mean", "uniform"]
-NAME = {1: "positive", -1: "negative"}
+NAME = {polarity: polarity.name.lower() for polarity in SIGNED}  # of its matrix
 
 
 @dataclass(frozen=True)
 class Edge:
     """One distinct transition of a polarity: set names joined by +, how often it occurs, its ratio before clipping."""
 
-    polarity: int
+    polarity: Polarity
     source: str
     target: str
     count: int
@@ -43,9 +44,9 @@ class Edge:
 class Summary:
     """What the weights of a run look like; the dictionaries are by polarity, the edges over both."""
 
-    steps: dict[int, int]  # labelled steps
-    clipped: dict[int, float]  # share of them whose ratio lies outside [clip_min, clip_max]
-    mean: dict[int, float]  # mean weight, after clipping
+    steps: dict[Polarity, int]  # labelled steps
+    clipped: dict[Polarity, float]  # share of them whose ratio lies outside [clip_min, clip_max]
+    mean: dict[Polarity, float]  # mean weight, after clipping
     highest: tuple[Edge, ...]
     lowest: tuple[Edge, ...]
 
@@ -71,18 +72,18 @@ def step_weights(
     clip_max: float = math.e,
     labels: Labels = "all",
     seed: int = 0,
-    means: Mapping[int, float] | None = None,
+    means: Mapping[Polarity, float] | None = None,
 ) -> pa.Table:
     """One weight a step of every trajectory of polarity +1 or -1: a table of schema.WEIGHTS (METHOD.md §4).
 
-    Unlabelled steps weigh 1 under every control and are nobody's predecessor. Rows of polarity 0 are left out.
+    Unlabelled steps weigh 1 under every control, and are skipped as predecessors. Neutral rows are left out.
     `control="mean"` gives every labelled step its polarity's mean over labelled steps: `means` (Summary.mean, of all
     shards), or the mean of this table where that is None. `control="shuffle"` permutes the weights of the labelled
     steps inside each trajectory, by (seed, row_id) alone, so that shards do not matter.
     Raises ValueError on a missing matrix, an unknown setting, or a transition impossible under both matrices.
     """
     _check(anchor=anchor, control=control, clip_min=clip_min, clip_max=clip_max)
-    kept = steps.filter(pc.not_equal(steps.column("polarity"), 0))
+    kept = steps.filter(pc.not_equal(steps.column("polarity"), Polarity.NEUTRAL))
     chain = chains(kept, states=states, labels=labels)
     labelled = np.flatnonzero(chain.set_S != UNLABELLED)
     row_T = chain.row_S[labelled]
@@ -124,7 +125,7 @@ def summary(
     _check(anchor=anchor, control="none", clip_min=clip_min, clip_max=clip_max)
     n_steps, clipped, mean = {}, {}, {}
     edges: list[Edge] = []
-    for polarity in (1, -1):
+    for polarity in SIGNED:
         table = select(counts, polarities=(polarity,))
         step = table.target_sets != stop_code(len(states))
         source_T, target_T, n_T = table.source_sets[step], table.target_sets[step], table.n[step]
@@ -133,14 +134,14 @@ def summary(
         sign_T = np.full(n_T.size, polarity)
         ratio_T = ratios(source_T, target_T, polarity=sign_T, matrices=matrices, states=states, anchor=anchor)
         n_steps[polarity] = int(n_T.sum())
-        clipped[polarity] = float(n_T @ ((ratio_T < clip_min) | (ratio_T > clip_max)) / n_T.sum())
+        outside_T = (ratio_T < clip_min) | (ratio_T > clip_max)
+        clipped[polarity] = float(n_T @ outside_T / n_T.sum())
         mean[polarity] = float(n_T @ np.clip(ratio_T, clip_min, clip_max) / n_T.sum())
         rows = zip(source_T.tolist(), target_T.tolist(), n_T.tolist(), ratio_T.tolist(), strict=True)
-        edges += [
-            Edge(polarity, set_name(source, states=states), set_name(target, states=states), n, ratio)
-            for source, target, n, ratio in rows
-            if n >= min_count
-        ]
+        for source, target, n, ratio in rows:
+            if n >= min_count:
+                names = set_name(source, states=states), set_name(target, states=states)
+                edges.append(Edge(polarity, *names, n, ratio))
     edges.sort(key=lambda edge: edge.ratio)
     return Summary(n_steps, clipped, mean, highest=tuple(edges[::-1][:top]), lowest=tuple(edges[:top]))
 
@@ -173,18 +174,19 @@ def ratios(
         mask = polarity == sign
         if not mask.any():
             continue
-        other = "all" if anchor == "global" else NAME[-sign]
+        other = "all" if anchor == "global" else NAME[Polarity(-sign)]
         source, target = source_T[mask], target_T[mask]
         own = pair_probability(_matrix(matrices, name=name, K=len(states)), source_sets=source, target_sets=target)
         base = pair_probability(_matrix(matrices, name=other, K=len(states)), source_sets=source, target_sets=target)
         never = np.flatnonzero((own == 0) & (base == 0))
         if never.size:
-            edge = (
-                f"{set_name(int(source[never[0]]), states=states)} -> {set_name(int(target[never[0]]), states=states)}"
-            )
+            first = int(never[0])
+            source_name = set_name(int(source[first]), states=states)
+            target_name = set_name(int(target[first]), states=states)
             raise ValueError(
-                f"transition {edge} has probability 0 under {name!r} and {other!r}, so it has no weight; allowed is a "
-                f"positive one in either: estimate the matrices with prior > 0 (transitions.prior)"
+                f"transition {source_name} -> {target_name} has probability 0 under {name!r} and {other!r}, so it has "
+                f"no weight; allowed is a positive one in either: estimate the matrices with prior > 0 "
+                f"(transitions.prior)"
             )
         ratio_T[mask] = np.divide(own, base, out=np.full(own.size, np.inf), where=base > 0)
     return ratio_T
@@ -201,7 +203,7 @@ def _matrix(matrices: Mapping[str, np.ndarray], *, name: str, K: int) -> np.ndar
     return matrices[name]
 
 
-def _meaned(weight_T: np.ndarray, *, polarity: np.ndarray, means: Mapping[int, float] | None) -> np.ndarray:
+def _meaned(weight_T: np.ndarray, *, polarity: np.ndarray, means: Mapping[Polarity, float] | None) -> np.ndarray:
     """Every step at its polarity's mean weight."""
     result = weight_T.copy()
     for sign in NAME:

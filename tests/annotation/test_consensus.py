@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from mralign.annotation.consensus import FinalStep, align, consensus, consolidate, validate
 from mralign.annotation.step_labels import StepLabels
 from mralign.annotation.taxonomy import PAPER
-from mralign.rows.schema import ANNOTATIONS, cast
+from mralign.rows.columns import cast
+from mralign.rows.schema import ANNOTATIONS
 
 
 def step(first: int, last: int, **confidences: float) -> StepLabels:

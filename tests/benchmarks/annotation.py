@@ -43,7 +43,7 @@ from mralign.annotation.resolved import resolve_annotation  # noqa: E402
 from mralign.annotation.stage import ANNOTATION_STAGE  # noqa: E402
 from mralign.asking.chats import EngineChat  # noqa: E402
 from mralign.config import parse  # noqa: E402
-from mralign.rollouts.segments import segment_spans  # noqa: E402
+from mralign.rollouts import segments as segment_spans  # noqa: E402
 from mralign.rows.schema import CANDIDATES  # noqa: E402
 from mralign.run.stage import Context  # noqa: E402
 from mralign.run.store import StageDir, part_name  # noqa: E402

@@ -29,6 +29,7 @@ import pyarrow as pa  # noqa: E402
 import ray  # noqa: E402
 
 from mralign.config import Decoding, Engine, Model  # noqa: E402
+from mralign.rows import Request, from_table  # noqa: E402
 from mralign.rows.schema import GENERATIONS, QUESTIONS  # noqa: E402
 from mralign.run.store import StageDir, part_name  # noqa: E402
 from mralign.serving.requests import Renderer, Sampling, build_requests, family_of  # noqa: E402
@@ -86,7 +87,7 @@ class Direct:
         renderer = Renderer(sampling, tokenizer=tokenizer, family=family)
         prompts = [renderer.prepare(row) for row in requests]
         work = [
-            ({"prompt_token_ids": list(p.token_ids)}, renderer.max_tokens(p), row["seed"])
+            ({"prompt_token_ids": list(p.token_ids)}, renderer.max_tokens(p), row.seed)
             for p, row in zip(prompts, requests, strict=True)
         ]
         return asyncio.run(asynchronous(sampling, work)) if kind == "async" else self.raw(sampling, work)
@@ -201,7 +202,7 @@ def measure_processor(sampling, requests):
         {
             "ids": list(p.token_ids),
             "text": p.text,
-            "params": {"temperature": decoding.temperature, "max_tokens": renderer.max_tokens(p), "seed": row["seed"]},
+            "params": {"temperature": decoding.temperature, "max_tokens": renderer.max_tokens(p), "seed": row.seed},
         }
         for p, row in zip(prompts, requests, strict=True)
     ]
@@ -248,7 +249,8 @@ def run(args, *, repeats, work):
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
     table, sampling = world(args.model, quick=args.quick, work=work)
-    requests = build_requests(table, modes=sampling.modes, draws=sampling.draws, seed=0).to_pylist()
+    asked = build_requests(table, modes=sampling.modes, draws=sampling.draws, seed=0)
+    requests = from_table(asked, Request)
     found = {"raw": [], "stage": []}
     for number in range(repeats):
         found["raw"].append(measure_direct(sampling, requests, "raw"))

@@ -4,7 +4,6 @@ import asyncio
 import json
 from collections import Counter
 
-import pyarrow as pa
 import pytest
 from tokenizers_of_families import build
 
@@ -20,7 +19,7 @@ from mralign.evaluation.judging import Case, Court, judge
 from mralign.rollouts.candidates import Limits
 from mralign.rollouts.candidates import judge as judge_rollouts
 from mralign.rollouts.thoughts import thoughts_of
-from mralign.rows.schema import GENERATIONS
+from mralign.rows import Generation, Request, to_table
 from mralign.run.rejects import Reject
 from mralign.serving.chat_completions import read_chat, reply_body
 from mralign.serving.completions import completion_payload
@@ -91,23 +90,26 @@ def generation(mode, answer, *, ended="stop"):
     """A row of schema GENERATIONS as an engine's renderer makes it."""
     text = f"<think>It is {answer}.</think>{answer}" if mode == "on" else answer
     split = split_thinking(text, mode=mode, finish_reason=ended)
-    return {
-        **dict.fromkeys(GENERATIONS.names),
-        "row_id": f"d/1/{mode}/0",
-        "question_id": "d/1",
-        "dataset": "d",
-        "question": "where?",
-        "answers": ["Paris"],
-        "mode": mode,
-        "draw": 0,
-        "text": text,
-        "finish_reason": ended,
-        "thought_start": split.thought_start,
-        "thought_end": split.thought_end,
-        "answer": split.answer,
-        "invalid": split.invalid,
-        "thought_tokens": 3,
-    }
+    return Generation(
+        row_id=f"d/1/{mode}/0",
+        question_id="d/1",
+        dataset="d",
+        question="where?",
+        answers=["Paris"],
+        mode=mode,
+        draw=0,
+        seed=0,
+        prompt_token_ids=[],
+        token_ids=[],
+        completion_tokens=0,
+        text=text,
+        finish_reason=ended,
+        thought_start=split.thought_start,
+        thought_end=split.thought_end,
+        answer=split.answer,
+        thought_tokens=3,
+        invalid=split.invalid,
+    )
 
 
 def test_a_filtered_answer_is_no_positive_and_the_reject_says_the_word():
@@ -116,19 +118,21 @@ def test_a_filtered_answer_is_no_positive_and_the_reject_says_the_word():
     kept, (reject,) = judge_rollouts(rows, match="exact", draws=1, limits=limits, keep_all_draws=False)
     assert kept == []
     assert (reject.row_id, reject.reason) == ("d/1/on/0", "unfinished")
-    assert reject.detail == "finish_reason=content_filter dataset=d"
+    assert (reject.detail, reject.dataset) == ("finish_reason=content_filter", "d")
     whole = [generation("on", "Paris"), generation("off", "Rome")]
     ((row,), _) = judge_rollouts(whole, match="exact", draws=1, limits=limits, keep_all_draws=False)
-    assert row["polarity"] == 1
+    assert row.polarity == 1
     _, (reject,) = thoughts_of(rows, questions={"d/1"}, match="exact")
-    assert (reject.reason, reject.detail) == ("unfinished", "finish_reason=content_filter dataset=d")
+    assert (reject.reason, reject.detail) == ("unfinished", "finish_reason=content_filter")
 
 
 def test_feedback_on_a_filtered_answer_is_not_asked_for():
     refinement = Refinement(1, feedback="{question} {answer}", revise="{question} {answer} {feedback}")
     for ended, asked in (("stop", 1), ("content_filter", 0), ("tool_calls", 0)):
         rows = [generation("on", "Paris", ended=ended)]
-        found = requests_of_turn("feedback-1", rows=rows, refinement=refinement, prompt_of=lambda dataset: "{question}")
+        found = requests_of_turn(
+            "feedback-1", rows=rows, refinement=refinement, prompt_of=lambda dataset: "{question}", seed_of=len
+        )
         assert len(found) == asked
 
 
@@ -203,15 +207,13 @@ def remote_row(path, tmp_path, choice, *, request=None, vllm=False):
         model=model, engine=Engine(), decoding=Decoding(), endpoint=http, cache=str(tmp_path / "responses")
     )
     generator = RemoteGenerator(sampling=sampling)
-    row = {"row_id": "d/1/off/0", "question_id": "d/1", "dataset": "d", "question": "where?", "answers": ["Paris"]}
-    request_row = row | {"mode": "off", "draw": 0, "seed": 1}
+    request_row = Request("d/1/off/0", "d/1", "d", "where?", ["Paris"], None, "off", 0, 1)
     prompt = generator.renderer.prepare(request_row)
     from mralign.serving.calls import Reply
 
     reply = Reply({"choices": [choice]}, 1, 1, cached=False, tries=1)
     made = generator._row(request_row, prompt, reply)
-    assert pa.Table.from_pylist([made], schema=GENERATIONS).num_rows == 1
-    return made, generator.renderer.tokenizer
+    return to_table([made], Generation).to_pylist()[0], generator.renderer.tokenizer
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,19 @@ import pyarrow as pa
 import pytest
 
 from mralign.chat.model_files import local_copy
-from mralign.chat.prompts import chat_prompt, chat_template, check_model_directory, control_tokens, question_fault
+from mralign.chat.prompts import (
+    Prompt,
+    chat_prompt,
+    chat_template,
+    check_model_directory,
+    control_tokens,
+    question_fault,
+)
 from mralign.config import Decoding, Engine, Model, ThinkMode
-from mralign.rows.schema import QUESTIONS
+from mralign.rows import Request
+from mralign.rows.schema import QUESTIONS, REQUESTS
 from mralign.run.rejects import Reject
-from mralign.serving.requests import REQUESTS, Renderer, Sampling, build_requests, family_of, judged_text
+from mralign.serving.requests import Renderer, Sampling, build_requests, family_of
 from mralign.serving.vllm import worker_environment
 
 MODEL = Path(__file__).parents[2] / "mralign" / "miniworld" / "data" / "model"
@@ -48,7 +56,7 @@ def renderer(tokenizer, *, prompt="{question}", length=256, max_tokens=200):
 
 
 def request(question, mode="on"):
-    return {"row_id": f"d/1/{mode}/0", "dataset": "d", "question": question, "mode": mode}
+    return Request(f"d/1/{mode}/0", "d/1", "d", question, ["a"], None, mode, 0, 0)
 
 
 def test_the_prompt_of_each_mode_is_the_rendered_template(tokenizer):
@@ -256,17 +264,23 @@ def test_a_seed_depends_on_the_run_and_the_row_alone():
     assert many["d/7/off/0"] == 481600829
 
 
+JUDGED = ("completion_tokens", "thought_start", "thought_end", "answer", "thought_tokens", "invalid")
+
+
+def judged(tokenizer, *, text, mode, ended, opened, token_ids):
+    """What the row of a completion says of its text."""
+    asked = request("q", mode)
+    prompt = Prompt((1,), "", opened)
+    made = renderer(tokenizer).row(asked, prompt, text=text, token_ids=token_ids, finish_reason=ended)
+    assert (made.row_id, made.seed, made.prompt_token_ids, made.finish_reason) == (asked.row_id, 0, [1], ended)
+    return tuple(getattr(made, name) for name in JUDGED)
+
+
 def test_a_thought_is_found_measured_and_answered(tokenizer):
     text = "<think>so pemidir\n\nso totibar</think>\n\npemidir"
-    row = {"text": text, "token_ids": [1] * 9, "mode": "on", "finish_reason": "stop"}
-    assert judged_text(row, tokenizer=tokenizer, opened=False) == {
-        "completion_tokens": 9,
-        "thought_start": 7,
-        "thought_end": text.index("</think>"),
-        "answer": "pemidir",
-        "thought_tokens": 5,  # so pemidir \n\n so totibar
-        "invalid": None,
-    }
+    found = judged(tokenizer, text=text, mode="on", ended="stop", opened=False, token_ids=[1] * 9)
+    # Its thought is five tokens long: so pemidir \n\n so totibar
+    assert found == (9, 7, text.index("</think>"), "pemidir", 5, None)
 
 
 @pytest.mark.parametrize(
@@ -281,9 +295,9 @@ def test_a_thought_is_found_measured_and_answered(tokenizer):
     ],
 )
 def test_what_cannot_be_judged_keeps_its_reason(tokenizer, row, opened, expected):
-    names = ("completion_tokens", "thought_start", "thought_end", "answer", "thought_tokens", "invalid")
-    given = {"token_ids": [1, 2], **dict(zip(("text", "mode", "finish_reason"), row, strict=True))}
-    assert judged_text(given, tokenizer=tokenizer, opened=opened) == dict(zip(names, (2, *expected), strict=True))
+    text, mode, ended = row
+    found = judged(tokenizer, text=text, mode=mode, ended=ended, opened=opened, token_ids=[1, 2])
+    assert found == (2, *expected)
 
 
 def test_an_engine_without_a_gpu_runs_in_its_actor():

@@ -1,5 +1,7 @@
 """Choices in the user's message: in their place, behind the question, or left out with their line."""
 
+from dataclasses import replace
+
 import pyarrow as pa
 import pytest
 
@@ -7,6 +9,7 @@ from mralign.chat.self_refine import Refinement, requests_of_turn
 from mralign.chat.user_message import user_message, with_choices
 from mralign.config import parse
 from mralign.evaluation.responses import content_parts
+from mralign.rows import Request, from_table
 from mralign.rows.schema import QUESTIONS
 from mralign.run.rejects import Reject
 from mralign.run.store import StageDir
@@ -58,29 +61,32 @@ def renderer(prompt):
 
 def test_a_request_with_choices_is_asked_as_its_question_with_them_would_be():
     asks = renderer("{question}")
-    (request,) = build_requests(questions(CHOICES), modes=("off",), draws=1, seed=0).to_pylist()
-    (written,) = build_requests(questions(None), modes=("off",), draws=1, seed=0).to_pylist()
-    written["question"] = "what?\nA) lid\nB) spout"
+    (request,) = from_table(build_requests(questions(CHOICES), modes=("off",), draws=1, seed=0), Request)
+    (written,) = from_table(build_requests(questions(None), modes=("off",), draws=1, seed=0), Request)
+    written = replace(written, question="what?\nA) lid\nB) spout")
     prompt = asks.prepare(request)
     assert not isinstance(prompt, Reject) and prompt.token_ids == asks.prepare(written).token_ids
     row = asks.row(request, prompt, text="B", token_ids=[1], finish_reason="stop")
-    assert row["question"] == written["question"]  # annotators and the next turns of Self-Refine see what was asked
+    assert row.question == written.question  # annotators and the next turns of Self-Refine see what was asked
 
 
 def test_choices_that_cannot_be_put_into_a_prompt_are_a_reject():
-    (request,) = build_requests(questions(["lid", "</think>"]), modes=("off",), draws=1, seed=0).to_pylist()
+    (request,) = from_table(build_requests(questions(["lid", "</think>"]), modes=("off",), draws=1, seed=0), Request)
     found = renderer("{question}").prepare(request)
     assert isinstance(found, Reject) and found.reason == "control_tokens"
 
 
 def test_a_revision_asks_the_question_with_its_choices_again():
-    first = {"row_id": "d/1/on/0", "question_id": "d/1", "dataset": "d", "answers": ["B"], "draw": 0, "invalid": None}
-    first |= {"question": "what?\nA) lid\nB) spout", "mode": "on", "answer": "A"}
-    feedback = first | {"row_id": "d/1/on/0/feedback-1", "mode": "on/feedback-1", "answer": "wrong"}
+    asked = Request("d/1/on/0", "d/1", "d", "what?\nA) lid\nB) spout", ["B"], None, "on", 0, 0)
+    asks = renderer("{question}")
+    first = asks.row(asked, asks.prepare(asked), text="<think>a</think>A", token_ids=[1], finish_reason="stop")
+    feedback = replace(first, row_id="d/1/on/0/feedback-1", mode="on/feedback-1", answer="wrong")
     texts = Refinement(1, "{question} {answer}", "{question} / {answer} / {feedback}")
     prompt = "Q: {question}\n{choices}\nAnswer."
-    (request,) = requests_of_turn("revise-1", rows=[first, feedback], refinement=texts, prompt_of=lambda name: prompt)
-    assert request["message"] == "Q: what?\nA) lid\nB) spout\nAnswer. / A / wrong"
+    (request,) = requests_of_turn(
+        "revise-1", rows=[first, feedback], refinement=texts, prompt_of=lambda name: prompt, seed_of=len
+    )
+    assert request.message == "Q: what?\nA) lid\nB) spout\nAnswer. / A / wrong"
 
 
 def test_a_response_belongs_to_the_choices_that_were_shown(tmp_path):

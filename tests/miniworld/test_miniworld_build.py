@@ -15,7 +15,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from mralign.miniworld.__main__ import main
-from mralign.miniworld.world import Split, WorldParams, make_world
+from mralign.miniworld.world import WorldParams, WorldSplit, make_world
 
 SIZES = ["--entities", "16", "--values-per-relation", "8", "--train", "40", "--dev", "12", "--test", "12"]
 MODEL = ["--hidden", "32", "--heads", "2", "--key-value-heads", "1", "--feed-forward", "64"]
@@ -59,7 +59,7 @@ def test_record_holds_every_setting(record: dict[str, Any]) -> None:
 def test_questions_files(built: Path) -> None:
     world = make_world(5, params=WorldParams(entities=16, values_per_relation=8, train=40, dev=12, test=12))
     seen: set[str] = set()
-    for split in Split:
+    for split in WorldSplit:
         lines = (built / "questions" / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
         rows = [json.loads(line) for line in lines]
         assert rows == [{"id": f.fact_id, "question": f.question, "answer": [f.gold]} for f in world.splits[split]]

@@ -13,16 +13,16 @@ from transformers import AutoTokenizer
 
 from mralign.miniworld.lessons import LessonParams, Teacher
 from mralign.miniworld.tokenizer import BLANK_LINE, THINK, UNTHINK, make_tokenizer, prompt_ids
-from mralign.miniworld.world import World, WorldParams, draw_trace, make_world
+from mralign.miniworld.world import FactWorld, WorldParams, draw_trace, make_world
 
 
 @pytest.fixture(scope="module")
-def world() -> World:
+def world() -> FactWorld:
     return make_world(1, params=WorldParams(entities=20, train=40, dev=10, test=10))
 
 
 @pytest.fixture(scope="module")
-def tokenizer(world: World, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def tokenizer(world: FactWorld, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Saved and loaded again: what the rest of the project sees."""
     path: Path = tmp_path_factory.mktemp("tokenizer")
     make_tokenizer(world.words, max_length=256).save_pretrained(path)
@@ -30,7 +30,7 @@ def tokenizer(world: World, tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.fixture(scope="module")
-def completions(world: World) -> list[str]:
+def completions(world: FactWorld) -> list[str]:
     rng = random.Random(0)
     traces = [draw_trace(fact, world=world, rng=rng) for fact in world.facts]
     return [
@@ -75,7 +75,7 @@ def test_marks_are_one_token_each_and_visible(tokenizer: Any) -> None:
     assert tokenizer.pad_token_id not in (None, tokenizer.eos_token_id)
 
 
-def test_template_modes(tokenizer: Any, world: World) -> None:
+def test_template_modes(tokenizer: Any, world: FactWorld) -> None:
     question = world.facts[0].question
     messages = [{"role": "user", "content": question}]
     bare = f"<|im_start|>user {question}<|im_end|>"
@@ -97,7 +97,7 @@ def test_template_modes(tokenizer: Any, world: World) -> None:
         assert encoded["input_ids"] == prompt_ids(tokenizer, question, thinking=thinking)
 
 
-def test_lessons_are_the_tokenizers_own_ids(tokenizer: Any, world: World) -> None:
+def test_lessons_are_the_tokenizers_own_ids(tokenizer: Any, world: FactWorld) -> None:
     teacher = Teacher(world, tokenizer=tokenizer, params=LessonParams())
     rng = random.Random(0)
     for fact in world.facts[:30]:
@@ -110,7 +110,7 @@ def test_lessons_are_the_tokenizers_own_ids(tokenizer: Any, world: World) -> Non
             assert any(lesson.weights)
 
 
-def test_cards_weigh_only_values(tokenizer: Any, world: World) -> None:
+def test_cards_weigh_only_values(tokenizer: Any, world: FactWorld) -> None:
     teacher = Teacher(world, tokenizer=tokenizer, params=LessonParams())
     rng, fact = random.Random(0), world.facts[0]
     for _ in range(30):

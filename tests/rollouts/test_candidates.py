@@ -1,13 +1,13 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 
 from mralign.chat.thought import split_thinking
-from mralign.rollouts.candidates import LENGTH_REASONS, Limits, funnel, judge
-from mralign.rows.schema import CANDIDATES
-from mralign.run.rejects import to_table
+from mralign.rollouts import Limits, count_funnel, judge
+from mralign.rollouts.candidates import LENGTH_REASONS
+from mralign.rows import Candidate, Generation, Polarity, Reject, from_table, to_table
 
 TRACES = Path(__file__).parents[3] / "shared" / "data" / "traces" / "qwen3-8b_simpleqa.jsonl"
 WIDE = Limits(min_segments=0, max_segments=99, min_thought_tokens=0, max_thought_tokens=10_000)
@@ -16,25 +16,26 @@ WIDE = Limits(min_segments=0, max_segments=99, min_thought_tokens=0, max_thought
 def generation(question, mode, draw, answer, *, invalid=None, segments=5, thought_tokens=500, dataset="nq"):
     thought = "\n\n".join(f"part {i} Paris" for i in range(segments))
     text = f"<think>\n{thought}\n</think>{answer}" if mode == "on" else answer
-    return {
-        "row_id": f"{question}/{mode}/{draw}",
-        "question_id": question,
-        "dataset": dataset,
-        "question": f"Q {question}?",
-        "answers": ["Paris"],
-        "mode": mode,
-        "draw": draw,
-        "seed": 0,
-        "prompt_token_ids": [1, 2],
-        "token_ids": [3, 4, draw],
-        "text": text,
-        "finish_reason": "stop",
-        "thought_start": 7 if mode == "on" else -1,
-        "thought_end": len(f"<think>\n{thought}\n") if mode == "on" else -1,
-        "answer": None if invalid else answer,
-        "thought_tokens": thought_tokens if mode == "on" else 0,
-        "invalid": invalid,
-    }
+    return Generation(
+        row_id=f"{question}/{mode}/{draw}",
+        question_id=question,
+        dataset=dataset,
+        question=f"Q {question}?",
+        answers=["Paris"],
+        mode=mode,
+        draw=draw,
+        seed=0,
+        prompt_token_ids=[1, 2],
+        token_ids=[3, 4, draw],
+        completion_tokens=3,
+        text=text,
+        finish_reason="stop",
+        thought_start=7 if mode == "on" else -1,
+        thought_end=len(f"<think>\n{thought}\n") if mode == "on" else -1,
+        answer=None if invalid else answer,
+        thought_tokens=thought_tokens if mode == "on" else 0,
+        invalid=invalid,
+    )
 
 
 def question(name, on, off, **sizes):
@@ -59,7 +60,7 @@ def test_the_papers_matching_asks_more_of_an_answer_after_thinking():
     rows += [generation("nq/both", mode, draw, "It is Paris") for mode in ("on", "off") for draw in range(3)]
 
     def verdicts(match):
-        return {row["question_id"]: (row["polarity"], row["em_answer"]) for row in run(rows, match=match)[0]}
+        return {row.question_id: (row.polarity, row.em_answer) for row in run(rows, match=match)[0]}
 
     assert verdicts("exact") == {"nq/equal": (1, True)}
     assert verdicts("contains") == {"nq/equal": (1, True), "nq/held": (1, True)}
@@ -70,7 +71,7 @@ def test_an_empty_answer_is_wrong_and_decides():
     rows = [generation("nq/1", "on", draw, "") for draw in range(3)]
     rows += [generation("nq/1", "off", draw, "Paris") for draw in range(3)]
     kept, rejects = run(rows)
-    assert [row["polarity"] for row in kept] == [-1] and rejects == []
+    assert [row.polarity for row in kept] == [-1] and rejects == []
 
 
 def test_verdict_needs_every_draw_of_both_modes():
@@ -78,50 +79,49 @@ def test_verdict_needs_every_draw_of_both_modes():
     for on, off in [("111", "000"), ("000", "111"), ("110", "000"), ("111", "001"), ("111", "111"), ("000", "000")]:
         rows += question(f"nq/{on}-{off}", on, off)
     kept, rejects = run(rows)
-    assert [(row["row_id"], row["polarity"]) for row in kept] == [
+    assert [(row.row_id, row.polarity) for row in kept] == [
         ("nq/000-111/on/0", -1),
         ("nq/111-000/on/0", 1),
     ]
     assert [(r.row_id, r.reason, r.detail) for r in rejects] == [
-        ("nq/000-000", "undecided", "z_on=0,0,0 z_off=0,0,0 dataset=nq"),
-        ("nq/110-000", "undecided", "z_on=1,1,0 z_off=0,0,0 dataset=nq"),
-        ("nq/111-001", "undecided", "z_on=1,1,1 z_off=0,0,1 dataset=nq"),
-        ("nq/111-111", "undecided", "z_on=1,1,1 z_off=1,1,1 dataset=nq"),
+        ("nq/000-000", "undecided", "z_on=0,0,0 z_off=0,0,0"),
+        ("nq/110-000", "undecided", "z_on=1,1,0 z_off=0,0,0"),
+        ("nq/111-001", "undecided", "z_on=1,1,1 z_off=0,0,1"),
+        ("nq/111-111", "undecided", "z_on=1,1,1 z_off=1,1,1"),
     ]
+    assert {(r.dataset, r.polarity) for r in rejects} == {("nq", None)}
 
 
 def test_candidates_fit_their_schema_and_point_into_their_text():
     kept, _ = run(question("nq/1", "000", "111", segments=2))
-    (row,) = pa.Table.from_pylist(kept, schema=CANDIDATES).to_pylist()
-    assert set(kept[0]) == set(CANDIDATES.names)
-    spans = zip(row["segment_start"], row["segment_end"], strict=True)
-    assert [row["text"][a:b] for a, b in spans] == ["\npart 0 Paris", "part 1 Paris"]
-    assert (row["em_thought"], row["em_answer"]) == (True, False)
-    assert (row["prompt_token_ids"], row["token_ids"], row["thought_start"]) == ([1, 2], [3, 4, 0], 7)
+    (row,) = from_table(to_table(kept, Candidate), Candidate)
+    assert [row] == kept
+    spans = zip(row.segment_start, row.segment_end, strict=True)
+    assert [row.text[a:b] for a, b in spans] == ["\npart 0 Paris", "part 1 Paris"]
+    assert (row.em_thought, row.em_answer) == (True, False)
+    assert (row.prompt_token_ids, row.token_ids, row.thought_start) == ([1, 2], [3, 4, 0], 7)
 
 
 def test_match_mode_decides_the_verdict():
     rows = [generation("nq/1", "on", 0, "It is Paris"), generation("nq/1", "off", 0, "Rome")]
     assert run(rows, draws=1)[1][0].reason == "undecided"
-    assert run(rows, draws=1, match="contains")[0][0]["polarity"] == 1
+    assert run(rows, draws=1, match="contains")[0][0].polarity == Polarity.POSITIVE
 
 
 @pytest.mark.parametrize("place", [0, 2, 3, 5])
 def test_one_invalid_draw_drops_the_question_with_its_reason(place):
     rows = question("nq/1", "111", "000")
-    rows[place] |= {"invalid": "truncated", "answer": None}
+    rows[place] = replace(rows[place], invalid="truncated", answer=None)
     kept, rejects = run(rows)
     assert kept == []
-    assert [(r.row_id, r.reason, r.raw) for r in rejects] == [(rows[place]["row_id"], "truncated", rows[place]["text"])]
+    assert [(r.row_id, r.reason, r.raw) for r in rejects] == [(rows[place].row_id, "truncated", rows[place].text)]
 
 
 def test_a_missing_draw_drops_the_question_and_names_it():
     rows = question("nq/1", "111", "000")
     kept, rejects = run(rows[:2] + rows[4:])
     assert kept == []
-    assert [(r.row_id, r.reason, r.detail) for r in rejects] == [
-        ("nq/1", "missing_draw", "missing=on/2,off/0 dataset=nq")
-    ]
+    assert rejects == [Reject("nq/1", "missing_draw", "missing=on/2,off/0", "Q nq/1?", dataset="nq")]
 
 
 def test_draws_beyond_n_and_repeated_ones_are_refused():
@@ -134,7 +134,7 @@ def test_draws_beyond_n_and_repeated_ones_are_refused():
 def test_all_draws_on_request_in_order_whatever_the_order_of_rows():
     rows = question("nq/b", "111", "000") + question("nq/a", "000", "111")
     kept, _ = run(rows[::-1], keep_all_draws=True)
-    assert [row["row_id"] for row in kept] == [f"nq/{q}/on/{k}" for q in "ab" for k in range(3)]
+    assert [row.row_id for row in kept] == [f"nq/{q}/on/{k}" for q in "ab" for k in range(3)]
     assert run(rows, keep_all_draws=True)[0] == kept
 
 
@@ -156,31 +156,32 @@ def test_the_length_filter_is_open_intervals(segments, tokens, reason):
     assert [r.reason for r in rejects] == ([reason] if reason else [])
     assert len(kept) == (reason is None)
     if reason:
-        assert rejects[0].detail == f"polarity=+1 segments={segments} thought_tokens={tokens} dataset=nq"
+        assert rejects[0].detail == f"segments={segments} thought_tokens={tokens}"
+        assert (rejects[0].polarity, rejects[0].dataset) == (Polarity.POSITIVE, "nq")
 
 
 def test_neutral_questions_leave_with_polarity_zero_and_pass_the_length_filter():
     rows = question("nq/1", "110", "000") + question("nq/2", "111", "111", segments=3)
     kept, rejects = run(rows, limits=Limits(), keep_neutral=True)
-    assert [(row["row_id"], row["polarity"], row["em_answer"]) for row in kept] == [("nq/1/on/0", 0, True)]
+    assert [(row.row_id, row.polarity, row.em_answer) for row in kept] == [("nq/1/on/0", 0, True)]
     assert [(r.row_id, r.reason) for r in rejects] == [("nq/2/on/0", "few_segments")]
-    assert rejects[0].detail.startswith("polarity=+0 ")
+    assert rejects[0].polarity is Polarity.NEUTRAL
 
 
 def mixed_rows():
     rows = question("nq/p1", "111", "000") + question("nq/p2", "111", "000", segments=3)
     rows += question("nq/n1", "000", "111", thought_tokens=1200) + question("nq/u", "101", "000")
     rows += question("nq/m", "111", "000")[:5]
-    rows += [row | {"dataset": "my set"} for row in question("my set/p", "111", "000")]
+    rows += [replace(row, dataset="my set") for row in question("my set/p", "111", "000")]
     broken = question("nq/i", "111", "000")
-    broken[4] |= {"invalid": "no_thought", "answer": None}
+    broken[4] = replace(broken[4], invalid="no_thought", answer=None)
     return rows + broken
 
 
 def test_funnel_counts_by_hand():
     kept, rejects = run(mixed_rows(), limits=Limits())
-    rows = funnel(kept, rejects, {"nq": 8, "my set": 1})
-    found = [(r["filter"], r["polarity"], r["rows_in"], r["rows_out"]) for r in rows if r["dataset"] == "nq"]
+    rows = count_funnel(kept, rejects, {"nq": 8, "my set": 1})
+    found = [(r.filter, r.polarity, r.rows_in, r.rows_out) for r in rows if r.dataset == "nq"]
     assert found == [
         ("not_generated", None, 8, 6),
         ("missing_draw", None, 6, 5),
@@ -199,35 +200,42 @@ def test_funnel_counts_by_hand():
         ("long_thought", -1, 1, 0),
         ("kept", -1, 0, 0),
     ]
-    assert [r["rows_out"] for r in rows if r["dataset"] == "my set" and r["filter"] == "kept"] == [1, 0]
-    assert {r["unit"] for r in rows if r["filter"] in (*LENGTH_REASONS, "kept")} == {"trajectories"}
+    assert [r.rows_out for r in rows if r.dataset == "my set" and r.filter == "kept"] == [1, 0]
+    assert {r.unit for r in rows if r.filter in (*LENGTH_REASONS, "kept")} == {"trajectories"}
+
+
+def test_the_funnel_reads_fields_and_no_prose():
+    kept, rejects = run(mixed_rows(), limits=Limits())
+    wordless = [replace(reject, detail="", raw="") for reject in rejects]
+    entered = {"nq": 8, "my set": 1}
+    assert count_funnel(kept, wordless, entered) == count_funnel(kept, rejects, entered)
 
 
 @pytest.mark.parametrize("keep_all_draws", [True, False])
 @pytest.mark.parametrize("keep_neutral", [True, False])
 def test_no_row_vanishes_between_filters(keep_all_draws, keep_neutral):
     kept, rejects = run(mixed_rows(), limits=Limits(), keep_all_draws=keep_all_draws, keep_neutral=keep_neutral)
-    rows = funnel(kept, [type(rejects[0])(**row) for row in to_table(rejects).to_pylist()], {"nq": 6, "my set": 1})
+    rows = count_funnel(kept, from_table(to_table(rejects, Reject), Reject), {"nq": 6, "my set": 1})
     draws = 3 if keep_all_draws else 1
     for dataset in ("nq", "my set"):
-        mine = [row for row in rows if row["dataset"] == dataset]
-        before = [row for row in mine if row["polarity"] is None]
-        verdicts = [row for row in mine if row["filter"] == "verdict"]
-        assert sum(row["rows_out"] for row in verdicts) == before[-1]["rows_out"]
-        for polarity in {row["polarity"] for row in verdicts}:
-            chain = [row for row in mine if row["polarity"] == polarity]
-            assert chain[1]["rows_in"] == draws * chain[0]["rows_out"]
-            assert [row["rows_out"] for row in chain[1:-1]] == [row["rows_in"] for row in chain[2:]]
-            assert chain[-1]["rows_out"] == sum((r["dataset"], r["polarity"]) == (dataset, polarity) for r in kept)
-        assert [row["rows_out"] for row in before[:-1]] == [row["rows_in"] for row in before[1:]]
+        mine = [row for row in rows if row.dataset == dataset]
+        before = [row for row in mine if row.polarity is None]
+        verdicts = [row for row in mine if row.filter == "verdict"]
+        assert sum(row.rows_out for row in verdicts) == before[-1].rows_out
+        for polarity in {row.polarity for row in verdicts}:
+            chain = [row for row in mine if row.polarity == polarity]
+            assert chain[1].rows_in == draws * chain[0].rows_out
+            assert [row.rows_out for row in chain[1:-1]] == [row.rows_in for row in chain[2:]]
+            assert chain[-1].rows_out == sum((r.dataset, r.polarity) == (dataset, polarity) for r in kept)
+        assert [row.rows_out for row in before[:-1]] == [row.rows_in for row in before[1:]]
 
 
 def test_funnel_refuses_more_judged_than_entered():
     kept, rejects = run(mixed_rows())
     with pytest.raises(ValueError, match=r"'nq': 5 questions entered, but 6 were judged"):
-        funnel(kept, rejects, {"nq": 5, "my set": 1})
+        count_funnel(kept, rejects, {"nq": 5, "my set": 1})
     with pytest.raises(ValueError, match=r"'my set': 0 questions entered"):
-        funnel(kept, rejects, {"nq": 6})
+        count_funnel(kept, rejects, {"nq": 6})
 
 
 @pytest.mark.skipif(not TRACES.is_file(), reason=f"published traces not found at {TRACES}")
@@ -237,18 +245,19 @@ def test_real_traces_pass_through_with_none_lost():
         record = json.loads(line)
         text = record["thought"] + record["response"]
         split = split_thinking(text, mode="on")
-        on = generation(f"sqa/{record['id']}", "on", 0, split.answer, dataset="sqa") | {
-            "text": text,
-            "answers": [record["answer"]],
-            "thought_start": split.thought_start,
-            "thought_end": split.thought_end,
-            "thought_tokens": record["thinking_tokens"],
-        }
-        rows += [on, generation(on["question_id"], "off", 0, "no idea", dataset="sqa")]
+        on = replace(
+            generation(f"sqa/{record['id']}", "on", 0, split.answer, dataset="sqa"),
+            text=text,
+            answers=[record["answer"]],
+            thought_start=split.thought_start,
+            thought_end=split.thought_end,
+            thought_tokens=record["thinking_tokens"],
+        )
+        rows += [on, generation(on.question_id, "off", 0, "no idea", dataset="sqa")]
     kept, rejects = run(rows, draws=1, limits=Limits(), keep_neutral=True)
     assert len(kept) + len(rejects) == 800
     assert {r.reason for r in rejects} <= set(LENGTH_REASONS)
     for row in kept:
-        assert 4 < len(row["segment_start"]) < 15
-    counted = funnel(kept, rejects, {"sqa": 800})
-    assert sum(row["rows_out"] for row in counted if row["filter"] == "verdict") == 800
+        assert 4 < len(row.segment_start) < 15
+    counted = count_funnel(kept, rejects, {"sqa": 800})
+    assert sum(row.rows_out for row in counted if row.filter == "verdict") == 800

@@ -14,6 +14,7 @@ from transformers import AutoTokenizer
 from mralign.chat.prompts import chat_prompt
 from mralign.config import Decoding, Engine, ImportFields, Model, ThinkMode
 from mralign.rollouts.imported import read_rollouts
+from mralign.rows import Request
 from mralign.serving.requests import Renderer, Sampling, family_of
 from mralign.training.tokens import token_offsets
 
@@ -303,7 +304,7 @@ def test_a_model_with_tags_of_its_own_thinks_in_them(families, tmp_path, name, t
     sampling = Sampling(model=settings, engine=Engine(), decoding=Decoding())
     renderer = Renderer(sampling, tokenizer=tokenizer, family=family_of(settings, path=str(path)))
     assert renderer.special_tags  # an engine must leave them in its text
-    fault = renderer.prepare({"row_id": "a", "dataset": "d", "mode": "on", "question": f"what is {tags[0]}?"})
+    fault = renderer.prepare(Request("a", "a", "d", f"what is {tags[0]}?", [], None, "on", 0, 0))
     assert fault.reason == "control_tokens"
 
 
@@ -324,13 +325,12 @@ def test_a_prompted_model_is_asked_in_its_own_tags(families):
     model = Model(path=str(path), family="prompted", thought_tags=("[THINK]", "[/THINK]"))
     sampling = Sampling(model=model, engine=Engine(), decoding=Decoding())
     renderer = Renderer(sampling, tokenizer=tokenizer, family=family_of(model, path=str(path)))
-    request = {"row_id": "a", "dataset": "d", "mode": "on", "question": QUESTION}
+    request = Request("a", "a", "d", QUESTION, ["Paris"], None, "on", 0, 0)
     prompt = renderer.prepare(request)
     assert prompt.opened and prompt.text.endswith("[/INST][THINK]\n")
     assert "between [THINK] and [/THINK]" in prompt.text and "<think>" not in prompt.text
-    row = {**request, "question_id": "a", "answers": ["Paris"], "draw": 0, "seed": 0}
-    found = renderer.row(row, prompt, text=f"{THOUGHT}[/THINK]{ANSWER}", token_ids=[1], finish_reason="stop")
-    assert (found["answer"], found["thought_end"]) == (ANSWER, len(THOUGHT))
+    found = renderer.row(request, prompt, text=f"{THOUGHT}[/THINK]{ANSWER}", token_ids=[1], finish_reason="stop")
+    assert (found.answer, found.thought_end) == (ANSWER, len(THOUGHT))
 
 
 @pytest.mark.parametrize("name", ["llama2", "mistral"])

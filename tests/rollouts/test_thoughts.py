@@ -1,5 +1,7 @@
 """Which thoughts of an evaluated model are labelled anew, and what becomes of the others."""
 
+from dataclasses import replace
+
 import pytest
 from rollouts.test_candidates import generation
 
@@ -26,28 +28,28 @@ def test_only_draw_0_of_the_chosen_questions_thinking_on_is_taken():
         generation("q1", "on", 0, "Paris", segments=2),
         generation("q1", "on", 1, "Paris"),
         generation("q1", "off", 0, "Paris"),
-        generation("q1", "on", 0, "Paris") | {"mode": "on/feedback-1", "row_id": "q1/on/0/feedback-1"},
+        replace(generation("q1", "on", 0, "Paris"), mode="on/feedback-1", row_id="q1/on/0/feedback-1"),
         generation("q2", "on", 0, "Rome", segments=30, thought_tokens=5000),  # no length filter here
         generation("q3", "on", 0, "Paris"),
         generation("q4", "on", 0, "", invalid="truncated", dataset="sciq"),
         generation("q5", "on", 0, "Paris", segments=0),
     ]
     kept, rejects = thoughts_of(rows, questions={"q1", "q2", "q4", "q5"}, match="exact")
-    assert [(row["row_id"], row["polarity"], len(row["segment_start"]), row["em_answer"]) for row in kept] == [
+    assert [(row.row_id, row.polarity, len(row.segment_start), row.em_answer) for row in kept] == [
         ("q1/on/0", 0, 2, True),
         ("q2/on/0", 0, 30, False),
     ]
     first = kept[0]
-    spans = zip(first["segment_start"], first["segment_end"], strict=True)
-    assert [first["text"][start:end] for start, end in spans] == ["\npart 0 Paris", "part 1 Paris"]
-    assert [(r.row_id, r.reason, r.detail) for r in rejects] == [
-        ("q4/on/0", "truncated", "dataset=sciq"),
-        ("q5/on/0", "empty_thought", "dataset=nq"),
+    spans = zip(first.segment_start, first.segment_end, strict=True)
+    assert [first.text[start:end] for start, end in spans] == ["\npart 0 Paris", "part 1 Paris"]
+    assert [(r.row_id, r.reason, r.detail, r.dataset) for r in rejects] == [
+        ("q4/on/0", "truncated", "", "sciq"),
+        ("q5/on/0", "empty_thought", "", "nq"),
     ]
 
 
 def test_a_question_that_was_not_asked_is_a_reject():
-    (reject,) = unanswered(["q1", "q2"], heard={"q1/on/0"})
+    (reject,) = unanswered(["q1", "q2"], seen={"q1/on/0"})
     assert (reject.row_id, reject.reason, reject.raw) == ("q2/on/0", "no_response", "q2")
 
 

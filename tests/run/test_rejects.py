@@ -2,24 +2,29 @@
 
 import pytest
 
+from mralign.rows import Polarity, from_table
 from mralign.rows.schema import REJECTS
 from mralign.run.rejects import Reject, check_limit, count_reasons, is_passing, to_table
 
 
 def test_rejects_become_rows_that_keep_every_text():
-    table = to_table([Reject("d/1", "odd", "why", '{"a": "é"}'), Reject("d/2", "bare")])
+    first = Reject("d/1", "odd", "why", '{"a": "é"}', dataset="d", polarity=Polarity.NEGATIVE, role="judge")
+    table = to_table([first, Reject("d/2", "bare")])
     assert table.schema == REJECTS
+    known = {"dataset": "d", "polarity": -1, "role": "judge"}
+    unknown = {"dataset": "", "polarity": None, "role": ""}
     assert table.to_pylist() == [
-        {"row_id": "d/1", "reason": "odd", "detail": "why", "raw": '{"a": "é"}'},
-        {"row_id": "d/2", "reason": "bare", "detail": "", "raw": ""},
+        {"row_id": "d/1", "reason": "odd", "detail": "why", "raw": '{"a": "é"}', **known},
+        {"row_id": "d/2", "reason": "bare", "detail": "", "raw": "", **unknown},
     ]
+    assert from_table(table, Reject) == [first, Reject("d/2", "bare")]
     assert to_table([]).num_rows == 0
     assert to_table([]).schema == REJECTS
 
 
 def test_half_a_character_does_not_keep_a_reject_from_being_stored():
-    (row,) = to_table([Reject("d/\ud83d", "odd", "x\udc00y", "whole 😀 half \ud83d end")]).to_pylist()
-    assert row == {"row_id": "d/?", "reason": "odd", "detail": "x?y", "raw": "whole 😀 half ? end"}
+    table = to_table([Reject("d/\ud83d", "odd", "x\udc00y", "whole 😀 half \ud83d end", dataset="\ud83d")])
+    assert from_table(table, Reject) == [Reject("d/?", "odd", "x?y", "whole 😀 half ? end", dataset="?")]
 
 
 def test_reasons_are_counted_most_frequent_first():

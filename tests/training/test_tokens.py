@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import PreTrainedTokenizerFast
 
 from mralign.chat.thought import split_thinking
-from mralign.rollouts.segments import segment_spans
+from mralign.rollouts import segments
 from mralign.training.tokens import token_offsets, token_steps
 
 TRACES = Path(__file__).parents[3] / "shared" / "data" / "traces" / "qwen3-8b_simpleqa.jsonl"
@@ -74,7 +74,7 @@ def offsets_by_bytes(tokenizer, ids, text):
 
 def test_steps_by_first_character():
     text = "<think>\nOne.\n\nTwo.\n\nThree\n</think>Hi"
-    spans = segment_spans(text, start=7, end=26)
+    spans = segments(text, start=7, end=26)
     assert [text[a:b] for a, b in spans] == ["\nOne.", "Two.", "Three"]
     pieces = ["<think>", "\n", "One", ".\n\n", "Two.", "\n\nTh", "ree", "\n", "</think>", "Hi", ""]
     offsets, reached = [], 0
@@ -114,7 +114,7 @@ def test_white_space_before_a_segment_goes_with_it(end):
         offsets.append((reached, reached + len(piece)))
         reached += len(piece)
     thought_end = text.index("</think>")
-    spans = segment_spans(text, start=7, end=thought_end)
+    spans = segments(text, start=7, end=thought_end)
     steps = token_steps(offsets, segment_spans=spans, segment_steps=range(len(spans)), thought_end=thought_end)
     assert steps == [step for _, step in pieces]
 
@@ -129,7 +129,7 @@ def test_steps_without_a_thought_are_all_answer():
 def test_every_token_gets_exactly_one_step(pieces, widths, cut):
     text = "".join(pieces) + "end"
     thought_end = min(cut, len(text))
-    spans = segment_spans(text, start=0, end=thought_end)
+    spans = segments(text, start=0, end=thought_end)
     if not spans:
         return
     offsets, reached = [], 0
@@ -253,7 +253,7 @@ def test_real_traces_have_their_paragraphs_and_every_token_one_step():
         text = row["thought"] + row["response"]
         split = split_thinking(text, mode="on")
         start, end = split.thought_start, split.thought_end
-        spans = segment_spans(text, start=start, end=end)
+        spans = segments(text, start=start, end=end)
         assert [text[a:b].strip() for a, b in spans] == [p.strip() for p in text[start:end].split("\n\n") if p.strip()]
         counts.append(len(spans))
         if number % 40:

@@ -21,7 +21,7 @@ from mralign.transitions.bootstrap import (
 )
 from mralign.transitions.counts import count, select
 from mralign.transitions.draws import poisson, row_keys
-from mralign.transitions.edges import Rule, edges
+from mralign.transitions.edges import WeightRule, edges
 from mralign.transitions.em import Settings, estimate, estimate_replicated
 
 STATES = ("<start>", "x", "y", "z", "<stop>")  # K = 5
@@ -174,7 +174,7 @@ def fitted(steps: pa.Table, *, replicates: int = 0) -> tuple[dict[str, np.ndarra
         found[name], *others = estimate_replicated(counts, n_TB=n_TB, K=5, settings=Settings())
         drawn[name] = np.array([other.P for other in others]).reshape(-1, 5, 5)
     P, C = ({name: getattr(e, part) for name, e in found.items()} for part in ("P", "C"))
-    behind = edges(whole, matrices=P, support=C, replicates=drawn, states=STATES, rule=Rule())
+    behind = edges(whole, matrices=P, support=C, replicates=drawn, states=STATES, rule=WeightRule())
     return ({name: standard_error(P_BKK) for name, P_BKK in drawn.items()} if replicates else P), behind
 
 

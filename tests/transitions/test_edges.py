@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from mralign.rows.schema import COUNTS, EDGES
-from mralign.transitions.edges import Rule, bands, edges
+from mralign.transitions.edges import WeightRule, bands, edges
 
 STATES = ("<start>", "x", "y", "<stop>")  # K = 4
 NAMES = ("all", "positive", "negative")
@@ -33,7 +33,7 @@ def behind(**change: Any) -> dict[tuple[str, int, str, str], dict[str, Any]]:
         "matrices": {"all": UNIFORM, "positive": own, "negative": UNIFORM},
         "support": {name: np.array([[0, 7.5, 0.5, 0], [0, 0, 2, 1], [0, 0, 0, 0], [0, 0, 0, 0]]) for name in NAMES},
         "replicates": {name: np.zeros((0, 4, 4)) for name in NAMES},
-        "rule": Rule(),
+        "rule": WeightRule(),
     }
     found = edges(COUNTED, states=STATES, **values | change)
     assert found.schema == EDGES
@@ -61,7 +61,7 @@ def test_the_anchor_and_the_clip_are_the_weights_own() -> None:
     other = UNIFORM.copy()
     other[0, 1] = 0.1
     matrices = {"all": UNIFORM, "positive": UNIFORM, "negative": other}
-    found = behind(matrices=matrices, rule=Rule("opposite", 0.5, 2.0))
+    found = behind(matrices=matrices, rule=WeightRule("opposite", 0.5, 2.0))
     row = found["sets", 1, "<start>", "x"]
     assert (row["ratio"], row["weight"], row["clipped"]) == (pytest.approx(10 / 3), 2.0, True)
 
@@ -70,7 +70,7 @@ def test_standard_errors_come_from_ratios_of_the_same_replicate() -> None:
     own, base = (np.tile(UNIFORM, (3, 1, 1)) for _ in range(2))
     own[:, 0, 1], base[:, 0, 1] = (0.2, 0.4, 0.6), (0.2, 0.4, 0.3)
     drawn = {"all": base, "positive": own, "negative": base}
-    row = behind(replicates=drawn, rule=Rule(clip_max=1.5))["sets", 1, "<start>", "x"]
+    row = behind(replicates=drawn, rule=WeightRule(clip_max=1.5))["sets", 1, "<start>", "x"]
     assert row["ratio_standard_error"] == pytest.approx(np.std([1, 1, 2], ddof=1))
     assert row["weight_standard_error"] == pytest.approx(np.std([1, 1, 1.5], ddof=1))
     base[1, 0, 1] = 0
@@ -94,7 +94,7 @@ def test_a_polarity_without_a_transition_has_no_edges() -> None:
         support={"positive": np.zeros((4, 4))},
         replicates={},
         states=STATES,
-        rule=Rule(),
+        rule=WeightRule(),
     )
     assert found.select(["level", "polarity", "source", "target"]).to_pylist() == [
         {"level": "sets", "polarity": 1, "source": "<start>", "target": "x"}

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mralign.transitions.counts import Counts
 from mralign.transitions.em import (
     Estimate,
-    Expected,
+    ExpectedCounts,
     Settings,
     Shard,
     add_expected,
@@ -44,7 +44,7 @@ def corpora(draw: st.DrawFn) -> tuple[int, list[list[Pair]]]:
 def in_shards(shards: Sequence[Counts], n: Sequence[np.ndarray], *, K: int, chosen: Settings) -> list[Estimate]:
     unfolded = [Shard.of(counts, n_TB=n_TB, K=K) for counts, n_TB in zip(shards, n, strict=True)]
 
-    def expectation(P_RKK: np.ndarray, which: np.ndarray) -> Expected:
+    def expectation(P_RKK: np.ndarray, which: np.ndarray) -> ExpectedCounts:
         found = [expect(shard, P_RKK=P_RKK, which=which, estimator=chosen.estimator) for shard in unfolded]
         return add_expected(add_expected(*found[:2]), *found[2:])
 

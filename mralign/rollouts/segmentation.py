@@ -11,7 +11,7 @@ import re
 _BLANK_LINE = re.compile(r"\r?\n\r?\n")
 
 
-def segment_spans(text: str, *, start: int, end: int) -> list[tuple[int, int]]:
+def segments(text: str, *, start: int, end: int) -> list[tuple[int, int]]:
     """Spans of the segments of the thought text[start:end], in characters of `text` (METHOD.md section 1).
 
     The thought is cut at every "\\n\\n"; "\\r\\n" is a line end like "\\n". Blank segments are left out. A segment
