@@ -152,6 +152,7 @@ def test_malformed_rows_are_kept_as_rejects_up_to_the_limit(tmp_path):
     (directory,) = (run / "questions").iterdir()
     manifest = json.loads((directory / "manifest.json").read_text())
     assert (manifest["rows_in"], manifest["rows_out"], manifest["rejects"]) == (10, 9, {"malformed_json": 1})
+    beside_the_page = (run / "config.yaml").read_text()
     (reject,) = pq.read_table(directory / "rejects" / "part-train-00-00000.parquet").to_pylist()
     assert (reject["row_id"], reject["reason"], reject["raw"]) == ("mine/row9", "malformed_json", '{"question": "cut')
 
@@ -167,6 +168,9 @@ def test_malformed_rows_are_kept_as_rejects_up_to_the_limit(tmp_path):
     assert "Traceback" not in done.stderr
     assert not (failed / "manifest.json").exists()
     assert pq.read_table(failed / "raw" / "rejects" / "part-train-00-00000.parquet").num_rows == 3
+    assert "questions runs anew: the content of train/mine has changed; the old result stays in " in done.stderr
+    assert (run / "config.yaml").read_text() == beside_the_page  # that of the page, not of the run that stopped
+    assert "seven.jsonl" in (run / "unfinished" / "config.yaml").read_text()
 
 
 def test_a_submitted_job_needs_a_run_directory_that_stays(tmp_path):

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from mralign.config.models import Decoding
 from mralign.config.named_formats import FORMATS
-from mralign.config.section import CONTENT, Section
+from mralign.config.section import Content, Section
 
 MatchMode = Literal["exact", "contains", "paper"]
 Match = Annotated[
@@ -28,9 +28,8 @@ class Source(Section):
     """
 
     name: str
-    path: str = Field(
-        description="Local path, pyarrow or fsspec URL, or hub://OWNER/NAME?split=...&config=...",
-        json_schema_extra=CONTENT,
+    path: Content[str] = Field(
+        description="Local path, pyarrow or fsspec URL, or hub://OWNER/NAME?split=...&config=..."
     )
     format: str = Field(
         "auto",
@@ -178,12 +177,10 @@ class Rollouts(Section):
         description="The user's message; `{question}` stands for the question, `{choices}` for its choices, a line "
         "each; without that place they follow the question.",
     )
-    import_on: str | None = Field(
-        None,
-        description="Think-on rollouts to use in place of sampling: a file in any form that questions come in.",
-        json_schema_extra=CONTENT,
+    import_on: Content[str | None] = Field(
+        None, description="Think-on rollouts to use in place of sampling: a file in any form that questions come in."
     )
-    import_off: str | None = Field(None, json_schema_extra=CONTENT)
+    import_off: Content[str | None] = None
     import_name: str = "imported"
     import_fields: ImportFields = ImportFields()
 

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from mralign.config.data import Match
 from mralign.config.labelling import Annotator
 from mralign.config.models import Decoding
-from mralign.config.section import CONTENT, SPEED, Section
+from mralign.config.section import Content, Section, Speed
 from mralign.rows.subjects import Way
 
 _FEEDBACK = """\
@@ -68,28 +68,22 @@ class Search(Section):
     fields: dict[str, str] = Field(
         default_factory=dict, description="Our names -> the endpoint's; left out: id, title, text, score."
     )
-    key_env: str | None = Field(
-        None, description="Environment variable that holds the key; null: no key.", json_schema_extra=SPEED
+    key_env: Speed[str | None] = Field(None, description="Environment variable that holds the key; null: no key.")
+    key_header: Speed[str] = Field(
+        "Authorization", description="Header of the key; Authorization gets `Bearer ` before it."
     )
-    key_header: str = Field(
-        "Authorization",
-        description="Header of the key; Authorization gets `Bearer ` before it.",
-        json_schema_extra=SPEED,
-    )
-    concurrency: int = Field(16, ge=1, json_schema_extra=SPEED)
-    timeout_s: float = Field(60, gt=0, json_schema_extra=SPEED)
-    max_retries: int = Field(8, ge=0, json_schema_extra=SPEED)
-    max_backoff_s: float = Field(60, gt=0, json_schema_extra=SPEED)
+    concurrency: Speed[int] = Field(16, ge=1)
+    timeout_s: Speed[float] = Field(60, gt=0)
+    max_retries: Speed[int] = Field(8, ge=0)
+    max_backoff_s: Speed[float] = Field(60, gt=0)
 
 
 class Retrieval(Section):
     """Where snippets come from, for +Ret and for the evidence of claims."""
 
     engine: Literal["none", "bm25", "http"] = "none"
-    corpus: str | None = Field(
-        None,
-        description="bm25: JSONL or Parquet, a file or a directory of them; a row a text.",
-        json_schema_extra=CONTENT,
+    corpus: Content[str | None] = Field(
+        None, description="bm25: JSONL or Parquet, a file or a directory of them; a row a text."
     )
     fields: dict[str, str] = Field(
         default_factory=dict, description="bm25: our names -> the corpus's; left out: id, title, text."

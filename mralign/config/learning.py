@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
-from mralign.config.section import ALIAS, SPEED, Section
+from mralign.config.section import Alias, Section, Speed
 
 if TYPE_CHECKING:
     from mralign.config.run import RunConfig
@@ -19,13 +19,11 @@ class Transitions(Section):
     `preset: converged` runs EM undamped until no entry moves by 1e-9 or more; values given beside a preset win.
     """
 
-    preset: Literal["paper", "converged"] = Field("paper", json_schema_extra=ALIAS)
+    preset: Alias[Literal["paper", "converged"]] = "paper"
     estimator: Literal["em", "frequency"] = "em"
     labels: Literal["all", "single"] = "all"
-    em: Literal["reduced", "sharded"] = Field(
-        "reduced",
-        description="E-step on the summed count table, or on the table of each part, once an iteration.",
-        json_schema_extra=SPEED,
+    em: Speed[Literal["reduced", "sharded"]] = Field(
+        "reduced", description="E-step on the summed count table, or on the table of each part, once an iteration."
     )
     bootstrap: int = Field(50, ge=0, description="Replicates for the standard errors; 0 is none, 1 is no spread.")
     max_iter: int = Field(5, ge=1)
@@ -114,16 +112,12 @@ class Training(Section):
     weight_decay: float = Field(0.0, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
     batch_size: int = Field(64, ge=2, description="Examples an optimizer step, over all workers.")
-    micro_batch_tokens: int = Field(
-        4096,
-        ge=1,
-        description="Tokens a forward and backward pass on one worker; a longer sequence goes alone.",
-        json_schema_extra=SPEED,
+    micro_batch_tokens: Speed[int] = Field(
+        4096, ge=1, description="Tokens a forward and backward pass on one worker; a longer sequence goes alone."
     )
-    packing: Literal["auto", "on", "off"] = Field(
+    packing: Speed[Literal["auto", "on", "off"]] = Field(
         "auto",
         description="Sequences one after another in one row; auto: where attention is varlen or a flash attention.",
-        json_schema_extra=SPEED,
     )
     attention: str = Field(
         "auto",
@@ -155,37 +149,29 @@ class Training(Section):
     )
     lora: Lora = Lora()
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    workers: int = Field(2, ge=1, json_schema_extra=SPEED)
+    workers: Speed[int] = Field(2, ge=1)
     gpu: bool = False
-    threads_per_worker: int = Field(1, ge=1, description="Torch threads of a CPU worker.", json_schema_extra=SPEED)
+    threads_per_worker: Speed[int] = Field(1, ge=1, description="Torch threads of a CPU worker.")
     zero_stage: Literal[0, 1, 2, 3] = 2
     offload: Literal["none", "optimizer", "all"] = Field(
         "none", description="Keep in the memory of the host: the optimizer (ZeRO 1 to 3), with the parameters (ZeRO 3)."
     )
-    gradient_checkpointing: bool = Field(
-        False,
-        description="Recompute activations in the backward pass: less memory, more time.",
-        json_schema_extra=SPEED,
+    gradient_checkpointing: Speed[bool] = Field(
+        False, description="Recompute activations in the backward pass: less memory, more time."
     )
-    checkpoint_every: int = Field(20, ge=1, description="Optimizer steps between checkpoints.", json_schema_extra=SPEED)
-    log_every: int = Field(1, ge=1, description="Optimizer steps between rows of metrics.", json_schema_extra=SPEED)
-    trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = Field(
-        (), description="Where metrics go besides metrics.jsonl.", json_schema_extra=SPEED
+    checkpoint_every: Speed[int] = Field(20, ge=1, description="Optimizer steps between checkpoints.")
+    log_every: Speed[int] = Field(1, ge=1, description="Optimizer steps between rows of metrics.")
+    trackers: Speed[tuple[Literal["tensorboard", "wandb", "mlflow"], ...]] = Field(
+        (), description="Where metrics go besides metrics.jsonl."
     )
-    max_failures: int = Field(3, ge=0, json_schema_extra=SPEED)
-    resume: Literal["exact", "adapter"] = Field(
-        "exact",
-        description="adapter: a checkpoint of another number of workers gives its weights, not its optimizer.",
-        json_schema_extra=SPEED,
+    max_failures: Speed[int] = Field(3, ge=0)
+    resume: Speed[Literal["exact", "adapter"]] = Field(
+        "exact", description="adapter: a checkpoint of another number of workers gives its weights, not its optimizer."
     )
-    push_to: str | None = Field(
-        None,
-        description="Repository on the hub, OWNER/NAME, for adapter and card when training ends.",
-        json_schema_extra=SPEED,
+    push_to: Speed[str | None] = Field(
+        None, description="Repository on the hub, OWNER/NAME, for adapter and card when training ends."
     )
-    push_token_env: str = Field(
-        "HF_TOKEN", description="Environment variable that holds the hub's token.", json_schema_extra=SPEED
-    )
+    push_token_env: Speed[str] = Field("HF_TOKEN", description="Environment variable that holds the hub's token.")
 
     @property
     def attention_used(self) -> str:

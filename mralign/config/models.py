@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from mralign.config.section import CONTENT, SPEED, Section
+from mralign.config.section import Content, Section, Speed
 
 _ADAPTER = "adapter, merged in way 2"  # another way is named where another model comes of the same adapter
 
@@ -32,11 +32,9 @@ class ThinkMode(Section):
 class Model(Section):
     """The model that thinks: the policy before alignment, and pi_ref."""
 
-    path: str = Field(
-        "pkg://mralign.miniworld/data/model", description="Model directory or hub name.", json_schema_extra=CONTENT
-    )
-    adapter: str | None = Field(
-        None, description="LoRA adapter directory on top of `path`; the policy is then both.", json_schema_extra=CONTENT
+    path: Content[str] = Field("pkg://mralign.miniworld/data/model", description="Model directory or hub name.")
+    adapter: Content[str | None] = Field(
+        None, description="LoRA adapter directory on top of `path`; the policy is then both."
     )
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     trust_remote_code: bool = False
@@ -82,30 +80,22 @@ class Decoding(Section):
 class Engine(Section):
     """vLLM: one engine per replica."""
 
-    min_replicas: int = Field(1, ge=1, description="Engines kept while there is work.", json_schema_extra=SPEED)
-    max_replicas: int = Field(
-        1, ge=1, description="Engines that may run at once: Ray Data scales between the two.", json_schema_extra=SPEED
+    min_replicas: Speed[int] = Field(1, ge=1, description="Engines kept while there is work.")
+    max_replicas: Speed[int] = Field(
+        1, ge=1, description="Engines that may run at once: Ray Data scales between the two."
     )
-    cpus_per_replica: int = Field(
-        1, ge=1, description="Also the threads of an engine without a GPU.", json_schema_extra=SPEED
+    cpus_per_replica: Speed[int] = Field(1, ge=1, description="Also the threads of an engine without a GPU.")
+    gpus_per_replica: Speed[float] = Field(
+        0, ge=0, description="GPUs of one engine: tensor_parallel x pipeline_parallel."
     )
-    gpus_per_replica: float = Field(
-        0, ge=0, description="GPUs of one engine: tensor_parallel x pipeline_parallel.", json_schema_extra=SPEED
-    )
-    tensor_parallel: int = Field(1, ge=1, json_schema_extra=SPEED)
-    pipeline_parallel: int = Field(1, ge=1, json_schema_extra=SPEED)
+    tensor_parallel: Speed[int] = Field(1, ge=1)
+    pipeline_parallel: Speed[int] = Field(1, ge=1)
     max_model_len: int = Field(8192, ge=16)
-    max_num_seqs: int = Field(
-        64, ge=1, description="Sequences that one engine decodes together.", json_schema_extra=SPEED
-    )
-    batch_size: int = Field(
-        64, ge=1, description="Requests that are committed together as one part.", json_schema_extra=SPEED
-    )
-    enforce_eager: bool = Field(False, json_schema_extra=SPEED)
-    gpu_memory_utilization: float = Field(0.9, gt=0, le=1, json_schema_extra=SPEED)
-    cpu_kv_cache_gib: int = Field(
-        1, ge=1, description="Key-value cache of an engine without a GPU.", json_schema_extra=SPEED
-    )
+    max_num_seqs: Speed[int] = Field(64, ge=1, description="Sequences that one engine decodes together.")
+    batch_size: Speed[int] = Field(64, ge=1, description="Requests that are committed together as one part.")
+    enforce_eager: Speed[bool] = False
+    gpu_memory_utilization: Speed[float] = Field(0.9, gt=0, le=1)
+    cpu_kv_cache_gib: Speed[int] = Field(1, ge=1, description="Key-value cache of an engine without a GPU.")
 
     @property
     def concurrent_batches(self) -> int:
@@ -136,10 +126,8 @@ class Http(Section):
 
     base_url: str = Field("http://127.0.0.1:8000/v1", description="Up to and with /v1.")
     model: str | None = Field(None, description="The name the endpoint knows; null is model.path.")
-    key_env: str = Field(
-        "OPENAI_API_KEY", description="Environment variable that holds the key; unset: no key.", json_schema_extra=SPEED
-    )
-    concurrency: int = Field(32, ge=1, description="Requests in flight, and connections.", json_schema_extra=SPEED)
+    key_env: Speed[str] = Field("OPENAI_API_KEY", description="Environment variable that holds the key; unset: no key.")
+    concurrency: Speed[int] = Field(32, ge=1, description="Requests in flight, and connections.")
     vllm_extras: bool = Field(
         True, description="Ask for what only vLLM's server knows: top_k and the sampled token ids. OpenAI refuses it."
     )
@@ -147,24 +135,16 @@ class Http(Section):
         default_factory=dict,
         description="Fields put into every request, or taken out by null: {temperature: null, reasoning_effort: low}.",
     )
-    timeout_s: float = Field(600, gt=0, description="Seconds for one whole response.", json_schema_extra=SPEED)
-    max_retries: int = Field(
-        8,
-        ge=0,
-        description="Further tries of a request after 429, 5xx, timeouts, broken bodies.",
-        json_schema_extra=SPEED,
+    timeout_s: Speed[float] = Field(600, gt=0, description="Seconds for one whole response.")
+    max_retries: Speed[int] = Field(
+        8, ge=0, description="Further tries of a request after 429, 5xx, timeouts, broken bodies."
     )
-    max_backoff_s: float = Field(
-        60, gt=0, description="Longest wait between tries, unless Retry-After asks for more.", json_schema_extra=SPEED
+    max_backoff_s: Speed[float] = Field(
+        60, gt=0, description="Longest wait between tries, unless Retry-After asks for more."
     )
-    price_prompt: float = Field(0, ge=0, description="Money for a million prompt tokens.", json_schema_extra=SPEED)
-    price_completion: float = Field(
-        0, ge=0, description="Money for a million completion tokens.", json_schema_extra=SPEED
-    )
+    price_prompt: Speed[float] = Field(0, ge=0, description="Money for a million prompt tokens.")
+    price_completion: Speed[float] = Field(0, ge=0, description="Money for a million completion tokens.")
     # Cached responses cost nothing; a budget needs a price to count by.
-    budget: float | None = Field(
-        None,
-        ge=0,
-        description="Money that this run directory may spend here, earlier runs on it included.",
-        json_schema_extra=SPEED,
+    budget: Speed[float | None] = Field(
+        None, ge=0, description="Money that this run directory may spend here, earlier runs on it included."
     )

@@ -9,24 +9,16 @@ from mralign.config.evaluation import Evaluation
 from mralign.config.labelling import Annotation, Annotator, Discovery
 from mralign.config.learning import Examples, Training, Transitions, Weights
 from mralign.config.models import Engine, Http, Model
-from mralign.config.section import SPEED, Section
+from mralign.config.section import Section, Speed
 
 
 class Run(Section):
     """Where the run lives and what holds for all of it."""
 
-    dir: str = Field(
-        "runs/default",
-        description="Run directory: a local path or any pyarrow file-system URI.",
-        json_schema_extra=SPEED,
-    )
+    dir: Speed[str] = Field("runs/default", description="Run directory: a local path or any pyarrow file-system URI.")
     seed: int = Field(0, ge=0)
-    reject_limit: float = Field(
-        0.2, ge=0, le=1, description="Share of rows a stage may reject before it fails.", json_schema_extra=SPEED
-    )
-    local_cpus: int = Field(
-        6, ge=2, description="Logical CPUs of the local Ray when no cluster is running.", json_schema_extra=SPEED
-    )
+    reject_limit: Speed[float] = Field(0.2, ge=0, le=1, description="Share of rows a stage may reject before it fails.")
+    local_cpus: Speed[int] = Field(6, ge=2, description="Logical CPUs of the local Ray when no cluster is running.")
 
 
 class RunConfig(Section):

@@ -1,26 +1,34 @@
 """Base of every section of the configuration, and what of a section counts for the fingerprint of a result.
 
-Every field counts unless it is marked where it is declared (`json_schema_extra=SPEED`). Stages name what they read;
-`counted` turns that into JSON without the marked fields.
+Every field counts unless its type says otherwise where it is declared (`workers: Speed[int]`). Stages name what they
+read; `counted` turns that into JSON without the marked fields.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, SerializationInfo, SerializerFunctionWrapHandler, model_serializer
-from pydantic.config import JsonDict
 from pydantic_core import to_jsonable_python
 
-# Marks of fields that do not count, by the reason.
-SPEED: JsonDict = {"not_counted": "speed"}  # it changes time, memory, money, failures or places, and no row of a result
-CONTENT: JsonDict = {"not_counted": "content"}  # a path: the content of the file counts, as an input of the stage
-ALIAS: JsonDict = {"not_counted": "alias"}  # it stands for values of other fields, and these count
-REPEATED: JsonDict = {
-    "not_counted": "repeated"
-}  # it is read by a step whose result is never kept: it is made at each call
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class NotCounted:
+    """The mark of a field that counts for no fingerprint, and why."""
+
+    why: str
+
+
+# Types of fields that do not count, e.g. `workers: Speed[int]`.
+Speed = Annotated[T, NotCounted("speed")]  # it changes time, memory, money, failures or places, and no row of a result
+Content = Annotated[T, NotCounted("content")]  # a path: the content of the file counts, as an input of the stage
+Alias = Annotated[T, NotCounted("alias")]  # it stands for values of other fields, and these count
+Repeated = Annotated[T, NotCounted("repeated")]  # it is read by a step whose result is made anew at each call
 
 _COUNTED = "counted fields only"  # the serialization context of `counted`
 
@@ -42,8 +50,8 @@ class Section(BaseModel):
 
 def mark_of(section: type[Section], name: str) -> str:
     """Why a field does not count: speed, content, alias or repeated; empty for a field that counts."""
-    extra = section.model_fields[name].json_schema_extra
-    return str(extra.get("not_counted", "")) if isinstance(extra, dict) else ""
+    marks = (mark for mark in section.model_fields[name].metadata if isinstance(mark, NotCounted))
+    return next((mark.why for mark in marks), "")
 
 
 def named(config: Section, *names: str) -> dict[str, Any]:

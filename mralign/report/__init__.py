@@ -55,7 +55,7 @@ def publish(config: RunConfig, planned: Sequence[PlannedStage]) -> str:
     home.write_text("report/index.html", render(config, acts=acts, metrics=metrics))
     results = {name: f"{name}/{act.out.fingerprint}" for name, act in acts.items() if act.manifest is not None}
     home.write_text(_STAGES, json.dumps({"finished": finished, "results": results}, indent=1))
-    if finished and _read(_unfinished(config), "config.yaml") == text:
+    if home == _run_directory(config) and _read(_unfinished(config), "config.yaml") == text:
         _unfinished(config).remove()
     found = Places(
         report=f"{home.uri}/report/index.html",

@@ -489,6 +489,7 @@ def test_unfinished_runs_share_a_page_and_none_lies_beside_the_configuration_of_
     assert (tmp_path / "config.yaml").read_text() == to_yaml(config)
     publish(other, [*planned, left])
     assert (tmp_path / "config.yaml").read_text() == to_yaml(other)
+    assert not (tmp_path / "unfinished").exists()
 
 
 def test_the_room_imports_nothing_heavy() -> None:
