@@ -2,6 +2,7 @@
 
 A stage's pure function returns the rows it kept and a list of `Reject`; the wiring writes both and the manifest
 counts the reasons. `check_limit` fails a stage whose share of rejects is above its limit and says where to look.
+`is_passing` is the one rule of which rows are asked again.
 """
 
 from __future__ import annotations
@@ -13,6 +14,18 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from mralign.rows.schema import REJECTS
+
+# Why an endpoint or a search gave no answer this time. A reply that says so was never an answer of the model.
+PASSING = frozenset({"rate_limited", "server_error", "timeout", "connection", "malformed_reply", "usage_missing"})
+
+
+def is_passing(reason: str) -> bool:
+    """Whether another try may mend the failure that a reject has as its reason: its row is then asked again.
+
+    That is so of every failure of an endpoint (`PASSING`), and of a call that it refused (http_<status>: a wrong name
+    or setting, perhaps corrected since). A refused call had no price.
+    """
+    return reason in PASSING or reason.startswith("http_")
 
 
 @dataclass(frozen=True)

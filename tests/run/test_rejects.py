@@ -3,7 +3,7 @@
 import pytest
 
 from mralign.rows.schema import REJECTS
-from mralign.run.rejects import Reject, check_limit, count_reasons, to_table
+from mralign.run.rejects import Reject, check_limit, count_reasons, is_passing, to_table
 
 
 def test_rejects_become_rows_that_keep_every_text():
@@ -50,3 +50,9 @@ def test_the_message_names_stage_share_limit_reasons_place_and_remedy():
     text = str(error.value)
     for part in ("37.5%", "25.0%", "'odd': 2", "'long': 1", "/run/questions/f/rejects", "run.reject_limit"):
         assert part in text
+
+
+def test_what_an_endpoint_may_mend_passes_and_what_the_row_is_stays():
+    passing = ["rate_limited", "server_error", "timeout", "connection", "malformed_reply", "usage_missing"]
+    assert all(map(is_passing, [*passing, "http_400", "http_404"]))
+    assert not any(map(is_passing, ["truncated", "prompt_too_long", "engine_error", "no_json", "http", ""]))
