@@ -15,10 +15,10 @@ import pyarrow as pa
 from mralign.config import RunConfig
 from mralign.retrieval.search import Searcher, check_search, open_search
 from mralign.rows.schema import EVIDENCE, QUESTIONS
-from mralign.run.rejects import Reject, to_table
+from mralign.run.rejects import Reject, is_passing, to_table
 from mralign.run.stage import Context, Outcome, Stage
 from mralign.run.store import StageDir
-from mralign.serving.calls import RETRIED, Failure
+from mralign.serving.calls import Failure
 from mralign.serving.lacks import search_lacks
 
 _COLUMNS = ["question_id", "dataset", "question"]
@@ -80,7 +80,7 @@ def _may_mend(out: StageDir, part: str) -> bool:
     """Whether a query of a committed part should be made again: the endpoint was down, or refused it (http_400, by a
     fault of its own that may be mended since)."""
     reasons = out.read_rejects([part], columns=["reason"]).column("reason").to_pylist()
-    return any(reason in RETRIED or reason.startswith("http_") for reason in reasons)
+    return any(map(is_passing, reasons))
 
 
 def _run(context: Context) -> Outcome:

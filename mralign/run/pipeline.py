@@ -22,7 +22,7 @@ from mralign.run import template_dates
 from mralign.run.interruption import check as check_interruption
 from mralign.run.placement import NotInstalled, check_room, rehearse
 from mralign.run.placement import describe as describe_workers
-from mralign.run.rejects import check_limit, count_reasons
+from mralign.run.rejects import check_limit, check_passing, count_reasons
 from mralign.run.stage import Context, Stage, all_checks, log
 from mralign.run.store import Directory, Manifest, StageDir, absolute, digest, fingerprint
 
@@ -258,7 +258,9 @@ def run_stage(config: RunConfig, item: Planned) -> Manifest:
     began = time.monotonic()
     outcome = item.stage.run(Context(config, item.out, item.upstream))
     check_interruption()
-    reasons = count_reasons(item.out.read_rejects())
+    rejects = item.out.read_rejects()
+    check_passing(rejects, stage=item.stage.name, rows_in=outcome.rows_in, limit=config.run.lost_limit)
+    reasons = count_reasons(rejects)
     if item.stage.name not in _SELECTIVE:
         check_limit(
             stage=item.stage.name,

@@ -25,9 +25,9 @@ from mralign.chat.self_refine import is_turn
 from mralign.config import Engine, Http, RunConfig
 from mralign.rows.schema import GENERATIONS, QUESTIONS
 from mralign.run.placement import DEALING, Fault, Workers, pool_arguments
+from mralign.run.rejects import is_passing
 from mralign.run.stage import progress
 from mralign.run.store import StageDir, drop_repeated, part_key
-from mralign.serving.calls import RETRIED
 from mralign.serving.remote import RemoteGenerator
 from mralign.serving.requests import Sampling, build_requests
 from mralign.serving.vllm import Generator, engine_faults, worker_environment
@@ -98,7 +98,7 @@ def forget_failures(out: StageDir) -> None:
     for part in out.parts():
         rejects = out.read_rejects([part])
         reasons = rejects.column("reason").to_pylist()
-        passing = np.array([reason in RETRIED or reason.startswith("http_") for reason in reasons], dtype=bool)
+        passing = np.array([is_passing(reason) for reason in reasons], dtype=bool)
         lasting = rejects.filter(pa.array(~passing, pa.bool_()))
         if lasting.num_rows < rejects.num_rows:
             out.commit_rejects(part, lasting)
