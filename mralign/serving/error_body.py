@@ -29,14 +29,15 @@ _SPENT = re.compile(
 )
 # A quota of a day or more: whoever waits for it waits for hours.
 _LONG_QUOTA = re.compile(
-    r"per[ _-]?(?:day|month|week)|(?:daily|weekly|monthly)[ _-]?(?:\w+[ _-])?(?:limit|quota)|\b[RT]PD\b|_daily\b",
+    r"(?:per[ _-]?|/ )(?:day|month|week)|(?:daily|weekly|monthly)[ _-]?(?:\w+[ _-])?(?:limit|quota)|\b[RT]PD\b|_daily\b",
     re.IGNORECASE,
 )
 # One request cannot be served, however often it is sent: what it says, or how long it is.
 _OF_ROW = re.compile(
     r"content[ _-]?(?:filter|polic|management|moderation)|moderation|moderated|flagged|usage polic|responsible ?ai"
-    r"|prohibited|inappropriate|harmful|unsafe|safety|data_?inspection|content exists risk|sensitive|invalid_prompt"
-    r"|context[ _]?(?:length|window)|maximum (?:model |input )?(?:context|length)|maximum number of tokens"
+    r"|prohibited|inappropriate|harmful|unsafe|safety|data_?inspection|content exists risk|high risk|sensitive|敏感"
+    r"|invalid_prompt|violat(?:es|ing|ed)|reduce the length"
+    r"|context[ _]?(?:length|window|size)|maximum (?:model |input )?(?:context|length)|maximum number of tokens"
     r"|prompt is too long|(?:input|prompt|request|message|payload|body)s? (?:\w+ )?(?:is |are )?too (?:long|large)"
     r"|max_new_tokens|string_above_max_length|longer than the maximum",
     re.IGNORECASE,
@@ -71,7 +72,7 @@ class ServerError:
         """The request itself is refused for what it says or for its length."""
         if self.status == 429:
             return bool(_TOO_LARGE.search(self.words))
-        return not self.of_all and bool(_OF_ROW.search(self.words))
+        return self.status == 413 or (not self.of_all and bool(_OF_ROW.search(self.words)))
 
     @property
     def of_all(self) -> bool:

@@ -564,6 +564,30 @@ def test_words_are_looked_for_where_the_server_speaks_not_where_it_repeats_the_r
     assert not read_error(deep, status=400).of_row
 
 
+@pytest.mark.parametrize(
+    ("status", "words", "of"),
+    [
+        (400, "the request exceeds the available context size (4096 tokens)", "row"),  # llama.cpp
+        (400, "The request was rejected because it was considered high risk", "row"),  # Moonshot
+        (400, "Please reduce the length of the messages or completion.", "row"),  # Groq
+        (400, "系统检测到输入或生成内容可能包含不安全或敏感内容", "row"),  # Zhipu
+        (403, "Content violates usage guidelines.", "row"),  # xAI
+        (413, "<html>413 Request Entity Too Large</html>", "row"),
+        (403, "You have used all available credits or reached its monthly spending limit.", "account"),  # xAI
+        (429, "You are using a Trial key, which is limited to 1000 API calls / month.", "account"),  # Cohere
+        (400, "API key not valid. Please pass a valid API key.", ""),  # Google: that all are refused will show
+        (429, "Requests rate limit exceeded", ""),  # Mistral
+        (429, "Too Many Requests: 1 queries per minute (QPM). See https://host/pricing/monthly", ""),  # Together
+        (404, "No endpoints found matching your data policy", "all"),  # OpenRouter
+    ],
+)
+def test_what_an_error_is_of(status, words, of):
+    found = read_error({"error": {"message": words}}, status=status)
+    assert {"row": found.of_row, "account": found.of_account, "all": found.of_all} == {
+        name: name == of for name in ("row", "account", "all")
+    }
+
+
 @pytest.mark.parametrize("name", ["echo", "escaped", "percent"])
 def test_the_key_is_in_no_message(tmp_path, caplog, name):
     forms = {"echo": KEY, "escaped": KEY.replace("/", "\\/"), "percent": "sk-loopback%2F0123456789%2Babcdef%3D%3D"}
