@@ -29,7 +29,8 @@ _SPENT = re.compile(
 )
 # A quota of a day or more: whoever waits for it waits for hours.
 _LONG_QUOTA = re.compile(
-    r"(?:per[ _-]?|/ )(?:day|month|week)|(?:daily|weekly|monthly)[ _-]?(?:\w+[ _-])?(?:limit|quota)|\b[RT]PD\b|_daily\b",
+    r"(?:per[ _-]?|/ )(?:day|month|week)|(?:daily|weekly|monthly)[ _-]?(?:\w+[ _-])?(?:limit|quota)"
+    r"|\b[RT]PD\b|_daily\b",
     re.IGNORECASE,
 )
 # One request cannot be served, however often it is sent: what it says, or how long it is.
