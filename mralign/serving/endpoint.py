@@ -160,9 +160,9 @@ class Endpoint:
                     running[asyncio.create_task(self.complete(call))] = call
                 if not running:
                     break
-                next_hold = self._refusals.next_hold
-                done, _ = await asyncio.wait({*running, next_hold}, return_when=asyncio.FIRST_COMPLETED)
-                for task in done - {next_hold}:
+                ends: set[asyncio.Future[Any]] = {*running, self._refusals.next_hold}
+                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+                for task in [task for task in running if task.done()]:
                     call = running.pop(task)
                     if isinstance(task.exception(), Stopped):
                         stopped = True
