@@ -12,6 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from email.utils import formatdate
 from enum import Enum, auto
 
@@ -44,11 +45,41 @@ class Fault(Enum):
     REDIRECT = auto()  # 307
 
 
+@dataclass(frozen=True)
+class Said:
+    """A response of a gateway, word for word; `{credential}` in its body becomes what the request held."""
+
+    status: int
+    body: dict | list | str
+    headers: dict[str, str] = field(default_factory=dict)
+    kind: str = "application/json"
+
+
 PASSING = (
     *(Fault.BUSY, Fault.BUSY_SECONDS, Fault.BUSY_DATE, Fault.ERROR_JSON, Fault.ERROR_TEXT, Fault.ECHO, Fault.TRUNCATED),
     *(Fault.RESET, Fault.GARBAGE, Fault.WRONG_JSON, Fault.WRONG_TYPE, Fault.ERROR_IN_200, Fault.NO_CHOICES),
 )
-Plan = Callable[[str, int], Fault]  # (prompt, number of this try from 0) -> fault
+Plan = Callable[[str, int], Fault | Said]  # (prompt, number of this try from 0) -> fault
+
+
+class Window:
+    """A plan: so many requests in each window of so many seconds are answered, the others get `busy(seconds left)`."""
+
+    def __init__(
+        self, requests: int, seconds: float, *, busy: Callable[[float], Said], now: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.requests, self.seconds, self.busy, self.now = requests, seconds, busy, now
+        self.began, self.taken, self.refused = float("-inf"), 0, 0
+
+    def __call__(self, prompt: str, attempt: int) -> Fault | Said:
+        now = self.now()
+        if now >= self.began + self.seconds:
+            self.began, self.taken = now, 0
+        if self.taken < self.requests:
+            self.taken += 1
+            return Fault.NONE
+        self.refused += 1
+        return self.busy(self.began + self.seconds - now)
 
 
 def no_faults(prompt: str, attempt: int) -> Fault:
@@ -100,7 +131,7 @@ class LoopbackServer:
         self.charged: Counter[str] = Counter()
         self.keys: dict[str, set[str]] = {}
         self.connections = self.busy = self.most_busy = 0
-        self.log: list[tuple[float, str, Fault]] = []
+        self.log: list[tuple[float, str, Fault | Said]] = []
         self._loop = asyncio.new_event_loop()
 
     def __enter__(self) -> "LoopbackServer":
@@ -157,7 +188,14 @@ class LoopbackServer:
         finally:
             self.busy -= 1
 
-    async def _act(self, fault: Fault, prompt: str, credential: str, reader, writer) -> bool:
+    async def _act(self, fault: Fault | Said, prompt: str, credential: str, reader, writer) -> bool:
+        if isinstance(fault, Said):
+            text = fault.body if isinstance(fault.body, str) else json.dumps(fault.body)
+            text = text.replace("{credential}", credential.removeprefix("Bearer "))
+            headers = "".join(f"{name}: {value}\r\n" for name, value in fault.headers.items())
+            writer.write(whole(fault.status, text, kind=fault.kind, headers=headers))
+            await writer.drain()
+            return True
         if fault in (Fault.HANG, Fault.HANG_BODY):
             if fault is Fault.HANG_BODY:
                 writer.write(whole(200, body_of(prompt, self.answer(prompt)))[:-40])

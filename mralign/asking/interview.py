@@ -19,9 +19,9 @@ import pyarrow as pa
 from mralign.asking.json_reply import Fault, readable
 from mralign.chat.endings import TRUNCATED, ending_fault
 from mralign.config import Http
-from mralign.run.rejects import Reject, to_table
+from mralign.run.rejects import Reject, is_passing, to_table
 from mralign.run.store import StageDir, part_name
-from mralign.serving.calls import RETRIED, Failure, Stopped
+from mralign.serving.calls import Failure, Stopped
 from mralign.serving.conversation import Chat, ChatReply, ChatRequest, Message
 
 T = TypeVar("T")
@@ -103,7 +103,7 @@ async def commit_in_parts(
     them. Whatever `work` raises ends all and is raised here, as by `together`.
     """
     parts = {part_name(f"{start:06d}"): members[start : start + rows] for start in range(0, len(members), rows)}
-    done = {part for part in out.parts() if not RETRIED & set(_reasons(out, part))}
+    done = {part for part in out.parts() if not any(map(is_passing, _reasons(out, part)))}
     room = asyncio.Semaphore(at_once or max(1, len(parts)))
 
     async def make(name: str) -> None:

@@ -76,6 +76,9 @@ class Search(Section):
     timeout_s: Speed[float] = Field(60, gt=0)
     max_retries: Speed[int] = Field(8, ge=0)
     max_backoff_s: Speed[float] = Field(60, gt=0)
+    requests_per_minute: Speed[float | None] = Field(None, gt=0, description="As in http, like the two below.")
+    max_rate_limited_s: Speed[float] = Field(7200, gt=0)
+    max_refusals: Speed[int | None] = Field(5, ge=1)
 
 
 class Retrieval(Section):

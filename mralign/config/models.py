@@ -148,3 +148,17 @@ class Http(Section):
     budget: Speed[float | None] = Field(
         None, ge=0, description="Money that this run directory may spend here, earlier runs on it included."
     )
+    requests_per_minute: Speed[float | None] = Field(
+        None, gt=0, description="Requests are spread so that no more are sent; null: as fast as it answers."
+    )
+    tokens_per_minute: Speed[float | None] = Field(
+        None, gt=0, description="The same for tokens of prompts and answers: estimated, then corrected by the usage."
+    )
+    max_rate_limited_s: Speed[float] = Field(
+        7200, gt=0, description="Seconds with nothing but 429 after which the run stops; the next one goes on."
+    )
+    max_refusals: Speed[int | None] = Field(
+        5,
+        ge=1,
+        description="Refusals of one kind in a row, and no answer, after which the run stops; null: none stops it.",
+    )

@@ -18,6 +18,12 @@ class Run(Section):
     dir: Speed[str] = Field("runs/default", description="Run directory: a local path or any pyarrow file-system URI.")
     seed: int = Field(0, ge=0)
     reject_limit: Speed[float] = Field(0.2, ge=0, le=1, description="Share of rows a stage may reject before it fails.")
+    lost_limit: Speed[float] = Field(
+        0,
+        ge=0,
+        le=1,
+        description="Share of rows that a stage may give up which an endpoint failed to answer; 0: it asks them again.",
+    )
     local_cpus: Speed[int] = Field(6, ge=2, description="Logical CPUs of the local Ray when no cluster is running.")
 
 

@@ -61,6 +61,9 @@ class HttpSearch:
                 timeout_s=settings.timeout_s,
                 max_retries=settings.max_retries,
                 max_backoff_s=settings.max_backoff_s,
+                requests_per_minute=settings.requests_per_minute,
+                max_rate_limited_s=settings.max_rate_limited_s,
+                max_refusals=settings.max_refusals,
             ),
             cache=cache,
             clock=clock,
@@ -84,7 +87,7 @@ class HttpSearch:
             return answer
         fault = results_fault(answer.body, path=self.settings.results)  # it was kept under another `results`
         if fault:
-            return Failure("malformed_reply", fault)
+            return Failure("unreadable_results", fault)  # the answer is kept: asked again, it would be the same
         return read_snippets(at(answer.body, self.settings.results), fields=self.settings.fields)[:top_k]
 
 

@@ -26,7 +26,7 @@ from mralign.run.changes import differences, newest_result
 from mralign.run.interruption import check as check_interruption
 from mralign.run.placement import NotInstalled, check_room, rehearse
 from mralign.run.placement import describe as describe_workers
-from mralign.run.rejects import check_limit, count_reasons
+from mralign.run.rejects import check_limit, check_passing, count_reasons
 from mralign.run.stage import Context, Stage, all_checks, log
 from mralign.run.store import Manifest, StageDir, absolute, digest, fingerprint
 
@@ -303,7 +303,9 @@ def run_stage(config: RunConfig, item: Planned) -> Manifest:
     began = time.monotonic()
     outcome = item.stage.run(Context(config, item.out, item.upstream))
     check_interruption()
-    reasons = count_reasons(item.out.read_rejects())
+    rejects = item.out.read_rejects()
+    check_passing(rejects, stage=item.stage.name, rows_in=outcome.rows_in, limit=config.run.lost_limit)
+    reasons = count_reasons(rejects)
     if item.stage.name not in _SELECTIVE:
         check_limit(
             stage=item.stage.name,

@@ -3,11 +3,13 @@
 A stage's pure function returns the rows it kept and a list of `Reject`; the wiring writes both and the manifest
 counts the reasons. Whatever a program wants to know of a reject (its data set, its polarity, whose reply it was) is a
 field of its own; the detail is for people. `check_limit` fails a stage whose share of rejects is above its limit and
-says where to look. `is_passing` is the one rule of which rows are asked again.
+says where to look. `is_passing` is the one rule of which rows are asked again, and `check_passing` keeps a stage that
+has some from being sealed.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
@@ -18,7 +20,7 @@ import pyarrow as pa
 from mralign.rows import columns
 from mralign.rows.schema import Reject
 
-__all__ = ["PASSING", "Reject", "check_limit", "count_reasons", "is_passing", "to_table"]
+__all__ = ["PASSING", "Reject", "check_limit", "check_passing", "count_reasons", "is_passing", "to_table"]
 
 # Why an endpoint or a search gave no answer this time. A reply that says so was never an answer of the model.
 PASSING = frozenset({"rate_limited", "server_error", "timeout", "connection", "malformed_reply", "usage_missing"})
@@ -27,8 +29,9 @@ PASSING = frozenset({"rate_limited", "server_error", "timeout", "connection", "m
 def is_passing(reason: str) -> bool:
     """Whether another try may mend the failure that a reject has as its reason: its row is then asked again.
 
-    That is so of every failure of an endpoint (`PASSING`), and of a call that it refused (http_<status>: a wrong name
-    or setting, perhaps corrected since). A refused call had no price.
+    That is so of every failure of an endpoint (`PASSING`), and of a call that it refused when it served no other
+    (http_<status>: a wrong name or setting, perhaps corrected since). A refused call had no price. It is not so of
+    `refused`: the endpoint served others, and not this row.
     """
     return reason in PASSING or reason.startswith("http_")
 
@@ -49,8 +52,29 @@ def count_reasons(table: pa.Table) -> dict[str, int]:
     return dict(Counter(table.column("reason").to_pylist()).most_common())
 
 
+def check_passing(rejects: pa.Table, *, stage: str, rows_in: int, limit: float) -> None:
+    """Raise ValueError if more than the share `limit` of `rows_in` rows was rejected for reasons that may pass."""
+    lost: Counter[str] = Counter()
+    details: dict[str, str] = {}
+    for reason, detail in zip(*(rejects.column(name).to_pylist() for name in ("reason", "detail")), strict=True):
+        if is_passing(reason):
+            lost[reason] += 1
+            details[reason] = detail
+    if lost.total() <= limit * rows_in:
+        return
+    reasons = dict(lost.most_common())
+    last = details[next(iter(reasons))]
+    share = math.ceil(lost.total() / max(rows_in, 1) * 10_000) / 10_000
+    raise ValueError(
+        f"stage {stage}: {lost.total()} of {rows_in} rows have no answer yet, {reasons}. The last that came: "
+        f"{last:.300}. Run the same command again: only these rows are asked. If they will never be answered, "
+        f"run.lost_limit={share:g} (a share of the rows, now {limit:g}) goes on without them"
+    )
+
+
 def check_limit(*, stage: str, reasons: dict[str, int], rows_in: int, limit: float, path: str) -> None:
-    """Raise ValueError if rejects / rows_in exceeds `limit` (a share in [0, 1])."""
+    """Raise ValueError if rejects / rows_in exceeds `limit` (a share in [0, 1]); those that may pass do not count."""
+    reasons = {reason: count for reason, count in reasons.items() if not is_passing(reason)}
     rejected = sum(reasons.values())
     if rejected > limit * rows_in:
         raise ValueError(

@@ -4,7 +4,8 @@ Calls enter; a reply or a failure leaves for each, in the order in which they co
 cache before anybody sees it, so a run that was killed or has stopped at its budget goes on where it was and pays for no
 answer twice. What cannot be helped: an answer that the server made but that never arrived whole (connection reset, body
 cut, timeout) is asked for again, and its cost is not known here. The requests carry the cache key as `Idempotency-Key`;
-a server that honours it charges once all the same.
+a server that honours it charges once all the same. How fast it is asked is `pacing.py`, what a response means
+`http_response.py`, and whether a refusal is of one row or of all `refusals.py`.
 
 aiohttp, not httpx: one timeout for a whole response where httpx has one for each read, no log lines of its own, Ray
 brings it along, and 64 requests at once cost it 0.14 ms of CPU each where httpx takes 4 ms (loopback, two cores).
@@ -17,7 +18,7 @@ import json
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from decimal import Decimal
 from types import TracebackType
@@ -30,20 +31,22 @@ import aiohttp
 from mralign.config import Http
 from mralign.run.store import Directory
 from mralign.serving.api_key import ApiKey
-from mralign.serving.backoff import Clock, Gate, backoff_s, retry_after_s
+from mralign.serving.backoff import Clock, backoff_s, used_up_wait_s
 from mralign.serving.calls import (
-    RETRIED,
     BudgetExceeded,
     Call,
     EndpointRefused,
     Failure,
+    Refusal,
     Reply,
-    Response,
     Stopped,
     failure_detail,
-    read_response,
 )
+from mralign.serving.http_response import Response, read_response
+from mralign.serving.pacing import Pace, estimated_tokens
+from mralign.serving.refusals import Refusals
 from mralign.serving.response_cache import Entry, ResponseCache, call_key
+from mralign.serving.stop_messages import StopMessages
 
 _CONNECT_S = 30.0  # longest wait for a connection
 _MILLION = 1_000_000
@@ -97,14 +100,14 @@ class Endpoint:
         self.settings, self.tally = settings, Tally()
         self._base_url, self._cache = settings.base_url.rstrip("/"), ResponseCache(cache)
         self._key = key or ApiKey.from_environment(settings.key_env)
-        self._fault_of, self._setting = fault_of, setting
+        self._fault_of, self._messages = fault_of, StopMessages(settings, key=self._key, setting=setting)
         self._clock = clock or Clock()
-        self._gate, self._slots = Gate(self._clock), asyncio.Semaphore(settings.concurrency)
+        self._pace = Pace(settings, clock=self._clock)
+        self._refusals = Refusals(limit=settings.max_refusals, on_end=self._end_refused)
         self._prices = Decimal(str(settings.price_prompt)), Decimal(str(settings.price_completion))
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._opening, self._session = asyncio.Lock(), None
-        self._resting: set[asyncio.Task[None]] = set()
-        self._refusal, self._answered = "", False
+        self._ending, self._reached = "", False  # why nothing more is sent; whether any response has ever come
 
     _session: aiohttp.ClientSession | None
 
@@ -129,17 +132,20 @@ class Endpoint:
         await self._open()
         key = call_key(call, base_url=self._base_url)
         async with self._locks.setdefault(key, asyncio.Lock()):
-            entry = await asyncio.to_thread(self._cache.read, key)
-            if entry is not None:
-                self.tally.cached += 1
-                return entry.reply()
-            answer = await self._ask(call, key=key)
+            with self._refusals.asking():
+                entry = await asyncio.to_thread(self._cache.read, key)
+                if entry is not None:
+                    self.tally.cached += 1
+                    self._refusals.answered = True
+                    return entry.reply()
+                answer = await self._ask(call, key=key)
         self.tally.failed += isinstance(answer, Failure)
         return answer
 
     async def stream(self, calls: Iterable[Call]) -> AsyncIterator[tuple[Call, Reply | Failure]]:
         """Each call with its reply or failure, as they come; `calls` is drawn from only when there is room.
 
+        A call whose refusal is held back gives its room to others: their answers tell whether it is to blame.
         When nothing may be sent any more, the requests in flight still arrive and are yielded; then raises
         BudgetExceeded or EndpointRefused. Closing the iterator early abandons what is in flight.
         """
@@ -147,15 +153,16 @@ class Endpoint:
         stopped = False
         try:
             while True:
-                while not stopped and len(running) < self.settings.concurrency:
+                while not stopped and len(running.keys() - self._refusals.held_tasks) < self.settings.concurrency:
                     call = next(coming, None)
                     if call is None:
                         break
                     running[asyncio.create_task(self.complete(call))] = call
                 if not running:
                     break
-                done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
+                ends: set[asyncio.Future[Any]] = {*running, self._refusals.next_hold}
+                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+                for task in [task for task in running if task.done()]:
                     call = running.pop(task)
                     if isinstance(task.exception(), Stopped):
                         stopped = True
@@ -167,24 +174,6 @@ class Endpoint:
             await asyncio.gather(*running, return_exceptions=True)
         if stopped:
             self._check_may_send()  # now, so that its figures hold what has arrived since
-
-    async def _rest(self, waiting: Coroutine[Any, Any, None]) -> None:
-        """Wait, or until nothing may be sent any more: whoever rests must ask that again."""
-        rest = asyncio.create_task(waiting)
-        self._resting.add(rest)
-        try:
-            await asyncio.wait([rest])
-        finally:
-            rest.cancel()
-            self._resting.discard(rest)
-        if not rest.cancelled():
-            rest.result()
-
-    def _wake_if_stopped(self) -> None:
-        """A pause may last an hour; no call, of whatever stream, sleeps to its end only to be told to stop."""
-        if self._reason_to_stop() is not None:
-            for rest in self._resting:
-                rest.cancel()
 
     async def _open(self) -> None:
         async with self._opening:
@@ -199,57 +188,77 @@ class Endpoint:
                 )
 
     async def _ask(self, call: Call, *, key: str) -> Reply | Failure:
-        """Send a call until it is answered, refused, or out of tries."""
-        tries = 1
+        """Send a call until it is answered, refused, or out of tries. A 429 takes none of them: it is of everybody."""
+        sent = failed = 0
         while True:
-            answer = await self._send(call, key=key, tries=tries)
-            if isinstance(answer, Reply) or answer.reason not in RETRIED:
+            sent += 1
+            answer = await self._send(call, key=key, tries=sent)
+            if isinstance(answer, Reply):
                 return answer
-            if tries > self.settings.max_retries:
-                self._refuse_after(answer)
+            if isinstance(answer, Refusal):
+                return await self._settle(answer)
+            failed += answer.reason != "rate_limited"
+            if failed > self.settings.max_retries:
+                self._give_up(answer)
                 return answer
             self._check_may_send()
             self.tally.retries[answer.reason] += 1
-            wait = backoff_s(tries, longest_s=self.settings.max_backoff_s, draw=random.random())
-            await self._rest(self._clock.sleep(wait))
-            tries += 1
+            if answer.reason != "rate_limited":
+                wait = backoff_s(failed, longest_s=self.settings.max_backoff_s, draw=random.random())
+                await self._pace.rest(self._clock.sleep(wait))
 
     async def _send(self, call: Call, *, key: str, tries: int) -> Reply | Failure:
-        """One try. From the check of the budget to the request there is no await: nothing slips in between."""
-        async with self._slots:
-            self._check_may_send()
-            await self._rest(self._gate.passed())
-            self._check_may_send()
+        """One try, when its turn has come."""
+        tokens = estimated_tokens(call.payload)
+        async with self._pace.turn(tokens=tokens, may_send=self._check_may_send) as turn:
+            number = self._refusals.sending()
             try:
                 answer = await self._post(call, key=key, tries=tries)
-                if isinstance(answer, Reply):
-                    await self._keep(answer, key=key, row_id=call.key_id)
-                return answer
             except EndpointRefused as error:
-                self._refusal = str(error)
-                self._wake_if_stopped()
+                self._end(str(error))
                 raise
+            if isinstance(answer, Reply):
+                self._pace.answered(more_tokens=answer.prompt_tokens + answer.completion_tokens - tokens)
+                await self._keep(answer, key=key, row_id=call.key_id)
+                self._refusals.answer(number)
+            elif answer.reason == "rate_limited":
+                self._slow_down(answer, turn=turn)
+            elif answer.wait_s is not None:
+                self._pace.shut(answer.wait_s, words=answer.detail)
+            return answer
 
     async def _post(self, call: Call, *, key: str, tries: int) -> Reply | Failure:
         """Send the request and read the whole response. Exceptions end here: some of aiohttp's hold the headers."""
         assert self._session is not None
         self.tally.requests += 1
         headers = {"Content-Type": "application/json", "Idempotency-Key": key} | self._key.headers()
+        now = time.time()
         try:
             async with self._session.post(
                 self._base_url + call.path, data=json.dumps(call.payload), headers=headers, allow_redirects=False
             ) as response:
-                self._answered = True
-                self._heed(response)
-                whole = Response(response.status, response.content_type, await response.read())
+                self._reached = True
+                raw, now = await response.read(), time.time()
+                whole = Response(response.status, response.content_type, raw, response.headers, now)
+        except aiohttp.ClientConnectorCertificateError as error:
+            detail = failure_detail(f"{type(error).__name__}: {error}", key=self._key)
+            raise EndpointRefused(self._messages.untrusted(detail)) from None
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             return Failure(_reason(error), failure_detail(f"{type(error).__name__}: {error}", key=self._key))
+        used_up = used_up_wait_s(whole.headers, now=now) if whole.status == 200 else None
+        if used_up is not None:  # as long as the server would have us wait, but it has not refused anything yet
+            self._pace.shut(min(used_up, self.settings.max_backoff_s), words="its limit is used up")
         return read_response(whole, key=self._key, priced=any(self._prices), tries=tries, fault_of=self._fault_of)
 
-    def _heed(self, response: aiohttp.ClientResponse) -> None:
-        pause = retry_after_s(response.headers, now=time.time())
-        if response.status != 200 and pause is not None:
-            self._gate.shut(pause)
+    async def _settle(self, refusal: Refusal) -> Failure:
+        """The loss of a refused row. Raises EndpointRefused where every row is refused."""
+        if self._refusals.end_all(refusal):
+            self._end_refused(refusal)
+        else:
+            failure = await self._refusals.settled(refusal)
+        if self._ending:
+            raise EndpointRefused(self._ending)
+        return failure
 
     async def _keep(self, reply: Reply, *, key: str, row_id: str) -> None:
         """Count the money at once, so that no request is sent beyond it, then write the entry."""
@@ -259,7 +268,8 @@ class Endpoint:
         self.tally.prompt_tokens += reply.prompt_tokens
         self.tally.completion_tokens += reply.completion_tokens
         self.tally.spent += cost
-        self._wake_if_stopped()
+        if self._reason_to_stop() is not None:
+            self._pace.wake()
         entry = Entry(key, row_id, str(cost), reply.prompt_tokens, reply.completion_tokens, reply.body)
         await asyncio.to_thread(self._cache.write, entry)
 
@@ -268,33 +278,41 @@ class Endpoint:
         if stop is not None:
             raise stop
 
+    def _end(self, reason: str) -> None:
+        """Nothing more is sent: whoever waits is told so."""
+        self._ending = self._ending or reason
+        self._pace.wake()
+        self._refusals.release()
+
+    def _end_refused(self, refusal: Refusal) -> None:
+        """End because every call is refused."""
+        self._end(self._messages.refused(refusal))
+
+    def _slow_down(self, failure: Failure, *, turn: int) -> None:
+        """All requests wait. Raises EndpointRefused where that would last longer than `max_rate_limited_s`."""
+        silent_s = self._pace.slow_down(turn=turn, asked_s=failure.wait_s, words=failure.detail)
+        if silent_s > self.settings.max_rate_limited_s:
+            self._end(self._messages.limited(failure, silent_s=silent_s))
+            raise EndpointRefused(self._ending)
+
+    def _give_up(self, failure: Failure) -> None:
+        """Raise EndpointRefused where the tries of a call have run out and no other would fare better."""
+        if failure.reason == "connection" and not self._reached:
+            self._end(self._messages.unreachable(failure))
+        if failure.reason == "usage_missing":
+            self._end(self._messages.without_usage(failure))
+        if self._refusals.exhausted():
+            self._end(self._messages.down(failure))
+        if self._ending:
+            raise EndpointRefused(self._ending)
+
     def _reason_to_stop(self) -> Stopped | None:
-        if self._refusal:
-            return EndpointRefused(self._refusal)
+        if self._ending:
+            return EndpointRefused(self._ending)
         budget, spent = self.settings.budget, self.tally.spent_before + self.tally.spent
         if budget is not None and spent >= Decimal(str(budget)):
-            return BudgetExceeded(
-                f"http.budget={budget:g} is spent: the replies in {self._cache.directory.uri} have cost "
-                f"{spent.normalize():f}. Raise http.budget (the annotator's own, where it has one) and run the same "
-                f"command again; those replies cost nothing"
-            )
+            return BudgetExceeded(self._messages.spent(spent, cache=self._cache.directory.uri))
         return None
-
-    def _refuse_after(self, failure: Failure) -> None:
-        """Raise EndpointRefused where the last try says that no other call would fare better."""
-        if failure.reason == "connection" and not self._answered:
-            self._refusal = (
-                f"{self._setting}={self.settings.base_url} has never answered: {failure.detail:.300}. Start the server "
-                f"or correct the address, and run the same command again"
-            )
-        if failure.reason == "usage_missing":
-            self._refusal = (
-                "the endpoint does not say how many tokens it used, so money cannot be counted (http.price_prompt, "
-                f"http.price_completion, http.budget): set both prices to 0 and budget to null. {failure.detail:.300}"
-            )
-        if self._refusal:
-            self._wake_if_stopped()
-            raise EndpointRefused(self._refusal)
 
 
 def _reason(error: Exception) -> str:

@@ -11,6 +11,7 @@ from mralign.config import parse
 from mralign.evaluation.evidence_stage import EVIDENCE_STAGE, Searching
 from mralign.retrieval.search import Snippet
 from mralign.rows.schema import EVIDENCE, QUESTIONS
+from mralign.run import pipeline
 from mralign.run.rejects import Reject
 from mralign.run.stage import Context
 from mralign.run.store import StageDir, digest, fingerprint, part_name
@@ -120,6 +121,21 @@ def test_a_failed_query_is_a_reject_and_only_it_is_asked_again(tmp_path):
         assert (outcome.rows_out, out.read_rejects().num_rows) == (3, 0)
         assert server.received == {"who": 1, "what": 3, "why": 1}
         assert rows_of(out)["test-00-0000/what"]["snippets"][0]["text"] == "mended"
+
+
+@pytest.mark.integration
+@on_ray
+def test_a_stage_whose_queries_failed_in_passing_is_not_sealed_and_the_next_run_makes_only_those(tmp_path):
+    script = {"who": [hits("one")], "what": [Answer(status=503)] * 2 + [hits("mended")], "why": [hits("three")]}
+    source, out = questions_of(tmp_path, PARTS), out_of(tmp_path)
+    item = pipeline.Planned(EVIDENCE_STAGE, out, {"questions": source}, {}, {}, None)
+    with SearchServer(script.__getitem__) as server:
+        with pytest.raises(ValueError, match=r"evidence: 1 of 3 rows have no answer yet, .*server_error.*HTTP 503"):
+            pipeline.run_stage(http(tmp_path, server), item)
+        assert out.manifest() is None and server.received == {"who": 1, "what": 2, "why": 1}
+        manifest = pipeline.run_stage(http(tmp_path, server), item)
+        assert (manifest.rows_out, manifest.rejects) == (3, {}) and out.manifest() == manifest
+        assert server.received == {"who": 1, "what": 3, "why": 1}
 
 
 class Scripted:

@@ -19,14 +19,15 @@ from mralign.run import pipeline
 
 MARKED = {
     "speed": {
-        *("Run.dir", "Run.local_cpus", "Run.reject_limit"),
+        *("Run.dir", "Run.local_cpus", "Run.lost_limit", "Run.reject_limit"),
         *("Engine.batch_size", "Engine.cpu_kv_cache_gib", "Engine.cpus_per_replica", "Engine.enforce_eager"),
         *("Engine.gpu_memory_utilization", "Engine.gpus_per_replica", "Engine.max_num_seqs", "Engine.max_replicas"),
         *("Engine.min_replicas", "Engine.pipeline_parallel", "Engine.tensor_parallel"),
         *("Http.budget", "Http.concurrency", "Http.key_env", "Http.max_backoff_s", "Http.max_retries"),
-        *("Http.price_completion", "Http.price_prompt", "Http.timeout_s"),
+        *("Http.max_rate_limited_s", "Http.max_refusals", "Http.price_completion", "Http.price_prompt"),
+        *("Http.requests_per_minute", "Http.timeout_s", "Http.tokens_per_minute"),
         *("Search.concurrency", "Search.key_env", "Search.key_header", "Search.max_backoff_s", "Search.max_retries"),
-        "Search.timeout_s",
+        *("Search.max_rate_limited_s", "Search.max_refusals", "Search.requests_per_minute", "Search.timeout_s"),
         "Transitions.em",
         *("Training.checkpoint_every", "Training.gradient_checkpointing", "Training.log_every"),
         *("Training.max_failures", "Training.micro_batch_tokens", "Training.packing", "Training.push_to"),

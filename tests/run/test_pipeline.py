@@ -469,6 +469,44 @@ def test_a_stage_with_too_many_rejects_fails_and_is_not_sealed(miniworld, monkey
     assert pipeline.plan(miniworld())[0].manifest.rejects == {"odd": 2, "long": 1}
 
 
+def asker(*turns):
+    """A stage of ten rows; each run commits rejects of the next of `turns`, a reason and a detail for each reject."""
+    left = list(turns)
+
+    def run(context):
+        rejects = [Reject(f"r{n}", reason, detail) for n, (reason, detail) in enumerate(left.pop(0))]
+        kept = pa.table({"row_id": [f"a{n}" for n in range(len(rejects), 10)]})
+        context.out.commit(part_name("0"), kept, schema=ROWS, rejects=to_table(rejects))
+        return Outcome(10, kept.num_rows)
+
+    return Stage(name="a", run=run, matters=lambda config: None)
+
+
+def test_a_stage_with_rows_that_may_still_be_answered_is_not_sealed(miniworld, monkeypatch):
+    lost = [("timeout", "30 s"), ("server_error", "HTTP 503: busy"), ("server_error", "HTTP 502: gone"), ("odd", "x")]
+    stage = asker(lost, [("odd", "x")])
+    with pytest.raises(ValueError, match=r"stage a: 3 of 10 rows have no answer yet") as error:
+        go(miniworld(), monkeypatch, stage)
+    for part in (
+        "{'server_error': 2, 'timeout': 1}",
+        "HTTP 502: gone",
+        "only these rows are asked",
+        "run.lost_limit=0.3",
+    ):
+        assert part in str(error.value)
+    assert pipeline.plan(miniworld())[0].manifest is None
+    go(miniworld(), monkeypatch, stage)
+    assert pipeline.plan(miniworld())[0].manifest.rejects == {"odd": 1}
+
+
+def test_losses_that_the_user_allows_are_sealed(miniworld, monkeypatch):
+    stage = asker(*[[("server_error", "HTTP 500"), ("http_400", "HTTP 400")]] * 2)
+    with pytest.raises(ValueError, match=r"2 of 10 rows .*run\.lost_limit=0\.2 .*now 0\.19"):
+        go(miniworld("run.lost_limit=0.19"), monkeypatch, stage)
+    go(miniworld("run.lost_limit=0.2"), monkeypatch, stage)
+    assert pipeline.plan(miniworld())[0].manifest.rejects == {"server_error": 1, "http_400": 1}
+
+
 def test_a_share_at_the_limit_passes_and_a_funnel_has_none(miniworld, monkeypatch):
     go(miniworld(), monkeypatch, writer("a", calls=[], rejected=2), writer("candidates", calls=[], rejected=9))
     assert [sum(item.manifest.rejects.values()) for item in pipeline.plan(miniworld())] == [2, 9]

@@ -60,4 +60,11 @@ def test_the_message_names_stage_share_limit_reasons_place_and_remedy():
 def test_what_an_endpoint_may_mend_passes_and_what_the_row_is_stays():
     passing = ["rate_limited", "server_error", "timeout", "connection", "malformed_reply", "usage_missing"]
     assert all(map(is_passing, [*passing, "http_400", "http_404"]))
-    assert not any(map(is_passing, ["truncated", "prompt_too_long", "engine_error", "no_json", "http", ""]))
+    assert not any(map(is_passing, ["refused", "truncated", "prompt_too_long", "engine_error", "no_json", "http", ""]))
+
+
+def test_what_may_pass_does_not_count_as_rejected():
+    reasons = {"rate_limited": 9, "http_400": 1, "odd": 2}
+    check_limit(stage="s", reasons=reasons, rows_in=20, limit=0.1, path="/run/rejects")
+    with pytest.raises(ValueError, match=r"2 of 20 rows .*Reasons: \{'odd': 2\}"):
+        check_limit(stage="s", reasons=reasons, rows_in=20, limit=0.09, path="/run/rejects")
