@@ -38,19 +38,20 @@ def to_table(rows: Iterable[_Row], row_class: type[_Row]) -> pa.Table:
 
     Raises ValueError if a row lacks a value where its class allows no None.
     """
-    rows = list(rows)
     kind: Any = row_class  # mypy does not take type[_Row] for hashable
-    schema, hints = schema_of(kind), _hints(kind)
-    columns = []
-    for field in schema:
-        column = pa.array([_plain(getattr(row, field.name)) for row in rows], field.type)
-        if column.null_count and not _may_be_none(hints[field.name]):
+    values = [vars(row) for row in rows]
+    nested = _nested_fields(kind)
+    if nested:
+        values = [row | {name: _plain(row[name]) for name in nested} for row in values]
+    table = pa.Table.from_pylist(values, schema=schema_of(kind))
+    for name, hint in _hints(kind).items():
+        missing = table.column(name).null_count
+        if missing and not _may_be_none(hint):
             raise ValueError(
-                f"{column.null_count} of {len(rows)} rows of {row_class.__name__} have no {field.name}; allowed is a "
-                f"value in each: give one, or let the class say that it may be None"
+                f"{missing} of {len(values)} rows of {row_class.__name__} have no {name}; allowed is a value in each: "
+                f"give one, or let the class say that it may be None"
             )
-        columns.append(column)
-    return pa.table(columns, schema=schema)
+    return table
 
 
 def from_table(table: pa.Table, row_class: type[_Row]) -> list[_Row]:
@@ -60,10 +61,12 @@ def from_table(table: pa.Table, row_class: type[_Row]) -> list[_Row]:
     """
     kind: Any = row_class
     readers = {name: reader for name, reader in _readers(kind).items() if name in table.column_names}
-    columns = [list(map(reader, table.column(name).to_pylist())) for name, reader in readers.items()]
-    if not columns:
-        return [row_class() for _ in range(table.num_rows)]
-    return [row_class(**dict(zip(readers, values, strict=True))) for values in zip(*columns, strict=True)]
+    values = table.select(list(readers)).to_pylist()
+    for name, reader in readers.items():
+        if reader is not _as_it_is:
+            for row in values:
+                row[name] = reader(row[name])
+    return [row_class(**row) for row in values]
 
 
 def cast(table: pa.Table, schema: pa.Schema) -> pa.Table:
@@ -121,12 +124,23 @@ def _is_enum(hint: Any, kind: type) -> bool:
     return isinstance(hint, type) and issubclass(hint, kind)
 
 
+@cache
+def _nested_fields(row_class: type) -> tuple[str, ...]:
+    """The fields that hold row classes, alone or in a list."""
+    types = {field.name: field.type for field in schema_of(row_class)}
+    return tuple(name for name, kind in types.items() if _holds_struct(kind))
+
+
+def _holds_struct(kind: pa.DataType) -> bool:
+    return pa.types.is_struct(kind) or (pa.types.is_list(kind) and _holds_struct(kind.value_type))
+
+
 def _plain(value: Any) -> Any:
-    """A value as Arrow takes it: row classes become dictionaries, also within a list."""
-    if is_dataclass(value):
-        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
-    if isinstance(value, list) and value and is_dataclass(value[0]):
+    """A row class as a dictionary, and a list of them as a list of dictionaries: Arrow takes those."""
+    if isinstance(value, list):
         return [_plain(item) for item in value]
+    if is_dataclass(value):
+        return {name: _plain(inner) for name, inner in vars(value).items()}
     return value
 
 

@@ -63,10 +63,11 @@ class Sampling:
 
 def build_requests(questions: pa.Table, *, modes: Sequence[str], draws: int, seed: int) -> pa.Table:
     """One row a (question, mode, draw) of schema REQUESTS; the seed of a row depends on `seed` and its id only."""
+    asked_modes = [Mode(mode) for mode in modes]
     requests: list[Request] = []
     for question in from_table(questions, Question):
-        for mode, draw in product(modes, range(draws)):
-            requests.append(draw_request(question, mode=Mode(mode), draw=draw, seed=seed))
+        for mode, draw in product(asked_modes, range(draws)):
+            requests.append(draw_request(question, mode=mode, draw=draw, seed=seed))
     return to_table(requests, Request)
 
 
