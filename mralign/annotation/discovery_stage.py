@@ -19,7 +19,7 @@ from mralign.annotation.open_interview import OpenLabelling
 from mralign.annotation.open_labels import INSTRUCTION, sample_ids
 from mralign.asking.annotator import ResolvedAnnotator, check_annotator, resolve
 from mralign.asking.chats import SharedEngine, asking_faults
-from mralign.config import Annotator, RunConfig
+from mralign.config import Annotator, RunConfig, named
 from mralign.rows.schema import CANDIDATES, OPEN_LABELS
 from mralign.run.placement import DEALING, Fault, Workers
 from mralign.run.stage import Context, Outcome, Stage, all_checks, log
@@ -43,22 +43,15 @@ def labeller_of(config: RunConfig) -> Annotator:
     return labeller
 
 
-def _matters(config: RunConfig) -> dict[str, Any]:
-    """What changes the open labels; `model_digest` stands for the files of a model of ours."""
-    labeller = resolve(labeller_of(config), config=config)
-    http, model = labeller.http, labeller.model
-    return {
-        "sample": config.discovery.sample,
-        "seed": [config.run.seed, labeller.seed],
-        "show_answers": config.annotation.show_answers,
-        "instruction": INSTRUCTION,
-        "decoding": labeller.decoding.model_dump(mode="json"),
-        "mode": labeller.mode.model_dump(mode="json"),
-        "structured": labeller.structured,
-        "asked": [http.base_url, http.model or model.path, http.request]
-        if http
-        else [labeller.model_digest, labeller.serving.max_model_len],
-    }
+def _reads(config: RunConfig) -> dict[str, Any]:
+    labeller = config.filled(labeller_of(config))
+    discovery = config.discovery.model_copy(update={"labeller": labeller})
+    return {"discovery": discovery, **named(config, "annotation.show_answers", "run.seed")}
+
+
+def _inputs(config: RunConfig) -> dict[str, str]:
+    labeller = config.filled(labeller_of(config))
+    return labeller.model.inputs() if labeller.model else {}
 
 
 def _label(context: Context) -> Outcome:
@@ -137,7 +130,9 @@ def _lacks(config: RunConfig) -> list[str]:
 OPEN_LABELS_STAGE = Stage(
     name="open_labels",
     run=_label,
-    matters=_matters,
+    reads=_reads,
+    code=lambda config: {"instruction": INSTRUCTION},
+    inputs=_inputs,
     upstream=("candidates",),
     check=_check,
     lacks=_lacks,

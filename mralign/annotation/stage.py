@@ -24,7 +24,8 @@ from mralign.annotation.cues import load_rule_book
 from mralign.annotation.decide import annotate_by_cues, annotate_row
 from mralign.annotation.instruction import Trajectory, instructions, trajectory_of
 from mralign.annotation.resolved import ResolvedAnnotation, Roles, resolve_annotation, roles_of, taxonomy_of
-from mralign.asking.annotator import ResolvedAnnotator, chat_matters, check_annotator, check_budgets
+from mralign.annotation.taxonomy import PAPER
+from mralign.asking.annotator import ResolvedAnnotator, check_annotator, check_budgets
 from mralign.asking.chats import SharedEngine
 from mralign.chat.model_files import load_tokenizer, model_path
 from mralign.config import RunConfig, resolve_path
@@ -198,18 +199,21 @@ def _forecast(context: Context) -> str:
     return _expected(context, resolved=resolved, rows=rows)
 
 
-def _matters(config: RunConfig) -> dict[str, Any]:
+def _reads(config: RunConfig) -> dict[str, Any]:
     settings = config.annotation
-    chats = {role: chat_matters(a, config=config) for role, a in roles_of(settings).items() if a.engine != "cues"}
-    if not chats:
-        return {"threshold": settings.threshold}
-    return {
-        "threshold": settings.threshold,
-        "seed": config.run.seed,
-        "show_answers": settings.show_answers,
-        "instructions": instructions(taxonomy_of(settings)),
-        "chats": chats,
-    }
+    annotators = tuple(config.filled(annotator) for annotator in settings.annotators)
+    filled = {"annotators": annotators, "adjudicator": config.filled(settings.adjudicator)}
+    return {"annotation": settings.model_copy(update=filled), "run.seed": config.run.seed}
+
+
+def _code(config: RunConfig) -> dict[str, Any]:
+    """The paper's taxonomy where the user gives none (a file is an input), and the wording of what chats are told."""
+    found: dict[str, Any] = {}
+    if config.annotation.taxonomy is None:
+        found["taxonomy"] = [PAPER.labels, dict(PAPER.macro)]
+    if any(annotator.engine != "cues" for annotator in roles_of(config.annotation).values()):
+        found["instructions"] = instructions(PAPER)
+    return found
 
 
 def _inputs(config: RunConfig) -> dict[str, str]:
@@ -251,7 +255,8 @@ def _lacks(config: RunConfig) -> list[str]:
 ANNOTATION_STAGE = Stage(
     name="annotation",
     run=_run,
-    matters=_matters,
+    reads=_reads,
+    code=_code,
     upstream=("candidates",),
     inputs=_inputs,
     check=_check,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-from mralign.config import Annotator, Decoding, Engine, Http, Model, RunConfig, ThinkMode, resolve_path
+from mralign.config import Annotator, Decoding, Engine, Http, Model, RunConfig, ThinkMode, counted, resolve_path
 from mralign.run.store import absolute, digest, fingerprint
 from mralign.serving.chat_completions import Structured, chat_payload
 from mralign.serving.completions import amend
@@ -66,21 +66,7 @@ def resolve(annotator: Annotator, *, config: RunConfig) -> ResolvedAnnotator:
 def _digest(model: Model) -> str:
     """A name for the settings and the files of a model."""
     files = {name: digest(resolve_path(path)) for name, path in model.inputs().items()}
-    return fingerprint(stage="annotator", version=1, config=model.matters(), upstream={}, inputs=files)
-
-
-def chat_matters(annotator: Annotator, *, config: RunConfig) -> dict[str, Any]:
-    """What of the configuration changes the replies of an annotator with engine vllm or http."""
-    model, http = annotator.model or config.model, annotator.http or config.http
-    asked = {
-        "name": annotator.name,  # its seed comes from it
-        "decoding": annotator.decoding.model_dump(mode="json"),
-        "mode": annotator.mode.model_dump(mode="json") if annotator.mode else None,
-        "structured": annotator.structured,
-    }
-    if annotator.engine == "http":
-        return asked | {"base_url": http.base_url, "model": http.model or model.path, "request": http.request}
-    return asked | {"model": model.matters(), "max_model_len": (annotator.serving or config.engine).max_model_len}
+    return fingerprint(stage="annotator", version=1, config=counted({"model": model}), upstream={}, inputs=files)
 
 
 def _cache_name(own: Http | None, *, model_digest: str) -> str:

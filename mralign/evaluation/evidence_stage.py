@@ -87,15 +87,6 @@ def _figures(out: StageDir, parts: Sequence[str]) -> dict[str, Any]:
     return {"snippets_mean": sum(counts) / max(len(counts), 1), "without_snippets": counts.count(0)}
 
 
-def _matters(config: RunConfig) -> dict[str, Any]:
-    retrieval = config.evaluation.retrieval
-    matters = {"split": config.evaluation.split, "engine": retrieval.engine, "top_k": retrieval.top_k}
-    if retrieval.engine == "http":
-        asked = {"url", "request", "results", "fields"}
-        return matters | {"search": retrieval.search.model_dump(mode="json", include=asked)}
-    return matters | {"fields": dict(retrieval.fields)}
-
-
 def _inputs(config: RunConfig) -> Mapping[str, str]:
     retrieval = config.evaluation.retrieval
     return {"corpus": str(retrieval.corpus)} if retrieval.engine == "bm25" else {}
@@ -109,7 +100,8 @@ def _lacks(config: RunConfig) -> list[str]:
 EVIDENCE_STAGE = Stage(
     name="evidence",
     run=_run,
-    matters=_matters,
+    reads=("evaluation.split", "evaluation.retrieval"),
+    ignores=("evaluation.retrieval.prompt", "evaluation.retrieval.max_characters"),  # of what is made of snippets
     upstream=("questions",),
     inputs=_inputs,
     check=check_search,

@@ -186,7 +186,7 @@ def mark(config):
     return fingerprint(
         stage="evidence",
         version=EVIDENCE_STAGE.version,
-        config=EVIDENCE_STAGE.matters(config),
+        config=EVIDENCE_STAGE.settings(config),
         upstream={},
         inputs={name: digest(path) for name, path in EVIDENCE_STAGE.inputs(config).items()},
     )
