@@ -44,6 +44,7 @@ import json
 import time
 import uuid
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -154,12 +155,14 @@ def answers_of(
     request_of: Callable[[str], str] = str,
 ) -> list[Answer]:
     """One answer for each request, from rows and rejects in any order; `request_of` as in `stream`."""
-    by_request: dict[str, Answer] = {request["row_id"]: Answer([], []) for request in requests}
+    rows_of: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for row in rows:
-        cast(list, by_request[request_of(row["row_id"])].rows).append(row)
+        rows_of[request_of(row["row_id"])].append(row)
+    rejects_of: dict[str, list[Reject]] = defaultdict(list)
     for reject in rejects:
-        cast(list, by_request[request_of(reject.row_id)].rejects).append(reject)
-    return list(by_request.values())
+        rejects_of[request_of(reject.row_id)].append(reject)
+    row_ids = [request["row_id"] for request in requests]
+    return [Answer(rows_of[row_id], rejects_of[row_id]) for row_id in row_ids]
 
 
 def batch_key(row_ids: Sequence[str]) -> str:
@@ -304,23 +307,29 @@ class _Worker:
 
     def _commit(self, batch: pa.Table, answers: Sequence[Answer]) -> _Report:
         row_ids = batch.column("row_id").to_pylist()
-        finished = {row_id: one for row_id, one in zip(row_ids, answers, strict=True) if not one.stopped}
-        for row_id, answer in finished.items():
-            assert answer.rows or answer.rejects, f"nothing came of {row_id}: it would be asked for ever"
+        finished = {row_id: answer for row_id, answer in zip(row_ids, answers, strict=True) if not answer.stopped}
         tallies = {row_id: answer.took for row_id, answer in finished.items()}
         if finished:
-            assert self.schema is not None
             part = part_name(f"{batch.column('_part')[0]}-{batch_key(row_ids)}")
-            rows = [row for answer in finished.values() for row in answer.rows]
-            rejects = [reject for answer in finished.values() for reject in answer.rejects]
             if any(tallies.values()):
                 self.out.write_text(tally_name(part), json.dumps(tallies))
-            table = pa.Table.from_pylist(rows, schema=self.schema)
-            self.out.commit(part, table, schema=self.schema, rejects=to_table(rejects))
+            self._write(part, finished)
         took = add_tallies(tallies.values())
         number = next(self.batches)
         figures: dict[str, Any] = getattr(self.actor, "figures", dict)()
         return _Report(len(finished), self.ready, took, self.halted, self.name, number, figures)
+
+    def _write(self, part: str, finished: Mapping[str, Answer]) -> None:
+        """Commit the rows and rejects of requests."""
+        rows: list[Any] = []
+        rejects: list[Reject] = []
+        for row_id, answer in finished.items():
+            assert answer.rows or answer.rejects, f"nothing came of {row_id}: it would be asked for ever"
+            rows += answer.rows
+            rejects += answer.rejects
+        assert self.schema is not None
+        table = pa.Table.from_pylist(rows, schema=self.schema)
+        self.out.commit(part, table, schema=self.schema, rejects=to_table(rejects))
 
 
 def _with_answers(batch: pa.Table, answers: Sequence[Answer]) -> pa.Table:
