@@ -18,7 +18,7 @@ from importlib.metadata import PackageNotFoundError, version
 from mralign import __version__
 from mralign.chat.model_files import weight_files
 from mralign.config import RunConfig, resolve_path
-from mralign.run import template_dates
+from mralign.run import held, template_dates
 from mralign.run.interruption import check as check_interruption
 from mralign.run.placement import NotInstalled, check_room, rehearse
 from mralign.run.placement import describe as describe_workers
@@ -217,6 +217,11 @@ def run(config: RunConfig, planned: Sequence[Planned], *, start_ray: Callable[[]
     """
     check_nothing_lacks(config, planned)
     template_dates.remember(config)
+    with held.holding():
+        _run_stages(config, planned, start_ray=start_ray)
+
+
+def _run_stages(config: RunConfig, planned: Sequence[Planned], *, start_ray: Callable[[], None]) -> None:
     started = False
     rehearsed: dict[str, bool] = {}
     for number, item in enumerate(planned, 1):
@@ -231,6 +236,7 @@ def run(config: RunConfig, planned: Sequence[Planned], *, start_ray: Callable[[]
             rehearsed = _look_at_cluster(config, planned)
         if not rehearsed[item.stage.name]:
             _rehearse(config, item.stage, wait=True)
+        held.make_room(item.stage.workers(config))
         kept = len(item.out.parts())
         log.info("%s: %s", head, f"goes on from {kept} committed parts" if kept else "starts")
         manifest = run_stage(config, item)
@@ -250,7 +256,9 @@ def _look_at_cluster(config: RunConfig, planned: Sequence[Planned]) -> dict[str,
 
 
 def _rehearse(config: RunConfig, stage: Stage, *, wait: bool) -> bool:
-    return rehearse(stage.name, stage.workers(config), faults=stage.faults, config=config, wait=wait)
+    workers = tuple(stage.workers(config))
+    ask = partial(rehearse, stage.name, workers, faults=stage.faults, config=config, wait=wait)
+    return held.rehearse_once((stage.name, workers), ask, workers=workers)
 
 
 def run_stage(config: RunConfig, item: Planned) -> Manifest:

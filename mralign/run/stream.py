@@ -58,7 +58,7 @@ from mralign.run.store import StageDir, part_key, part_name
 
 _HALT = "halted.txt"  # written by the actor that learns that nothing may be asked any more, read by the others
 _CARRIED = ("_part", "_state", "_stopped")  # columns of a batch that are not the request's
-_RETRIES = 10  # of a batch whose actor died under it: one that kills every actor must not go on for ever
+RETRIES = 10  # of a batch whose actor died under it: one that kills every actor must not go on for ever
 
 
 @dataclass(frozen=True)
@@ -238,7 +238,7 @@ def _run(
                 fn_constructor_kwargs=given,
                 batch_size=1,
                 batch_format="pyarrow",
-                ray_remote_args_fn=lambda: {"max_task_retries": _RETRIES},
+                ray_remote_args_fn=lambda: {"max_task_retries": RETRIES},
                 **pool.arguments,
             )
     for block in data.iter_batches(batch_size=1, batch_format="pyarrow"):
@@ -318,7 +318,7 @@ class _Worker:
             table = pa.Table.from_pylist(rows, schema=self.schema)
             self.out.commit(part, table, schema=self.schema, rejects=to_table(rejects))
         self.batches += 1
-        figures = getattr(self.actor, "figures", dict)()
+        figures: dict[str, Any] = getattr(self.actor, "figures", dict)()
         took = add_tallies(tallies.values())
         return _Report(len(finished), self.ready, took, self.halted, self.name, self.batches, figures)
 

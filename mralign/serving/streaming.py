@@ -25,6 +25,7 @@ from mralign.run.stream import Pool, pack, stream, unpack
 from mralign.serving.remote import RemoteGenerator
 from mralign.serving.requests import Sampling, build_requests, request_of
 from mralign.serving.vllm import Generator, engine_faults, worker_environment
+from mralign.serving.warm import client_pool, keeps_engines
 
 _RETRIES = 10  # of a batch whose engine died under it: one that kills every engine must not go on for ever
 
@@ -65,6 +66,9 @@ def _requests_of(part: str, *, questions: StageDir, sampling: Sampling) -> pa.Ta
 
 def _pool(sampling: Sampling) -> Pool:
     if sampling.endpoint is None:
+        workers = engine_workers(sampling.engine)
+        if keeps_engines(workers):
+            return client_pool(sampling, workers=workers)
         return Pool(Generator, given={"sampling": sampling}, arguments=engine_pool(sampling.engine))
     arguments = endpoint_pool(sampling.endpoint, batch_size=sampling.engine.batch_size)
     return Pool(RemoteGenerator, given={"sampling": sampling}, arguments=arguments)
