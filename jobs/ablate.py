@@ -32,7 +32,7 @@ from mralign.config import RunConfig, to_yaml  # noqa: E402
 from mralign.report.export import comparison_sheet, result_sheet, result_table, write_tables  # noqa: E402
 from mralign.report.sheets import to_text  # noqa: E402
 from mralign.report.wording import aligned  # noqa: E402
-from mralign.run import lease, pipeline, template_dates  # noqa: E402
+from mralign.run import held, lease, pipeline, template_dates  # noqa: E402
 from mralign.run.store import Directory, absolute  # noqa: E402
 
 log = logging.getLogger("mralign")
@@ -57,8 +57,8 @@ def run(args: argparse.Namespace) -> None:
         print(run_tables.describe(plans))
         return
     home = Directory(f"{absolute(first.run.dir)}/tables/{table.name}")
-    with lease.hold(first.run.dir, take_over=args.take_over):
-        run_rows(rows, home=home)
+    with lease.hold(first.run.dir, take_over=args.take_over), held.holding():
+        run_rows(rows, home=home)  # a row asks the engines that the last one started
         print(publish(table, rows, home=home, with_published=args.published))
 
 
@@ -99,7 +99,7 @@ def publish(
 
 def closing(names: Iterable[str], *, home: Directory) -> str:
     """Where the table lies, and what to do next: each row's configuration runs by itself, and all it needs is there."""
-    places = [("table" if not n else "", f"{home.uri}/table.{kind}") for n, kind in enumerate(("md", "tex", "json"))]
+    places = [("table", f"{home.uri}/table.md"), ("", f"{home.uri}/table.tex"), ("", f"{home.uri}/table.json")]
     example = shlex.quote(f"{home.uri}/{row_files(names)[0]}")
     return aligned(
         [

@@ -14,7 +14,6 @@ import logging
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -64,14 +63,14 @@ def compare(args: argparse.Namespace, *, out: Path) -> None:
     start_ray(configs[args.worlds[0]])
     results = measure(args, prepared, out=out)
     chosen = choice.choose([row for row in results if row["split"] == "dev"])
-    judged = {_key(row) for row in chosen.values()}
-    table = choice.summarize(
-        [row for row in results if row["split"] == "test" and (_key(row) in judged or row["epochs"] is None)]
-    )
+    judged = {stage.setting_of(row) for row in chosen.values()}
+    methods = [row for row in results if row["split"] == "test" and stage.setting_of(row) in judged]
+    bases = [row for row in results if row["split"] == "test" and row["epochs"] is None]
     settings = [
-        f"  world {w} {m}: lr {r['learning_rate']:g}, {r['epochs']} epochs" for (w, m), r in sorted(chosen.items())
+        f"  world {world} {method}: lr {row['learning_rate']:g}, {row['epochs']} epochs"
+        for (world, method), row in sorted(chosen.items())
     ]
-    text = "\n".join([table, "", "chosen on dev:", *settings])
+    text = "\n".join([choice.summarize([*methods, *bases]), "", "chosen on dev:", *settings])
     (out / "table.txt").write_text(text + "\n")
     print(f"{text}\n\nevery checkpoint: {out / 'results.jsonl'}\nthis table: {out / 'table.txt'}")
 
@@ -82,19 +81,10 @@ def build_worlds(worlds: list[int], *, worlds_dir: Path, at_once: int) -> None:
     for start in range(0, len(missing), at_once):
         batch = missing[start : start + at_once]
         log.info("building worlds %s", batch)
-        commands = [
-            [
-                sys.executable,
-                "-m",
-                "mralign.miniworld",
-                "build",
-                "--seed",
-                str(w),
-                "--out",
-                str(worlds_dir / f"world-{w}"),
-            ]
-            for w in batch
-        ]
+        commands = []
+        for world in batch:
+            target = str(worlds_dir / f"world-{world}")
+            commands.append([sys.executable, "-m", "mralign.miniworld", "build", "--seed", str(world), "--out", target])
         running = [subprocess.Popen(command, cwd=HERE.parent) for command in commands]
         codes = [process.wait() for process in running]  # wait for all, also after a failure
         if any(codes):
@@ -114,7 +104,7 @@ def configure(world: int, *, worlds_dir: Path, out: Path, epochs: int) -> RunCon
 
 
 def measure(args: argparse.Namespace, prepared: dict[int, stage.Prepared], *, out: Path) -> list[dict[str, Any]]:
-    """The grid on dev, then every method's choice once on test, and the base on test; the rows of this comparison.
+    """The base on test, the grid on dev, then every method's choice once on test; the rows of this comparison.
 
     Rows of an earlier comparison count where everything they stand on is the same (`mark`).
     """
@@ -126,30 +116,29 @@ def measure(args: argparse.Namespace, prepared: dict[int, stage.Prepared], *, ou
         results.append(row)
         with (out / "results.jsonl").open("a") as stream:
             stream.write("\n" + json.dumps(row))  # a line cut short by a kill stays a line of its own
-        log.info("%s %s Acc %.3f Mis %s", row["split"], _key(row)[:4], row["metrics"]["acc"], row["metrics"]["mis"])
+        found = row["metrics"]
+        log.info("%s %s Acc %.3f Mis %s", row["split"], stage.setting_of(row)[:4], found["acc"], found["mis"])
 
     trainers = [ray.remote(stage.Trainer).options(num_cpus=1).remote() for _ in range(args.trainers)]
     wanted: set[tuple[Any, ...]] = set()
     for world, item in prepared.items():
         points = choice.grid([world], methods=args.methods, rates=args.rates, epochs=args.epochs)
-        keys = {(world, p.method, p.learning_rate, p.epochs, item.mark(p.method)): p for p in points}
-        done = {_key(row) for row in results if row["split"] == "dev"}
-        todo = [point for key, point in keys.items() if key not in done]
-        server = stage.start_server(item, served=str(out / f"world-{world}" / "served"))
-        stage.run_grid(todo, prepared, server=server, trainers=trainers, work=out / "models", write=write)
-        chosen = choice.choose([row for row in results if row["split"] == "dev" and _key(row) in keys])
+        by_setting = {(world, p.method, p.learning_rate, p.epochs, item.mark(p.method)): p for p in points}
+        wanted |= by_setting.keys()
+        wanted |= {(world, f"base_think_{mode}", None, None, item.mark()) for mode in ("off", "on")}
+        there = {stage.setting_of(row) for row in results if row["split"] == "dev"}
+        todo = [point for setting, point in by_setting.items() if setting not in there]
+        server = stage.start_server(item)
         tests = [row for row in results if row["split"] == "test"]
+        stage.evaluate_base(item, world=world, server=server, done=tests, write=write)
+        stage.run_grid(todo, prepared, server=server, trainers=trainers, work=out / "models", write=write)
+        chosen = choice.choose([r for r in results if r["split"] == "dev" and stage.setting_of(r) in by_setting])
         stage.evaluate_choices(
             item, chosen, world=world, server=server, trainers=trainers, work=out / "models", done=tests, write=write
         )
-        wanted |= keys.keys() | {(world, f"base_think_{m}", None, None, item.mark()) for m in ("off", "on")}
         ray.kill(server)
         shutil.rmtree(out / "models" / str(world), ignore_errors=True)
-    return [row for row in results if _key(row) in wanted]
-
-
-def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(row.get(name) for name in ("world", "method", "learning_rate", "epochs", "mark"))
+    return [row for row in results if stage.setting_of(row) in wanted]
 
 
 def _parser() -> argparse.ArgumentParser:

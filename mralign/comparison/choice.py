@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def grid(
     worlds: Sequence[int], *, methods: Sequence[str], rates: Sequence[float], epochs: Sequence[int]
 ) -> list[Point]:
     """Every combination, one world after the other."""
-    return [Point(w, m, lr, e) for w in worlds for m in methods for lr in rates for e in epochs]
+    return [Point(*values) for values in product(worlds, methods, rates, epochs)]
 
 
 def choose(results: Sequence[Mapping[str, Any]]) -> dict[tuple[int, str], Mapping[str, Any]]:
@@ -63,39 +64,61 @@ def _rank(row: Mapping[str, Any]) -> tuple[float, float, float, float]:
 def summarize(test: Sequence[Mapping[str, Any]], *, reference: str = "mralign") -> str:
     """Every world, mean and sd, and paired differences of `reference` against every other method, as text."""
     worlds = sorted({row["world"] for row in test})
-    names = list(dict.fromkeys(row["method"] for row in test))
-    value = {(r["world"], r["method"], k): r["metrics"][k] for r in test for k in ("acc", "mis")}
-    width = max(map(len, names))
-    lines = [
-        f"{'':{width}}  {'Acc by world':{7 * len(worlds)}} mean ± sd       {'Mis by world':{7 * len(worlds)}} mean ± sd"
-    ]
-    for name in names:
-        cells = []
-        for key in ("acc", "mis"):
-            column = [value.get((w, name, key)) for w in worlds]
-            known = [v for v in column if v is not None]
-            shown = "".join(f"{'-' if v is None else f'{v:.3f}':7}" for v in column)
-            cells.append(f"{shown} {_mean_sd(known):15}")
-        lines.append(f"{name:{width}}  {' '.join(cells)}".rstrip())
-    if reference not in names:
-        return "\n".join(lines)
-    lines += ["", f"paired differences in Acc, {reference} minus ... (mean ± standard error; by world)"]
-    for name in names:
-        if name == reference:
-            continue
-        both = [w for w in worlds if (w, reference, "acc") in value and (w, name, "acc") in value]
-        pairs = [value[w, reference, "acc"] - value[w, name, "acc"] for w in both]
-        if not pairs:
-            continue
-        error = np.std(pairs, ddof=1) / np.sqrt(len(pairs)) if len(pairs) > 1 else float("nan")
-        lines.append(f"{name:{width}}  {np.mean(pairs):+.3f} ± {error:.3f}   {' '.join(f'{p:+.3f}' for p in pairs)}")
+    methods = list(dict.fromkeys(row["method"] for row in test))
+    acc = _by_world(test, measure="acc")
+    mis = _by_world(test, measure="mis")
+    width = max(map(len, methods))
+    columns = [f"{f'{name} by world':{7 * len(worlds)}} mean ± sd      " for name in ("Acc", "Mis")]
+    lines = [f"{'':{width}}  {' '.join(columns)}".rstrip()]
+    for method in methods:
+        cells = [_cells(values[method], worlds=worlds) for values in (acc, mis)]
+        lines.append(f"{method:{width}}  {' '.join(cells)}".rstrip())
+    if reference in methods:
+        lines += ["", f"paired differences in Acc, {reference} minus ... (mean ± standard error; by world)"]
+        for method in methods:
+            pairs = _differences(acc[reference], acc[method])
+            if method != reference and pairs:
+                lines.append(f"{method:{width}}  {_mean_error(pairs)}   {' '.join(f'{pair:+.3f}' for pair in pairs)}")
     return "\n".join(lines)
+
+
+def _by_world(test: Sequence[Mapping[str, Any]], *, measure: str) -> dict[str, dict[int, float | None]]:
+    """One measure of each method: method -> world -> value."""
+    values: dict[str, dict[int, float | None]] = {}
+    for row in test:
+        values.setdefault(row["method"], {})[row["world"]] = row["metrics"][measure]
+    return values
+
+
+def _cells(by_world: Mapping[int, float | None], *, worlds: Sequence[int]) -> str:
+    """The value of each world, then mean and sd of those that are known."""
+    column = [by_world.get(world) for world in worlds]
+    shown = ["-" if value is None else f"{value:.3f}" for value in column]
+    known = [value for value in column if value is not None]
+    return f"{''.join(f'{text:7}' for text in shown)} {_mean_sd(known):15}"
 
 
 def _mean_sd(values: Sequence[float]) -> str:
     if not values:
         return "-"
-    return f"{np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else f"{values[0]:.3f}"
+    if len(values) == 1:
+        return f"{values[0]:.3f}"
+    return f"{np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}"
+
+
+def _differences(first: Mapping[int, float | None], second: Mapping[int, float | None]) -> list[float]:
+    """First minus second in every world that both have, in the order of the worlds."""
+    pairs = []
+    for world in sorted(first.keys() & second.keys()):
+        one, other = first[world], second[world]
+        assert one is not None and other is not None, "every result has an Acc"
+        pairs.append(one - other)
+    return pairs
+
+
+def _mean_error(pairs: Sequence[float]) -> str:
+    error = np.std(pairs, ddof=1) / np.sqrt(len(pairs)) if len(pairs) > 1 else float("nan")
+    return f"{np.mean(pairs):+.3f} ± {error:.3f}"
 
 
 def read_results(path: Path) -> list[dict[str, Any]]:

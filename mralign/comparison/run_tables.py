@@ -81,8 +81,9 @@ def _overrides(given: Any, *, where: str) -> tuple[str, ...]:
         return ()
     if not isinstance(given, list) or not all(isinstance(item, str) and "=" in item for item in given):
         raise ValueError(f"{where}: {given!r} is no list of section.field=value; write one override a list item")
-    if fixed := [item for item in given if _key(item) == "run.dir"]:
-        raise ValueError(f"{where}: {fixed[0]!r} would part the rows; they share one run directory, give run.dir once")
+    for item in given:
+        if _key(item) == "run.dir":
+            raise ValueError(f"{where}: {item!r} would part the rows; they share one run directory, give run.dir once")
     return tuple(given)
 
 
@@ -94,8 +95,11 @@ def expand(rows: Mapping[str, Sequence[str]], *, datasets: Sequence[str]) -> dic
     """The rows in order; one whose name holds `{dataset}` becomes one a data set, its overrides filled in likewise."""
     expanded: dict[str, tuple[str, ...]] = {}
     for name, overrides in rows.items():
-        for dataset in datasets if DATASET in name else ("",):
-            filled = tuple(item.replace(DATASET, _quoted(dataset)) if dataset else item for item in overrides)
+        if DATASET not in name:
+            expanded[name] = tuple(overrides)
+            continue
+        for dataset in datasets:
+            filled = tuple(item.replace(DATASET, _quoted(dataset)) for item in overrides)
             expanded[name.replace(DATASET, dataset)] = filled
     return expanded
 
@@ -138,8 +142,9 @@ def configure(
 
 
 def _refuse_hidden(overrides: Sequence[str], *, rows: Mapping[str, Sequence[str]]) -> None:
+    keys_of = {name: {_key(item) for item in own} for name, own in rows.items()}
     for override in overrides:
-        setters = [name for name, own in rows.items() if _key(override) in map(_key, own)]
+        setters = [name for name, keys in keys_of.items() if _key(override) in keys]
         if setters:
             raise ValueError(
                 f"{override!r} is what the table varies: rows {setters} set it themselves; leave it out, or write a "
@@ -157,9 +162,10 @@ def describe(plans: Mapping[str, Sequence[pipeline.Planned]]) -> str:
         shared = [item.stage.name for item in left if item.out.uri in seen]
         run = [item.stage.name for item in left if item.out.uri not in seen]
         seen.update(item.out.uri for item in planned)
-        lines.append(f"{name}")
+        lines.append(name)
         for what, stages in (("run", run), ("shared with a row above", shared), ("done", done)):
-            lines += [f"  {what}: {', '.join(stages)}"] if stages else []
+            if stages:
+                lines.append(f"  {what}: {', '.join(stages)}")
     return "\n".join(lines)
 
 
@@ -176,16 +182,18 @@ def collect(rows: Mapping[str, RunConfig]) -> dict[str, Measured]:
         planned = pipeline.survey(config)
         before = _sealed(planned, BASE)
         if before.uri not in places:
-            base += [(f"{row}: {name}" if places else name, found) for name, found in _methods(before, row=None)]
+            prefix = f"{row}: " if places else ""
+            base += [(f"{prefix}{name}", measured) for name, measured in _methods(before, row=None)]
             places.append(before.uri)
         stem = trained_name(config)  # mralign, and beside it perhaps mralign_ret
         methods = _methods(_sealed(planned, TRAINED), row=row)
-        trained += [(f"{row}{name.removeprefix(stem)}", found) for name, found in methods]
-    found = dict([*base, *trained])
-    if len(found) < len(base) + len(trained):
-        names = [name for name, _ in (*base, *trained)]
+        trained += [(f"{row}{name.removeprefix(stem)}", measured) for name, measured in methods]
+    everything = [*base, *trained]
+    by_name = dict(everything)
+    if len(by_name) < len(everything):
+        names = [name for name, _ in everything]
         raise ValueError(f"two methods have one name among {names}; rename that row of the table file")
-    return found
+    return by_name
 
 
 def _sealed(planned: Sequence[pipeline.Planned], name: str) -> StageDir:
@@ -210,11 +218,11 @@ def differences(
 
     Keys: method, reference, and those of `evaluation.paired.compare`: one row a benchmark and measure.
     """
-    against = next(name for name, found in measured.items() if found.row == reference)
-    settings: dict[str, Any] = {"common": True, "level": level, "samples": samples}
-    return [
-        {"method": name, "reference": against, **row}
-        for name, found in measured.items()
-        if name != against
-        for row in compare(found.scores, measured[against].scores, **settings)
-    ]
+    against = next(name for name, method in measured.items() if method.row == reference)
+    found = []
+    for name, method in measured.items():
+        if name == against:
+            continue
+        rows = compare(method.scores, measured[against].scores, common=True, level=level, samples=samples)
+        found += [{"method": name, "reference": against, **row} for row in rows]
+    return found

@@ -61,11 +61,15 @@ def _main(methods: Sequence[str]) -> str:
 
 def _questions(home: Directory, scores: StageDir) -> StageDir | None:
     """The questions that the scores are of, by way of the manifests; None where those are not at hand."""
-    out: StageDir | None = scores
-    for name in (tuple(subject.stage("responses") for subject in Subject), ("questions",)):
-        manifest = out.manifest() if out is not None else None
-        marks = manifest.upstream if manifest is not None else {}
-        out = next((StageDir(f"{home.uri}/{stage}/{marks[stage]}") for stage in name if stage in marks), None)
+    out = scores
+    responses = tuple(subject.stage("responses") for subject in Subject)
+    for stages in (responses, ("questions",)):
+        manifest = out.manifest()
+        upstream = manifest.upstream if manifest is not None else {}
+        stage = next((name for name in stages if name in upstream), None)
+        if stage is None:
+            return None
+        out = StageDir(f"{home.uri}/{stage}/{upstream[stage]}")
     return out
 
 
@@ -73,16 +77,19 @@ def check_questions(first: Side, second: Side) -> None:
     """Raise ValueError if one id means different questions in the two runs: ids of published files are row numbers."""
     if first.questions is None or second.questions is None:
         return
-    texts = []
-    for out in (first.questions, second.questions):
-        table = out.read(schema=QUESTIONS, columns=["question_id", "question"])
-        texts.append(dict(zip(*(table.column(name).to_pylist() for name in table.column_names), strict=True)))
-    other = sorted(name for name in texts[0].keys() & texts[1].keys() if texts[0][name] != texts[1][name])
+    one, two = (_texts(out) for out in (first.questions, second.questions))
+    other = sorted(name for name in one.keys() & two.keys() if one[name] != two[name])
     if other:
         raise ValueError(
             f"{len(other)} questions have the same id and another text in the two runs, the first of them {other[0]}; "
             f"evaluate both on the same files"
         )
+
+
+def _texts(questions: StageDir) -> dict[str, str]:
+    """The text of each question by its id."""
+    table = questions.read(schema=QUESTIONS, columns=["question_id", "question"])
+    return dict(zip(table.column("question_id").to_pylist(), table.column("question").to_pylist(), strict=True))
 
 
 def _split(said: str) -> tuple[str, str]:
@@ -119,8 +126,6 @@ def compare_runs(a: str, b: str, *, common: bool = False, out: str | None = None
     home.write_text("comparison.json", json.dumps({**sides, "rows": found}, indent=1) + "\n")
     home.write_text("comparison.md", to_markdown(sheet))
     home.write_text("comparison.tex", to_latex(sheet))
-    places = [("first", first.run), ("second", second.run)]
-    places += [
-        ("table" if not n else "", f"{home.uri}/comparison.{end}") for n, end in enumerate(("md", "tex", "json"))
-    ]
+    places = [("first", first.run), ("second", second.run), ("table", f"{home.uri}/comparison.md")]
+    places += [("", f"{home.uri}/comparison.tex"), ("", f"{home.uri}/comparison.json")]
     return f"{to_text(sheet)}\n\n{aligned(places)}"

@@ -1,34 +1,42 @@
 """Every method on the same worlds, each at its own best learning rate and length, chosen on dev.
 
 Run directories whose stages up to `reference` are sealed enter; one result a checkpoint leaves, as it is made. Many
-small checkpoints are served by ONE vLLM engine: the merged weights are written over the served directory, reloaded in
-place, and before a question is asked the engine's log-probabilities of a probe are compared with the trainer's.
-Training is the loop of `training/loop.py` on one worker, whose result does not depend on the number of workers.
+small checkpoints are served by ONE vLLM engine, in which the weights are exchanged in place (`serving/warm.py`): it
+answers nothing unless its log-probabilities of a probe are the trainer's.
+
+Training is the loop of `training/loop.py` on one worker, whose result does not depend on the number of workers. It is
+not the stage `training`, whose workers and exports cost more than such a small training itself.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mralign.comparison.choice import METHODS, Point
-from mralign.config import Evaluation, RunConfig, parse, resolve_path
+from mralign.config import Evaluation, Model, RunConfig, parse, resolve_path
 from mralign.evaluation.benchmarks import short_answer
 from mralign.rows import Request, from_table
 from mralign.rows.schema import QUESTIONS
 from mralign.run import pipeline
 from mralign.run.placement import actor_options
 from mralign.run.store import StageDir, absolute, digest, fingerprint
-from mralign.serving.probe import read_probe
-from mralign.serving.requests import build_requests, sampling_of_evaluation
+from mralign.serving.requests import Sampling, build_requests, sampling_of_evaluation
 from mralign.serving.streaming import engine_workers
-from mralign.serving.vllm import Exchanger, worker_environment
+from mralign.serving.vllm import worker_environment
+from mralign.serving.warm import KeptEngine
 from mralign.training.alone import train_alone
 from mralign.training.reference import shelf_dir
 from mralign.training.sources import Sources
+
+SETTING = ("world", "method", "learning_rate", "epochs", "mark")  # columns that say what a result is of
+
+
+def setting_of(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What a result is of: world, method, learning rate, epochs, and the mark of what it stands on."""
+    return tuple(row.get(name) for name in SETTING)
 
 
 @dataclass(frozen=True)
@@ -105,50 +113,65 @@ def metrics_by_mode(
 
 
 class Server:
-    """An actor with one engine, into which one checkpoint after the other is loaded."""
+    """An actor with one engine, into which one checkpoint after the other is loaded. It starts with the base model."""
 
-    def __init__(self, config: RunConfig, served: str) -> None:
+    def __init__(self, config: RunConfig) -> None:
         self.config = config
-        sampling = sampling_of_evaluation(config, model=config.model, methods=("think_on", "think_off"))
-        self.engine = Exchanger(sampling, served=served)
+        self.engine = KeptEngine(sampling=self._sampling(config.model))
 
-    def load(self, directory: str) -> float:
-        """Serve the model in `directory`; return the largest difference of its probe's log-probabilities.
+    def _sampling(self, model: Model, *, probe: str = "") -> Sampling:
+        return sampling_of_evaluation(self.config, model=model, methods=("think_on", "think_off"), probe=probe)
 
-        Raises RuntimeError if it exceeds 0.01: the engine then does not serve what was trained.
+    async def load(self, directory: str) -> float:
+        """Serve the model in `directory`; return the mean difference of its probe's log-probabilities.
+
+        Raises RuntimeError if the engine does not serve what was trained.
         """
-        self.engine.load(directory)
-        rows = read_probe(directory, longest=self.config.engine.max_model_len)
-        worst = max(self.engine.largest_difference(row) for row in rows)
-        if not worst < 1e-2:
-            raise RuntimeError(
-                f"the engine's log-probabilities differ from the trainer's by {worst:.3g} in {directory}"
-            )
-        return worst
+        model = self.config.model.model_copy(update={"path": directory, "adapter": None})
+        fault, told = await self.engine.take(self._sampling(model, probe=directory))
+        if fault is not None:
+            raise RuntimeError(f"{directory}: {fault}")
+        return float(told["served_minus_trained_logp"])
 
-    def load_base(self) -> None:
-        """Serve the base model again."""
-        self.engine.load(self.config.model.path)
-
-    def evaluate(self, questions: StageDir, split: str, modes: Sequence[str]) -> dict[str, dict[str, Any]]:
+    async def evaluate(self, questions: StageDir, split: str, modes: Sequence[str]) -> dict[str, dict[str, Any]]:
         """Metrics by mode on one split of the questions."""
         settings = self.config.evaluation
         table = questions.read_parts(questions.parts(split), schema=QUESTIONS)
         requests = build_requests(table, modes=modes, draws=settings.draws, seed=self.config.run.seed + 1)
-        rows, rejects = asyncio.run(self.engine.complete(from_table(requests, Request)))
+        rows, rejects = await self.engine.complete(from_table(requests, Request))
         if rejects:
             raise RuntimeError(f"{len(rejects)} questions of {split} could not be asked: {rejects[0]}")
         return metrics_by_mode([vars(row) for row in rows], modes=modes, settings=settings)
 
 
-def start_server(prepared: Prepared, *, served: str) -> Any:
+def start_server(prepared: Prepared) -> Any:
     """A remote Server of this world's models."""
     import ray
 
     engine = prepared.config.engine
     place = actor_options(engine_workers(engine))
     environment = {"env_vars": worker_environment(engine)}
-    return ray.remote(Server).options(**place, runtime_env=environment).remote(prepared.config, served)
+    return ray.remote(Server).options(**place, runtime_env=environment).remote(prepared.config)
+
+
+def evaluate_base(
+    prepared: Prepared,
+    *,
+    world: int,
+    server: Any,
+    done: Sequence[Mapping[str, Any]],
+    write: Callable[[dict[str, Any]], None],
+) -> None:
+    """The base on test, unless `done` holds it. No checkpoint may have been loaded into the server yet."""
+    import ray
+
+    row = {"world": world, "learning_rate": None, "epochs": None, "mark": prepared.mark()}
+    first = {**row, "method": "base_think_on"}
+    if setting_of(first) in map(setting_of, done):
+        return
+    measured = ray.get(server.evaluate.remote(prepared.questions, "test", ["off", "on"]))
+    for mode in ("off", "on"):
+        write({**row, "method": f"base_think_{mode}", "split": "test", "metrics": measured[mode]})
 
 
 def run_grid(
@@ -215,13 +238,12 @@ def evaluate_choices(
     done: Sequence[Mapping[str, Any]],
     write: Callable[[dict[str, Any]], None],
 ) -> None:
-    """The base and every method's dev choice, once on test; what `done` holds for the same setting is not repeated."""
+    """Every method's dev choice, once on test; what `done` holds for the same setting is not repeated."""
     import ray
 
-    kept = ("world", "method", "learning_rate", "epochs", "mark")
-    tested = {tuple(row.get(name) for name in kept) for row in done}
+    tested = set(map(setting_of, done))
     for row in chosen.values():
-        if tuple(row[name] for name in kept) in tested:
+        if setting_of(row) in tested:
             continue
         point = Point(world, row["method"], row["learning_rate"], row["epochs"])
         target = str(work / point.key)
@@ -229,12 +251,6 @@ def evaluate_choices(
             sources = prepared.sources[point.method]
             ray.get(trainers[0].train.remote(sources, point.learning_rate, point.epochs, target))
         ray.get(server.load.remote(target))
-        found = ray.get(server.evaluate.remote(prepared.questions, "test", ["on"]))
-        write({**{name: row[name] for name in kept}, "split": "test", "metrics": found["on"]})
-    base = {"world": world, "learning_rate": None, "epochs": None, "mark": prepared.mark()}
-    if (world, "base_think_on", None, None, base["mark"]) in tested:
-        return
-    ray.get(server.load_base.remote())
-    found = ray.get(server.evaluate.remote(prepared.questions, "test", ["off", "on"]))
-    for mode in ("off", "on"):
-        write({**base, "method": f"base_think_{mode}", "split": "test", "metrics": found[mode]})
+        measured = ray.get(server.evaluate.remote(prepared.questions, "test", ["on"]))
+        kept = {name: row[name] for name in SETTING}
+        write({**kept, "split": "test", "metrics": measured["on"]})

@@ -21,7 +21,7 @@ from mralign import __version__
 from mralign.chat.model_files import weight_files
 from mralign.config import RunConfig, resolve_path
 from mralign.rows.subjects import Subject, Way
-from mralign.run import lease, template_dates
+from mralign.run import held, lease, template_dates
 from mralign.run.changes import differences, newest_result
 from mralign.run.interruption import check as check_interruption
 from mralign.run.placement import NotInstalled, check_room, rehearse
@@ -263,6 +263,11 @@ def run(config: RunConfig, planned: Sequence[Planned], *, start_ray: Callable[[]
     template_dates.remember(config)
     for line in runs_anew(planned):
         log.info("%s", line)
+    with held.holding():
+        _run_stages(config, planned, start_ray=start_ray)
+
+
+def _run_stages(config: RunConfig, planned: Sequence[Planned], *, start_ray: Callable[[], None]) -> None:
     started = False
     rehearsed: dict[str, bool] = {}
     for number, item in enumerate(planned, 1):
@@ -277,6 +282,7 @@ def run(config: RunConfig, planned: Sequence[Planned], *, start_ray: Callable[[]
             rehearsed = _look_at_cluster(config, planned)
         if not rehearsed[item.stage.name]:
             _rehearse(config, item.stage, wait=True)
+        held.make_room(item.stage.workers(config))
         kept = len(item.out.parts())
         log.info("%s: %s", head, f"goes on from {kept} committed parts" if kept else "starts")
         manifest = run_stage(config, item)
@@ -296,7 +302,9 @@ def _look_at_cluster(config: RunConfig, planned: Sequence[Planned]) -> dict[str,
 
 
 def _rehearse(config: RunConfig, stage: Stage, *, wait: bool) -> bool:
-    return rehearse(stage.name, stage.workers(config), faults=stage.faults, config=config, wait=wait)
+    workers = tuple(stage.workers(config))
+    ask = partial(rehearse, stage.name, workers, faults=stage.faults, config=config, wait=wait)
+    return held.rehearse_once((stage.name, workers), ask, workers=workers)
 
 
 def run_stage(config: RunConfig, item: Planned) -> Manifest:

@@ -94,12 +94,17 @@ def shortages(workers: Sequence[Workers], *, nodes: Sequence[Mapping[str, float]
     return found
 
 
+def alive_nodes() -> list[dict[str, float]]:
+    """The resources by name of every node that is alive. Ray must have been started."""
+    import ray
+
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
 def check_room(stages: Mapping[str, Sequence[Workers]], *, local: bool) -> None:
     """Raise ValueError where a Ray of this machine has no room for the workers of a stage: it never grows. Of a
     cluster, which may grow, it is a warning. Ray must have been started."""
-    import ray
-
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = alive_nodes()
     for stage, workers in stages.items():
         lacks = shortages(workers, nodes=nodes)
         if not lacks:
@@ -113,6 +118,11 @@ def check_room(stages: Mapping[str, Sequence[Workers]], *, local: bool) -> None:
         log.warning("%s: unless the cluster grows, the stage waits for ever", text)
 
 
+def needs_rehearsal(workers: Sequence[Workers]) -> bool:
+    """Whether these workers may find another machine than the driver does: in a cluster, and wherever GPUs are."""
+    return bool(workers) and (any(one.gpus for one in workers) or bool(os.environ.get("RAY_ADDRESS")))
+
+
 def rehearse(
     stage: str, workers: Sequence[Workers], *, faults: Callable[[Any], Sequence[Fault]], config: Any, wait: bool
 ) -> bool:
@@ -121,14 +131,13 @@ def rehearse(
     Workers without a GPU on a Ray of this machine are not asked: they find what the driver finds. Raises ValueError for
     what is fatal. `wait`: until there is a worker; else only for a while, and only if the cluster has room for it now.
     """
-    wide = max(workers, key=lambda one: one.gpus, default=None)
-    if wide is None or not (wide.gpus or os.environ.get("RAY_ADDRESS")):
+    if not needs_rehearsal(workers):
         return True
+    wide = max(workers, key=lambda one: one.gpus)
     cpus = 0 if wide.gpus else wide.cpus  # where a GPU is free a CPU need not be
     import ray
 
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if not wait and shortages([Workers(wide.what, wide.setting, cpus, wide.gpus)], nodes=nodes):
+    if not wait and shortages([Workers(wide.what, wide.setting, cpus, wide.gpus)], nodes=alive_nodes()):
         return False
     task: Any = ray.remote(faults).options(num_cpus=cpus, num_gpus=wide.gpus)
     asked = task.remote(config)

@@ -60,7 +60,7 @@ from mralign.run.store import StageDir, part_key, part_name
 
 _HALT = "halted.txt"  # written by the actor that learns that nothing may be asked any more, read by the others
 _CARRIED = ("_part", "_state", "_stopped")  # columns of a batch that are not the request's
-_RETRIES = 10  # of a batch whose actor died under it: one that kills every actor must not go on for ever
+RETRIES = 10  # of a batch whose actor died under it: one that kills every actor must not go on for ever
 
 
 @dataclass(frozen=True)
@@ -241,7 +241,7 @@ def _run(
                 fn_constructor_kwargs=given,
                 batch_size=1,
                 batch_format="pyarrow",
-                ray_remote_args_fn=lambda: {"max_task_retries": _RETRIES},
+                ray_remote_args_fn=lambda: {"max_task_retries": RETRIES},
                 **pool.arguments,
             )
     for block in data.iter_batches(batch_size=1, batch_format="pyarrow"):

@@ -22,6 +22,7 @@ from mralign.run.stream import Pool, stream
 from mralign.serving.remote import RemoteGenerator
 from mralign.serving.requests import Sampling, build_requests, request_of
 from mralign.serving.vllm import Generator, engine_faults, worker_environment
+from mralign.serving.warm import client_pool, keeps_engines
 
 
 def generate(questions: StageDir, parts: Sequence[str], *, sampling: Sampling, out: StageDir) -> dict[str, Any]:
@@ -59,9 +60,13 @@ def _requests_of(part: str, *, questions: StageDir, sampling: Sampling) -> pa.Ta
 
 
 def _pool(sampling: Sampling) -> Pool:
-    actor = Generator if sampling.endpoint is None else RemoteGenerator
-    arguments = pool_of(sampling.engine, endpoint=sampling.endpoint)
-    return Pool(actor, given={"sampling": sampling}, arguments=arguments)
+    if sampling.endpoint is not None:
+        arguments = pool_of(sampling.engine, endpoint=sampling.endpoint)
+        return Pool(RemoteGenerator, given={"sampling": sampling}, arguments=arguments)
+    workers = engine_workers(sampling.engine)
+    if keeps_engines(workers):
+        return client_pool(sampling, workers=workers)
+    return Pool(Generator, given={"sampling": sampling}, arguments=pool_of(sampling.engine, endpoint=None))
 
 
 def engine_workers(engine: Engine, *, what: str = "vLLM engines", setting: str = "engine") -> Workers:

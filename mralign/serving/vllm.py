@@ -17,12 +17,10 @@ import asyncio
 import logging
 import os
 import queue
-import shutil
 import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -32,7 +30,7 @@ import numpy as np
 
 from mralign.chat.model_files import adapter_paths, load_tokenizer, model_path
 from mralign.chat.prompts import Prompt
-from mralign.config import Decoding, Engine, Model, resolve_path
+from mralign.config import Decoding, Engine, Model
 from mralign.rows import Generation, Request
 from mralign.run.disk import own_temporary_directory
 from mralign.run.placement import Fault
@@ -40,7 +38,7 @@ from mralign.run.rejects import Reject
 from mralign.run.stream import Answer, answers_of
 from mralign.serving.adapter import save_merged, served_beside
 from mralign.serving.orphans import start_guard
-from mralign.serving.probe import Row, fault, mean_difference, read_probe
+from mralign.serving.probe import fault, mean_difference, read_probe
 from mralign.serving.requests import Renderer, Sampling, family_of, request_of
 
 log = logging.getLogger("mralign")
@@ -136,6 +134,18 @@ class EngineThread:
 
         self._inbox.put(run)
         return future.result()
+
+    def exchange_weights(self, path: str) -> None:
+        """Serve the weights in the directory `path`, a model that differs from the served one in nothing else.
+
+        vLLM leaves tied output heads as they were: compare the engine with a probe of the new model afterwards.
+        """
+        self.call(lambda engine: engine.collective_rpc("reload_weights", kwargs={"weights_path": path}))
+        self.forget_prefixes()
+
+    def forget_prefixes(self) -> None:
+        """Empty the cache of prompt prefixes, so that what is asked next is computed as in a new engine."""
+        self.call(lambda engine: engine.reset_prefix_cache())
 
     def _add(self, requests: Sequence[tuple[list[int], Any]], batch: _Batch) -> None:
         for place, (token_ids, params) in enumerate(requests):
@@ -260,15 +270,23 @@ def _lora(adapter: str) -> tuple[Any, dict[str, Any]]:
     return LoRARequest("policy", 1, adapter), {"enable_lora": True, "max_lora_rank": rank, "max_loras": 1}
 
 
+def renderer_of(sampling: Sampling, *, path: str) -> Renderer:
+    """Prompts and rows of the model whose directory (or hub name) is `path`."""
+    family = family_of(sampling.model, path=path)
+    return Renderer(sampling, tokenizer=load_tokenizer(path, model=sampling.model), family=family)
+
+
 class Generator:
     """An actor of a stream (run/stream.py): one engine, several batches of requests at once."""
 
     def __init__(self, *, sampling: Sampling) -> None:
         path = model_path(sampling.model)
-        family = family_of(sampling.model, path=path)
-        tokenizer = load_tokenizer(path, model=sampling.model)
+        self.renderer = renderer_of(sampling, path=path)
         self.engine = start_engine(path, model=sampling.model, engine=sampling.engine)
-        self.renderer = Renderer(sampling, tokenizer=tokenizer, family=family)
+        self.ask_by(sampling)
+
+    def ask_by(self, sampling: Sampling) -> None:
+        """Answer by these settings from now on. The renderer is theirs already, and so are the engine's weights."""
         self.sampling = sampling
         self.difference, self.fault = self._probed(sampling) if sampling.probe else (None, None)
 
@@ -334,27 +352,3 @@ class Generator:
                 self.renderer.row(request, prompt, text=done.text, token_ids=ids, finish_reason=done.finish_reason)
             )
         return rows, rejects
-
-
-class Exchanger(Generator):
-    """A generator whose weights can be exchanged in place: many checkpoints of one architecture, one engine.
-
-    `load` overwrites the served directory and reloads. Exact for untied embeddings only (a tied head stays stale), so
-    compare `largest_difference` with the trainer's log-probabilities after every load.
-    """
-
-    def __init__(self, sampling: Sampling, *, served: str) -> None:
-        shutil.copytree(model_path(sampling.model), served, dirs_exist_ok=True)
-        self.served = Path(served)
-        super().__init__(sampling=replace(sampling, model=sampling.model.model_copy(update={"path": served})))
-
-    def load(self, directory: str) -> None:
-        """Serve the weights of the model in `directory` (one model.safetensors)."""
-        shutil.copy(Path(resolve_path(directory)) / "model.safetensors", self.served / "model.safetensors")
-        self.engine.call(lambda engine: engine.collective_rpc("reload_weights"))
-        self.engine.call(lambda engine: engine.reset_prefix_cache())
-
-    def largest_difference(self, row: Row) -> float:
-        """Largest absolute difference between the engine's log-probabilities and those of a row of a probe."""
-        served = self.engine.logps(prompt_ids=row["prompt_ids"], completion_ids=row["completion_ids"])
-        return float(np.abs(served - np.array(row["logps"])).max())

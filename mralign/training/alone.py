@@ -1,7 +1,7 @@
 """The training loop with one worker in this process, for many small trainings in a row.
 
-Sources and settings enter; a directory with the merged model and a probe (a few examples with the trained policy's
-log-probabilities, for whoever serves it to check) leaves.
+Sources and settings enter; a directory with the merged model, what lies beside the base's weights, and a probe (a few
+examples with the trained policy's log-probabilities, for whoever serves it to check) leaves.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from mralign.chat.model_files import copy_companions, model_path
 from mralign.config import Training
 from mralign.serving.adapter import save_model
 from mralign.serving.merging import merge
@@ -43,6 +44,8 @@ def train_alone(sources: Sources, *, settings: Training, target: Path) -> dict[s
     target.mkdir(parents=True, exist_ok=True)
     write_probe(engine, task, world=World(), directory=target)
     save_model(merge(engine.module.model, kind=settings.dtype), target)
+    base = model_path(task.model)
+    copy_companions(base, target=target, trust_remote_code=task.model.trust_remote_code)
     engine.destroy()
     return {"steps": state.step, "seconds": round(time.monotonic() - began, 1), "last": state.history[-1]}
 

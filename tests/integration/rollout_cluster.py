@@ -1,9 +1,10 @@
 """A cluster of three nodes on this machine, on which the rollout stage runs; on demand an engine and a node are lost.
 
-    python rollout_cluster.py QUESTIONS OUT none|faults
+    python rollout_cluster.py QUESTIONS OUT none|faults|faults-kept
 
 The head runs no engine. `faults`: after two committed parts one engine gets kill -9, and once that has been replaced or
-two more parts stand, the node of another engine is removed. Prints one JSON line at the end.
+two more parts stand, the node of another engine is removed. `faults-kept`: the engines are those that a driver keeps
+from stage to stage. Prints one JSON line at the end.
 """
 
 import json
@@ -14,6 +15,7 @@ import sys
 import tempfile
 import threading
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import psutil
@@ -21,6 +23,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from mralign.config import Decoding, Engine, Model
+from mralign.run.held import holding
 from mralign.run.store import StageDir
 from mralign.serving.requests import Sampling
 from mralign.serving.streaming import generate
@@ -38,7 +41,8 @@ def engines():
     found = {}
     for process in psutil.Process().children(recursive=True):
         try:
-            if process.cmdline()[:1] and "MapBatches(Generator)" in process.cmdline()[0]:
+            name = "".join(process.cmdline()[:1])
+            if "MapBatches(Generator)" in name or "KeptEngine" in name:
                 found.setdefault(process.ppid(), []).append(process.pid)
         except psutil.NoSuchProcess:
             continue
@@ -75,9 +79,10 @@ def main(questions, target, mode):
         ray.init(cluster.address, logging_level=logging.ERROR, log_to_driver=False, runtime_env=environment)
         ray.data.DataContext.get_current().enable_progress_bars = False
         done = {}
-        if mode == "faults":
+        if mode.startswith("faults"):
             threading.Thread(target=break_things, args=(cluster, nodes, out, done), daemon=True).start()
-        figures = generate(questions, questions.parts(), sampling=SAMPLING, out=out)
+        with holding() if mode == "faults-kept" else nullcontext():
+            figures = generate(questions, questions.parts(), sampling=SAMPLING, out=out)
         ray.shutdown()
         cluster.shutdown()
     print(json.dumps({**figures, **done, "parts": len(out.parts())}))

@@ -1,66 +1,18 @@
-"""`jobs/compare.py`: what an engine is asked about a checkpoint, and (long) the whole command on a small world."""
+"""`jobs/compare.py`: the metrics of a checkpoint, and (long) the whole command on a small world."""
 
 import json
 import re
 import shutil
 import subprocess
 import sys
-from types import SimpleNamespace
 
-import numpy as np
 import pytest
-import torch
 from align_process import ROOT, environment
-from tiny_policy import make_task, save_model
 
-from mralign.comparison.stage import Server, metrics_by_mode
+from mralign.comparison.stage import metrics_by_mode
 from mralign.config import parse
-from mralign.serving.vllm import Exchanger
-from mralign.training.engine import World
-from mralign.training.policy import build_policy
-from mralign.training.write_probe import write_probe
 
 DATA = ROOT / "mralign" / "miniworld" / "data"
-
-
-class TrainedModel(Exchanger):
-    """An exchanger without vLLM: the served log-probabilities are transformers' own, moved by `off`."""
-
-    def __init__(self, *, off=0.0):
-        self.off = off
-        self.engine = SimpleNamespace(logps=self.logps)
-
-    def load(self, directory):
-        from transformers import AutoModelForCausalLM
-
-        self.model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
-
-    @torch.no_grad()
-    def logps(self, *, prompt_ids, completion_ids):
-        logp_SV = self.model(input_ids=torch.tensor([prompt_ids + completion_ids])).logits[0].log_softmax(-1)
-        places = np.arange(len(completion_ids)) + len(prompt_ids) - 1
-        return logp_SV[places, completion_ids].numpy() + self.off
-
-
-def test_a_checkpoint_is_compared_with_its_own_probe_before_it_is_asked(tmp_path):
-    save_model(tmp_path / "model")
-    task = make_task(tmp_path, tmp_path / "model")
-    policy = build_policy(task.model, task.settings, seed=3)
-    with torch.no_grad():  # as a training would move it
-        for parameter in policy.parameters():
-            if parameter.requires_grad:
-                parameter.normal_(std=0.1)
-    trained = tmp_path / "trained"
-    trained.mkdir()
-    write_probe(policy, task, world=World(), directory=trained)
-    policy.model.merge_and_unload().save_pretrained(trained)
-    server = Server.__new__(Server)
-    server.config = parse({"questions": {"test": [{"name": "a", "path": "a"}]}})
-    server.engine = TrainedModel()
-    assert server.load(str(trained)) < 1e-4
-    server.engine = TrainedModel(off=0.5)
-    with pytest.raises(RuntimeError, match=r"differ from the trainer's by 0\.5"):
-        server.load(str(trained))
 
 
 def test_metrics_are_those_of_each_mode():

@@ -61,8 +61,16 @@ def run(questions, target, mode):
     return json.loads(done.stdout.splitlines()[-1]), StageDir(str(target), stage="rollouts")
 
 
-def test_the_output_is_exact_whatever_is_lost_on_the_way(questions, tmp_path):
-    figures, out = run(questions, tmp_path / "faults", "faults")
+@pytest.fixture(scope="module")
+def undisturbed(questions, tmp_path_factory):
+    """Token ids by row of a run in which nothing is lost."""
+    _, quiet = run(questions, tmp_path_factory.mktemp("quiet") / "out", "none")
+    return {row["row_id"]: row["token_ids"] for row in quiet.read(schema=GENERATIONS).to_pylist()}
+
+
+@pytest.mark.parametrize("mode", ["faults", "faults-kept"])
+def test_the_output_is_exact_whatever_is_lost_on_the_way(questions, undisturbed, tmp_path, mode):
+    figures, out = run(questions, tmp_path / "faults", mode)
     assert 2 <= figures["killed_at_parts"] < figures["removed_at_parts"] < figures["parts"]  # both while rows were left
 
     rows = out.read(schema=GENERATIONS).to_pylist()
@@ -79,8 +87,6 @@ def test_the_output_is_exact_whatever_is_lost_on_the_way(questions, tmp_path):
     assert {reject["row_id"].split("/")[1] for reject in rejects} == {str(n) for n in POISON}
     assert next(r["raw"] for r in rejects if r["row_id"] == "w/399/on/0") == POISON[399][0]
 
-    _, quiet = run(questions, tmp_path / "quiet", "none")
-    undisturbed = {row["row_id"]: row["token_ids"] for row in quiet.read(schema=GENERATIONS).to_pylist()}
     same = sum(undisturbed[row["row_id"]] == row["token_ids"] for row in rows)
     # A seed fixes the draws; in another batch a logit may differ in its last bits, and a draw with it.
     assert same >= 0.99 * len(rows)
