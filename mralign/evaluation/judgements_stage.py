@@ -175,7 +175,7 @@ def _code(config: RunConfig) -> dict[str, Any]:
 
 
 def _inputs(config: RunConfig) -> dict[str, str]:
-    found = {}
+    found: dict[str, str] = {}
     for role, annotator in _judges(config).items():
         if annotator.engine == "vllm":
             files = (annotator.model or config.model).inputs()

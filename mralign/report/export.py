@@ -105,8 +105,8 @@ def _marked(rows: Sequence[Row], *, columns: Sequence[Column]) -> list[Row]:
             best[place] = max(values, key=lambda v: column.measure.better * (v.value or 0.0)).text
     marked = []
     for row in rows:
-        values = (replace(value, best=best.get(place) == value.text) for place, value in enumerate(row.values))
-        marked.append(replace(row, values=tuple(values)))
+        own = [replace(value, best=best.get(place) == value.text) for place, value in enumerate(row.values)]
+        marked.append(replace(row, values=tuple(own)))
     return marked
 
 

@@ -235,7 +235,7 @@ def test_a_human_file_is_checked_before_anything_runs(tmp_path):
 
 def test_rejects_of_the_human_count_against_the_limit(labelled, tmp_path):
     config, annotation, _ = labelled
-    item = pipeline.Planned(HUMAN_STAGE, stage_dir(tmp_path, "human_labels"), {"annotation": annotation}, {}, None)
+    item = pipeline.Planned(HUMAN_STAGE, stage_dir(tmp_path, "human_labels"), {"annotation": annotation}, {}, {}, None)
     with pytest.raises(ValueError, match=r"stage human_labels: 3 of 5 rows were rejected \(60\.0%\)") as error:
         pipeline.run_stage(config, item)
     assert "human_labels/0123/rejects" in str(error.value)

@@ -315,7 +315,7 @@ def test_training_without_cuda_is_refused_in_a_sentence_before_it_starts(tmp_pat
     )
     stage = REFERENCE_STAGE if name == "reference" else training_stage(objective(config))
     out = StageDir(f"{tmp_path}/{name}/0", stage=name, fingerprint="0")
-    item = pipeline.Planned(stage, out, {"examples": examples, "weights": weights}, {}, None)
+    item = pipeline.Planned(stage, out, {"examples": examples, "weights": weights}, {}, {}, None)
     stage.check(config)
     with pytest.raises(ValueError, match=f"stage {name}, on the node .* torch .* finds no CUDA device") as refused:
         pipeline.run(config, [item], start_ray=lambda: None)

@@ -83,7 +83,7 @@ def response(number: int, thought: str, *, mode: str, draw: int) -> dict[str, An
 def go(stage: Stage, config: RunConfig, home: Path, done: dict[str, StageDir]) -> Manifest:
     out = StageDir(f"{home}/{stage.name}/0", stage=stage.name, fingerprint="0")
     done[stage.name] = out
-    return run_stage(config, Planned(stage, out, {name: done[name] for name in stage.upstream}, {}, None))
+    return run_stage(config, Planned(stage, out, {name: done[name] for name in stage.upstream}, {}, {}, None))
 
 
 def test_the_planted_difference_is_found(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def train(home, model, name, training):
             start_ray(config)
             upstream = {name: there[name] for name in stage.upstream}
             try:
-                pipeline.run_stage(config, pipeline.Planned(stage, out, upstream, {}, None))
+                pipeline.run_stage(config, pipeline.Planned(stage, out, upstream, {}, {}, None))
             except ValueError as stopped:
                 print(f"{name} stopped: {stopped}", flush=True)
                 return
