@@ -45,9 +45,9 @@ def answer_to(request):
 def test_a_suite_of_three_benchmarks(tmp_path):
     run = tmp_path / "run"
     asked = [json.loads(line) for line in Path(resolve_path(TEST)).read_text(encoding="utf-8").splitlines()[:SIZE]]
-    trivia = [{"question": q["question"], "answer": {"value": q["answers"][0], "aliases": ["No One"]}} for q in asked]
-    frames = [{"Prompt": q["question"] + " ", "Answer": q["answers"][0]} for q in asked]
-    names = [q["question"].split()[-1].strip("?") for q in asked]
+    trivia = [{"question": q["question"], "answer": {"value": q["answer"][0], "aliases": ["No One"]}} for q in asked]
+    frames = [{"Prompt": f"please: {q['question']}", "Answer": q["answer"][0]} for q in asked]
+    names = [re.findall(r"\w+", q["question"])[-1] for q in asked]
     files = {"tqa": trivia, "hops": frames, "bios": [{"topic": name} for name in names]}
     formats = {"tqa": "triviaqa", "hops": "frames", "bios": "factscore"}
     sources = [
