@@ -8,7 +8,7 @@ from fractions import Fraction
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mralign.annotation.agreement import (
@@ -118,6 +118,7 @@ def same(left: object, right: object) -> bool:
     return repr(left) == repr(right)
 
 
+@settings(deadline=None)
 @given(corpora)
 def test_counts_say_what_the_lists_say(corpus: list[list[tuple[list[str], list[str]]]]) -> None:
     x, y = zip(*(pair for steps in corpus for pair in steps), strict=True)
@@ -127,6 +128,7 @@ def test_counts_say_what_the_lists_say(corpus: list[list[tuple[list[str], list[s
     assert same(agreement_of(macro_pairs(counted, taxonomy=PAPER)), macro)
 
 
+@settings(deadline=None)
 @given(corpora)
 def test_both_kappas_follow_the_formula_written_out(corpus: list[list[tuple[list[str], list[str]]]]) -> None:
     """The oracle: p_e as the share of ALL combinations of a step of X with a step of Y that have the same set."""
@@ -145,6 +147,7 @@ def test_both_kappas_follow_the_formula_written_out(corpus: list[list[tuple[list
             assert found == pytest.approx(float((Fraction(hits, n) - chance) / (1 - chance)), abs=1e-9)
 
 
+@settings(deadline=None)
 @given(corpora)
 def test_agreement_is_symmetric_and_bounded(corpus: list[list[tuple[list[str], list[str]]]]) -> None:
     table = annotations(*corpus)
@@ -156,6 +159,7 @@ def test_agreement_is_symmetric_and_bounded(corpus: list[list[tuple[list[str], l
         assert -1 - 1e-9 <= found.kappa_strict <= found.kappa_entail <= 1
 
 
+@settings(deadline=None)
 @given(corpora)
 def test_macro_sets_agree_wherever_the_labels_do(corpus: list[list[tuple[list[str], list[str]]]]) -> None:
     """Equal sets have equal macro sets, and a subset stays one; kappa may fall, as chance rises as well."""
@@ -176,6 +180,7 @@ def test_kappa_may_fall_at_macro_level() -> None:
     assert macro.kappa_strict < 0 < fine.kappa_strict
 
 
+@settings(deadline=None)
 @given(corpora, st.randoms(use_true_random=False))
 def test_no_sharding_and_no_order_changes_a_figure(corpus: list[list[tuple[list[str], list[str]]]], random) -> None:
     whole = count_pairs(annotations(*corpus), x="labels_a", y="labels_b")
@@ -188,6 +193,7 @@ def test_no_sharding_and_no_order_changes_a_figure(corpus: list[list[tuple[list[
     assert same(agreement_of(shards), agreement_of(whole))
 
 
+@settings(deadline=None)
 @given(corpora, st.integers(2, 10**9))
 def test_a_corpus_repeated_agrees_as_far(corpus: list[list[tuple[list[str], list[str]]]], times: int) -> None:
     pairs = count_pairs(annotations(*corpus), x="labels_a", y="labels_b")

@@ -5,7 +5,7 @@ import json
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mralign.annotation.ask import Opinions, ask
@@ -48,6 +48,7 @@ def test_each_engine_is_asked_once_and_the_adjudicators_last(engines, planned):
     assert plan_engines(engines) == planned
 
 
+@settings(deadline=None)
 @given(st.tuples(*[st.sampled_from([None, "A", "B", "C"])] * 3))
 def test_every_role_is_asked_exactly_once_whatever_the_engines(engines):
     named = keys(*engines)

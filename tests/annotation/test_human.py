@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mralign.annotation.human import human_steps, read_lines, refine
@@ -141,6 +141,7 @@ def test_common_steps_begin_where_either_has_a_boundary():
 cuts = st.sets(st.integers(1, 11))
 
 
+@settings(deadline=None)
 @given(cuts, cuts)
 def test_every_segment_keeps_the_labels_that_each_gave_it(ours, theirs):
     """The oracle: labels laid out on the 12 base segments, before and after."""

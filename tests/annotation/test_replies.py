@@ -389,20 +389,22 @@ def test_a_value_just_under_the_limit_of_the_parser_is_a_reason() -> None:
     ],
 )
 def test_a_full_stack_is_a_reason(text: str, right: Opinion | None) -> None:
+    read_before = read(text)  # the class of the reply and its schema are made once, when a request is made
     results = on_full_stacks(lambda: read(text))
     assert len(results) > 40
     assert all(isinstance(result, Fault) or result == right for result in results)
     assert Fault("wrong_shape", TOO_DEEP) in results
-    assert results[0] == read(text)
+    assert results[0] == read_before
 
 
 @pytest.mark.parametrize("text", [json.dumps(RULING), "", "{", json.dumps(RULING).replace("analogy", "guessing")])
 def test_an_adjudication_on_a_full_stack_is_a_reason(text: str) -> None:
+    read_before = rule(text)
     results = on_full_stacks(lambda: rule(text))
     assert len(results) > 40
     assert all(isinstance(result, Fault) or result == RULING_STEPS for result in results)
     assert Fault("wrong_shape", TOO_DEEP) in results
-    assert results[0] == rule(text)
+    assert results[0] == read_before
 
 
 MEGABYTE = 2**20
