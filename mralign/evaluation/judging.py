@@ -99,7 +99,9 @@ async def _judge(step: Step, case: Case, number: int, item: Item, *, judges: Jud
     settled = item.verdict or (step.unfound if step.searched and not evidence else None)
     if settled is not None:
         return row | {"verdict": json.dumps(settled)}
-    shown = item.shown | ({"evidence": [_text_of(snippet) for snippet in evidence]} if step.searched else {})
+    shown = dict(item.shown)
+    if step.searched:
+        shown["evidence"] = [_text_of(snippet) for snippet in evidence]
     request = request_of(step, row["judgement_id"], shown=shown)
     return await _ask(step, row, request, chat=judges.chats[step.role], tally=tally)
 

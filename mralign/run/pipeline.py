@@ -87,7 +87,8 @@ def _evaluation(config: RunConfig, *, trained: bool) -> list[Stage]:
     road: list[Stage] = []
     if responses_stage.asks_with_snippets(settings.methods + (settings.trained_methods if trained else ())):
         road.append(evidence_stage.EVIDENCE_STAGE)
-    for subject in Subject if trained else (Subject.BASE,):
+    subjects = list(Subject) if trained else [Subject.BASE]
+    for subject in subjects:
         road.append(responses_stage.responses_stage(config, subject=subject))
         if evaluation.judges(config):
             road.append(judgements_stage.judgements_stage(subject))

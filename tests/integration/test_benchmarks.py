@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from integration.test_evaluate import TEST, evaluate, rows, write
 from loopback_server import LoopbackServer
-from test_evaluate import TEST, evaluate, rows, write
 
 from mralign.config import resolve_path
 
