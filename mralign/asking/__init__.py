@@ -6,7 +6,7 @@ A subclass of `JsonReply` gives the JSON schema of a request (`reply_schema`) an
 """
 
 from mralign.asking.annotator import ResolvedAnnotator, check_annotator, check_budgets, resolve
-from mralign.asking.chats import asking_faults, asking_workers, open_chat, open_chats
+from mralign.asking.chats import asking_faults, open_chat, open_chats
 from mralign.asking.interview import Interview, interview, price, together, uncut
 from mralign.asking.json_reply import Fault, JsonReply, read_reply, reply_schema
 
@@ -16,7 +16,6 @@ __all__ = [
     "JsonReply",
     "ResolvedAnnotator",
     "asking_faults",
-    "asking_workers",
     "check_annotator",
     "check_budgets",
     "interview",

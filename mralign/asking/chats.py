@@ -231,13 +231,6 @@ def chat_workers(annotator: ResolvedAnnotator) -> Workers:
     )
 
 
-def asking_workers(annotators: Iterable[Annotator], *, config: RunConfig) -> list[Workers]:
-    """What `open_chats` takes of the cluster: a worker for every engine of ours, however many share it."""
-    ours = [annotator for annotator in annotators if annotator.engine == "vllm"]
-    served = {str(number): resolve(one, config=config) for number, one in enumerate(ours)}
-    return [chat_workers(next(iter(sharing.values()))) for sharing in _by_engine(served)]
-
-
 def asking_faults(annotators: Iterable[Annotator], *, config: RunConfig) -> list[Fault]:
     """What a node lacks for the engines of these annotators."""
     from mralign.serving.vllm import engine_faults

@@ -1,31 +1,25 @@
 """A chat is asked for JSON, and once more with the error quoted where its reply cannot be used.
 
 A request and a reader of its reply enter; what the reader found leaves, or why there is nothing, with the messages and
-the reply that it came from. Members of a long list are asked about in parts, and each part is committed when all its
-members are answered, so that a killed run goes on where it was. Whoever asks (annotation, discovery, judges) makes a
-reject of what could not be used; nothing is guessed here.
+the reply that it came from. Whoever asks (annotation, discovery, judges) makes a reject of what could not be used;
+nothing is guessed here.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
-
-import pyarrow as pa
 
 from mralign.asking.json_reply import Fault, readable
 from mralign.chat.endings import TRUNCATED, ending_fault
 from mralign.config import Http
-from mralign.run.rejects import Reject, is_passing, to_table
-from mralign.run.store import StageDir, part_name
 from mralign.serving.calls import Failure, Stopped
 from mralign.serving.conversation import Chat, ChatReply, ChatRequest, Message
 
 T = TypeVar("T")
-Member = TypeVar("Member")
 _QUOTED = 4000  # characters of a refused reply that go back with the repair request
 _MILLION = 1_000_000
 
@@ -86,36 +80,6 @@ def repair_messages(asked: Sequence[Message], *, reply: str, fault: Fault) -> tu
     return (*asked, Message("assistant", said), Message("user", text))
 
 
-async def commit_in_parts(
-    members: Sequence[Member],
-    *,
-    rows: int,
-    work: Callable[[Sequence[Member]], Awaitable[tuple[pa.Table, list[Reject]]]],
-    schema: pa.Schema,
-    out: StageDir,
-    report: Callable[[int], object],
-    at_once: int | None = None,
-) -> None:
-    """Commit what `work` makes of each `rows` members; `report` hears their number when a new part is there.
-
-    A committed part is kept, unless a reject in it is of a failure that another try may mend: then its replies are
-    found where the chat keeps them, and only that is asked again. All parts are worked on at once, or `at_once` of
-    them. Whatever `work` raises ends all and is raised here, as by `together`.
-    """
-    parts = {part_name(f"{start:06d}"): members[start : start + rows] for start in range(0, len(members), rows)}
-    done = {part for part in out.parts() if not any(map(is_passing, _reasons(out, part)))}
-    room = asyncio.Semaphore(at_once or max(1, len(parts)))
-
-    async def make(name: str) -> None:
-        some = parts[name]
-        async with room:
-            table, rejects = await work(some)
-            await asyncio.to_thread(out.commit, name, table, schema=schema, rejects=to_table(rejects))
-        report(len(some))
-
-    await together(make(name) for name in parts if name not in done)
-
-
 async def together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     """The results of coroutines that run at once, in their order.
 
@@ -168,8 +132,3 @@ async def _reply(chat: Chat, request: ChatRequest, *, tally: Counter[str]) -> Ch
             fresh_completion_tokens=0 if reply.cached else reply.completion_tokens,
         )
     return reply
-
-
-def _reasons(out: StageDir, part: str) -> list[str]:
-    reasons: list[str] = out.read_rejects([part]).column("reason").to_pylist()
-    return reasons

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from mralign.config import RunConfig
-from mralign.retrieval.search import Searcher, check_search, start_search
+from mralign.retrieval.search import Searcher, check_search, prepare_search, start_search
 from mralign.rows.schema import EVIDENCE, QUESTIONS
 from mralign.run.rejects import Reject
 from mralign.run.stage import Context, Outcome, Stage
@@ -63,13 +63,12 @@ def _queries(part: str, *, questions: StageDir) -> pa.Table:
 def _run(context: Context) -> Outcome:
     config, questions, out = context.config, context.upstream["questions"], context.out
     parts = {part: questions.rows(part) for part in questions.parts(config.evaluation.split)}
-    retrieval = config.evaluation.retrieval
-    if retrieval.engine == "bm25":
-        start_search(config)  # builds the index here, where a fault of the corpus is told as it is
+    prepare_search(config)
+    search = config.evaluation.retrieval.search
     stream(
         parts,
         requests=partial(_queries, questions=questions),
-        pools=[Pool(Searching, given={"config": config}, arguments=endpoint_pool(retrieval.search, batch_size=_BATCH))],
+        pools=[Pool(Searching, given={"config": config}, arguments=endpoint_pool(search, batch_size=_BATCH))],
         out=out,
         schema=EVIDENCE,
         batch=_BATCH,

@@ -29,7 +29,7 @@ from mralign.evaluation.benchmarks import find, of_config
 from mralign.evaluation.benchmarks.benchmark import ROLES, Case, Role, Step
 from mralign.evaluation.judging import Judgements, Judges, Verdict, judge, response_of, verdicts
 from mralign.evaluation.responses import read_response_part, response_parts
-from mralign.retrieval.search import check_search, start_search
+from mralign.retrieval.search import check_search, prepare_search, start_search
 from mralign.rows.schema import JUDGEMENTS, QUESTIONS
 from mralign.rows.subjects import Subject
 from mralign.run.placement import DEALING, Fault, Workers
@@ -193,8 +193,8 @@ def _run(context: Context, *, subject: Subject) -> Outcome:
     read = partial(_cases, responses=responses, benchmarks=judged, questions=questions)
     parts = {part: read(part).num_rows for part in response_parts(responses)}
     log.info("%s: %d responses to %s", out.stage, sum(parts.values()), ", ".join(sorted(judged)))
-    if _searches(config) and config.evaluation.retrieval.engine == "bm25":
-        start_search(config)  # builds the index here, where a fault of the corpus is told as it is
+    if _searches(config):
+        prepare_search(config)
     done = stream(
         {part: rows for part, rows in parts.items() if rows},
         requests=read,

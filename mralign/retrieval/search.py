@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import AsyncIterator, Mapping
-from contextlib import ExitStack, asynccontextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -202,13 +200,13 @@ def check_search(config: RunConfig) -> None:
 
 
 def start_search(config: RunConfig) -> Searcher:
-    """The searcher of a run, for a process that ends with it (an actor). An index of a corpus is built if there is none
-    yet, which may take minutes; where the run directory is no local one, it lies in a temporary directory.
+    """The searcher of a run, for a process that ends with it (an actor). The index of a corpus is built if there is
+    none yet, which may take minutes; where the run directory is no local one, it lies in a temporary directory.
 
     Raises ValueError as `check_search` does.
     """
     check_search(config)
-    retrieval, directory = config.evaluation.retrieval, f"{absolute(config.run.dir)}/{SHELF}"
+    retrieval, directory = config.evaluation.retrieval, _directory(config)
     if retrieval.engine == "http":
         return HttpSearch(retrieval.search, cache=Directory(directory))
     from mralign.retrieval.bm25 import open_index
@@ -218,22 +216,12 @@ def start_search(config: RunConfig) -> Searcher:
     return open_index(resolve_path(str(retrieval.corpus)), fields=retrieval.fields, directory=Path(directory))
 
 
-@asynccontextmanager
-async def open_search(config: RunConfig) -> AsyncIterator[Searcher]:
-    """The searcher of a run. An index of a corpus is built here if there is none yet, which may take minutes.
+def prepare_search(config: RunConfig) -> None:
+    """Build the index of a corpus in the run directory, for a driver whose actors will search: what is wrong with the
+    corpus is told here, in a ValueError. An endpoint needs nothing, and a run directory elsewhere holds no index."""
+    if config.evaluation.retrieval.engine == "bm25" and "://" not in _directory(config):
+        start_search(config)
 
-    Raises ValueError as `check_search` does. Where the run directory is no local one, an index lives as long as this.
-    """
-    check_search(config)
-    retrieval, directory = config.evaluation.retrieval, f"{absolute(config.run.dir)}/{SHELF}"
-    if retrieval.engine == "http":
-        async with HttpSearch(retrieval.search, cache=Directory(directory)) as search:
-            yield search
-        return
-    from mralign.retrieval.bm25 import open_index
 
-    with ExitStack() as stack:
-        if "://" in directory:
-            directory = stack.enter_context(TemporaryDirectory(prefix="mralign-searches-"))
-        corpus = resolve_path(str(retrieval.corpus))
-        yield open_index(corpus, fields=retrieval.fields, directory=Path(directory))
+def _directory(config: RunConfig) -> str:
+    return f"{absolute(config.run.dir)}/{SHELF}"

@@ -3,16 +3,13 @@
 import asyncio
 from collections import Counter
 
-import pyarrow as pa
 import pytest
 from loopback_server import LoopbackServer
 
 from mralign.asking.chats import open_chats
-from mralign.asking.interview import commit_in_parts, interview, price, together, uncut
+from mralign.asking.interview import interview, price, together, uncut
 from mralign.asking.json_reply import Fault, ShapeError, parse_object, reader
 from mralign.config import Http, parse
-from mralign.run.rejects import Reject
-from mralign.run.store import StageDir
 from mralign.serving.calls import Failure, Stopped
 from mralign.serving.conversation import ChatReply, ChatRequest, Message
 
@@ -120,37 +117,6 @@ def test_any_other_exception_cancels_the_rest():
     with pytest.raises(KeyError, match="a bug"):
         asyncio.run(together(map(work, range(4))))
     assert ended == []
-
-
-def test_parts_are_committed_as_they_end_and_only_those_that_failed_in_passing_are_made_again(tmp_path):
-    schema, out = pa.schema({"row_id": pa.string()}), StageDir(str(tmp_path))
-    made, running, most = [], 0, 0
-
-    async def work(members, *, reason):
-        nonlocal running, most
-        running += 1
-        most = max(most, running)
-        await asyncio.sleep(0.01)
-        running -= 1
-        made.append(members[0])
-        rejects = [Reject(m, reason if m == "3" else "not_json") for m in members if m in "37"]
-        return pa.table({"row_id": [m for m in members if m not in "37"]}), rejects
-
-    def run(reason, at_once=None):
-        made.clear()
-        heard = []
-        one = lambda members: work(members, reason=reason)  # noqa: E731
-        members = [str(n) for n in range(10)]
-        asyncio.run(
-            commit_in_parts(members, rows=3, work=one, schema=schema, out=out, report=heard.append, at_once=at_once)
-        )
-        return sorted(made), sorted(heard)
-
-    assert run("timeout", at_once=2) == (["0", "3", "6", "9"], [1, 3, 3, 3]) and most == 2
-    assert run("not_json") == (["3"], [3])
-    assert run("timeout") == ([], [])
-    assert out.read(schema=schema).column("row_id").to_pylist() == [n for n in "0123456789" if n not in "37"]
-    assert out.read_rejects().column("row_id").to_pylist() == ["3", "7"]
 
 
 def test_chats_of_one_endpoint_share_it_and_ask_once(tmp_path):

@@ -15,7 +15,9 @@ from mralign.chat.endings import ending_fault
 from mralign.chat.self_refine import Refinement, requests_of_turn
 from mralign.chat.thought import split_thinking
 from mralign.config import Decoding, Engine, Http, Model
-from mralign.evaluation.judging import Case, Court, judge
+from mralign.evaluation.benchmarks import find
+from mralign.evaluation.benchmarks.benchmark import Case
+from mralign.evaluation.judging import Judgements, Judges, judge
 from mralign.rollouts.candidates import Limits
 from mralign.rollouts.candidates import judge as judge_rollouts
 from mralign.rollouts.thoughts import thoughts_of
@@ -161,9 +163,11 @@ def annotate(*replies):
 
 
 def judged(*replies):
-    case = Case("d/1/on/0", "d/1", "tqa", "truthfulqa", "where?", "Paris", ("Paris",), ("Rome",))
+    case = Case("d/1/on/0", "d/1", "tqa", "truthfulqa", "where?", "Paris", ("Paris",), {"incorrect_answers": ["Rome"]})
     chat = Scripted(*replies)
-    (found,) = asyncio.run(judge(case, court=Court({"judge": chat})))
+    known = Judgements()
+    asyncio.run(judge(case, benchmark=find(case.benchmark), judges=Judges({"judge": chat}), known=known))
+    (found,) = [*known.rows, *known.rejects]
     return found, chat.asked
 
 

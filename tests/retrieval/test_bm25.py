@@ -17,7 +17,7 @@ from mralign.config import parse
 from mralign.retrieval import bm25
 from mralign.retrieval.bm25 import best, open_index
 from mralign.retrieval.corpus import check_corpus, read_corpus
-from mralign.retrieval.search import Snippet, check_search, open_search
+from mralign.retrieval.search import Snippet, check_search, prepare_search, start_search
 
 ROWS = [
     {"id": "p", "title": "Paris", "text": "Paris is the capital of France. The Seine flows through Paris."},
@@ -235,17 +235,20 @@ def test_a_run_directory_that_is_no_local_one_gets_an_index_for_the_time_being(t
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
     monkeypatch.setattr("tempfile.tempdir", None)
     (tmp_path / "tmp").mkdir()
-
-    async def search(run_dir):
-        async with open_search(config_of(run_dir, corpus_of(tmp_path / "c.jsonl"))) as searcher:
-            found = await searcher.search("Norway", top_k=5)
-            return found, len(list((tmp_path / "tmp").iterdir()))
-
+    corpus = corpus_of(tmp_path / "c.jsonl")
     expected = [Snippet("o", "", "Oslo: capital of Norway", pytest.approx(score(["norway"], WORDS[2])))]
-    assert asyncio.run(search(f"file://{tmp_path}/remote")) == (expected, 1)
-    assert not list((tmp_path / "tmp").iterdir()) and not (tmp_path / "remote").exists()
-    assert asyncio.run(search(str(tmp_path / "run"))) == (expected, 0)
+
+    elsewhere = config_of(f"file://{tmp_path}/remote", corpus)
+    prepare_search(elsewhere)  # it has no place for an index
+    assert not list((tmp_path / "tmp").iterdir())
+    assert asyncio.run(start_search(elsewhere).search("Norway", top_k=5)) == expected
+    (index,) = (tmp_path / "tmp").iterdir()
+    assert index.name.startswith(f"mralign-searches-{os.getpid()}-") and not (tmp_path / "remote").exists()
+
+    local = config_of(str(tmp_path / "run"), corpus)
+    prepare_search(local)
     assert [p.name[:5] for p in (tmp_path / "run" / "searches").iterdir()] == ["bm25-"]
+    assert asyncio.run(start_search(local).search("Norway", top_k=5)) == expected
 
 
 def test_without_the_library_the_extra_is_named(tmp_path, monkeypatch):

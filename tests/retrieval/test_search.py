@@ -8,7 +8,7 @@ import pytest
 from search_server import Answer, SearchServer, hits
 
 from mralign.config import Search, parse
-from mralign.retrieval.search import HttpSearch, Snippet, at, check_search, filled, open_search, read_snippets
+from mralign.retrieval.search import HttpSearch, Snippet, at, check_search, filled, read_snippets, start_search
 from mralign.run.store import Directory
 from mralign.serving.backoff import Clock
 from mralign.serving.calls import EndpointRefused, Failure
@@ -211,9 +211,9 @@ def config_of(tmp_path, **retrieval):
     )
 
 
-def test_open_search_keeps_the_answers_of_an_endpoint_in_the_run_directory(tmp_path):
+def test_a_search_of_a_run_keeps_the_answers_of_an_endpoint_in_the_run_directory(tmp_path):
     async def search(config):
-        async with open_search(config) as searcher:
+        async with start_search(config) as searcher:
             return await searcher.search("q", top_k=1)
 
     with SearchServer(lambda query: [hits("one", "two")]) as server:
