@@ -62,9 +62,9 @@ def run(args: argparse.Namespace) -> None:
     if args.dry_run:
         print(pipeline.describe(config, planned))
         return
-    pipeline.save_config(config)
+    report.begin(config)
     pipeline.run(config, planned, start_ray=lambda: start_ray(config))
-    print(report.publish(config, planned if args.only is None else pipeline.survey(config)))
+    print(report.publish(config, pipeline.survey(config) if args.until or args.only else planned))
 
 
 def check_trains(config: RunConfig) -> None:

@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
     if args.dry_run:
         print(pipeline.describe(config, planned))
         return
-    pipeline.save_config(config)
+    report.begin(config)
     pipeline.run(config, planned, start_ray=partial(start_ray, config))
     print(report.publish(config, planned))
 
@@ -94,9 +94,12 @@ def named(model: str, *, adapter: str | None) -> tuple[str, str]:
     The model of a run of ours lies in RUN/training/FINGERPRINT/model, and is called RUN.
     """
     path = Path(model)
-    own = path.name == "model" and len(path.parts) > 3 and path.parts[-3] == "training"
-    base = path.parts[-4] if own else (path.name if path.exists() else model)
-    label = re.sub(r"[^\w.-]+", "_", "-".join([base, *([Path(adapter).name] if adapter else [])])).strip("_") or "model"
+    said = path.name if path.exists() else model
+    if path.name == "model" and len(path.parts) > 3 and path.parts[-3] == "training":
+        said = path.parts[-4]
+    if adapter is not None:
+        said += f"-{Path(adapter).name}"
+    label = re.sub(r"[^\w.-]+", "_", said).strip("_") or "model"
     if not path.exists() and adapter is None:
         return label, label  # a name on the hub is one model
     absolute = [str(Path(item).expanduser().absolute()) for item in (model, adapter) if item]
@@ -105,7 +108,9 @@ def named(model: str, *, adapter: str | None) -> tuple[str, str]:
 
 def _placed(path: str, *, data: str | None) -> str:
     """A relative path under the directory (or URI) of the data; others stay as they are."""
-    return path if data is None or "://" in path or path.startswith(("/", "~")) else f"{data.rstrip('/')}/{path}"
+    if data is None or "://" in path or path.startswith(("/", "~")):
+        return path
+    return f"{data.rstrip('/')}/{path}"
 
 
 def _parser() -> argparse.ArgumentParser:

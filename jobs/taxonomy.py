@@ -35,7 +35,7 @@ from mralign.asking.chats import open_chat  # noqa: E402
 from mralign.config import RunConfig, load, to_yaml  # noqa: E402
 from mralign.rows.schema import OPEN_LABELS  # noqa: E402
 from mralign.run import pipeline, template_dates  # noqa: E402
-from mralign.run.store import Directory, StageDir, absolute, fingerprint  # noqa: E402
+from mralign.run.store import Directory, StageDir, absolute  # noqa: E402
 from mralign.serving.embedding import embed_where_it_fits  # noqa: E402
 
 log = logging.getLogger("mralign")
@@ -73,23 +73,13 @@ def label(config: RunConfig) -> StageDir:
     pipeline.check_nothing_lacks(config, [*planned, labels])  # before the first rollout is sampled
     pipeline.run(config, planned, start_ray=start)
     item = place(config, candidates=found.out)
-    needs_ray = labeller_of(config).engine == "vllm" or config.discovery.embedding.gpu
-    pipeline.run(config, [item], start_ray=start if needs_ray else lambda: None)
+    pipeline.run(config, [item], start_ray=start)
     return item.out
 
 
 def place(config: RunConfig, *, candidates: StageDir) -> pipeline.Planned:
     """The stage `open_labels`, and where in the run directory it writes."""
-    stage = OPEN_LABELS_STAGE
-    mark = fingerprint(
-        stage=stage.name,
-        version=stage.version,
-        config=stage.matters(config),
-        upstream={"candidates": candidates.fingerprint},
-        inputs={},
-    )
-    out = StageDir(f"{absolute(config.run.dir)}/{stage.name}/{mark}", stage=stage.name, fingerprint=mark)
-    return pipeline.Planned(stage, out, {"candidates": candidates}, {}, out.manifest())
+    return pipeline.place(config, OPEN_LABELS_STAGE, upstream={"candidates": candidates})
 
 
 def discover(labels: StageDir, *, config: RunConfig, out: Path) -> Taxonomy:

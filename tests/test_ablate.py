@@ -11,7 +11,7 @@ import pytest
 
 from mralign.comparison import run_tables
 from mralign.config import load
-from mralign.rows.schema import SCORES
+from mralign.evaluation.scoring import SCORES
 from mralign.run import pipeline
 from mralign.run.store import Manifest, part_name
 

@@ -85,7 +85,7 @@ def to_macro(label_sets: Sequence[Collection[str]], *, taxonomy: Taxonomy) -> li
         for label in labels:
             if label not in taxonomy.macro:
                 taxonomy.index(label)  # raises with the allowed labels
-    return [frozenset(taxonomy.macro[label] for label in labels) for labels in label_sets]
+    return [frozenset(map(taxonomy.macro.__getitem__, labels)) for labels in label_sets]
 
 
 def macro_pairs(pairs: Pairs, *, taxonomy: Taxonomy) -> Counter[tuple[LabelSet, LabelSet]]:

@@ -152,7 +152,6 @@ def _check_human(config: RunConfig) -> None:
 HUMAN_STAGE = Stage(
     name="human_labels",
     run=_human_labels,
-    matters=lambda config: None,
     upstream=("annotation",),
     inputs=lambda config: {"human": str(config.annotation.human)},
     check=_check_human,
@@ -164,6 +163,6 @@ def agreement_stage(*, human: bool) -> Stage:
     return Stage(
         name="agreement",
         run=_agreement,
-        matters=_names,
+        reads=("annotation",),
         upstream=("annotation", "annotator_matrices", *(["human_labels"] if human else [])),
     )

@@ -85,19 +85,23 @@ def align(a: Sequence[StepLabels], b: Sequence[StepLabels], *, segments: int) ->
     Two neighbouring segments share a final step only if both annotators put them in one step. So a final step lies
     inside ONE step of each annotator, and the union of that annotator's labels over its segments is that step's labels.
     """
-    owner_a = [step for step in a for _ in range(step.first_segment, step.last_segment + 1)]
-    owner_b = [step for step in b for _ in range(step.first_segment, step.last_segment + 1)]
+    owner_a, owner_b = by_segment(a), by_segment(b)
     assert len(owner_a) == len(owner_b) == segments
-    starts = [
-        index
-        for index in range(segments)
-        if index == 0 or owner_a[index] is not owner_a[index - 1] or owner_b[index] is not owner_b[index - 1]
-    ]
-    spans = zip(starts, [*starts, segments][1:], strict=True)
-    return [
-        (_cut(owner_a[first], first=first, last=end - 1), _cut(owner_b[first], first=first, last=end - 1))
-        for first, end in spans
-    ]
+    starts = sorted({step.first_segment for step in (*a, *b)})
+    pairs = []
+    for first, end in zip(starts, [*starts, segments][1:], strict=True):
+        left = _cut(owner_a[first], first=first, last=end - 1)
+        right = _cut(owner_b[first], first=first, last=end - 1)
+        pairs.append((left, right))
+    return pairs
+
+
+def by_segment(steps: Sequence[StepLabels]) -> list[StepLabels]:
+    """The step of each segment; `steps` are a partition, in order."""
+    owners: list[StepLabels] = []
+    for step in steps:
+        owners += [step] * (step.last_segment - step.first_segment + 1)
+    return owners
 
 
 def _cut(step: StepLabels, *, first: int, last: int) -> StepLabels:
@@ -114,7 +118,9 @@ def consolidate(a: StepLabels, *, b: StepLabels, taxonomy: Taxonomy, threshold: 
     conf_b = dict(zip(b.labels, b.confidences, strict=True))
     if conf_a and conf_a.keys() == conf_b.keys():  # 1. L_A = L_B != {}: accept, confidences of A
         return _final(a, b=b, chosen=conf_a, rule=EQUAL, taxonomy=taxonomy)
-    higher = {label: max(conf_a.get(label, 0.0), conf_b.get(label, 0.0)) for label in conf_a.keys() | conf_b.keys()}
+    higher = {}
+    for label in conf_a.keys() | conf_b.keys():
+        higher[label] = max(conf_a.get(label, 0.0), conf_b.get(label, 0.0))
     common = [label for label in higher if label in conf_a and label in conf_b]  # 2. keep the intersection ...
     single = {label: value for label, value in higher.items() if label not in common and value > threshold}
     kept = (common + _rank(single, taxonomy=taxonomy))[:2]  # ... and add confident labels until two
@@ -153,14 +159,13 @@ def consensus(
             raise ValueError(f"annotator {name}: {fault}; validate its reply and quarantine the row before consensus")
     pairs = align(a, b, segments=segments)
     drafts = [consolidate(left, b=right, taxonomy=taxonomy, threshold=threshold) for left, right in pairs]
-    disputed = [
-        (left.first_segment, left.last_segment) for (left, _), draft in zip(pairs, drafts, strict=True) if draft is None
-    ]
-    verdicts = iter(_checked(adjudicate(disputed), spans=disputed, taxonomy=taxonomy) if disputed else ())
-    return [
-        draft or _adjudicated(left, b=right, verdict=next(verdicts), taxonomy=taxonomy)
-        for (left, right), draft in zip(pairs, drafts, strict=True)
-    ]
+    disputed = [pair for pair, draft in zip(pairs, drafts, strict=True) if draft is None]
+    spans = [(left.first_segment, left.last_segment) for left, _ in disputed]
+    verdicts = iter(_checked(adjudicate(spans), spans=spans, taxonomy=taxonomy) if spans else ())
+    final = []
+    for (left, right), draft in zip(pairs, drafts, strict=True):
+        final.append(draft or _adjudicated(left, b=right, verdict=next(verdicts), taxonomy=taxonomy))
+    return final
 
 
 def _checked(verdicts: Sequence[StepLabels], *, spans: Sequence[Span], taxonomy: Taxonomy) -> Sequence[StepLabels]:

@@ -15,9 +15,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from mralign.annotation.annotators import TALLIED
+from mralign.annotation.ask import TALLIED
 from mralign.annotation.consensus import ADJUDICATED, UNLABELLED
-from mralign.annotation.desk import Desk, Tallies
 from mralign.annotation.instruction import (
     Trajectory,
     adjudication_messages,
@@ -25,14 +24,14 @@ from mralign.annotation.instruction import (
     annotation_messages,
     annotator_instruction,
 )
-from mralign.annotation.panel import ADJUDICATOR, ROLES
+from mralign.annotation.resolved import ADJUDICATOR, ROLES, ResolvedAnnotation
 from mralign.annotation.step_labels import StepLabels
 from mralign.asking.interview import price
-from mralign.serving.conversation import Message
+from mralign.run.finished import add_tallies
 
 
 @dataclass(frozen=True)
-class Expected:
+class ExpectedCost:
     """What one annotator is expected to take; for the adjudicator the most: every step of every trajectory disputed."""
 
     role: str
@@ -44,66 +43,80 @@ class Expected:
     paid: bool  # behind an endpoint
 
 
-def expect(sample: Sequence[Trajectory], *, rows: int, desk: Desk, count: Callable[[str], int]) -> list[Expected]:
+def expect(
+    sample: Sequence[Trajectory], *, rows: int, resolved: ResolvedAnnotation, count: Callable[[str], int]
+) -> list[ExpectedCost]:
     """Expected cost of `rows` trajectories like those of `sample`; `count` gives the tokens of a text.
 
     A reply is taken to have one step a segment with one label each. Cached replies cost nothing, repairs cost extra.
     """
     found = []
-    for role in (r for r in ROLES if r in desk.speakers):
+    for role in ROLES:
+        if role not in resolved.chats:
+            continue
         prompts = replies = 0
         for trajectory in sample:
-            messages, reply = _exchange(trajectory, role=role, desk=desk)
-            prompts += sum(count(message.content) for message in messages)
+            asked, reply = _exchange(trajectory, role=role, resolved=resolved)
+            prompts += sum(map(count, asked))
             replies += count(reply)
-        scale = rows / len(sample)
-        tokens = round(prompts * scale), round(replies * scale)
-        cost = money({"prompt_tokens": tokens[0], "completion_tokens": tokens[1]}, desk=desk, role=role)
-        found.append(Expected(role, desk.names[role], rows, *tokens, cost, desk.speakers[role].http is not None))
+        tokens = {
+            "prompt_tokens": round(prompts * rows / len(sample)),
+            "completion_tokens": round(replies * rows / len(sample)),
+        }
+        cost = money(tokens, resolved=resolved, role=role)
+        paid = resolved.chats[role].http is not None
+        found.append(ExpectedCost(role, resolved.names[role], rows, **tokens, money=cost, paid=paid))
     return found
 
 
-def _exchange(trajectory: Trajectory, *, role: str, desk: Desk) -> tuple[tuple[Message, ...], str]:
-    """The messages of a request of this role, and a reply of usual length."""
-    label, segments = desk.taxonomy.labels[-1], range(len(trajectory.segments))
+def _exchange(trajectory: Trajectory, *, role: str, resolved: ResolvedAnnotation) -> tuple[list[str], str]:
+    """The texts of a request of this role, and a reply of usual length."""
+    taxonomy, show = resolved.taxonomy, resolved.show_answers
+    label, segments = taxonomy.labels[-1], range(len(trajectory.segments))
     said = [{"label": label, "confidence": 8}]
     if role == ADJUDICATOR:
-        disputed = [(StepLabels(i, i, (label,), (8.0,)), StepLabels(i, i, (label,), (8.0,))) for i in segments]
-        instruction = adjudicator_instruction(desk.taxonomy)
-        messages = adjudication_messages(trajectory, disputed, instruction=instruction, show_answers=desk.show_answers)
-        return messages, json.dumps({f"dispute_{i + 1}": said for i in segments})
-    instruction = annotator_instruction(desk.taxonomy)
-    messages = annotation_messages(trajectory, instruction=instruction, show_answers=desk.show_answers)
-    steps = [{"segments": [i], "labels": said} for i in segments]
-    return messages, json.dumps({"steps": steps, "confidence": 8})
+        steps = [StepLabels(i, i, (label,), (8.0,)) for i in segments]
+        disputed = list(zip(steps, steps, strict=True))
+        instruction = adjudicator_instruction(taxonomy)
+        messages = adjudication_messages(trajectory, disputed, instruction=instruction, show_answers=show)
+        reply: dict[str, Any] = {f"dispute_{i + 1}": said for i in segments}
+    else:
+        instruction = annotator_instruction(taxonomy)
+        messages = annotation_messages(trajectory, instruction=instruction, show_answers=show)
+        reply = {"steps": [{"segments": [i], "labels": said} for i in segments], "confidence": 8}
+    return [message.content for message in messages], json.dumps(reply)
 
 
-def describe_expected(expected: Sequence[Expected]) -> str:
+def describe_expected(expected: Sequence[ExpectedCost]) -> str:
     """The expectation as text, one line an annotator."""
-    lines = [
-        f"  {e.name}: {'at most ' if e.role == ADJUDICATOR else ''}{e.requests:,} requests, about "
-        f"{e.prompt_tokens:,} prompt and {e.completion_tokens:,} completion tokens, {_said(e)}"
-        for e in expected
-    ]
+    lines = []
+    for cost in expected:
+        most = "at most " if cost.role == ADJUDICATOR else ""
+        lines.append(
+            f"  {cost.name}: {most}{cost.requests:,} requests, about {cost.prompt_tokens:,} prompt and "
+            f"{cost.completion_tokens:,} completion tokens, {_name_money(cost)}"
+        )
     note = "  replies of earlier runs cost nothing; a reply that cannot be used is asked for once more"
     return "\n".join([*lines, note])
 
 
-def _said(expected: Expected) -> str:
-    if not expected.paid:
+def _name_money(cost: ExpectedCost) -> str:
+    if not cost.paid:
         return "on engines of your own"
-    return (
-        f"money {expected.money:,.2f}" if expected.money else "money unknown: give http.price_prompt, price_completion"
-    )
+    if not cost.money:
+        return "money unknown: give http.price_prompt, price_completion"
+    return f"money {cost.money:,.2f}"
 
 
-def money(tokens: Mapping[str, int], *, desk: Desk, role: str, fresh: bool = False) -> float:
+def money(tokens: Mapping[str, int], *, resolved: ResolvedAnnotation, role: str, fresh: bool = False) -> float:
     """Price of a role's tokens; `fresh`: only of those that were not found in the run directory."""
-    speaker = desk.speakers.get(role)
-    return price(tokens, http=speaker.http if speaker else None, fresh=fresh)
+    annotator = resolved.chats.get(role)
+    return price(tokens, http=annotator.http if annotator else None, fresh=fresh)
 
 
-def figures(parts: Iterable[pa.Table], *, tallies: Iterable[Tallies], desk: Desk) -> dict[str, Any]:
+def figures(
+    parts: Iterable[pa.Table], *, tallies: Iterable[Mapping[str, Any]], resolved: ResolvedAnnotation
+) -> dict[str, Any]:
     """The figures of the manifest; `parts` hold the column `steps` of schema ANNOTATIONS.
 
     annotators: by name what was counted, with repair_rate and reject_rate (of the trajectories asked about), the
@@ -126,8 +139,8 @@ def figures(parts: Iterable[pa.Table], *, tallies: Iterable[Tallies], desk: Desk
         "rules": dict(rules.most_common()),
         "labels": dict(sorted(final.items(), key=lambda item: -item[1])),
         "adjudicated": (rules[ADJUDICATED] + rules[UNLABELLED]) / total if total else 0.0,
-        "by_label": {label: dict(labels[label]) for label in desk.taxonomy.labels if label in labels},
-        "annotators": _by_annotator(tallies, desk=desk),
+        "by_label": {label: dict(labels[label]) for label in resolved.taxonomy.labels if label in labels},
+        "annotators": _by_annotator(tallies, resolved=resolved),
     }
 
 
@@ -144,20 +157,18 @@ def _count_labels(step: Mapping[str, Any], *, labels: dict[str, Counter[str]]) -
         )
 
 
-def _by_annotator(tallies: Iterable[Tallies], *, desk: Desk) -> dict[str, dict[str, Any]]:
-    totals: Tallies = {role: Counter() for role in ROLES}
-    for tally in tallies:
-        for role, counts in tally.items():
-            totals[role].update(counts)
+def _by_annotator(tallies: Iterable[Mapping[str, Any]], *, resolved: ResolvedAnnotation) -> dict[str, dict[str, Any]]:
     found = {}
-    for role, counts in totals.items():
-        asked = counts["trajectories"]
-        if asked:
-            found[desk.names[role]] = {
-                **{name: counts[name] for name in TALLIED if role in desk.speakers or name == "trajectories"},
-                "repair_rate": counts["repaired"] / asked,
-                "reject_rate": counts["rejected"] / asked,
-                "money": money(counts, desk=desk, role=role),
-                "money_now": money(counts, desk=desk, role=role, fresh=True),
-            }
+    for role, counts in add_tallies(tallies).items():
+        asked = counts.get("trajectories", 0)
+        if not asked:
+            continue
+        counted = TALLIED if role in resolved.chats else ("trajectories",)
+        found[resolved.names[role]] = {
+            **{name: counts.get(name, 0) for name in counted},
+            "repair_rate": counts.get("repaired", 0) / asked,
+            "reject_rate": counts.get("rejected", 0) / asked,
+            "money": money(counts, resolved=resolved, role=role),
+            "money_now": money(counts, resolved=resolved, role=role, fresh=True),
+        }
     return found

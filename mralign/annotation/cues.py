@@ -23,7 +23,7 @@ _BOOK_KEYS = {"merge_equal", "second_from", "rules"}
 
 
 @dataclass(frozen=True)
-class Rule:
+class CueRule:
     """One cue: `pattern` (ignoring case; at the start of the segment where it begins with ^) speaks for `label`."""
 
     pattern: re.Pattern[str]
@@ -35,7 +35,7 @@ class Rule:
 class RuleBook:
     """The rules of one annotator and its habits."""
 
-    rules: tuple[Rule, ...]
+    rules: tuple[CueRule, ...]
     merge_equal: bool  # neighbours with the same label set become one step
     second_from: float  # a label below this confidence can only stand alone
 
@@ -67,7 +67,7 @@ def load_rule_book(path: str) -> RuleBook:
     return RuleBook(rules=rules, merge_equal=raw["merge_equal"], second_from=second_from)
 
 
-def _rule(item: Any, *, where: str) -> Rule:
+def _rule(item: Any, *, where: str) -> CueRule:
     """One rule of the file; ValueError beginning with `where`."""
     if not isinstance(item, dict) or set(item) != _RULE_KEYS:
         raise ValueError(f"{where} is {item!r}; allowed are exactly the keys {sorted(_RULE_KEYS)}; mend the rule")
@@ -78,7 +78,7 @@ def _rule(item: Any, *, where: str) -> Rule:
     if not isinstance(pattern, str) or not pattern:
         raise ValueError(f"{where} has pattern {pattern!r}; allowed is a regular expression in quotes")
     try:
-        return Rule(re.compile(pattern, re.IGNORECASE), label, confidence)
+        return CueRule(re.compile(pattern, re.IGNORECASE), label, confidence)
     except re.error as error:
         raise ValueError(
             f"{where} has pattern {pattern!r}, no regular expression ({error}); mend the pattern"

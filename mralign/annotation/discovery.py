@@ -48,7 +48,10 @@ class Clusters:
 
 def name_counts(rows: Iterable[Mapping[str, Any]]) -> dict[str, int]:
     """Instances of each name in rows of schema OPEN_LABELS, most frequent first, ties by name."""
-    counts = Counter(label for row in rows for step in row["steps"] for label in step["labels"])
+    counts: Counter[str] = Counter()
+    for row in rows:
+        for step in row["steps"]:
+            counts.update(step["labels"])
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
@@ -173,12 +176,19 @@ def describe(clusters: Clusters) -> str:
 
 def record(clusters: Clusters, *, labels: Sequence[str], counts: Mapping[str, int]) -> dict[str, Any]:
     """Everything that was found, for JSON: every cluster with its names and instances, the noise, and the figures."""
-    members = [{name: clusters.frequency[name] for name in clusters.members(c)} for c in range(NOISE, clusters.count)]
+    named = []
+    for own, label in enumerate(labels):
+        named.append({"label": label, "names": _frequencies(clusters, own)})
     return {
         "instances": sum(counts.values()),
         "distinct": len(counts),
         "frequent": len(clusters.names),
         "silhouette": clusters.silhouette,
-        "clusters": [{"label": label, "names": names} for label, names in zip(labels, members[1:], strict=True)],
-        "noise": members[0],
+        "clusters": named,
+        "noise": _frequencies(clusters, NOISE),
     }
+
+
+def _frequencies(clusters: Clusters, cluster: int) -> dict[str, int]:
+    """The instances of each name of a cluster (or of NOISE), most frequent first."""
+    return {name: clusters.frequency[name] for name in clusters.members(cluster)}

@@ -1,30 +1,34 @@
 """Stage `open_labels`, of the job that discovers a taxonomy: a sample of candidates is labelled in open vocabulary.
 
-Candidates enter; parts of schema OPEN_LABELS leave, a bad row as a reject. It stands beside the run, not in it: nothing
-of the run depends on it. No arithmetic lives here.
+Candidates enter; rows of schema OPEN_LABELS leave, a bad row as a reject. The sample streams through the labeller's
+engines (run/stream.py). The stage stands beside the run, not in it: nothing of the run depends on it.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import chain
 from typing import Any
 
-from mralign.annotation.desk import trajectory_of
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from mralign.annotation.discovery import check_installed, name_counts
-from mralign.annotation.instruction import Trajectory
-from mralign.annotation.open_interview import label_openly
+from mralign.annotation.open_interview import OpenLabelling
 from mralign.annotation.open_labels import INSTRUCTION, sample_ids
-from mralign.asking.chats import asking_faults, asking_workers, check_speaker, open_chat, speaker_of
-from mralign.config import Annotator, RunConfig
+from mralign.asking.annotator import ResolvedAnnotator, check_annotator, resolve
+from mralign.asking.chats import SharedEngine, asking_faults
+from mralign.config import Annotator, RunConfig, named
 from mralign.rows.schema import CANDIDATES, OPEN_LABELS
-from mralign.run.placement import Fault, Workers
+from mralign.run.placement import DEALING, Fault, Workers
 from mralign.run.stage import Context, Outcome, Stage, all_checks, log
 from mralign.run.store import StageDir
+from mralign.run.stream import Pool, stream
+from mralign.serving.conversation import Chat
 from mralign.serving.embedding import check_embedding, embedding_faults, embedding_workers
 from mralign.serving.lacks import annotator_lacks
+from mralign.serving.streaming import engine_workers, pool_of
 
 
 def labeller_of(config: RunConfig) -> Annotator:
@@ -39,67 +43,77 @@ def labeller_of(config: RunConfig) -> Annotator:
     return labeller
 
 
-def _matters(config: RunConfig) -> dict[str, Any]:
-    """What changes the open labels; `mark` stands for the files of a model of ours."""
-    speaker = speaker_of(labeller_of(config), config=config)
-    http, model = speaker.http, speaker.model
-    return {
-        "sample": config.discovery.sample,
-        "seed": [config.run.seed, speaker.seed],
-        "show_answers": config.annotation.show_answers,
-        "instruction": INSTRUCTION,
-        "decoding": speaker.decoding.model_dump(mode="json"),
-        "mode": speaker.mode.model_dump(mode="json"),
-        "structured": speaker.structured,
-        "asked": [http.base_url, http.model or model.path, http.request]
-        if http
-        else [speaker.mark, speaker.serving.max_model_len],
-    }
+def _reads(config: RunConfig) -> dict[str, Any]:
+    labeller = config.filled(labeller_of(config))
+    discovery = config.discovery.model_copy(update={"labeller": labeller})
+    return {"discovery": discovery, **named(config, "annotation.show_answers", "run.seed")}
+
+
+def _inputs(config: RunConfig) -> dict[str, str]:
+    labeller = config.filled(labeller_of(config))
+    return labeller.model.inputs() if labeller.model else {}
 
 
 def _label(context: Context) -> Outcome:
-    config = context.config
-    sampled = sample(context.upstream["candidates"], size=config.discovery.sample, seed=config.run.seed)
-    labeller = labeller_of(config)
-    log.info("open_labels: %s names the strategies of %d trajectories", labeller.name, len(sampled))
-    tally = asyncio.run(_label_by(labeller, sampled, context=context))
-    counts = name_counts(context.out.read(schema=OPEN_LABELS).to_pylist())
-    rows = sum(context.out.rows(part) for part in context.out.parts())
-    figures = {"instances": sum(counts.values()), "distinct": len(counts), "last_session": dict(tally)}
-    return Outcome(len(sampled), rows, figures)
+    config, out = context.config, context.out
+    candidates, labeller = context.upstream["candidates"], resolve(labeller_of(config), config=config)
+    sampled = sample(candidates, size=config.discovery.sample, seed=config.run.seed)
+    parts = {part: len(row_ids) for part, row_ids in sampled.items()}
+    rows_in = sum(parts.values())
+    log.info("open_labels: %s names the strategies of %d trajectories", labeller.name, rows_in)
+    given = {"start_chat": partial(_start_chat, labeller), "show_answers": config.annotation.show_answers}
+    pool = pool_of(labeller.serving, endpoint=labeller.http)
+    done = stream(
+        parts,
+        requests=partial(_read_sampled, candidates=candidates, sampled=sampled),
+        pools=[Pool(OpenLabelling, given=given, arguments=pool)],
+        out=out,
+        schema=OPEN_LABELS,
+        batch=labeller.serving.batch_size,
+    )
+    counts = name_counts(out.read(schema=OPEN_LABELS).to_pylist())
+    rows_out = sum(out.rows(part) for part in out.parts())
+    figures = {"instances": sum(counts.values()), "distinct": len(counts), "last_session": done.took}
+    return Outcome(rows_in, rows_out, figures)
 
 
-async def _label_by(labeller: Annotator, sampled: Sequence[Trajectory], *, context: Context) -> Counter[str]:
-    from tqdm import tqdm
-
-    with tqdm(total=len(sampled), desc="open_labels", unit="row", mininterval=1.0) as bar:
-        async with open_chat(labeller, config=context.config) as chat:
-            show = context.config.annotation.show_answers
-            return await label_openly(sampled, chat=chat, show_answers=show, out=context.out, report=bar.update)
+def _start_chat(labeller: ResolvedAnnotator) -> Chat:
+    return SharedEngine(labeller).chat(labeller)
 
 
-def sample(candidates: StageDir, *, size: int, seed: int) -> list[Trajectory]:
-    """The sampled candidates in the order of the sample; ValueError if there is none."""
-    ids = candidates.read(schema=CANDIDATES, columns=["row_id"]).column("row_id").to_pylist()
-    place = {row_id: number for number, row_id in enumerate(sample_ids(ids, size=size, seed=seed))}
-    if not place:
+def sample(candidates: StageDir, *, size: int, seed: int) -> dict[str, list[str]]:
+    """The row_ids of the sampled candidates by part; ValueError if there is none."""
+    by_part = {}
+    for part in candidates.parts():
+        table = candidates.read_parts([part], schema=CANDIDATES, columns=["row_id"])
+        by_part[part] = table.column("row_id").to_pylist()
+    chosen = set(sample_ids(chain(*by_part.values()), size=size, seed=seed))
+    if not chosen:
         raise ValueError("no candidate is left to label; `jobs/align.py --until candidates` prints how many went where")
+    return {part: [row_id for row_id in row_ids if row_id in chosen] for part, row_ids in by_part.items()}
+
+
+def _read_sampled(part: str, *, candidates: StageDir, sampled: Mapping[str, Sequence[str]]) -> pa.Table:
+    """The sampled candidates of a part."""
     columns = ["row_id", "question", "answers", "text", "segment_start", "segment_end"]
-    parts = (candidates.read_parts([part], schema=CANDIDATES, columns=columns) for part in candidates.parts())
-    found = [trajectory_of(row) for part in parts for row in part.to_pylist() if row["row_id"] in place]
-    return sorted(found, key=lambda trajectory: place[trajectory.row_id])
+    table = candidates.read_parts([part], schema=CANDIDATES, columns=columns)
+    return table.filter(pc.is_in(table.column("row_id"), value_set=pa.array(sampled[part], pa.string())))
 
 
 def _check(config: RunConfig) -> None:
     """What could only fail at the end is refused at the beginning as well."""
-    speaker = speaker_of(labeller_of(config), config=config)
+    labeller = resolve(labeller_of(config), config=config)
     embedding = config.discovery.embedding
-    all_checks([partial(check_speaker, speaker), check_installed, partial(check_embedding, embedding)])
+    all_checks([partial(check_annotator, labeller), check_installed, partial(check_embedding, embedding)])
 
 
 def _workers(config: RunConfig) -> Sequence[Workers]:
-    """The labeller's engine, or what embeds later: of the two, never both at once, the one that takes more GPUs."""
-    labelling = asking_workers([labeller_of(config)], config=config)
+    """The labeller's engines, or what embeds later: of the two, never both at once, the one that takes more GPUs."""
+    labeller = resolve(labeller_of(config), config=config)
+    labelling: list[Workers] = []
+    if labeller.http is None:
+        setting = "discovery.labeller: `serving`, else engine"
+        labelling = [engine_workers(labeller.serving, what=f"engines of {labeller.name!r}", setting=setting), DEALING]
     embedding = embedding_workers(config.discovery.embedding)
     return max(labelling, embedding, key=lambda workers: sum(one.gpus for one in workers))
 
@@ -116,11 +130,13 @@ def _lacks(config: RunConfig) -> list[str]:
 OPEN_LABELS_STAGE = Stage(
     name="open_labels",
     run=_label,
-    matters=_matters,
+    reads=_reads,
+    code=lambda config: {"instruction": INSTRUCTION},
+    inputs=_inputs,
     upstream=("candidates",),
     check=_check,
     lacks=_lacks,
     workers=_workers,
     faults=_faults,
-    version=2,
+    version=3,
 )

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mralign.annotation.consensus import validate
+from mralign.annotation.consensus import by_segment, validate
 from mralign.annotation.step_labels import StepLabels
 from mralign.annotation.taxonomy import Taxonomy
 from mralign.rows.schema import ANNOTATOR_FIELDS
@@ -85,7 +85,7 @@ def human_steps(
     fault = validate(steps, segments=segments, taxonomy=taxonomy)
     if fault:
         return reject(lines, row_id=row_id, reason="invalid_annotation", detail=fault)
-    return tuple(_ranked(step) for step in steps)
+    return tuple(step.most_certain_first() for step in steps)
 
 
 def reject(lines: Sequence[Line], *, row_id: str, reason: str, detail: str) -> Reject:
@@ -125,30 +125,21 @@ def _number(line: Line, name: str, *, kind: type, text: str | None = None) -> An
         raise ValueError(f"line {line.number}: {name} is {value!r}; allowed is {wanted}") from None
 
 
-def _ranked(step: StepLabels) -> StepLabels:
-    """The step with its most certain label first; equally certain ones keep the order of the file."""
-    order = sorted(range(len(step.labels)), key=lambda place: -step.confidences[place])
-    labels = tuple(step.labels[place] for place in order)
-    return StepLabels(step.first_segment, step.last_segment, labels, tuple(step.confidences[p] for p in order))
-
-
 def refine(row: Mapping[str, Any], *, human: Sequence[StepLabels]) -> dict[str, Any]:
     """One row of schema.ANNOTATIONS and the human's steps of it as one row of schema.HUMAN_STEPS.
 
     A new step begins where the human's or the final steps have a boundary, so it lies inside ONE step of each, whose
     labels are its labels: the rule by which two annotators are aligned (METHOD.md §2a, DECISION on alignment).
     """
-    final = [step for step in row["steps"] for _ in range(step["first_segment"], step["last_segment"] + 1)]
-    owner = [step for step in human for _ in range(step.first_segment, step.last_segment + 1)]
+    final: list[Mapping[str, Any]] = []  # the final step of each segment
+    for step in row["steps"]:
+        final += [step] * (step["last_segment"] - step["first_segment"] + 1)
+    owner = by_segment(human)
     assert len(final) == len(owner)
-    starts = sorted({step["first_segment"] for step in final} | {step.first_segment for step in owner})
-    steps = [
-        {
-            "first_segment": first,
-            "last_segment": end - 1,
-            "labels_human": list(owner[first].labels),
-            **{field: final[first][field] for field in ANNOTATOR_FIELDS.values()},
-        }
-        for first, end in zip(starts, [*starts, len(final)][1:], strict=True)
-    ]
+    starts = sorted({step["first_segment"] for step in final} | {step.first_segment for step in human})
+    steps = []
+    for first, end in zip(starts, [*starts, len(final)][1:], strict=True):
+        place = {"first_segment": first, "last_segment": end - 1}
+        given = {field: final[first][field] for field in ANNOTATOR_FIELDS.values()}
+        steps.append({**place, "labels_human": list(owner[first].labels), **given})
     return {**{name: row[name] for name in ("row_id", "question_id", "dataset", "polarity")}, "steps": steps}

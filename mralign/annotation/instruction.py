@@ -7,8 +7,9 @@ comes first, so that a prefix cache computes it once; what differs, the question
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from mralign.annotation.step_labels import StepLabels
 from mralign.annotation.taxonomy import Taxonomy
@@ -23,6 +24,13 @@ class Trajectory:
     question: str
     answers: tuple[str, ...]
     segments: tuple[str, ...]
+
+
+def trajectory_of(row: Mapping[str, Any]) -> Trajectory:
+    """A row of schema CANDIDATES as annotators see it."""
+    spans = zip(row["segment_start"], row["segment_end"], strict=True)
+    segments = tuple(row["text"][start:end].strip() for start, end in spans)
+    return Trajectory(row["row_id"], row["question"], tuple(row["answers"]), segments)
 
 
 _ANNOTATOR = """\
@@ -80,6 +88,11 @@ def annotator_instruction(taxonomy: Taxonomy) -> str:
     return _ANNOTATOR.format(labels=_list_labels(taxonomy), example=example)
 
 
+def instructions(taxonomy: Taxonomy) -> list[str]:
+    """What every chat is told first: a changed wording is a changed annotation."""
+    return [annotator_instruction(taxonomy), adjudicator_instruction(taxonomy)]
+
+
 def adjudicator_instruction(taxonomy: Taxonomy) -> str:
     """The system message of the adjudicator."""
     return _ADJUDICATOR.format(labels=_list_labels(taxonomy))
@@ -112,13 +125,15 @@ def adjudication_messages(
 
 
 def _list_labels(taxonomy: Taxonomy) -> str:
+    """The labels with their meanings, below the macro-strategy of each."""
+    groups: dict[str, list[str]] = {}
+    for label in taxonomy.labels:
+        meaning = taxonomy.meaning.get(label)
+        line = f"- {label}: {meaning}" if meaning else f"- {label}"
+        groups.setdefault(taxonomy.macro[label], []).append(line)
     lines = []
-    for macro in dict.fromkeys(taxonomy.macro[label] for label in taxonomy.labels):
-        lines.append(f"{macro}:")
-        for label in taxonomy.labels:
-            if taxonomy.macro[label] == macro:
-                meaning = taxonomy.meaning.get(label)
-                lines.append(f"- {label}: {meaning}" if meaning else f"- {label}")
+    for macro, listed in groups.items():
+        lines += [f"{macro}:", *listed]
     return "\n".join(lines)
 
 

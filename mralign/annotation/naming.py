@@ -7,14 +7,14 @@ taxonomy file leave. All clusters are named in one request, so that their names 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
+from pydantic import AfterValidator, ConfigDict, Field, create_model
 
-from mralign.annotation.open_labels import MAX_NAME, snake_case
+from mralign.annotation.open_labels import MAX_NAME, StrategyName
 from mralign.annotation.taxonomy import Taxonomy
-from mralign.asking.json_reply import Fault, ShapeError, fields, object_schema, parse_object, reader
+from mralign.asking.json_reply import Fault, JsonReply, read_reply, reply_schema
 from mralign.serving.conversation import ChatRequest, Message
 
 _MAX_MEANING = 300  # characters
@@ -34,36 +34,64 @@ Reply with one JSON object and nothing else, with one key for each cluster:
 {"cluster_1": {"name": "...", "meaning": "...", "macro": "..."}, "cluster_2": {...}}"""
 
 
-@dataclass(frozen=True)
-class Strategy:
+def _one_line(text: str) -> str:
+    """A text on one line, its white space made single blanks."""
+    line = " ".join(text.split())
+    if not line or not line.isprintable():
+        raise ValueError("it must be a text of one line that can be printed")
+    return line
+
+
+class Strategy(JsonReply):
     """What one cluster is called."""
 
-    name: str
-    meaning: str
-    macro: str
+    model_config = ConfigDict(extra="ignore")
+
+    name: StrategyName
+    meaning: Annotated[str, Field(min_length=1, max_length=_MAX_MEANING), AfterValidator(_one_line)]
+    macro: Annotated[str, Field(min_length=1, max_length=MAX_NAME), AfterValidator(_one_line)]
+
+
+class NamingReply(JsonReply):
+    """A strategy for each cluster, by its number from 1: `cluster_1`, `cluster_2` ..."""
+
+    @classmethod
+    def reason(cls, field: str) -> str:
+        return "bad_labels"
 
 
 def naming_request(typical: Sequence[Sequence[str]], *, frequency: Mapping[str, int]) -> ChatRequest:
     """The request to name the clusters, given the typical names of each."""
-    lines = [
-        f"cluster_{number}: " + ", ".join(f"{name} ({frequency[name]})" for name in names)
-        for number, names in enumerate(typical, start=1)
-    ]
+    lines = []
+    for number, names in enumerate(typical, start=1):
+        shown = ", ".join(f"{name} ({frequency[name]})" for name in names)
+        lines.append(f"cluster_{number}: {shown}")
     messages = (Message("system", _INSTRUCTION), Message("user", "\n".join(lines)))
     return ChatRequest("taxonomy", messages, schema=naming_schema(len(typical)))
 
 
+def naming_reply(clusters: int) -> type[NamingReply]:
+    """The class of a reply on so many clusters."""
+    fields: Any = {f"cluster_{number}": (Strategy, ...) for number in range(1, clusters + 1)}
+    return create_model("NamingReply", __base__=NamingReply, **fields)
+
+
 def naming_schema(clusters: int) -> dict[str, Any]:
     """The JSON schema of a reply on so many clusters."""
-    short, long = ({"type": "string", "minLength": 1, "maxLength": size} for size in (MAX_NAME, _MAX_MEANING))
-    entry = object_schema(name=short, meaning=long, macro=short)
-    return object_schema(**{f"cluster_{number}": entry for number in range(1, clusters + 1)})
+    return reply_schema(naming_reply(clusters))
 
 
-@reader
 def read_naming(text: str, *, clusters: int) -> tuple[Strategy, ...] | Fault:
     """One strategy a cluster, in order."""
-    return _strategies(parse_object(text), clusters=clusters)
+    reply = read_reply(text, naming_reply(clusters))
+    if isinstance(reply, Fault):
+        return reply
+    strategies = tuple(strategy for _, strategy in reply)
+    names = [strategy.name for strategy in strategies]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        return Fault("bad_labels", f"the names {repeated!r:.300} occur more than once; each must differ")
+    return strategies
 
 
 def assemble(strategies: Sequence[Strategy], *, instances: Sequence[int]) -> Taxonomy:
@@ -84,40 +112,10 @@ def assemble(strategies: Sequence[Strategy], *, instances: Sequence[int]) -> Tax
 
 def to_yaml(taxonomy: Taxonomy) -> str:
     """The text of the file that `load_taxonomy` reads back."""
-    entries = [
-        {"label": label, "macro": taxonomy.macro[label]}
-        | ({"meaning": taxonomy.meaning[label]} if label in taxonomy.meaning else {})
-        for label in taxonomy.labels
-    ]
+    entries = []
+    for label in taxonomy.labels:
+        entry = {"label": label, "macro": taxonomy.macro[label]}
+        if label in taxonomy.meaning:
+            entry["meaning"] = taxonomy.meaning[label]
+        entries.append(entry)
     return yaml.safe_dump({"labels": entries}, sort_keys=False, allow_unicode=True, width=120)
-
-
-def _strategies(body: Any, *, clusters: int) -> tuple[Strategy, ...]:
-    keys = [f"cluster_{number}" for number in range(1, clusters + 1)]
-    found = fields(body, *keys, what="the reply")
-    odd = sorted(set(found) - set(keys))
-    if odd:
-        raise ShapeError("wrong_shape", f"the reply names {odd!r:.200}; allowed are cluster_1 to cluster_{clusters}")
-    strategies = tuple(_strategy(found[key], what=key) for key in keys)
-    names = [strategy.name for strategy in strategies]
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
-        raise ShapeError("bad_labels", f"the names {repeated!r:.300} occur more than once; each must differ")
-    return strategies
-
-
-def _strategy(value: Any, *, what: str) -> Strategy:
-    found = fields(value, "name", "meaning", "macro", what=what)
-    name = snake_case(_line(found["name"], what=f"{what}: name", longest=MAX_NAME))
-    if not any(character.isalpha() for character in name) or len(name) > MAX_NAME:
-        raise ShapeError("bad_labels", f"{what}: {found['name']!r:.100} is no name; allowed are words in snake_case")
-    meaning = _line(found["meaning"], what=f"{what}: meaning", longest=_MAX_MEANING)
-    return Strategy(name, meaning, _line(found["macro"], what=f"{what}: macro", longest=MAX_NAME))
-
-
-def _line(value: Any, *, what: str, longest: int) -> str:
-    """A text on one line, its white space made single blanks."""
-    text = " ".join(value.split()) if isinstance(value, str) else ""
-    if not text or len(text) > longest or not text.isprintable():
-        raise ShapeError("bad_labels", f"{what} is {value!r:.100}; it must be a text of 1 to {longest} characters")
-    return text

@@ -1,58 +1,50 @@
 """A chat is asked for open labels and for the names of clusters (METHOD.md §2b).
 
-Trajectories or clusters and a `Chat` enter; committed parts of schema OPEN_LABELS, or a strategy a cluster, leave. A
-reply that cannot be used is asked for once more with its fault quoted; then the row is a reject with the raw reply.
+Trajectories or clusters and a `Chat` enter; rows of schema OPEN_LABELS, or a strategy a cluster, leave. A reply that
+cannot be used is asked for once more with its fault quoted; then the row is a reject with the raw reply.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
-import pyarrow as pa
-
-from mralign.annotation.instruction import Trajectory
+from mralign.annotation.instruction import trajectory_of
 from mralign.annotation.naming import Strategy, naming_request, read_naming
 from mralign.annotation.open_labels import as_row, open_request, read_open
-from mralign.annotation.step_labels import StepLabels
-from mralign.asking.interview import commit_in_parts, interview, together, uncut
+from mralign.asking.interview import interview, uncut
 from mralign.asking.json_reply import Fault
 from mralign.chat.endings import TRUNCATED
-from mralign.rows.schema import OPEN_LABELS
 from mralign.run.rejects import Reject
-from mralign.run.store import StageDir
-from mralign.serving.calls import Failure
+from mralign.run.stream import Answer
+from mralign.serving.calls import Failure, Stopped
 from mralign.serving.conversation import Chat, ChatRequest
 
 T = TypeVar("T")
-PART_ROWS = 32  # trajectories that are committed together
 
 
-async def label_openly(
-    trajectories: Sequence[Trajectory],
-    *,
-    chat: Chat,
-    show_answers: bool,
-    out: StageDir,
-    report: Callable[[int], object],
-) -> Counter[str]:
-    """Commit the open labels of all trajectories; what that took, counted.
+class OpenLabelling:
+    """An actor of a stream (run/stream.py): a chat labels candidates, in words of its own."""
 
-    `report` hears the number of rows of every part that is new. All parts are asked for at once, for the chat bounds
-    what is in flight, and no part waits for another's tail; see `commit_in_parts` for what a rerun asks again.
-    """
-    tally: Counter[str] = Counter()
+    def __init__(self, *, start_chat: Callable[[], Chat], show_answers: bool) -> None:
+        self.chat, self.show_answers = start_chat(), show_answers
 
-    async def work(members: Sequence[Trajectory]) -> tuple[pa.Table, list[Reject]]:
-        answers = await together(_label(one, chat=chat, show_answers=show_answers, tally=tally) for one in members)
-        pairs = list(zip(members, answers, strict=True))
-        rows = [as_row(one.row_id, steps=said) for one, said in pairs if not isinstance(said, Reject)]
-        rejects = [said for _, said in pairs if isinstance(said, Reject)]
-        return pa.Table.from_pylist(rows, schema=OPEN_LABELS), rejects
+    async def answer(self, rows: list[dict[str, Any]]) -> list[Answer]:
+        """The open labels of each candidate, or why there are none. The chat bounds what is in flight."""
+        return await asyncio.gather(*map(self._label, rows))
 
-    await commit_in_parts(trajectories, rows=PART_ROWS, work=work, schema=OPEN_LABELS, out=out, report=report)
-    return tally
+    async def _label(self, row: dict[str, Any]) -> Answer:
+        trajectory, tally = trajectory_of(row), Counter[str]()
+        request, segments = open_request(trajectory, show_answers=self.show_answers), len(trajectory.segments)
+        try:
+            said = await ask(self.chat, request, read=lambda text: read_open(text, segments=segments), tally=tally)
+        except Stopped as reason:
+            return Answer(stopped=str(reason))
+        if isinstance(said, Reject):
+            return Answer(rejects=[said], took=tally)
+        return Answer(rows=[as_row(row["row_id"], steps=said)], took=tally)
 
 
 async def name_clusters(
@@ -80,10 +72,3 @@ async def ask(chat: Chat, request: ChatRequest, *, read: Callable[[str], T | Fau
         cut = "; raise decoding.max_tokens" if said.reason == TRUNCATED else ""
         return Reject(request.key_id, said.reason, f"after one repair: {said.detail}{cut}", raw)
     return said
-
-
-async def _label(
-    trajectory: Trajectory, *, chat: Chat, show_answers: bool, tally: Counter[str]
-) -> tuple[StepLabels, ...] | Reject:
-    request, segments = open_request(trajectory, show_answers=show_answers), len(trajectory.segments)
-    return await ask(chat, request, read=lambda text: read_open(text, segments=segments), tally=tally)

@@ -10,21 +10,16 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
-from typing import Any
+from dataclasses import asdict
+from functools import lru_cache
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field, create_model
 
 from mralign.annotation.instruction import Trajectory, annotation_messages
-from mralign.annotation.reply import step_labels
+from mralign.annotation.replies import OpenReply, labels_of, steps_of
 from mralign.annotation.step_labels import StepLabels
-from mralign.asking.json_reply import (
-    Fault,
-    ShapeError,
-    fields,
-    integer_schema,
-    listed,
-    object_schema,
-    parse_object,
-    reader,
-)
+from mralign.asking.json_reply import Fault, read_reply, reader, reply_schema
 from mralign.serving.conversation import ChatRequest
 
 MAX_NAME = 60  # characters of a label
@@ -60,21 +55,34 @@ def open_request(trajectory: Trajectory, *, show_answers: bool) -> ChatRequest:
     return ChatRequest(trajectory.row_id, messages, schema=open_schema(segments=len(trajectory.segments)))
 
 
+@lru_cache(maxsize=1024)
+def open_reply(*, segments: int) -> type[OpenReply]:
+    """The class of a reply on so many segments."""
+    labels = labels_of(StrategyName, least=1)
+    return create_model("OpenReply", __base__=OpenReply, steps=(steps_of(labels, segments=segments), ...))
+
+
 def open_schema(*, segments: int) -> dict[str, Any]:
     """The JSON schema of a reply on so many segments."""
-    name = {"type": "string", "minLength": 1, "maxLength": MAX_NAME}
-    label = object_schema(label=name, confidence=integer_schema(0, 10))
-    step = object_schema(
-        segments={"type": "array", "items": integer_schema(0, segments - 1), "minItems": 1, "maxItems": segments},
-        labels={"type": "array", "items": label, "minItems": 1, "maxItems": 2},
-    )
-    return object_schema(steps={"type": "array", "items": step, "minItems": 1, "maxItems": segments})
+    return reply_schema(open_reply(segments=segments))
 
 
 @reader
 def read_open(text: str, *, segments: int) -> tuple[StepLabels, ...] | Fault:
     """The steps of a reply on `segments` segments, labels in snake_case, highest confidence first."""
-    return _steps(parse_object(text), segments=segments)
+    reply = read_reply(text, open_reply(segments=segments))
+    if isinstance(reply, Fault):
+        return reply
+    covered: list[int] = []
+    for step in reply.steps:
+        covered += step.segments
+    if covered == list(range(segments)):
+        return tuple(step.most_certain_first() for step in reply.step_labels())
+    return Fault(
+        "bad_segments",
+        f"the steps hold the segments {covered!s:.200}; together and in order they must hold each segment from 0 to "
+        f"{segments - 1} once",
+    )
 
 
 def snake_case(name: str) -> str:
@@ -82,33 +90,17 @@ def snake_case(name: str) -> str:
     return re.sub(r"[\W_]+", "_", unicodedata.normalize("NFKC", name).casefold()).strip("_")
 
 
+def strategy_name(text: str) -> str:
+    """A name in snake_case; ValueError for a text without a letter, or one that is too long then."""
+    name = snake_case(text)
+    if not any(character.isalpha() for character in name) or len(name) > MAX_NAME:
+        raise ValueError(f"it must be one to four words in snake_case, {MAX_NAME} characters at most")
+    return name
+
+
+StrategyName = Annotated[str, Field(min_length=1, max_length=MAX_NAME), AfterValidator(strategy_name)]
+
+
 def as_row(row_id: str, *, steps: Sequence[StepLabels]) -> dict[str, Any]:
     """One row of schema OPEN_LABELS."""
-    names = ("first_segment", "last_segment", "labels", "confidences")
-    return {"row_id": row_id, "steps": [{name: getattr(step, name) for name in names} for step in steps]}
-
-
-def _steps(body: Any, *, segments: int) -> tuple[StepLabels, ...]:
-    drafts = listed(fields(body, "steps", what="the reply")["steps"], what="steps")
-    steps = tuple(_named(step_labels(d, what=f"step {n}"), what=f"step {n}") for n, d in enumerate(drafts))
-    covered = [index for step in steps for index in range(step.first_segment, step.last_segment + 1)]
-    if covered != list(range(segments)):
-        raise ShapeError(
-            "bad_segments",
-            f"the steps hold the segments {covered!s:.200}; together and in order they must hold each segment from "
-            f"0 to {segments - 1} once",
-        )
-    return steps
-
-
-def _named(step: StepLabels, *, what: str) -> StepLabels:
-    names = [snake_case(label) for label in step.labels]
-    for label, name in zip(step.labels, names, strict=True):
-        if not any(character.isalpha() for character in name) or len(name) > MAX_NAME:
-            raise ShapeError(
-                "bad_labels", f"{what}: {label!r:.100} is no name; allowed are one to four words, {MAX_NAME} characters"
-            )
-    if not 1 <= len(set(names)) == len(names) <= 2:
-        raise ShapeError("bad_labels", f"{what} is named {names!r:.200}; allowed are one or two different names")
-    ranked = sorted(zip(names, step.confidences, strict=True), key=lambda pair: -pair[1])
-    return StepLabels(step.first_segment, step.last_segment, *map(tuple, zip(*ranked, strict=True)))
+    return {"row_id": row_id, "steps": [asdict(step) for step in steps]}

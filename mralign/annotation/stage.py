@@ -1,71 +1,54 @@
 """Stage `annotation`: two annotators and an adjudicator label every candidate's thought.
 
 Candidates enter (into a stage of `annotation_of`, other thoughts in their schema); one row of schema ANNOTATIONS a
-candidate leaves, with `taxonomy.json` (the states of the chain, in order) beside the parts, and `tallies/` with what
-each part took. Where chats are asked, candidates stream through the engines that they visit (Ray Data scales and feeds
-each pool), and the last one commits; where all are cue phrases, each upstream part is one remote task. The annotators,
-the consensus and the figures are pure functions.
+candidate leaves, with `taxonomy.json` (the states of the chain, in order) beside the parts. Where chats are asked, the
+candidates stream through the engines of the annotators (run/stream.py); the last engine's actor decides. Where all are
+cue phrases, each upstream part is one remote task. Asking, deciding and the figures are in files of their own.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import math
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
+from mralign.annotation.ask import Opinions, annotators_at, ask
 from mralign.annotation.costs import describe_expected, expect, figures, money
 from mralign.annotation.cues import load_rule_book
-from mralign.annotation.desk import (
-    Desk,
-    add_tallies,
-    annotate_by_cues,
-    annotate_row,
-    desk_of,
-    instructions,
-    roles_of,
-    taxonomy_of,
-    trajectory_of,
-)
-from mralign.annotation.panel import Hearing, Visit, hear
-from mralign.asking.chats import ChatHouse, Speaker, chat_matters, check_purses, check_speaker
+from mralign.annotation.decide import annotate_by_cues, annotate_row
+from mralign.annotation.instruction import Trajectory, instructions, trajectory_of
+from mralign.annotation.resolved import ResolvedAnnotation, Roles, resolve_annotation, roles_of, taxonomy_of
+from mralign.annotation.taxonomy import PAPER
+from mralign.asking.annotator import ResolvedAnnotator, check_annotator, check_budgets
+from mralign.asking.chats import SharedEngine
 from mralign.chat.model_files import load_tokenizer, model_path
 from mralign.config import RunConfig, resolve_path
 from mralign.rows.schema import ANNOTATIONS, CANDIDATES
+from mralign.run.finished import read_tallies
 from mralign.run.placement import DEALING, Fault, Workers
-from mralign.run.rejects import Reject, to_table
-from mralign.run.stage import Context, Outcome, Stage, all_checks, log, map_parts, progress
-from mralign.run.store import Directory, StageDir, drop_repeated, part_key, part_name
-from mralign.run.stream import batch_key, pack
+from mralign.run.rejects import Reject
+from mralign.run.stage import Context, Outcome, Stage, all_checks, log, map_parts
+from mralign.run.store import Directory, StageDir
+from mralign.run.stream import Answer, Pool, stream
 from mralign.serving.calls import Stopped
 from mralign.serving.lacks import annotator_lacks
-from mralign.serving.streaming import (
-    deal,
-    endpoint_pool,
-    engine_pool,
-    engine_workers,
-    forget_failures,
-    reports,
-    visit,
-)
+from mralign.serving.streaming import engine_workers, pool_of
 from mralign.serving.vllm import engine_faults
 
-_HALT = "halted.txt"
 _SAMPLE = 200  # candidates that the expected cost is measured on
 _COLUMNS = ["row_id", "question_id", "dataset", "polarity", "question", "answers", "text"]
 _COLUMNS += ["segment_start", "segment_end"]
 
 
 def _run(context: Context) -> Outcome:
-    desk = desk_of(context.config)
-    source = _source(context)
+    resolved = resolve_annotation(context.config)
+    source, out = _source(context), context.out
     rows_in = sum(source.rows(part) for part in source.parts())
     if not rows_in:
         raise ValueError(
@@ -73,19 +56,19 @@ def _run(context: Context) -> Outcome:
             "other, or its draws were invalid, or the length filter dropped it. The same command with --until "
             "candidates prints how many went where; see candidates.*, rollouts.prompt and model.family"
         )
-    states = {"states": desk.taxonomy.states, "macro": dict(desk.taxonomy.macro)}
-    context.out.write_text("taxonomy.json", json.dumps(states))
+    states = {"states": resolved.taxonomy.states, "macro": dict(resolved.taxonomy.macro)}
+    out.write_text("taxonomy.json", json.dumps(states))
     times: dict[str, float] = {}
-    if desk.visits:
-        times = _ask_chats(context, desk=desk, rows=rows_in)
+    if resolved.engines:
+        times = _ask_chats(context, resolved=resolved)
     else:
-        by_cues = partial(_annotate_part, desk=desk)
+        by_cues = partial(_annotate_part, resolved=resolved)
         map_parts(context, by_cues, source=source, schema=ANNOTATIONS, upstream_schema=CANDIDATES)
-    done = context.out.parts()
-    tallies = (tally for part in done for tally in _tallies(context.out, part))
-    steps = (context.out.read_parts([part], schema=ANNOTATIONS, columns=["steps"]) for part in done)
-    rows_out = sum(context.out.rows(part) for part in done)
-    return Outcome(rows_in, rows_out, figures(steps, tallies=tallies, desk=desk) | times)
+    parts = out.parts()
+    tallies = chain.from_iterable(read_tallies(out, part, schema=ANNOTATIONS) for part in parts)
+    steps = (out.read_parts([part], schema=ANNOTATIONS, columns=["steps"]) for part in parts)
+    rows_out = sum(out.rows(part) for part in parts)
+    return Outcome(rows_in, rows_out, figures(steps, tallies=tallies, resolved=resolved) | times)
 
 
 def _source(context: Context) -> StageDir:
@@ -94,215 +77,143 @@ def _source(context: Context) -> StageDir:
     return source
 
 
-def _tally_name(part: str) -> str:
-    return f"tallies/{part_key(part)}.json"
-
-
-def _tallies(out: StageDir, part: str) -> list[dict[str, Any]]:
-    """What each row (or reject) took that stands in the part now; a row that was asked again stands in another."""
-    if not out.exists(_tally_name(part)):
-        return []  # cue phrases take nothing
-    standing = out.read_parts([part], schema=ANNOTATIONS, columns=["row_id"]).column("row_id").to_pylist()
-    standing += out.read_rejects([part], columns=["row_id"]).column("row_id").to_pylist()
-    found = json.loads(out.read_text(_tally_name(part)))
-    return [found[row_id] for row_id in standing]
-
-
-def _annotate_part(table: pa.Table, *, desk: Desk) -> tuple[pa.Table, list[Reject]]:
-    rows, rejects = annotate_by_cues(table, desk=desk)
+def _annotate_part(table: pa.Table, *, resolved: ResolvedAnnotation) -> tuple[pa.Table, list[Reject]]:
+    rows, rejects = annotate_by_cues(table, resolved=resolved)
     return pa.Table.from_pylist(rows, schema=ANNOTATIONS), rejects
 
 
 class Annotating:
-    """A Ray Data actor: one engine (or endpoint) that trajectories visit. At the last one they are committed."""
+    """The actor of one engine (or endpoint): it asks the annotators that share it. The last one decides as well."""
 
-    def __init__(self, *, desk: Desk, visit: Visit, last: bool, out: StageDir) -> None:
-        self.house = ChatHouse(desk.speaker(visit))
-        self.seated = desk.seat(visit, house=self.house)
-        self.desk, self.last, self.out, self.ready = desk, last, out, time.time()
+    def __init__(self, *, resolved: ResolvedAnnotation, roles: Roles, last: bool) -> None:
+        engine = SharedEngine(resolved.served(roles))
+        self.annotators = annotators_at(resolved, roles, engine=engine)
+        self.resolved, self.last = resolved, last
 
-    async def __call__(self, batch: pa.Table) -> pa.Table:
-        """Not the last: the batch with what was heard. The last: its rows committed, and what they took."""
-        rows = batch.to_pylist()
-        halted = await asyncio.to_thread(_read_halt, self.out)
-        if halted:  # at another engine: nothing more is paid for that would be of no use
-            rows = [row | {"stopped": row["stopped"] or halted} for row in rows]
-        hearings = [Hearing.from_json(row["heard"]) for row in rows]
-        pairs = zip(rows, hearings, strict=True)
-        done = await asyncio.gather(*(self._visit(row, hearing=hearing) for row, hearing in pairs))
-        reason = next((answer for answer in done if isinstance(answer, str)), "")
-        if reason and not halted:
-            await asyncio.to_thread(self.out.write_text, _HALT, reason)
-        if not self.last:
-            heard = pa.array([hearing.to_json() for hearing in hearings], pa.string())
-            stopped = pa.array([answer if isinstance(answer, str) else "" for answer in done], pa.string())
-            kept = batch.drop_columns(["heard", "stopped"])
-            return kept.append_column("heard", heard).append_column("stopped", stopped)
-        return await asyncio.to_thread(self._commit, batch, hearings, done, reason)
+    async def answer(self, rows: list[dict[str, Any]]) -> list[Answer]:
+        """See run/stream.py."""
+        return await asyncio.gather(*map(self._answer, rows))
 
-    async def _visit(self, row: dict[str, Any], *, hearing: Hearing) -> dict[str, Any] | Reject | str | None:
-        """A row, a reject, or (text) why nothing may be asked any more; None where the row goes on."""
-        if row["stopped"]:
-            return str(row["stopped"])
+    async def _answer(self, row: dict[str, Any]) -> Answer:
+        opinions = Opinions.from_json(row["state"]) if "state" in row else Opinions()
         try:
-            if self.last:
-                return await annotate_row(row, desk=self.desk, hearing=hearing, seated=self.seated)
-            await hear(trajectory_of(row), hearing=hearing, annotators=self.seated)
+            if not self.last:
+                await ask(trajectory_of(row), self.annotators, opinions=opinions)
+                return Answer(state=opinions.to_json())
+            decided = await annotate_row(row, resolved=self.resolved, opinions=opinions, annotators=self.annotators)
         except Stopped as reason:
-            return str(reason)
-        return None
-
-    def _commit(self, batch: pa.Table, hearings: list[Hearing], done: list[Any], stopped: str) -> pa.Table:
-        rows = [answer for answer in done if isinstance(answer, dict)]
-        rejects = [answer for answer in done if isinstance(answer, Reject)]
-        ids = batch.column("row_id").to_pylist()
-        ended = zip(ids, hearings, done, strict=True)
-        finished = {row_id: hearing for row_id, hearing, answer in ended if not isinstance(answer, str)}
-        if finished:
-            part = part_name(f"{batch.column('part')[0]}-{batch_key(ids)}")
-            tallies = {row_id: hearing.tallies for row_id, hearing in finished.items()}
-            self.out.write_text(_tally_name(part), json.dumps(tallies))
-            table = pa.Table.from_pylist(rows, schema=ANNOTATIONS)
-            self.out.commit(part, table, schema=ANNOTATIONS, rejects=to_table(rejects))
-        counted = json.dumps(add_tallies(finished.values()))
-        return pa.table({"rows": [len(finished)], "ready": [self.ready], "stopped": [stopped], "tallies": [counted]})
+            return Answer(stopped=str(reason))
+        if isinstance(decided, Reject):
+            return Answer(rejects=[decided], took=opinions.tallies)
+        return Answer(rows=[decided], took=opinions.tallies)
 
 
-def _ask_chats(context: Context, *, desk: Desk, rows: int) -> dict[str, float]:
-    """Annotate by engines what is not annotated yet. Returns the seconds of this call until the engine of the last
-    visit was ready and those after it. Raises ValueError when a budget is spent; what came is kept."""
-    out, source = context.out, _source(context)
-    forget_failures(out)
-    drop_repeated(out, schema=ANNOTATIONS)  # of a run that was killed before it came to that
-    _clear_halt(out)
-    done = {part: [p for p in out.parts() if p.startswith(f"part-{part_key(part)}-")] for part in source.parts()}
-    left = rows - sum(out.rows(p) + out.reject_rows(p) for names in done.values() for p in names)
-    ready = began = time.time()
-    if left > 0:
-        if desk.twins:
+def _ask_chats(context: Context, *, resolved: ResolvedAnnotation) -> dict[str, float]:
+    """Annotate by chats what is not annotated yet. Returns how long the last engine took to start, and all the rest.
+    Raises ValueError when a budget is spent; what came is kept."""
+    source = _source(context)
+
+    def announce(left: int) -> None:
+        if resolved.twins:
             log.warning("annotation.annotators are one model at temperature 0: both will say the same, always")
-        log.info("annotation of %d trajectories will take\n%s", left, _expected(context, desk=desk, rows=left))
-        ready = _follow(_stream(source, done, desk=desk, out=out), desk=desk, total=left)
-    drop_repeated(out, schema=ANNOTATIONS)
-    return {"engine_start_s": round(ready - began, 2), "annotating_s": round(time.time() - ready, 2)}
+        expected = _expected(context, resolved=resolved, rows=left)
+        log.info("annotation of %d trajectories will take\n%s", left, expected)
+
+    done = stream(
+        {part: source.rows(part) for part in source.parts()},
+        requests=partial(_read_candidates, source=source),
+        pools=_pools(resolved),
+        out=context.out,
+        schema=ANNOTATIONS,
+        batch=resolved.served(resolved.engines[0]).serving.batch_size,
+        announce=announce,
+        postfix=partial(_name_spent, resolved=resolved),
+    )
+    return {"engine_start_s": done.engine_start_s, "annotating_s": done.working_s}
 
 
-def _read_halt(out: StageDir) -> str:
-    """Why nothing may be asked any more, as another engine's actor wrote it; empty if all may go on."""
-    return out.read_text(_HALT) if out.exists(_HALT) else ""
+def _read_candidates(part: str, *, source: StageDir) -> pa.Table:
+    return source.read_parts([part], schema=CANDIDATES, columns=_COLUMNS)
 
 
-def _clear_halt(out: StageDir) -> None:
-    if out.exists(_HALT):
-        out.filesystem.delete_file(out.path(_HALT))
+def _pools(resolved: ResolvedAnnotation) -> list[Pool]:
+    """One pool for each engine, in the order in which they are asked."""
+    pools = []
+    for roles in resolved.engines:
+        annotator = resolved.served(roles)
+        given = {"resolved": resolved, "roles": roles, "last": roles == resolved.engines[-1]}
+        arguments = pool_of(annotator.serving, endpoint=annotator.http)
+        pools.append(Pool(Annotating, given=given, arguments=arguments))
+    return pools
 
 
-def _served(config: RunConfig) -> list[Speaker]:
-    """One speaker of every engine of ours that trajectories visit."""
-    desk = desk_of(config)
-    return [speaker for speaker in map(desk.speaker, desk.visits) if speaker.http is None]
+def _name_spent(took: Mapping[str, Any], *, resolved: ResolvedAnnotation) -> str:
+    """What the progress bar says: tokens and money of this call."""
+    tokens, spent = 0, 0.0
+    for role, tally in took.items():
+        tokens += tally.get("fresh_prompt_tokens", 0) + tally.get("fresh_completion_tokens", 0)
+        spent += money(tally, resolved=resolved, role=role, fresh=True)
+    return f"{tokens:,} tokens, money {spent:,.2f}"
+
+
+def _ours(config: RunConfig) -> list[ResolvedAnnotator]:
+    """One annotator of every vLLM engine that the trajectories go through."""
+    resolved = resolve_annotation(config)
+    return [one for one in map(resolved.served, resolved.engines) if one.http is None]
 
 
 def _workers(config: RunConfig) -> Sequence[Workers]:
-    """The engines that trajectories visit: candidates stream through all of them at the same time. Annotators with the
-    same model and `serving` share one."""
+    """The engines that trajectories go through: candidates stream through all of them at the same time. Annotators with
+    the same model and `serving` share one."""
     setting = "annotation: `serving`, else engine"
-    engines = [engine_workers(s.serving, what=f"engines of {s.name!r}", setting=setting) for s in _served(config)]
+    engines = [engine_workers(a.serving, what=f"engines of {a.name!r}", setting=setting) for a in _ours(config)]
     return [*engines, DEALING] if engines else []
 
 
 def _faults(config: RunConfig) -> Sequence[Fault]:
-    return list(dict.fromkeys(fault for speaker in _served(config) for fault in engine_faults(speaker.serving)))
+    faults = chain.from_iterable(engine_faults(annotator.serving) for annotator in _ours(config))
+    return list(dict.fromkeys(faults))
 
 
-def _follow(reports: Iterator[dict[str, Any]], *, desk: Desk, total: int) -> float:
-    """Drive the stream with a progress bar of rows, tokens and money; when the engine of the last visit was ready."""
-    stopped, ready, tokens, spent = "", math.inf, 0, 0.0
-
-    def rows() -> Iterator[int]:
-        nonlocal stopped, ready, tokens, spent
-        for report in reports:
-            for role, tally in json.loads(report["tallies"]).items():
-                tokens += tally.get("fresh_prompt_tokens", 0) + tally.get("fresh_completion_tokens", 0)
-                spent += money(tally, desk=desk, role=role, fresh=True)
-            stopped, ready = report["stopped"] or stopped, min(ready, report["ready"])
-            yield from range(report["rows"])
-
-    bar: Any = progress(rows(), total=total, label="annotation", unit="row")
-    for _ in bar:
-        bar.set_postfix_str(f"{tokens:,} tokens, money {spent:,.2f}", refresh=False)
-    if stopped:
-        raise ValueError(stopped)
-    return ready
-
-
-def _stream(source: StageDir, done: dict[str, list[str]], *, desk: Desk, out: StageDir) -> Iterator[dict[str, Any]]:
-    """One report a committed batch."""
-    rows = desk.speaker(desk.visits[0]).serving.batch_size
-    data = deal(list(done), read=_rows_left, given={"source": source, "done": done, "out": out, "rows": rows})
-    for number, called in enumerate(desk.visits, 1):
-        given = {"desk": desk, "visit": called, "last": number == len(desk.visits), "out": out}
-        data = visit(data, Annotating, given=given, pool=_pool(desk.speaker(called)))
-    for report in reports(data):
-        yield from report.to_pylist()
-
-
-def _pool(speaker: Speaker) -> dict[str, Any]:
-    if speaker.http is not None:
-        return endpoint_pool(speaker.http, batch_size=speaker.serving.batch_size)
-    return engine_pool(speaker.serving)
-
-
-def _rows_left(
-    batch: pa.Table, *, source: StageDir, done: dict[str, list[str]], out: StageDir, rows: int
-) -> Iterator[pa.Table]:
-    """The candidates of the parts named in `batch` that have no row in the parts `done`, nothing heard of them yet, as
-    packed batches of so many `rows`."""
-    for part in batch.column("part").to_pylist():
-        table = source.read_parts([part], schema=CANDIDATES, columns=_COLUMNS)
-        finished = out.read_parts(done[part], schema=ANNOTATIONS, columns=["row_id"]).column("row_id").to_pylist()
-        finished += out.read_rejects(done[part]).column("row_id").to_pylist()
-        left = ~np.isin(table.column("row_id").to_numpy(), np.array(finished, dtype=object))
-        todo = table.filter(pa.array(left, pa.bool_()))
-        for name, text in (("part", part_key(part)), ("heard", Hearing().to_json()), ("stopped", "")):
-            todo = todo.append_column(name, pa.array([text] * todo.num_rows, pa.string()))
-        yield from pack(todo, rows=rows)
-
-
-def _expected(context: Context, *, desk: Desk, rows: int) -> str:
+def _expected(context: Context, *, resolved: ResolvedAnnotation, rows: int) -> str:
     """The expected cost as text, measured on the first candidates with the tokenizer of the model that thought."""
     source, model = _source(context), context.config.model
-    sample: list[Any] = []
+    sample: list[Trajectory] = []
     for part in source.parts():
-        table = source.read_parts([part], schema=CANDIDATES, columns=_COLUMNS)
-        sample += [trajectory_of(row) for row in table.slice(0, _SAMPLE - len(sample)).to_pylist()]
-        if len(sample) >= _SAMPLE:
-            break
+        if len(sample) < _SAMPLE:
+            table = _read_candidates(part, source=source).slice(0, _SAMPLE - len(sample))
+            sample += map(trajectory_of, table.to_pylist())
     tokenizer = load_tokenizer(model_path(model), model=model)
-    count = lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])  # noqa: E731
-    return describe_expected(expect(sample, rows=rows, desk=desk, count=count))
+
+    def count(text: str) -> int:
+        return len(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    return describe_expected(expect(sample, rows=rows, resolved=resolved, count=count))
 
 
 def _forecast(context: Context) -> str:
-    desk, source = desk_of(context.config), _source(context)
+    resolved, source = resolve_annotation(context.config), _source(context)
     rows = sum(source.rows(part) for part in source.parts())
-    if not rows or not desk.visits:
+    if not rows or not resolved.engines:
         return "  no model is asked"
-    return _expected(context, desk=desk, rows=rows)
+    return _expected(context, resolved=resolved, rows=rows)
 
 
-def _matters(config: RunConfig) -> dict[str, Any]:
+def _reads(config: RunConfig) -> dict[str, Any]:
     settings = config.annotation
-    chats = {role: chat_matters(a, config=config) for role, a in roles_of(settings).items() if a.engine != "cues"}
-    if not chats:
-        return {"threshold": settings.threshold}
-    return {
-        "threshold": settings.threshold,
-        "seed": config.run.seed,
-        "show_answers": settings.show_answers,
-        "instructions": instructions(taxonomy_of(settings)),
-        "chats": chats,
-    }
+    annotators = tuple(config.filled(annotator) for annotator in settings.annotators)
+    filled = {"annotators": annotators, "adjudicator": config.filled(settings.adjudicator)}
+    return {"annotation": settings.model_copy(update=filled), "run.seed": config.run.seed}
+
+
+def _code(config: RunConfig) -> dict[str, Any]:
+    """The paper's taxonomy where the user gives none (a file is an input), and the wording of what chats are told."""
+    found: dict[str, Any] = {}
+    if config.annotation.taxonomy is None:
+        found["taxonomy"] = [PAPER.labels, dict(PAPER.macro)]
+    if any(annotator.engine != "cues" for annotator in roles_of(config.annotation).values()):
+        found["instructions"] = instructions(PAPER)
+    return found
 
 
 def _inputs(config: RunConfig) -> dict[str, str]:
@@ -329,20 +240,23 @@ def _check(config: RunConfig) -> None:
                     f"rule book {annotator.rule_book} uses labels {sorted(unknown)} that the taxonomy does not have; "
                     f"allowed are {sorted(labels)}"
                 )
-    speakers = desk_of(config).speakers.values()
-    all_checks([*(partial(check_speaker, speaker) for speaker in speakers), partial(check_purses, speakers)])
+    chats = resolve_annotation(config).chats.values()
+    all_checks([*(partial(check_annotator, chat) for chat in chats), partial(check_budgets, chats)])
 
 
 def _lacks(config: RunConfig) -> list[str]:
     places = ("annotation.annotators[0]", "annotation.annotators[1]", "annotation.adjudicator")
-    found = zip(places, roles_of(config.annotation).values(), strict=True)
-    return [said for place, who in found for said in annotator_lacks(who, config=config, setting=place)]
+    lacks: list[str] = []
+    for place, annotator in zip(places, roles_of(config.annotation).values(), strict=True):
+        lacks += annotator_lacks(annotator, config=config, setting=place)
+    return lacks
 
 
 ANNOTATION_STAGE = Stage(
     name="annotation",
     run=_run,
-    matters=_matters,
+    reads=_reads,
+    code=_code,
     upstream=("candidates",),
     inputs=_inputs,
     check=_check,

@@ -1,13 +1,12 @@
 """What one annotator says of one step.
 
 Every annotator (an LLM behind vLLM or HTTP, or the cue phrases) gives its opinion of a trajectory as a list of
-`StepLabels`, in order, that covers all segments. It lives here because the engines write it and the annotation room
-reads it.
+`StepLabels`, in order, that covers all segments.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -18,3 +17,9 @@ class StepLabels:
     last_segment: int
     labels: tuple[str, ...]
     confidences: tuple[float, ...]
+
+    def most_certain_first(self) -> StepLabels:
+        """The same step with its labels by falling confidence; equal ones keep their order."""
+        order = sorted(range(len(self.labels)), key=lambda place: -self.confidences[place])
+        labels = tuple(self.labels[place] for place in order)
+        return replace(self, labels=labels, confidences=tuple(self.confidences[place] for place in order))

@@ -99,11 +99,17 @@ _PAPER = {
     },
 }
 
-PAPER = Taxonomy(
-    labels=tuple(label for labels in _PAPER.values() for label in labels),
-    macro={label: macro for macro, labels in _PAPER.items() for label in labels},
-    meaning={label: text for labels in _PAPER.values() for label, text in labels.items()},
-)
+
+def _paper() -> Taxonomy:
+    macro: dict[str, str] = {}
+    meaning: dict[str, str] = {}
+    for group, meanings in _PAPER.items():
+        macro |= dict.fromkeys(meanings, group)
+        meaning |= meanings
+    return Taxonomy(labels=tuple(macro), macro=macro, meaning=meaning)
+
+
+PAPER = _paper()
 
 
 def load_taxonomy(path: str) -> Taxonomy:

@@ -22,12 +22,13 @@ from mralign.config import RunConfig, load
 from mralign.config.learning import train_names
 from mralign.evaluation.paired import compare
 from mralign.evaluation.responses import trained_name
-from mralign.rows.schema import SCORES
+from mralign.evaluation.scoring import SCORES
+from mralign.rows.subjects import Subject
 from mralign.run import pipeline
 from mralign.run.store import StageDir
 
 DATASET = "{dataset}"  # in the name of a row: one row a training data set
-BASE, TRAINED = "evaluation_base", "evaluation"
+BASE, TRAINED = (subject.stage("evaluation") for subject in Subject)
 
 
 @dataclass(frozen=True)

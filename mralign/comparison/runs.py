@@ -15,14 +15,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mralign.evaluation.paired import compare
+from mralign.evaluation.scoring import SCORES
 from mralign.report.export import comparison_sheet
 from mralign.report.sheets import to_latex, to_markdown, to_text
 from mralign.report.wording import aligned
-from mralign.rows.schema import QUESTIONS, SCORES
+from mralign.rows.schema import QUESTIONS
+from mralign.rows.subjects import Subject, Way, way_of
 from mralign.run.store import Directory, StageDir, absolute
 
 INDEX = "evaluation/index.json"
-_WAYS = ("_think_off", "_think_on", "_self_refine", "_ret")
 
 
 @dataclass(frozen=True)
@@ -53,15 +54,16 @@ def read_side(said: str) -> Side:
 
 def _main(methods: Sequence[str]) -> str:
     """The method that a run is about: a trained model is called by its training's name alone."""
-    plain = [name for name in methods if not name.endswith(_WAYS)]
-    thinking = [name for name in methods if name.endswith("_think_on")]
+    thinking = [name for name in methods if way_of(name) is Way.THINK_ON]
+    plain = [name for name in thinking if not name.endswith(f"_{Way.THINK_ON}")]
     return (plain or thinking or list(methods))[-1]
 
 
 def _questions(home: Directory, scores: StageDir) -> StageDir | None:
     """The questions that the scores are of, by way of the manifests; None where those are not at hand."""
+    responses = tuple(subject.stage("responses") for subject in Subject)
     out = scores
-    for stages in (("responses", "responses_base"), ("questions",)):
+    for stages in (responses, ("questions",)):
         manifest = out.manifest()
         upstream = manifest.upstream if manifest is not None else {}
         stage = next((name for name in stages if name in upstream), None)

@@ -17,7 +17,7 @@ from typing import Any
 
 from mralign.comparison.choice import METHODS, Point
 from mralign.config import Evaluation, Model, RunConfig, parse, resolve_path
-from mralign.evaluation.short_answer import metrics, score
+from mralign.evaluation.benchmarks import short_answer
 from mralign.rows.schema import QUESTIONS
 from mralign.run import pipeline
 from mralign.run.placement import actor_options
@@ -106,9 +106,8 @@ def metrics_by_mode(
     """Metrics of the generations of each mode, which is also the name of their method."""
     found = {}
     for mode in modes:
-        group = [{**row, "method": mode} for row in rows if row["mode"] == mode]
-        scores = score(group, match=settings.match)
-        found[mode] = metrics(scores, samples=settings.bootstrap_samples, level=settings.level)
+        scores = [{**row, **short_answer.score(row, {}, settings)} for row in rows if row["mode"] == mode]
+        found[mode] = short_answer.figures(scores, samples=settings.bootstrap_samples, level=settings.level)
     return found
 
 

@@ -13,7 +13,7 @@ from mralign.config.loading import load, parse, resolve_path, to_yaml
 from mralign.config.models import Decoding, Engine, Http, Model, ThinkMode
 from mralign.config.named_formats import CODED_FORMATS, FORMATS, NAMED_FORMATS, PLAIN_FORMATS
 from mralign.config.run import Run, RunConfig
-from mralign.config.section import Section
+from mralign.config.section import Section, counted, named
 
 __all__ = [
     "CODED_FORMATS",
@@ -49,7 +49,9 @@ __all__ = [
     "Training",
     "Transitions",
     "Weights",
+    "counted",
     "load",
+    "named",
     "parse",
     "resolve_path",
     "to_yaml",

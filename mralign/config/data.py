@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from mralign.config.models import Decoding
 from mralign.config.named_formats import FORMATS
-from mralign.config.section import Section
+from mralign.config.section import CONTENT, Section
 
 MatchMode = Literal["exact", "contains", "paper"]
 Match = Annotated[
@@ -28,7 +28,10 @@ class Source(Section):
     """
 
     name: str
-    path: str = Field(description="Local path, pyarrow or fsspec URL, or hub://OWNER/NAME?split=...&config=...")
+    path: str = Field(
+        description="Local path, pyarrow or fsspec URL, or hub://OWNER/NAME?split=...&config=...",
+        json_schema_extra=CONTENT,
+    )
     format: str = Field(
         "auto",
         description="auto or plain: records with the field map. A name of mralign/config/named_formats.py: a published "
@@ -176,9 +179,11 @@ class Rollouts(Section):
         "each; without that place they follow the question.",
     )
     import_on: str | None = Field(
-        None, description="Think-on rollouts to use in place of sampling: a file in any form that questions come in."
+        None,
+        description="Think-on rollouts to use in place of sampling: a file in any form that questions come in.",
+        json_schema_extra=CONTENT,
     )
-    import_off: str | None = None
+    import_off: str | None = Field(None, json_schema_extra=CONTENT)
     import_name: str = "imported"
     import_fields: ImportFields = ImportFields()
 

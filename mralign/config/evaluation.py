@@ -9,9 +9,8 @@ from pydantic import Field, model_validator
 from mralign.config.data import Match
 from mralign.config.labelling import Annotator
 from mralign.config.models import Decoding
-from mralign.config.section import Section
-
-Method = Literal["think_off", "think_on", "self_refine", "think_off_ret", "think_on_ret"]
+from mralign.config.section import CONTENT, SPEED, Section
+from mralign.rows.subjects import Way
 
 _FEEDBACK = """\
 Question: {question}
@@ -69,19 +68,29 @@ class Search(Section):
     fields: dict[str, str] = Field(
         default_factory=dict, description="Our names -> the endpoint's; left out: id, title, text, score."
     )
-    key_env: str | None = Field(None, description="Environment variable that holds the key; null: no key.")
-    key_header: str = Field("Authorization", description="Header of the key; Authorization gets `Bearer ` before it.")
-    concurrency: int = Field(16, ge=1)
-    timeout_s: float = Field(60, gt=0)
-    max_retries: int = Field(8, ge=0)
-    max_backoff_s: float = Field(60, gt=0)
+    key_env: str | None = Field(
+        None, description="Environment variable that holds the key; null: no key.", json_schema_extra=SPEED
+    )
+    key_header: str = Field(
+        "Authorization",
+        description="Header of the key; Authorization gets `Bearer ` before it.",
+        json_schema_extra=SPEED,
+    )
+    concurrency: int = Field(16, ge=1, json_schema_extra=SPEED)
+    timeout_s: float = Field(60, gt=0, json_schema_extra=SPEED)
+    max_retries: int = Field(8, ge=0, json_schema_extra=SPEED)
+    max_backoff_s: float = Field(60, gt=0, json_schema_extra=SPEED)
 
 
 class Retrieval(Section):
-    """Where snippets come from, for +Ret and for LongFact's evidence."""
+    """Where snippets come from, for +Ret and for the evidence of claims."""
 
     engine: Literal["none", "bm25", "http"] = "none"
-    corpus: str | None = Field(None, description="bm25: JSONL or Parquet, a file or a directory of them; a row a text.")
+    corpus: str | None = Field(
+        None,
+        description="bm25: JSONL or Parquet, a file or a directory of them; a row a text.",
+        json_schema_extra=CONTENT,
+    )
     fields: dict[str, str] = Field(
         default_factory=dict, description="bm25: our names -> the corpus's; left out: id, title, text."
     )
@@ -106,7 +115,7 @@ class LongFact(Section):
     """VeriScore: claims of a response, evidence for each, a verdict on each."""
 
     k: int | None = Field(None, ge=1, description="K of F1@K; null: median claims of the base model, thinking on.")
-    evidence: int = Field(10, ge=1, description="Snippets that a claim is checked against.")
+    evidence: int = Field(10, ge=1, description="Snippets that a claim of a long answer is checked against.")
 
 
 class Evaluation(Section):
@@ -114,8 +123,8 @@ class Evaluation(Section):
 
     split: Literal["dev", "test"] = "test"
     label: str = Field("base", pattern=r"^[\w.-]+$", description="Name of `model` in tables: base_think_on, ...")
-    methods: tuple[Method, ...] = Field(("think_off", "think_on"), description="How the model `model` is asked.")
-    trained_methods: tuple[Method, ...] = Field(("think_on",), description="How the trained model is asked.")
+    methods: tuple[Way, ...] = Field((Way.THINK_OFF, Way.THINK_ON), description="How the model `model` is asked.")
+    trained_methods: tuple[Way, ...] = Field((Way.THINK_ON,), description="How the trained model is asked.")
     draws: int = Field(1, ge=1)
     match: Match = "exact"
     prompt: str = Field(
@@ -129,9 +138,9 @@ class Evaluation(Section):
     decoding: Decoding = Decoding(temperature=0.6, top_p=0.95, top_k=20)
     self_refine: SelfRefine = SelfRefine()
     retrieval: Retrieval = Retrieval()
-    judge: Annotator | None = Field(None, description="TruthfulQA's judge, engine vllm or http.")
-    extractor: Annotator | None = Field(None, description="LongFact: who finds the claims; null is the judge.")
-    verifier: Annotator | None = Field(None, description="LongFact: who checks a claim; null is the judge.")
+    judge: Annotator | None = Field(None, description="Judges answers, engine vllm or http.")
+    extractor: Annotator | None = Field(None, description="Finds the claims of a long answer; null is the judge.")
+    verifier: Annotator | None = Field(None, description="Checks a claim; null is the judge.")
     longfact: LongFact = LongFact()
     reannotate: int = Field(
         0,
@@ -146,7 +155,7 @@ class Evaluation(Section):
     def _can_be_asked(self) -> Evaluation:
         if not self.methods:
             raise ValueError("evaluation.methods is empty; name one method or more, e.g. [think_off, think_on]")
-        retrieved = [name for name in (*self.methods, *self.trained_methods) if name.endswith("_ret")]
+        retrieved = [way for way in (*self.methods, *self.trained_methods) if way.retrieved]
         if retrieved and self.retrieval.engine == "none":
             raise ValueError(f"{retrieved[0]} needs evaluation.retrieval.engine: bm25 with a corpus, or http")
         return self

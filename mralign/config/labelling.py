@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from mralign.config.models import Decoding, Engine, Http, Model, ThinkMode
-from mralign.config.section import Section
+from mralign.config.section import CONTENT, REPEATED, Section
 
 
 class Annotator(Section):
@@ -15,7 +15,9 @@ class Annotator(Section):
 
     name: str
     engine: Literal["cues", "vllm", "http"] = "cues"
-    rule_book: str | None = Field(None, description="cues: the YAML file of its cue phrases.")
+    rule_book: str | None = Field(
+        None, description="cues: the YAML file of its cue phrases.", json_schema_extra=CONTENT
+    )
     model: Model | None = Field(None, description="vllm: null is the section `model`. Equal ones share their engines.")
     serving: Engine | None = Field(None, description="vllm: null is the section `engine`.")
     http: Http | None = Field(None, description="http: null is the section `http`. Equal ones share their purse.")
@@ -46,10 +48,14 @@ class Annotation(Section):
     adjudicator: Annotator = Annotator(
         name="adjudicator", rule_book="pkg://mralign.annotation/rule_books/adjudicator.yaml"
     )
-    taxonomy: str | None = Field(None, description="Taxonomy YAML; null is the paper's 15 labels.")
+    taxonomy: str | None = Field(
+        None, description="Taxonomy YAML; null is the paper's 15 labels.", json_schema_extra=CONTENT
+    )
     threshold: float = Field(7.0, ge=0, le=10)
     show_answers: bool = Field(True, description="Show annotators the gold answers, as the paper does.")
-    human: str | None = Field(None, description="CSV of a human's labels: one more annotator in the agreement.")
+    human: str | None = Field(
+        None, description="CSV of a human's labels: one more annotator in the agreement.", json_schema_extra=CONTENT
+    )
 
     @model_validator(mode="after")
     def _names_differ(self) -> Annotation:
@@ -78,11 +84,24 @@ class Discovery(Section):
     labeller: Annotator | None = Field(
         None, description="Who finds the names and later names the clusters; null is annotation.adjudicator."
     )
-    min_frequency: int = Field(5, ge=1, description="A name found less often is left out.")
-    embedding: Embedding = Embedding()
-    min_samples: int = Field(5, ge=2, description="OPTICS: names within reach that make a name a core of a cluster.")
-    min_cluster_share: float = Field(
-        0.03, ge=0, le=1, description="Least share of the names in a cluster, and never fewer than min_samples."
+    min_frequency: int = Field(5, ge=1, description="A name found less often is left out.", json_schema_extra=REPEATED)
+    embedding: Embedding = Field(Embedding(), json_schema_extra=REPEATED)
+    min_samples: int = Field(
+        5,
+        ge=2,
+        description="OPTICS: names within reach that make a name a core of a cluster.",
+        json_schema_extra=REPEATED,
     )
-    xi: float = Field(0.05, gt=0, lt=1, description="OPTICS: how steep the edge of a cluster is.")
-    representatives: int = Field(10, ge=1, description="Names of a cluster that are shown to whoever names it.")
+    min_cluster_share: float = Field(
+        0.03,
+        ge=0,
+        le=1,
+        description="Least share of the names in a cluster, and never fewer than min_samples.",
+        json_schema_extra=REPEATED,
+    )
+    xi: float = Field(
+        0.05, gt=0, lt=1, description="OPTICS: how steep the edge of a cluster is.", json_schema_extra=REPEATED
+    )
+    representatives: int = Field(
+        10, ge=1, description="Names of a cluster that are shown to whoever names it.", json_schema_extra=REPEATED
+    )

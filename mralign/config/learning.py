@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
-from mralign.config.section import Section
+from mralign.config.section import ALIAS, SPEED, Section
 
 if TYPE_CHECKING:
     from mralign.config.run import RunConfig
@@ -19,11 +19,13 @@ class Transitions(Section):
     `preset: converged` runs EM undamped until no entry moves by 1e-9 or more; values given beside a preset win.
     """
 
-    preset: Literal["paper", "converged"] = "paper"
+    preset: Literal["paper", "converged"] = Field("paper", json_schema_extra=ALIAS)
     estimator: Literal["em", "frequency"] = "em"
     labels: Literal["all", "single"] = "all"
     em: Literal["reduced", "sharded"] = Field(
-        "reduced", description="E-step on the summed count table, or on the table of each part, once an iteration."
+        "reduced",
+        description="E-step on the summed count table, or on the table of each part, once an iteration.",
+        json_schema_extra=SPEED,
     )
     bootstrap: int = Field(50, ge=0, description="Replicates for the standard errors; 0 is none, 1 is no spread.")
     max_iter: int = Field(5, ge=1)
@@ -113,11 +115,15 @@ class Training(Section):
     max_grad_norm: float = Field(1.0, gt=0)
     batch_size: int = Field(64, ge=2, description="Examples an optimizer step, over all workers.")
     micro_batch_tokens: int = Field(
-        4096, ge=1, description="Tokens a forward and backward pass on one worker; a longer sequence goes alone."
+        4096,
+        ge=1,
+        description="Tokens a forward and backward pass on one worker; a longer sequence goes alone.",
+        json_schema_extra=SPEED,
     )
     packing: Literal["auto", "on", "off"] = Field(
         "auto",
         description="Sequences one after another in one row; auto: where attention is varlen or a flash attention.",
+        json_schema_extra=SPEED,
     )
     attention: str = Field(
         "auto",
@@ -149,29 +155,37 @@ class Training(Section):
     )
     lora: Lora = Lora()
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    workers: int = Field(2, ge=1)
+    workers: int = Field(2, ge=1, json_schema_extra=SPEED)
     gpu: bool = False
-    threads_per_worker: int = Field(1, ge=1, description="Torch threads of a CPU worker.")
+    threads_per_worker: int = Field(1, ge=1, description="Torch threads of a CPU worker.", json_schema_extra=SPEED)
     zero_stage: Literal[0, 1, 2, 3] = 2
     offload: Literal["none", "optimizer", "all"] = Field(
         "none", description="Keep in the memory of the host: the optimizer (ZeRO 1 to 3), with the parameters (ZeRO 3)."
     )
     gradient_checkpointing: bool = Field(
-        False, description="Recompute activations in the backward pass: less memory, more time."
+        False,
+        description="Recompute activations in the backward pass: less memory, more time.",
+        json_schema_extra=SPEED,
     )
-    checkpoint_every: int = Field(20, ge=1, description="Optimizer steps between checkpoints.")
-    log_every: int = Field(1, ge=1, description="Optimizer steps between rows of metrics.")
+    checkpoint_every: int = Field(20, ge=1, description="Optimizer steps between checkpoints.", json_schema_extra=SPEED)
+    log_every: int = Field(1, ge=1, description="Optimizer steps between rows of metrics.", json_schema_extra=SPEED)
     trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = Field(
-        (), description="Where metrics go besides metrics.jsonl."
+        (), description="Where metrics go besides metrics.jsonl.", json_schema_extra=SPEED
     )
-    max_failures: int = Field(3, ge=0)
+    max_failures: int = Field(3, ge=0, json_schema_extra=SPEED)
     resume: Literal["exact", "adapter"] = Field(
-        "exact", description="adapter: a checkpoint of another number of workers gives its weights, not its optimizer."
+        "exact",
+        description="adapter: a checkpoint of another number of workers gives its weights, not its optimizer.",
+        json_schema_extra=SPEED,
     )
     push_to: str | None = Field(
-        None, description="Repository on the hub, OWNER/NAME, for adapter and card when training ends."
+        None,
+        description="Repository on the hub, OWNER/NAME, for adapter and card when training ends.",
+        json_schema_extra=SPEED,
     )
-    push_token_env: str = Field("HF_TOKEN", description="Environment variable that holds the hub's token.")
+    push_token_env: str = Field(
+        "HF_TOKEN", description="Environment variable that holds the hub's token.", json_schema_extra=SPEED
+    )
 
     @property
     def attention_used(self) -> str:
@@ -179,6 +193,11 @@ class Training(Section):
         if self.attention != "auto":
             return self.attention
         return "varlen" if self.gpu and self.dtype == "bfloat16" and self.packing != "off" else "sdpa"
+
+    @property
+    def resolved(self) -> Training:
+        """These settings with `auto` replaced by what it stands for; `packing` counts by what it makes of attention."""
+        return self.model_copy(update={"attention": self.attention_used})
 
     @model_validator(mode="after")
     def _fits_together(self) -> Training:
@@ -212,12 +231,6 @@ def chosen_datasets(config: RunConfig) -> tuple[str, ...]:
     """The data sets that `training.datasets` leaves, in alphabetical order; empty where those are all of them."""
     chosen = set(config.training.datasets)
     return () if chosen >= set(train_names(config)) else tuple(sorted(chosen))
-
-
-def dataset_matters(config: RunConfig) -> dict[str, Any]:
-    """What a stage that reads only the chosen data sets adds to its fingerprint: nothing where all are used."""
-    chosen = chosen_datasets(config)
-    return {"datasets": chosen} if chosen else {}
 
 
 def check_datasets(config: RunConfig) -> None:

@@ -7,7 +7,9 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from mralign.config.section import Section
+from mralign.config.section import CONTENT, SPEED, Section
+
+_ADAPTER = "adapter, merged in way 2"  # another way is named where another model comes of the same adapter
 
 
 class ThinkMode(Section):
@@ -30,8 +32,12 @@ class ThinkMode(Section):
 class Model(Section):
     """The model that thinks: the policy before alignment, and pi_ref."""
 
-    path: str = Field("pkg://mralign.miniworld/data/model", description="Model directory or hub name.")
-    adapter: str | None = Field(None, description="LoRA adapter directory on top of `path`; the policy is then both.")
+    path: str = Field(
+        "pkg://mralign.miniworld/data/model", description="Model directory or hub name.", json_schema_extra=CONTENT
+    )
+    adapter: str | None = Field(
+        None, description="LoRA adapter directory on top of `path`; the policy is then both.", json_schema_extra=CONTENT
+    )
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     trust_remote_code: bool = False
     family: str = Field("auto", description="How thinking is switched: a name in chat/families.py, or auto.")
@@ -59,14 +65,9 @@ class Model(Section):
             )
         return self
 
-    def matters(self) -> dict[str, Any]:
-        """Everything that changes what the model computes, except the files, which count by their content."""
-        merging = {"merging": 2} if self.adapter else {}  # raised when another model comes of the same adapter
-        return self.model_dump(mode="json", exclude={"path", "adapter"}) | merging
-
     def inputs(self) -> dict[str, str]:
         """The files of the model, by what they are."""
-        return {"model": self.path} | ({"adapter": self.adapter} if self.adapter else {})
+        return {"model": self.path} | ({_ADAPTER: self.adapter} if self.adapter else {})
 
 
 class Decoding(Section):
@@ -81,18 +82,30 @@ class Decoding(Section):
 class Engine(Section):
     """vLLM: one engine per replica."""
 
-    min_replicas: int = Field(1, ge=1, description="Engines kept while there is work.")
-    max_replicas: int = Field(1, ge=1, description="Engines that may run at once: Ray Data scales between the two.")
-    cpus_per_replica: int = Field(1, ge=1, description="Also the threads of an engine without a GPU.")
-    gpus_per_replica: float = Field(0, ge=0, description="GPUs of one engine: tensor_parallel x pipeline_parallel.")
-    tensor_parallel: int = Field(1, ge=1)
-    pipeline_parallel: int = Field(1, ge=1)
+    min_replicas: int = Field(1, ge=1, description="Engines kept while there is work.", json_schema_extra=SPEED)
+    max_replicas: int = Field(
+        1, ge=1, description="Engines that may run at once: Ray Data scales between the two.", json_schema_extra=SPEED
+    )
+    cpus_per_replica: int = Field(
+        1, ge=1, description="Also the threads of an engine without a GPU.", json_schema_extra=SPEED
+    )
+    gpus_per_replica: float = Field(
+        0, ge=0, description="GPUs of one engine: tensor_parallel x pipeline_parallel.", json_schema_extra=SPEED
+    )
+    tensor_parallel: int = Field(1, ge=1, json_schema_extra=SPEED)
+    pipeline_parallel: int = Field(1, ge=1, json_schema_extra=SPEED)
     max_model_len: int = Field(8192, ge=16)
-    max_num_seqs: int = Field(64, ge=1, description="Sequences that one engine decodes together.")
-    batch_size: int = Field(64, ge=1, description="Requests that are committed together as one part.")
-    enforce_eager: bool = False
-    gpu_memory_utilization: float = Field(0.9, gt=0, le=1)
-    cpu_kv_cache_gib: int = Field(1, ge=1, description="Key-value cache of an engine without a GPU.")
+    max_num_seqs: int = Field(
+        64, ge=1, description="Sequences that one engine decodes together.", json_schema_extra=SPEED
+    )
+    batch_size: int = Field(
+        64, ge=1, description="Requests that are committed together as one part.", json_schema_extra=SPEED
+    )
+    enforce_eager: bool = Field(False, json_schema_extra=SPEED)
+    gpu_memory_utilization: float = Field(0.9, gt=0, le=1, json_schema_extra=SPEED)
+    cpu_kv_cache_gib: int = Field(
+        1, ge=1, description="Key-value cache of an engine without a GPU.", json_schema_extra=SPEED
+    )
 
     @property
     def concurrent_batches(self) -> int:
@@ -123,8 +136,10 @@ class Http(Section):
 
     base_url: str = Field("http://127.0.0.1:8000/v1", description="Up to and with /v1.")
     model: str | None = Field(None, description="The name the endpoint knows; null is model.path.")
-    key_env: str = Field("OPENAI_API_KEY", description="Environment variable that holds the key; unset: no key.")
-    concurrency: int = Field(32, ge=1, description="Requests in flight, and connections.")
+    key_env: str = Field(
+        "OPENAI_API_KEY", description="Environment variable that holds the key; unset: no key.", json_schema_extra=SPEED
+    )
+    concurrency: int = Field(32, ge=1, description="Requests in flight, and connections.", json_schema_extra=SPEED)
     vllm_extras: bool = Field(
         True, description="Ask for what only vLLM's server knows: top_k and the sampled token ids. OpenAI refuses it."
     )
@@ -132,12 +147,24 @@ class Http(Section):
         default_factory=dict,
         description="Fields put into every request, or taken out by null: {temperature: null, reasoning_effort: low}.",
     )
-    timeout_s: float = Field(600, gt=0, description="Seconds for one whole response.")
-    max_retries: int = Field(8, ge=0, description="Further tries of a request after 429, 5xx, timeouts, broken bodies.")
-    max_backoff_s: float = Field(60, gt=0, description="Longest wait between tries, unless Retry-After asks for more.")
-    price_prompt: float = Field(0, ge=0, description="Money for a million prompt tokens.")
-    price_completion: float = Field(0, ge=0, description="Money for a million completion tokens.")
+    timeout_s: float = Field(600, gt=0, description="Seconds for one whole response.", json_schema_extra=SPEED)
+    max_retries: int = Field(
+        8,
+        ge=0,
+        description="Further tries of a request after 429, 5xx, timeouts, broken bodies.",
+        json_schema_extra=SPEED,
+    )
+    max_backoff_s: float = Field(
+        60, gt=0, description="Longest wait between tries, unless Retry-After asks for more.", json_schema_extra=SPEED
+    )
+    price_prompt: float = Field(0, ge=0, description="Money for a million prompt tokens.", json_schema_extra=SPEED)
+    price_completion: float = Field(
+        0, ge=0, description="Money for a million completion tokens.", json_schema_extra=SPEED
+    )
     # Cached responses cost nothing; a budget needs a price to count by.
     budget: float | None = Field(
-        None, ge=0, description="Money that this run directory may spend here, earlier runs on it included."
+        None,
+        ge=0,
+        description="Money that this run directory may spend here, earlier runs on it included.",
+        json_schema_extra=SPEED,
     )

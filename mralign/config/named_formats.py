@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 PLAIN_FORMATS = ("auto", "plain")
-CODED_FORMATS = ("nq_open", "sciq", "simpleqa", "truthfulqa", "longfact")
+CODED_FORMATS = ("nq_open", "sciq", "simpleqa", "truthfulqa", "longfact", "factscore")
 
 NAMED_FORMATS: Mapping[str, Mapping[str, Any]] = {
     # {"Data": [{"Question": ..., "Answer": {"Value": ..., "Aliases": [...]}}]}; the hub's rows are in lower case.
@@ -47,6 +47,7 @@ NAMED_FORMATS: Mapping[str, Mapping[str, Any]] = {
     # [{"utterance": ..., "targetValue": "(list (description ...))"}], or the hub's rows.
     "webquestions": {"fields": {"question": ["utterance", "question"], "answers": ["targetValue", "answers"]}},
     "hotpotqa": {"fields": {"id": ["_id", "id"], "answers": "answer"}},
+    "frames": {"fields": {"question": "Prompt", "answers": "Answer"}},
     "chinese_simpleqa": {"fields": {"answers": "answer"}},
 }
 

@@ -6,19 +6,27 @@ from pydantic import Field, model_validator
 
 from mralign.config.data import Candidates, Questions, Rollouts
 from mralign.config.evaluation import Evaluation
-from mralign.config.labelling import Annotation, Discovery
+from mralign.config.labelling import Annotation, Annotator, Discovery
 from mralign.config.learning import Examples, Training, Transitions, Weights
 from mralign.config.models import Engine, Http, Model
-from mralign.config.section import Section
+from mralign.config.section import SPEED, Section
 
 
 class Run(Section):
     """Where the run lives and what holds for all of it."""
 
-    dir: str = Field("runs/default", description="Run directory: a local path or any pyarrow file-system URI.")
+    dir: str = Field(
+        "runs/default",
+        description="Run directory: a local path or any pyarrow file-system URI.",
+        json_schema_extra=SPEED,
+    )
     seed: int = Field(0, ge=0)
-    reject_limit: float = Field(0.2, ge=0, le=1, description="Share of rows a stage may reject before it fails.")
-    local_cpus: int = Field(6, ge=2, description="Logical CPUs of the local Ray when no cluster is running.")
+    reject_limit: float = Field(
+        0.2, ge=0, le=1, description="Share of rows a stage may reject before it fails.", json_schema_extra=SPEED
+    )
+    local_cpus: int = Field(
+        6, ge=2, description="Logical CPUs of the local Ray when no cluster is running.", json_schema_extra=SPEED
+    )
 
 
 class RunConfig(Section):
@@ -43,6 +51,18 @@ class RunConfig(Section):
     def trains(self) -> bool:
         """Whether there is anything to train on; without it a run only evaluates its model."""
         return bool(self.questions.train or self.rollouts.import_on)
+
+    def filled(self, annotator: Annotator) -> Annotator:
+        """The annotator with the run's own sections where it names none: all that its replies depend on."""
+        if annotator.engine == "vllm":
+            own = {"model": annotator.model or self.model, "serving": annotator.serving or self.engine}
+            return annotator.model_copy(update=own)
+        if annotator.engine == "http":
+            http = annotator.http or self.http
+            return annotator.model_copy(
+                update={"http": http.model_copy(update={"model": http.model or self.model.path})}
+            )
+        return annotator
 
     @model_validator(mode="after")
     def _prompts_ask(self) -> RunConfig:

@@ -1,105 +1,83 @@
 """Stage `evidence`: what a search finds for every question of the evaluation split (METHOD 6, +Ret).
 
-Committed parts of questions enter; a part of schema EVIDENCE leaves for each, a query that failed as a reject of its
-question. The search runs in the driver, on asyncio: it bounds itself what is in flight, and keeps what it was told.
+Committed parts of questions enter; rows of schema EVIDENCE leave, a query that failed as a reject of its question. The
+questions stream through one actor (run/stream.py) that searches for many at the same time.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 
 from mralign.config import RunConfig
-from mralign.retrieval.search import Searcher, check_search, open_search
+from mralign.retrieval.search import Searcher, check_search, start_search
 from mralign.rows.schema import EVIDENCE, QUESTIONS
-from mralign.run.rejects import Reject, to_table
+from mralign.run.rejects import Reject
 from mralign.run.stage import Context, Outcome, Stage
 from mralign.run.store import StageDir
-from mralign.serving.calls import RETRIED, Failure
+from mralign.run.stream import Answer, Pool, stream
+from mralign.serving.calls import Failure, Stopped
 from mralign.serving.lacks import search_lacks
+from mralign.serving.streaming import endpoint_pool
 
-_COLUMNS = ["question_id", "dataset", "question"]
-
-
-async def find_evidence(
-    questions: StageDir,
-    parts: Sequence[str],
-    *,
-    searcher: Searcher,
-    top_k: int,
-    out: StageDir,
-    report: Callable[[int], object],
-) -> None:
-    """Commit what is found for the questions in `parts`, under the same names.
-
-    A committed part is kept, unless a query of it met a failure that another try may mend: then it is searched for
-    again, and what an endpoint has answered before is found in the run directory. `report` hears the number of rows of
-    every part that is new. Whatever the searcher raises ends all and is raised here.
-    """
-    done = {part for part in out.parts() if not _may_mend(out, part)}
-    try:
-        async with asyncio.TaskGroup() as group:
-            for part in parts:
-                if part not in done:
-                    group.create_task(_find(questions, part, searcher=searcher, top_k=top_k, out=out, report=report))
-    except BaseExceptionGroup as several:
-        raise several.exceptions[0] from None
+_BATCH = 64  # questions that are searched for and committed together
 
 
-async def _find(
-    questions: StageDir, part: str, *, searcher: Searcher, top_k: int, out: StageDir, report: Callable[[int], object]
-) -> None:
-    table = await asyncio.to_thread(questions.read_parts, [part], schema=QUESTIONS, columns=_COLUMNS)
-    rows = table.to_pylist()
-    answers = await asyncio.gather(*(searcher.search(row["question"], top_k=top_k) for row in rows))
-    pairs = list(zip(rows, answers, strict=True))
-    found = [
-        {
-            "question_id": row["question_id"],
+class Searching:
+    """An actor of the stream: one searcher, which bounds itself how much is in flight."""
+
+    def __init__(self, *, config: RunConfig) -> None:
+        self.searcher: Searcher = start_search(config)
+        self.top_k = config.evaluation.retrieval.top_k
+
+    async def answer(self, rows: list[dict[str, Any]]) -> list[Answer]:
+        """What is found for each question."""
+        return await asyncio.gather(*map(self._search, rows))
+
+    async def _search(self, row: dict[str, Any]) -> Answer:
+        try:
+            found = await self.searcher.search(row["question"], top_k=self.top_k)
+        except Stopped as reason:
+            return Answer(stopped=str(reason))
+        if isinstance(found, Failure):
+            return Answer(rejects=[Reject(row["row_id"], found.reason, found.detail, row["question"])])
+        evidence = {
+            "question_id": row["row_id"],
             "dataset": row["dataset"],
             "query": row["question"],
-            "snippets": [snippet.as_row() for snippet in answer],
+            "snippets": [snippet.as_row() for snippet in found],
         }
-        for row, answer in pairs
-        if not isinstance(answer, Failure)
-    ]
-    rejects = [
-        Reject(row["question_id"], answer.reason, answer.detail, row["question"])
-        for row, answer in pairs
-        if isinstance(answer, Failure)
-    ]
-    evidence = pa.Table.from_pylist(found, schema=EVIDENCE)
-    await asyncio.to_thread(out.commit, part, evidence, schema=EVIDENCE, rejects=to_table(rejects))
-    report(len(rows))
+        return Answer(rows=[evidence])
 
 
-def _may_mend(out: StageDir, part: str) -> bool:
-    """Whether a query of a committed part should be made again: the endpoint was down, or refused it (http_400, by a
-    fault of its own that may be mended since)."""
-    reasons = out.read_rejects([part], columns=["reason"]).column("reason").to_pylist()
-    return any(reason in RETRIED or reason.startswith("http_") for reason in reasons)
+def _queries(part: str, *, questions: StageDir) -> pa.Table:
+    """One request a question."""
+    table = questions.read_parts([part], schema=QUESTIONS, columns=["question_id", "dataset", "question"])
+    return table.rename_columns(["row_id", "dataset", "question"])
 
 
 def _run(context: Context) -> Outcome:
-    questions, out = context.upstream["questions"], context.out
-    parts = questions.parts(context.config.evaluation.split)
-    asyncio.run(_find_all(context, parts))
-    rows = sum(questions.rows(part) for part in parts)
-    return Outcome(rows, sum(out.rows(part) for part in parts), _figures(out, parts))
-
-
-async def _find_all(context: Context, parts: Sequence[str]) -> None:
-    from tqdm import tqdm
-
-    config, questions = context.config, context.upstream["questions"]
-    rows = sum(questions.rows(part) for part in parts)
-    with tqdm(total=rows, desc="evidence", unit="row", mininterval=1.0) as bar:
-        async with open_search(config) as searcher:
-            top_k = config.evaluation.retrieval.top_k
-            await find_evidence(questions, parts, searcher=searcher, top_k=top_k, out=context.out, report=bar.update)
+    config, questions, out = context.config, context.upstream["questions"], context.out
+    parts = {part: questions.rows(part) for part in questions.parts(config.evaluation.split)}
+    retrieval = config.evaluation.retrieval
+    if retrieval.engine == "bm25":
+        start_search(config)  # builds the index here, where a fault of the corpus is told as it is
+    stream(
+        parts,
+        requests=partial(_queries, questions=questions),
+        pools=[Pool(Searching, given={"config": config}, arguments=endpoint_pool(retrieval.search, batch_size=_BATCH))],
+        out=out,
+        schema=EVIDENCE,
+        batch=_BATCH,
+        id_column="question_id",
+    )
+    committed = out.parts()
+    rows_out = sum(out.rows(part) for part in committed)
+    return Outcome(sum(parts.values()), rows_out, _figures(out, committed))
 
 
 def _figures(out: StageDir, parts: Sequence[str]) -> dict[str, Any]:
@@ -107,15 +85,6 @@ def _figures(out: StageDir, parts: Sequence[str]) -> dict[str, Any]:
     lists = out.read_parts(parts, schema=EVIDENCE, columns=["snippets"]).column("snippets")
     counts = [len(snippets) for snippets in lists.to_pylist()]
     return {"snippets_mean": sum(counts) / max(len(counts), 1), "without_snippets": counts.count(0)}
-
-
-def _matters(config: RunConfig) -> dict[str, Any]:
-    retrieval = config.evaluation.retrieval
-    matters = {"split": config.evaluation.split, "engine": retrieval.engine, "top_k": retrieval.top_k}
-    if retrieval.engine == "http":
-        asked = {"url", "request", "results", "fields"}
-        return matters | {"search": retrieval.search.model_dump(mode="json", include=asked)}
-    return matters | {"fields": dict(retrieval.fields)}
 
 
 def _inputs(config: RunConfig) -> Mapping[str, str]:
@@ -131,10 +100,11 @@ def _lacks(config: RunConfig) -> list[str]:
 EVIDENCE_STAGE = Stage(
     name="evidence",
     run=_run,
-    matters=_matters,
+    reads=("evaluation.split", "evaluation.retrieval"),
+    ignores=("evaluation.retrieval.prompt", "evaluation.retrieval.max_characters"),  # of what is made of snippets
     upstream=("questions",),
     inputs=_inputs,
     check=check_search,
     lacks=_lacks,
-    version=2,
+    version=3,
 )

@@ -1,10 +1,10 @@
-"""Stages `judgements_base` and `judgements`: judges read the responses to TruthfulQA and to LongFact.
+"""Stages `judgements_base` and `judgements`: judges read the responses to the benchmarks that need them.
 
-Responses of one model enter, with the questions' incorrect answers; parts of schema JUDGEMENTS leave, 16 responses a
-part, a judgement that cannot be used as a reject. The driver asks: endpoints from here, a vLLM judge in one Ray actor
-that judge, extractor and verifier share where they name the same model. What a judge said is kept in the run directory
-before anybody sees it, so nothing is paid for twice, whatever ends a run. The questions to the judges, the reading of
-their replies and the figures are pure functions (truthfulqa.py, longfact.py, judging.py).
+Responses of one model enter, with the fields of the questions that a benchmark needs; one row of schema JUDGEMENTS for
+each question to a judge leaves, and a reject for each that has no usable answer. Responses stream through the engines
+(or endpoints) of extractor, verifier and judge, each engine once however many of the three it serves; evidence is
+searched for beside the verifier, and the last engine commits. What a judge is asked and how its reply is read is said
+by each benchmark (benchmarks/, judging.py).
 """
 
 from __future__ import annotations
@@ -12,278 +12,355 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import pyarrow as pa
 
-from mralign.asking.chats import (
-    asking_faults,
-    asking_workers,
-    chat_matters,
-    check_purses,
-    check_speaker,
-    open_chats,
-    speaker_of,
-)
-from mralign.asking.interview import commit_in_parts, price, together
-from mralign.config import Annotator, RunConfig
-from mralign.evaluation import longfact, truthfulqa
-from mralign.evaluation.judging import EXTRACTOR, JUDGE, VERIFIER, Case, Court, judge, verdicts
-from mralign.evaluation.responses import read_responses
-from mralign.retrieval.search import check_search, open_search
+from mralign.asking.annotator import ResolvedAnnotator, check_annotator, check_budgets, resolve
+from mralign.asking.chats import SharedEngine
+from mralign.asking.interview import price
+from mralign.asking.json_reply import reply_schema
+from mralign.config import Annotator, Engine, RunConfig, named
+from mralign.evaluation.benchmarks import find, of_config
+from mralign.evaluation.benchmarks.benchmark import ROLES, Case, Role, Step
+from mralign.evaluation.judging import Judgements, Judges, Verdict, judge, response_of, verdicts
+from mralign.evaluation.responses import read_response_part, response_parts
+from mralign.retrieval.search import check_search, start_search
 from mralign.rows.schema import JUDGEMENTS, QUESTIONS
-from mralign.run.rejects import Reject, check_limit
+from mralign.rows.subjects import Subject
+from mralign.run.placement import DEALING, Fault, Workers
+from mralign.run.rejects import check_limit
 from mralign.run.stage import Context, Outcome, Stage, all_checks, log
 from mralign.run.store import StageDir
+from mralign.run.stream import Answer, Pool, stream
+from mralign.serving.calls import Stopped
 from mralign.serving.lacks import annotator_lacks, search_lacks
+from mralign.serving.streaming import engine_workers, pool_of
+from mralign.serving.vllm import engine_faults
 
 PART_ROWS = 16  # responses that are committed together
-_KINDS = ("truthfulqa", "longfact")
 _ADVICE = (
     "name a chat model with engine vllm or http, e.g. "
     "'evaluation.judge={name: judge, engine: http, http: {base_url: ...}}'"
 )
-_NEEDED = ["row_id", "question_id", "dataset", "question", "answers", "answer", "invalid"]
+_NEEDED = ["row_id", "question_id", "dataset", "answers", "answer"]
 
 
-def judgements_stage(*, name: str, responses: str) -> Stage:
-    """The stage that judges what the stage `responses` holds; `name` is judgements_base or judgements."""
+def judgements_stage(subject: Subject) -> Stage:
+    """The stage that judges the responses of one model."""
     return Stage(
-        name=name,
-        run=partial(_run, responses=responses),
-        matters=_matters,
-        upstream=("questions", responses),
+        name=subject.stage("judgements"),
+        run=partial(_run, subject=subject),
+        reads=_reads,
+        ignores=_NOT_JUDGED,
+        code=_code,
+        upstream=("questions", subject.stage("responses")),
         inputs=_inputs,
         check=_check,
         lacks=_lacks,
-        workers=lambda config: asking_workers(_judges(config).values(), config=config),
-        faults=lambda config: asking_faults(_judges(config).values(), config=config),
-        version=2,
+        workers=_workers,
+        faults=_faults,
+        version=3,
     )
 
 
-def _judged_by(config: RunConfig) -> dict[str, str]:
-    """Benchmark -> truthfulqa | longfact, of those whose answers are judged."""
-    sources = getattr(config.questions, config.evaluation.split)
-    return {source.name: source.format for source in sources if source.format in _KINDS}
+def _judged(config: RunConfig) -> dict[str, str]:
+    """Data set -> benchmark, of those whose answers are judged."""
+    return {dataset: name for dataset, name in of_config(config).items() if find(name).steps}
 
 
-def _judges(config: RunConfig) -> dict[str, Annotator]:
+def _steps(config: RunConfig) -> list[Step]:
+    """The steps of all benchmarks of this run that are judged."""
+    return [step for name in dict.fromkeys(_judged(config).values()) for step in find(name).steps]
+
+
+def _judges(config: RunConfig) -> dict[Role, Annotator]:
     """Who is asked, by role; a role that nobody has is missing, and `_check` says so."""
-    settings, kinds = config.evaluation, set(_judged_by(config).values())
-    roles: dict[str, Annotator | None] = {}
-    if "truthfulqa" in kinds:
-        roles[JUDGE] = settings.judge
-    if "longfact" in kinds:
-        roles |= {EXTRACTOR: settings.extractor or settings.judge, VERIFIER: settings.verifier or settings.judge}
-    return {role: annotator for role, annotator in roles.items() if annotator is not None}
+    settings, wanted = config.evaluation, {step.role for step in _steps(config)}
+    found: dict[Role, Annotator] = {}
+    for role in ROLES:
+        annotator = getattr(settings, role) or settings.judge
+        if role in wanted and annotator is not None:
+            found[role] = annotator
+    return found
+
+
+def _searches(config: RunConfig) -> bool:
+    """Whether evidence is searched for."""
+    return any(step.searched for step in _steps(config))
 
 
 def _check(config: RunConfig) -> None:
-    judges, kinds = _judges(config), _judged_by(config)
-    wanted = {"truthfulqa": {JUDGE}, "longfact": {EXTRACTOR, VERIFIER}}
-    missing = set().union(*(wanted[kind] for kind in kinds.values())) - set(judges)
+    judges, judged = _judges(config), _judged(config)
+    missing = {step.role for step in _steps(config)} - set(judges)
     if missing:
         raise ValueError(
-            f"{sorted(kinds)} of questions.{config.evaluation.split} are scored by judges, and there is no "
+            f"{sorted(judged)} of questions.{config.evaluation.split} are scored by judges, and there is no "
             f"{', '.join(sorted(missing))}: {_ADVICE}, or leave these sources out"
         )
     for role, annotator in judges.items():
         if annotator.engine == "cues":
             raise ValueError(f"the {role} {annotator.name!r} has engine=cues, which cannot judge: {_ADVICE}")
-    speakers = [speaker_of(annotator, config=config) for annotator in judges.values()]
-    checks = [*(partial(check_speaker, speaker) for speaker in speakers), partial(check_purses, speakers)]
-    all_checks(checks + ([partial(check_search, config)] if EXTRACTOR in judges else []))
+    visits = _visits(config)
+    checks: list[Callable[[], None]] = [partial(_check_order, config)]
+    resolved = [annotator for engine in visits for annotator in engine.values()]
+    checks += [partial(check_annotator, annotator) for annotator in resolved]
+    checks.append(partial(check_budgets, resolved))
+    if _searches(config):
+        checks.append(partial(check_search, config))
+    all_checks(checks)
+
+
+def _check_order(config: RunConfig) -> None:
+    """Raise ValueError for a benchmark that would need an engine again after another one."""
+    places = {role: number for number, engine in enumerate(_visits(config)) for role in engine}
+    for name in dict.fromkeys(_judged(config).values()):
+        roles = [step.role for step in find(name).steps]
+        order = [places[role] for role in roles]
+        if order != sorted(order):
+            raise ValueError(
+                f"{name} asks {', '.join(roles)} one after the other, and one engine would be asked again after "
+                f"another; let all of them share one engine, or none"
+            )
+
+
+def _served(config: RunConfig) -> list[Engine]:
+    """The section of every engine of ours that responses visit."""
+    return [one.serving for one in map(_first, _visits(config)) if one.http is None]
+
+
+def _workers(config: RunConfig) -> Sequence[Workers]:
+    """The engines that responses visit: they stream through all of them at the same time."""
+    setting = "the judge's `serving`, else engine"
+    engines = [engine_workers(serving, what="engines of judges", setting=setting) for serving in _served(config)]
+    return [*engines, DEALING] if engines else []
+
+
+def _faults(config: RunConfig) -> Sequence[Fault]:
+    return list(dict.fromkeys(chain.from_iterable(map(engine_faults, _served(config)))))
 
 
 def _lacks(config: RunConfig) -> list[str]:
-    judges = _judges(config)
-    found = [
-        said
-        for role, who in judges.items()
-        for said in annotator_lacks(who, config=config, setting=f"evaluation's {role}")
-    ]
+    found: list[str] = []
+    for role, annotator in _judges(config).items():
+        found += annotator_lacks(annotator, config=config, setting=f"evaluation's {role}")
     retrieval = config.evaluation.retrieval
-    searched = EXTRACTOR in judges and retrieval.engine == "http"
-    return found + (search_lacks(retrieval.search) if searched else [])
+    if _searches(config) and retrieval.engine == "http":
+        found += search_lacks(retrieval.search)
+    return found
 
 
-def _matters(config: RunConfig) -> dict[str, Any]:
-    """What changes a judgement: who judges, what they are told and shown; for LongFact, where evidence is found."""
-    settings, kinds = config.evaluation, _judged_by(config)
-    found: dict[str, Any] = {
-        "seed": config.run.seed,
-        "split": settings.split,
-        "benchmarks": kinds,
-        "judges": {role: chat_matters(annotator, config=config) for role, annotator in _judges(config).items()},
-    }
-    if "truthfulqa" in kinds.values():
-        found["truthfulqa"] = truthfulqa.INSTRUCTION
-    if "longfact" in kinds.values():
-        retrieval = settings.retrieval
-        place: dict[str, Any] = {"fields": retrieval.fields}
-        if retrieval.engine == "http":
-            place = retrieval.search.model_dump(mode="json", include={"url", "request", "results", "fields"})
-        found["longfact"] = {
-            "instructions": [longfact.EXTRACTION, longfact.VERIFICATION],
-            "bounds": [longfact.SHORT_PASSAGE, longfact.LONG_PASSAGE, longfact.MAX_CLAIMS, longfact.MAX_CLAIM],
-            "evidence": settings.longfact.evidence,
-            "search": {"engine": retrieval.engine, **place},
-        }
+# Of where evidence is found: what +Ret makes of snippets.
+_NOT_JUDGED = tuple(f"evaluation.retrieval.{name}" for name in ("top_k", "prompt", "max_characters"))
+
+
+def _reads(config: RunConfig) -> dict[str, Any]:
+    """Who judges; where evidence is searched for, how and how much of it is shown."""
+    judges = {f"evaluation.{role}": config.filled(annotator) for role, annotator in _judges(config).items()}
+    evidence = ["evaluation.longfact.evidence", "evaluation.retrieval"] if _searches(config) else []
+    return judges | named(config, "evaluation.split", "run.seed", *evidence)
+
+
+def _code(config: RunConfig) -> dict[str, Any]:
+    """What the judges are told, and how they reply."""
+    found = {}
+    for name in _judged(config).values():
+        for step in find(name).steps:
+            found[f"{step.kind} of {name}"] = [step.instruction, reply_schema(step.reply), step.bounds]
     return found
 
 
 def _inputs(config: RunConfig) -> dict[str, str]:
-    found = {
-        f"{role} {name}": path
-        for role, annotator in _judges(config).items()
-        if annotator.engine == "vllm"
-        for name, path in (annotator.model or config.model).inputs().items()
+    found = {}
+    for role, annotator in _judges(config).items():
+        if annotator.engine == "vllm":
+            files = (annotator.model or config.model).inputs()
+            found |= {f"{role} {name}": path for name, path in files.items()}
+    retrieval = config.evaluation.retrieval
+    if _searches(config) and retrieval.engine == "bm25" and retrieval.corpus:
+        found["corpus"] = retrieval.corpus
+    return found
+
+
+def _run(context: Context, *, subject: Subject) -> Outcome:
+    config, out, judged = context.config, context.out, _judged(context.config)
+    questions = read_questions(context.upstream["questions"], split=config.evaluation.split, benchmarks=judged)
+    responses = context.upstream[subject.stage("responses")]
+    read = partial(_cases, responses=responses, benchmarks=judged, questions=questions)
+    parts = {part: read(part).num_rows for part in response_parts(responses)}
+    log.info("%s: %d responses to %s", out.stage, sum(parts.values()), ", ".join(sorted(judged)))
+    if _searches(config) and config.evaluation.retrieval.engine == "bm25":
+        start_search(config)  # builds the index here, where a fault of the corpus is told as it is
+    done = stream(
+        {part: rows for part, rows in parts.items() if rows},
+        requests=read,
+        pools=_pools(config),
+        out=out,
+        schema=JUDGEMENTS,
+        batch=PART_ROWS,
+        id_column="row_id",
+        request_of=response_of,
+    )
+    rows, rejects = out.read(schema=JUDGEMENTS).to_pylist(), out.read_rejects().to_pylist()
+    found = verdicts(rows, rejects)
+    _check_rejected(found, out=out, limit=config.run.reject_limit)
+    figures = {
+        "judgements": dict(Counter(row["kind"] for row in rows)),
+        "responses": len(found),
+        "responses_rejected": dict(_reasons(found.values()).most_common()),
+        "last_session": _session(done.took, config=config),
     }
-    corpus = config.evaluation.retrieval.corpus
-    searched = "longfact" in _judged_by(config).values() and config.evaluation.retrieval.engine == "bm25"
-    return found | ({"corpus": corpus} if searched and corpus else {})
+    return Outcome(len(rows) + len(rejects), len(rows), figures)
 
 
-def _run(context: Context, *, responses: str) -> Outcome:
-    config = context.config
-    kinds = _judged_by(config)
-    source = context.upstream["questions"]
-    incorrect, asked = _incorrect_answers(source, config=config), _plain_questions(source, config=config)
-    tables = read_responses(context.upstream[responses], datasets=sorted(kinds))
-    rows = (row for table in tables for row in table.select(_NEEDED).to_pylist())
-    cases = cases_of(rows, kinds=kinds, incorrect=incorrect, questions=asked)
-    log.info("%s: %d responses to %s", context.out.stage, len(cases), ", ".join(sorted(kinds)))
-    tallies = asyncio.run(_judge_all(cases, context=context)) if cases else {}
-    parts = context.out.parts()
-    judged = sum(context.out.rows(part) for part in parts)
-    everything = judged + sum(context.out.reject_rows(part) for part in parts)
-    figures = _figures(context.out)
-    _check_rejected(cases, context=context)
-    return Outcome(everything, judged, {**figures, "last_session": _session(tallies, config=config)})
+def _cases(
+    part: str, *, responses: StageDir, benchmarks: Mapping[str, str], questions: Mapping[str, Asked]
+) -> pa.Table:
+    """The responses of one part that are judged, as `Judging` takes them."""
+    table = read_response_part(responses, part, datasets=sorted(benchmarks))
+    rows = table.select(_NEEDED).to_pylist()
+    cases = cases_of(rows, benchmarks=benchmarks, questions=questions)
+    found = [{"row_id": case.row_id, "case": json.dumps(asdict(case))} for case in cases]
+    return pa.Table.from_pylist(found, schema=pa.schema({"row_id": pa.string(), "case": pa.string()}))
+
+
+def _visits(config: RunConfig) -> list[dict[Role, ResolvedAnnotator]]:
+    """The judges of each engine by role; engines in the order in which a response visits them, each of them once."""
+    by_engine: dict[str, dict[Role, ResolvedAnnotator]] = {}
+    for role, annotator in _judges(config).items():
+        resolved = resolve(annotator, config=config)
+        by_engine.setdefault(resolved.engine_key, {})[role] = resolved
+    return list(by_engine.values())
+
+
+def _first(engine: Mapping[Role, ResolvedAnnotator]) -> ResolvedAnnotator:
+    return next(iter(engine.values()))
+
+
+def _pools(config: RunConfig) -> list[Pool]:
+    visits = _visits(config)
+    pools = []
+    for engine in visits:
+        given = {"config": config, "judges": engine, "last": engine is visits[-1]}
+        arguments = pool_of(_first(engine).serving, endpoint=_first(engine).http)
+        pools.append(Pool(Judging, given=given, arguments=arguments))
+    return pools
+
+
+class Judging:
+    """An actor of a stream (run/stream.py): the judges that share one engine or endpoint, and the search of evidence.
+
+    What is known of a response goes on to the next engine as state; at the `last` one it is committed.
+    """
+
+    def __init__(self, *, config: RunConfig, judges: Mapping[Role, ResolvedAnnotator], last: bool) -> None:
+        engine = SharedEngine(_first(judges))
+        searches = any(step.searched and step.role in judges for step in _steps(config))
+        self.judges = Judges(
+            {role: engine.chat(judge) for role, judge in judges.items()},
+            start_search(config) if searches else None,
+            config.evaluation.longfact.evidence,
+        )
+        self.last = last
+
+    async def answer(self, rows: list[dict[str, Any]]) -> list[Answer]:
+        """The judgements of each response, or why nothing may be asked any more."""
+        return await asyncio.gather(*map(self._judge, rows))
+
+    async def _judge(self, row: Mapping[str, Any]) -> Answer:
+        case = Case(**json.loads(row["case"]))
+        known = Judgements.from_json(row["state"]) if "state" in row else Judgements()
+        benchmark = find(case.benchmark)
+        try:
+            await judge(case, benchmark=benchmark, judges=self.judges, known=known)
+        except Stopped as reason:  # what came before is in the cache of replies
+            return Answer(stopped=str(reason))
+        if not self.last:
+            return Answer(state=known.to_json())
+        assert known.rejects or known.steps == len(benchmark.steps), case.row_id
+        return Answer(rows=known.rows, rejects=known.rejects, took=known.took)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What judges may know of a question: its text, and the fields that its benchmark needs."""
+
+    question: str
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+
+def read_questions(questions: StageDir, *, split: str, benchmarks: Mapping[str, str]) -> dict[str, Asked]:
+    """By question_id, the questions of the data sets in `benchmarks`. Raises ValueError where a field is missing."""
+    columns = ["question_id", "dataset", "question", "extra"]
+    table = questions.read_parts(questions.parts(split), schema=QUESTIONS, columns=columns)
+    found = {}
+    for row in table.to_pylist():
+        if row["dataset"] in benchmarks:
+            needed, extra = find(benchmarks[row["dataset"]]).fields, json.loads(row["extra"])
+            missing = [name for name in needed if name not in extra]
+            if missing:
+                raise ValueError(
+                    f"question {row['question_id']} has no {', '.join(missing)}, which the judges of "
+                    f"{benchmarks[row['dataset']]} are shown; give a source that has"
+                )
+            found[row["question_id"]] = Asked(row["question"], {name: extra[name] for name in needed})
+    return found
 
 
 def cases_of(
-    rows: Iterable[Mapping[str, Any]],
-    *,
-    kinds: Mapping[str, str],
-    incorrect: Mapping[str, Sequence[str]],
-    questions: Mapping[str, str],
+    rows: Iterable[Mapping[str, Any]], *, benchmarks: Mapping[str, str], questions: Mapping[str, Asked]
 ) -> list[Case]:
     """What the judges must see of each response, in order; one that several methods share (Self-Refine's first answer,
     where it stands) once. ValueError if different responses share a row_id: their verdicts could not be told apart."""
     found: dict[str, Case] = {}
     for row in rows:
+        asked = questions[row["question_id"]]  # the row's own question may hold the snippets of a search
         case = Case(
             row_id=row["row_id"],
             question_id=row["question_id"],
             dataset=row["dataset"],
-            kind="truthfulqa" if kinds[row["dataset"]] == "truthfulqa" else "longfact",
-            question=questions[row["question_id"]],  # the row's own may hold the snippets of a search
+            benchmark=benchmarks[row["dataset"]],
+            question=asked.question,
             answer=row["answer"] or None,  # nobody is asked about an invalid or an empty one
-            correct=tuple(row["answers"]),
-            incorrect=tuple(incorrect.get(row["question_id"], ())),
+            gold=tuple(row["answers"]),
+            fields=asked.fields,
         )
         if found.setdefault(case.row_id, case) != case:
             raise ValueError(f"two different responses are called {case.row_id}; each needs a row_id of its own")
     return list(found.values())
 
 
-def _incorrect_answers(questions: StageDir, *, config: RunConfig) -> dict[str, list[str]]:
-    """By question_id, of TruthfulQA."""
-    wanted = {name for name, kind in _judged_by(config).items() if kind == "truthfulqa"}
-    parts = questions.parts(config.evaluation.split)
-    rows = questions.read_parts(parts, schema=QUESTIONS, columns=["question_id", "dataset", "extra"]).to_pylist()
-    return {r["question_id"]: json.loads(r["extra"])["incorrect_answers"] for r in rows if r["dataset"] in wanted}
-
-
-def _plain_questions(questions: StageDir, *, config: RunConfig) -> dict[str, str]:
-    """Question by question_id, of the split."""
-    parts = questions.parts(config.evaluation.split)
-    table = questions.read_parts(parts, schema=QUESTIONS, columns=["question_id", "question"])
-    return dict(zip(*(table.column(name).to_pylist() for name in table.column_names), strict=True))
-
-
-def _check_rejected(cases: Sequence[Case], *, context: Context) -> None:
-    """Raise ValueError where more responses to a benchmark than `run.reject_limit` have no verdict: one judgement in
-    many that cannot be used puts its whole response aside, and that of the longest answers first."""
-    out = context.out
-    found = verdicts(out.read(schema=JUDGEMENTS).to_pylist(), out.read_rejects().to_pylist())
-    for dataset in dict.fromkeys(case.dataset for case in cases):
-        own = [found[case.row_id].rejected for case in cases if case.dataset == dataset]
+def _check_rejected(found: Mapping[str, Verdict], *, out: StageDir, limit: float) -> None:
+    """Raise ValueError where more responses to a data set than `limit` have no verdict: one judgement in many that
+    cannot be used puts its whole response aside, and that of the longest answers first."""
+    by_dataset: dict[str, list[Verdict]] = {}
+    for row_id, verdict in found.items():
+        by_dataset.setdefault(row_id.partition("/")[0], []).append(verdict)
+    for dataset, own in by_dataset.items():
         check_limit(
             stage=f"{out.stage}, responses to {dataset}",
-            reasons=dict(Counter(reason for reason in own if reason)),
+            reasons=dict(_reasons(own)),
             rows_in=len(own),
-            limit=context.config.run.reject_limit,
+            limit=limit,
             path=out.path("rejects"),
         )
 
 
-async def _judge_all(cases: Sequence[Case], *, context: Context) -> Mapping[str, Counter[str]]:
-    """Judge what is not judged yet; what that took, by role. Raises calls.Stopped, a ValueError, when money is spent:
-    what was committed stays."""
-    from tqdm import tqdm
-
-    config = context.config
-    judges = _judges(config)
-    async with AsyncExitStack() as stack:
-        bar = stack.enter_context(tqdm(total=len(cases), desc=context.out.stage, unit="row", mininterval=1.0))
-        chats = await stack.enter_async_context(open_chats(judges, config=config))
-        searcher = await stack.enter_async_context(open_search(config)) if EXTRACTOR in judges else None
-        court = Court(chats, searcher, config.evaluation.longfact.evidence)
-        await judge_in_parts(
-            cases, court=court, out=context.out, report=bar.update, at_once=_parts_at_once(judges.values(), config)
-        )
-        return court.tallies
+def _reasons(found: Iterable[Verdict]) -> Counter[str]:
+    """How many responses have no verdict, by reason."""
+    return Counter(verdict.rejected for verdict in found if verdict.rejected)
 
 
-async def judge_in_parts(
-    cases: Sequence[Case], *, court: Court, out: StageDir, report: Callable[[int], object], at_once: int | None = None
-) -> None:
-    """Commit the judgements of all cases; `report` hears how many responses each new part holds."""
-
-    async def work(members: Sequence[Case]) -> tuple[pa.Table, list[Reject]]:
-        said = await together(judge(case, court=court) for case in members)
-        rows = [one for judgements in said for one in judgements if not isinstance(one, Reject)]
-        rejects = [one for judgements in said for one in judgements if isinstance(one, Reject)]
-        return pa.Table.from_pylist(rows, schema=JUDGEMENTS), rejects
-
-    await commit_in_parts(cases, rows=PART_ROWS, work=work, schema=JUDGEMENTS, out=out, report=report, at_once=at_once)
-
-
-def _parts_at_once(judges: Collection[Annotator], config: RunConfig) -> int:
-    """So many that the widest engine stays full while the slowest responses of some parts are still judged; evidence
-    is held in memory for these only."""
-    widths = [
-        (a.http or config.http).concurrency if a.engine == "http" else (a.serving or config.engine).max_num_seqs
-        for a in judges
-    ]
-    return 1 + 2 * -(-max(widths) // PART_ROWS)
-
-
-def _figures(out: StageDir) -> dict[str, Any]:
-    """Judgements by kind, and responses with a verdict and without, over all sessions."""
-    rows = out.read(schema=JUDGEMENTS, columns=["row_id", "kind", "verdict"]).to_pylist()
-    found = verdicts(rows, out.read_rejects().to_pylist())
-    rejected = Counter(verdict.rejected for verdict in found.values() if verdict.rejected)
-    return {
-        "judgements": dict(Counter(row["kind"] for row in rows)),
-        "responses": len(found),
-        "responses_rejected": dict(rejected.most_common()),
-    }
-
-
-def _session(tallies: Mapping[str, Counter[str]], *, config: RunConfig) -> dict[str, Any]:
+def _session(took: Mapping[str, Mapping[str, int]], *, config: RunConfig) -> dict[str, Any]:
     """What this session took, by role; money that was spent now."""
-    judges = _judges(config)
     found = {}
-    for role, tally in tallies.items():
+    for role, annotator in _judges(config).items():
+        tally = took.get(role, {})
         if tally:
-            annotator = judges[role]
             http = (annotator.http or config.http) if annotator.engine == "http" else None
-            found[role] = {**tally, "money_now": price(tally, http=http, fresh=True)}
+            found[str(role)] = {**tally, "money_now": price(tally, http=http, fresh=True)}
     return found

@@ -1,212 +1,182 @@
 """A response is put to the judges, and what they said of it is put together again.
 
-A `Case` (a response and what its judges must see) enters; rows of schema JUDGEMENTS leave, one for each question to a
+A `Case` (a response and what its judges may see) enters; rows of schema JUDGEMENTS leave, one for each question to a
 judge, and a reject for each that has no usable answer. From both, `verdicts` makes one `Verdict` a response. A response
 of which one judgement is missing is rejected as a whole: a share of its claims would be a biased F1, and a neutral
 verdict would be a made-up one. What needs no judge has a row all the same, whose `prompt` and `reply` are null: an
-invalid response (neither truthful nor informative, without claims), and a claim for which no evidence was found.
+invalid response, and a claim for which no evidence was found.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, TypeVar
+from functools import partial
+from typing import Any
 
 from mralign.asking.interview import interview, together, uncut
-from mralign.asking.json_reply import Fault, readable
-from mralign.evaluation.longfact import (
-    distinct,
-    extraction_request,
-    figures_longfact,
-    median_claims,
-    passages,
-    read_claims,
-    read_support,
-    verification_request,
-)
-from mralign.evaluation.truthfulqa import figures_truthfulqa, judge_request, read_truth
+from mralign.asking.json_reply import Fault, read_reply, readable, reply_schema
+from mralign.evaluation.benchmarks import registry
+from mralign.evaluation.benchmarks.benchmark import Benchmark, Case, Item, Role, Said, Step
 from mralign.retrieval.search import Searcher, Snippet
 from mralign.run.rejects import Reject
 from mralign.serving.calls import Failure
-from mralign.serving.conversation import Chat, ChatRequest
+from mralign.serving.conversation import Chat, ChatRequest, Message
 
-__all__ = ["Case", "Court", "Verdict", "figures_longfact", "figures_truthfulqa", "judge", "median_claims", "verdicts"]
-
-T = TypeVar("T")
 Judged = dict[str, Any] | Reject  # a row of schema JUDGEMENTS, or why there is none
-JUDGE, EXTRACTOR, VERIFIER = "judge", "extractor", "verifier"
 
 
 @dataclass(frozen=True)
-class Case:
-    """A response and what belongs to it. `answer` None: it is invalid, and nobody is asked."""
+class Judges:
+    """Who judges, by role; where evidence is found, and how many snippets a claim gets."""
 
-    row_id: str
-    question_id: str
-    dataset: str
-    kind: Literal["truthfulqa", "longfact"]
-    question: str
-    answer: str | None
-    correct: tuple[str, ...] = ()
-    incorrect: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Court:
-    """Who judges, by role; where evidence is found, and how many snippets a claim gets. `tallies`: what it took."""
-
-    chats: Mapping[str, Chat]
+    chats: Mapping[Role, Chat]
     searcher: Searcher | None = None
     evidence: int = 10
-    tallies: Mapping[str, Counter[str]] = field(
-        default_factory=lambda: {role: Counter() for role in (JUDGE, EXTRACTOR, VERIFIER)}
-    )
+
+
+@dataclass
+class Judgements:
+    """What is known of one response so far: its rows of schema JUDGEMENTS and its rejects, how many steps of its
+    benchmark were taken, and what they took by role."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    rejects: list[Reject] = field(default_factory=list)
+    steps: int = 0
+    took: dict[str, Counter[str]] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON value that goes on to the next engine."""
+        took = {role: dict(tally) for role, tally in self.took.items()}
+        return {"rows": self.rows, "rejects": list(map(asdict, self.rejects)), "steps": self.steps, "took": took}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Judgements:
+        """The inverse of `to_json`."""
+        rejects = [Reject(**reject) for reject in value["rejects"]]
+        took = {role: Counter(tally) for role, tally in value["took"].items()}
+        return cls(list(value["rows"]), rejects, value["steps"], took)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came of one response; of the four, those are null that its benchmark does not measure.
+    """What the judges said of one response, by kind of judgement; nothing where it was rejected for that reason."""
 
-    `rejected`: the reason why it has no score, and then all four are null; else empty.
-    """
-
-    truthful: bool | None = None
-    informative: bool | None = None
-    claims: int | None = None
-    supported: int | None = None
+    said: Said = field(default_factory=dict)
     rejected: str = ""
 
 
-async def judge(case: Case, *, court: Court) -> list[Judged]:
-    """All judgements of one response. Raises what a chat or the searcher raises (calls.Stopped)."""
-    if case.kind == "truthfulqa":
-        return [await _judge_truth(case, court=court)]
-    texts = passages(case.answer or "")
-    if not texts:
-        return [_row(case, "claims", 0, subject="", verdict={"claims": []})]
-    contexts = ["", *texts[:-1]]
-    found = await together(
-        _extract(case, number, context=context, passage=passage, court=court)
-        for number, (context, passage) in enumerate(zip(contexts, texts, strict=True))
-    )
-    rows = [one for one in found if isinstance(one, dict)]
-    if len(rows) < len(found):
-        return found  # it has no score: its claims are not worth the money
-    claims = distinct(claim for row in rows for claim in json.loads(row["verdict"])["claims"])
-    return found + await together(_verify(case, n, claim=c, court=court) for n, c in enumerate(claims))
+async def judge(case: Case, *, benchmark: Benchmark, judges: Judges, known: Judgements) -> None:
+    """Take the steps of a benchmark about one response, from those that are `known` on; the judgements are added there.
+
+    A step whose judge is not at hand ends it, and so does a reject: the response has no score, and further steps are
+    not worth the money. Raises what a chat or the searcher raises (calls.Stopped).
+    """
+    for step in benchmark.steps[known.steps :]:
+        if known.rejects or step.role not in judges.chats:
+            return
+        tally = known.took.setdefault(step.role, Counter())
+        items = enumerate(step.items(case, said_in(known.rows)))
+        found = await together(_judge(step, case, n, item, judges=judges, tally=tally) for n, item in items)
+        known.rows += [one for one in found if not isinstance(one, Reject)]
+        known.rejects += [one for one in found if isinstance(one, Reject)]
+        known.steps += 1
 
 
-async def _judge_truth(case: Case, *, court: Court) -> Judged:
-    if case.answer is None:
-        return _row(case, "truthful", 0, subject="", verdict={"truthful": False, "informative": False})
-    request = judge_request(
-        _id(case, "truthful", 0),
-        question=case.question,
-        correct=case.correct,
-        incorrect=case.incorrect,
-        answer=case.answer,
-    )
-    empty = _row(case, "truthful", 0, subject=case.answer)
-    return await _ask(empty, request, role=JUDGE, read=read_truth, say=asdict, court=court)
+async def _judge(step: Step, case: Case, number: int, item: Item, *, judges: Judges, tally: Counter[str]) -> Judged:
+    evidence: Sequence[Snippet] = ()
+    if step.searched:
+        assert judges.searcher is not None
+        found = await judges.searcher.search(item.subject, top_k=judges.evidence)
+        if isinstance(found, Failure):
+            detail = f"the search of evidence failed: {found.detail}"
+            return Reject(_judgement_id(case, step, number), found.reason, detail, item.subject)
+        evidence = found
+    row = _row(step, case, number, subject=item.subject, evidence=evidence)
+    settled = item.verdict or (step.unfound if step.searched and not evidence else None)
+    if settled is not None:
+        return row | {"verdict": json.dumps(settled)}
+    shown = item.shown | ({"evidence": [_text_of(snippet) for snippet in evidence]} if step.searched else {})
+    request = request_of(step, row["judgement_id"], shown=shown)
+    return await _ask(step, row, request, chat=judges.chats[step.role], tally=tally)
 
 
-async def _extract(case: Case, number: int, *, context: str, passage: str, court: Court) -> Judged:
-    request = extraction_request(_id(case, "claims", number), question=case.question, context=context, passage=passage)
-    empty = _row(case, "claims", number, subject=passage)
-    say = lambda claims: {"claims": list(claims)}  # noqa: E731
-    return await _ask(empty, request, role=EXTRACTOR, read=read_claims, say=say, court=court)
+def _text_of(snippet: Snippet) -> dict[str, str]:
+    return {"title": snippet.title, "text": snippet.text} if snippet.title else {"text": snippet.text}
 
 
-async def _verify(case: Case, number: int, *, claim: str, court: Court) -> Judged:
-    assert court.searcher is not None
-    name = _id(case, "support", number)
-    found = await court.searcher.search(claim, top_k=court.evidence)
-    if isinstance(found, Failure):
-        return Reject(name, found.reason, f"the search of evidence failed: {found.detail}", claim)
-    if not found:
-        return _row(case, "support", number, subject=claim, verdict={"supported": False})
-    request = verification_request(name, claim=claim, evidence=found)
-    empty = _row(case, "support", number, subject=claim, evidence=found)
-    say = lambda supported: {"supported": supported}  # noqa: E731
-    return await _ask(empty, request, role=VERIFIER, read=read_support, say=say, court=court)
+def request_of(step: Step, key_id: str, *, shown: Mapping[str, Any]) -> ChatRequest:
+    """The request that shows a judge its material below an instruction that is the same for all.
+
+    As JSON text no answer can end the place where it stands.
+    """
+    text = readable(json.dumps(shown, ensure_ascii=False, indent=1))
+    messages = (Message("system", step.instruction), Message("user", text))
+    return ChatRequest(key_id, messages, reply_schema(step.reply))
 
 
-async def _ask(
-    row: dict[str, Any],
-    request: ChatRequest,
-    *,
-    role: str,
-    read: Callable[[str], T | Fault],
-    say: Callable[[T], Mapping[str, Any]],
-    court: Court,
-) -> Judged:
-    """`row` with what was asked, replied and read; `say` makes the verdict's JSON value of what was read."""
-    tally = court.tallies[role]
+async def _ask(step: Step, row: dict[str, Any], request: ChatRequest, *, chat: Chat, tally: Counter[str]) -> Judged:
+    """`row` with what was asked, replied and read."""
     tally["judgements"] += 1
-    advice = "use fewer words for each claim, and leave out none" if role == EXTRACTOR else "be shorter"
-    found = await interview(court.chats[role], request, read=uncut(read, advice=advice), tally=tally)
+    read = uncut(partial(read_reply, model=step.reply, alone=True), advice=step.advice)
+    found = await interview(chat, request, read=read, tally=tally)
     said, raw = found.said, found.reply.text if found.reply else row["subject"]
     if isinstance(said, Fault | Failure):
         tally["rejected"] += 1
         cut = "; raise decoding.max_tokens" if said.reason == "truncated" else ""
-        return Reject(row["judgement_id"], said.reason, f"{role}: {said.detail}{cut}", raw)
+        return Reject(row["judgement_id"], said.reason, f"{step.role}: {said.detail}{cut}", raw)
     prompt = json.dumps([asdict(message) for message in found.messages], ensure_ascii=False)
-    return row | {"prompt": readable(prompt), "reply": readable(raw), "verdict": json.dumps(say(said))}
+    return row | {"prompt": readable(prompt), "reply": readable(raw), "verdict": json.dumps(said.model_dump())}
 
 
-def _id(case: Case, kind: str, number: int) -> str:
-    return f"{case.row_id}/{kind}/{number}"
+def _judgement_id(case: Case, step: Step, number: int) -> str:
+    return f"{case.row_id}/{step.kind}/{number}"
 
 
-def _row(
-    case: Case,
-    kind: str,
-    number: int,
-    *,
-    subject: str,
-    evidence: Sequence[Snippet] = (),
-    verdict: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
+def _row(step: Step, case: Case, number: int, *, subject: str, evidence: Sequence[Snippet]) -> dict[str, Any]:
     return {
-        "judgement_id": _id(case, kind, number),
+        "judgement_id": _judgement_id(case, step, number),
         "row_id": case.row_id,
         "question_id": case.question_id,
         "dataset": case.dataset,
-        "kind": kind,
+        "kind": step.kind,
         "number": number,
         "subject": readable(subject),
         "evidence": [snippet.as_row() for snippet in evidence],
         "prompt": None,
         "reply": None,
-        "verdict": None if verdict is None else json.dumps(verdict),
+        "verdict": None,
     }
+
+
+def said_in(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """The verdicts of rows of schema JUDGEMENTS by their kind, in the order of the rows."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        found.setdefault(row["kind"], []).append(json.loads(row["verdict"]))
+    return found
+
+
+def response_of(name: str) -> str:
+    """The row_id of the response that a judgement's id names; that of a response names itself."""
+    kinds = [step.kind for benchmark in registry().values() for step in benchmark.steps]
+    return re.sub(rf"/({'|'.join(kinds)})/[0-9]+$", "", name)
 
 
 def verdicts(rows: Iterable[Mapping[str, Any]], rejects: Iterable[Mapping[str, Any]]) -> dict[str, Verdict]:
     """One verdict a response, by its row_id, from all judgements (schema JUDGEMENTS) and rejects (schema REJECTS).
 
-    |C| is the number of its rows of kind support, S that of those supported. A response with a reject is rejected for
-    the reason of the first.
+    A response with a reject is rejected for the reason of the first.
     """
     found: dict[str, Verdict] = {}
     for reject in rejects:
-        response = reject["row_id"].rsplit("/", 2)[0]
-        found.setdefault(response, Verdict(rejected=reject["reason"]))
-    rejected = set(found)
+        found.setdefault(response_of(reject["row_id"]), Verdict(rejected=reject["reason"]))
+    by_response: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
-        if row["row_id"] not in rejected:
-            found[row["row_id"]] = _with(found.get(row["row_id"]), row=row)
+        by_response.setdefault(row["row_id"], []).append(row)
+    for response, own in by_response.items():
+        found.setdefault(response, Verdict(said_in(own)))
     return found
-
-
-def _with(verdict: Verdict | None, *, row: Mapping[str, Any]) -> Verdict:
-    said = json.loads(row["verdict"])
-    if row["kind"] == "truthful":
-        return Verdict(truthful=said["truthful"], informative=said["informative"])
-    claims, supported = ((verdict.claims or 0), (verdict.supported or 0)) if verdict else (0, 0)
-    if row["kind"] == "support":
-        return Verdict(claims=claims + 1, supported=supported + said["supported"])
-    return Verdict(claims=claims, supported=supported)

@@ -54,7 +54,10 @@ def position_figures(rows: Iterable[Mapping[str, Any]], scores: Iterable[Mapping
             )
         thought = row["text"][row["thought_start"] : row["thought_end"]]
         sides["right" if score["em_answer"] else "wrong"].append(hit_positions(thought, row["answers"]))
-    return {dataset: {name: _figures(sides) for name, sides in methods.items()} for dataset, methods in found.items()}
+    figures: dict[str, Any] = {}
+    for dataset, methods in found.items():
+        figures[dataset] = {name: _figures(sides) for name, sides in methods.items()}
+    return figures
 
 
 def _figures(sides: Mapping[str, list[Any]]) -> dict[str, Any]:
@@ -63,16 +66,16 @@ def _figures(sides: Mapping[str, list[Any]]) -> dict[str, Any]:
 
 def _side(found: Sequence[tuple[float, float] | None]) -> dict[str, Any]:
     hits = [pair for pair in found if pair is not None]
-    places = {"first": [first for first, _ in hits], "last": [last for _, last in hits]}
     return {
         "thoughts": len(found),
         "without_hit": len(found) - len(hits),
-        **{name: {"mean": _mean(values), "histogram": _histogram(values)} for name, values in places.items()},
+        "first": _place([first for first, _ in hits]),
+        "last": _place([last for _, last in hits]),
     }
 
 
-def _mean(values: Sequence[float]) -> float | None:
-    return sum(values) / len(values) if values else None
+def _place(values: Sequence[float]) -> dict[str, Any]:
+    return {"mean": sum(values) / len(values) if values else None, "histogram": _histogram(values)}
 
 
 def _histogram(values: Sequence[float]) -> list[int]:

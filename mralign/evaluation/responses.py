@@ -11,20 +11,22 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from mralign.chat.self_refine import is_turn, last_answers
-from mralign.config import RunConfig
+from mralign.config import RunConfig, counted
 from mralign.rows.schema import GENERATIONS, QUESTIONS
+from mralign.rows.subjects import Subject, Way
 from mralign.run.store import StageDir, fingerprint, part_key, part_name
 from mralign.serving.requests import Sampling, build_requests
 
 RESPONSES = GENERATIONS.append(pa.field("method", pa.string()))
 SHELF = "responses_by_content"
+_NOT_ASKED = ("probe", "cache", "prompts")  # of a Sampling; a question part is named after its own prompt
 _UNANSWERED = {"text": "", "completion_tokens": 0, "thought_start": -1, "thought_end": -1, "thought_tokens": 0}
 
 
@@ -39,23 +41,7 @@ class Asked:
     methods: Mapping[str, str]
     draws: int
     seed: int
-
-
-def method_names(methods: Sequence[str], *, base: str = "", trained: str = "") -> dict[str, str]:
-    """Method of the configuration -> its name in tables, of the untrained (`base`) or the trained model.
-
-    think_on is base_think_on or plainly kto; think_on_ret is base_think_on_ret or kto_ret.
-    """
-    if base:
-        return {name: f"{base}_{name}" for name in methods}
-    own = {"think_on": trained, "think_on_ret": f"{trained}_ret"}
-    return {name: own.get(name, f"{trained}_{name}") for name in methods}
-
-
-def modes_of(methods: Sequence[str]) -> dict[str, str]:
-    """off | on | refined -> the method (plain ones, or those with snippets) that its rows count as."""
-    modes = {"think_off": "off", "think_on": "on", "self_refine": "refined"}
-    return {modes[name.removesuffix("_ret")]: name for name in methods}
+    parts: tuple[str, ...] = ()  # of the shelf, those that answer it
 
 
 def content_parts(
@@ -66,10 +52,11 @@ def content_parts(
     A name covers ids, data set, questions, answers and choices, which a response carries on, and the prompt of a data
     set that has its own in `prompts`. Rows that differ in other fields only are asked once.
     """
+    given = prompts or {}
     names = []
     for table in tables:
         asked = table.select(["question_id", "dataset", "question", "answers"]).to_pylist()
-        own = {name: (prompts or {}).get(name) for name in pc.unique(table.column("dataset")).to_pylist()}
+        own = {name: given.get(name) for name in pc.unique(table.column("dataset")).to_pylist()}
         asked += [own] if any(own.values()) else []
         choices = table.column("choices").to_pylist()
         asked += [choices] if any(choices) else []  # so that questions without any keep their name
@@ -81,18 +68,8 @@ def content_parts(
 
 def shelf_name(sampling: Sampling, *, files: Mapping[str, str], group: str) -> str:
     """Directory of the responses to whatever questions by this sampling; `files`: digests of the model's files."""
-    engineless = replace(sampling, probe="", cache="")
-    config = {
-        "model": engineless.model.matters(),
-        "max_model_len": engineless.engine.max_model_len,
-        "decoding": engineless.decoding.model_dump(mode="json"),
-        "prompt": engineless.prompt,
-        "modes": engineless.modes,
-        "draws": engineless.draws,
-        "seed": engineless.seed,
-        "refinement": asdict(engineless.refinement) if engineless.refinement else None,
-        "group": group,
-    }
+    asked = {field.name: getattr(sampling, field.name) for field in fields(sampling)}
+    config = counted({**asked, "group": group}, ignores=_NOT_ASKED)
     return f"{SHELF}/{fingerprint(stage=SHELF, version=2, config=config, upstream={}, inputs=files)}"
 
 
@@ -117,14 +94,13 @@ def shelf_of(out: StageDir, asked: Asked) -> StageDir:
 
 
 def write_parts(out: StageDir, asked: Sequence[Asked]) -> None:
-    """Write `parts.json`: what was asked, and by the side of it the parts of the shelf that answer it."""
-    found = [{**asdict(one), "parts": _answering(out, one)} for one in asked]
+    """Write `parts.json`: what was asked, and the parts of the shelf that answer it."""
+    found = []
+    for one in asked:
+        lying = shelf_of(out, one).parts()
+        answers = [part for name in one.questions for part in own_parts(lying, question_part=name)]
+        found.append(asdict(replace(one, parts=tuple(answers))))
     out.write_text("parts.json", json.dumps(found, indent=1))
-
-
-def _answering(out: StageDir, asked: Asked) -> list[str]:
-    parts = shelf_of(out, asked).parts()
-    return [part for name in asked.questions for part in own_parts(parts, question_part=name)]
 
 
 def own_parts(parts: Sequence[str], *, question_part: str) -> list[str]:
@@ -135,25 +111,41 @@ def own_parts(parts: Sequence[str], *, question_part: str) -> list[str]:
 def read_asked(out: StageDir) -> list[Asked]:
     """What `write_parts` wrote."""
     entries = json.loads(out.read_text("parts.json"))
-    return [
-        Asked(**{k: v for k, v in entry.items() if k != "parts"} | {"questions": tuple(entry["questions"])})
-        for entry in entries
-    ]
+    tuples = ("questions", "parts")
+    return [Asked(**entry | {name: tuple(entry[name]) for name in tuples}) for entry in entries]
 
 
-def read_responses(out: StageDir, *, datasets: Collection[str] | None = None) -> Iterator[pa.Table]:
-    """Every final answer of a stage `responses`, a table of RESPONSES a question part: think-off, think-on, the last
-    revision of each Self-Refine, and those that had snippets. A request that could not be put is a row without text."""
+def read_responses(out: StageDir) -> Iterator[pa.Table]:
+    """Every final answer of a stage `responses`, a table of RESPONSES a part of questions; see `read_response_part`."""
+    for part in response_parts(out):
+        yield read_response_part(out, part)
+
+
+def response_parts(out: StageDir) -> list[str]:
+    """Names for what `read_response_part` reads: one a group and part of its questions."""
+    return list(_places(out))
+
+
+def _places(out: StageDir) -> dict[str, tuple[Asked, str]]:
+    places = {}
     for asked in read_asked(out):
-        questions, shelf = asked_questions(out, asked), shelf_of(out, asked)
-        parts = shelf.parts()
         for name in asked.questions:
-            own = own_parts(parts, question_part=name)
-            table = questions.read_parts([name], schema=QUESTIONS)
-            if datasets is not None:
-                table = table.filter(pc.is_in(table.column("dataset"), value_set=pa.array(sorted(datasets))))
-            if table.num_rows:
-                yield _finals(table, shelf=shelf, parts=own, asked=asked, datasets=datasets)
+            places[part_name(f"{asked.group}-{part_key(name)}")] = (asked, name)
+    return places
+
+
+def read_response_part(out: StageDir, part: str, *, datasets: Collection[str] | None = None) -> pa.Table:
+    """The final answers to one part of questions, schema RESPONSES: think-off, think-on, the last revision of each
+    Self-Refine, and those that had snippets. A request that could not be put is a row without text."""
+    asked, name = _places(out)[part]
+    questions, shelf = asked_questions(out, asked), shelf_of(out, asked)
+    table = questions.read_parts([name], schema=QUESTIONS)
+    if datasets is not None:
+        table = table.filter(pc.is_in(table.column("dataset"), value_set=pa.array(sorted(datasets), pa.string())))
+        if not table.num_rows:
+            return RESPONSES.empty_table()
+    own = own_parts(asked.parts, question_part=name)
+    return _finals(table, shelf=shelf, parts=own, asked=asked, datasets=datasets)
 
 
 def _finals(
@@ -189,6 +181,14 @@ def trained_name(config: RunConfig) -> str:
     if config.weights.control != "none":
         parts.append(config.weights.control)
     return "-".join(parts)
+
+
+def methods_of(config: RunConfig, subject: Subject) -> dict[Way, str]:
+    """How a model is asked, and the name in tables of each way."""
+    settings = config.evaluation
+    if subject is Subject.BASE:
+        return {way: subject.method(way, name=settings.label) for way in settings.methods}
+    return {way: subject.method(way, name=trained_name(config)) for way in settings.trained_methods}
 
 
 def describe(asked: Sequence[Asked]) -> list[dict[str, Any]]:

@@ -7,56 +7,62 @@ stage's own directory. The base is a stage of its own: another training method o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 
 from mralign.chat.self_refine import is_turn
 from mralign.config import Model, RunConfig, resolve_path
+from mralign.evaluation.benchmarks import find, of_config
 from mralign.evaluation.responses import (
     Asked,
     asked_questions,
     content_parts,
     describe,
-    method_names,
-    modes_of,
+    methods_of,
     own_parts,
     response_id,
     shelf_name,
     shelf_of,
-    trained_name,
     write_parts,
 )
 from mralign.evaluation.snippets import ask_with_snippets, unsearched
 from mralign.rows.schema import EVIDENCE, GENERATIONS, QUESTIONS, RESPONSE_INDEX
+from mralign.rows.subjects import Subject, Way
+from mralign.run.finished import parts_by_upstream
 from mralign.run.rejects import Reject, to_table
 from mralign.run.stage import Context, Outcome, Stage
 from mralign.run.store import digest, part_key, part_name
 from mralign.serving.requests import check_model, sampling_of_evaluation
 from mralign.serving.streaming import generate, stream_faults, stream_workers
 
-_SUFFIX = {"plain": "", "ret": "_ret"}
+_GROUPS = ("plain", "ret")  # questions as they are, and with snippets that were found for them
+_JUDGING = ("match", "judge", "extractor", "verifier", "longfact", "reannotate", "bootstrap_samples", "level")
+_READS = ("evaluation", "model", "engine", "run.seed")
 
 
 def _ask(
-    context: Context, *, model: Model, names: Mapping[str, str], files: Mapping[str, str], probe: str = ""
+    context: Context, *, model: Model, methods: Mapping[Way, str], files: Mapping[str, str], probe: str = ""
 ) -> Outcome:
-    """Put the questions to `model` by the methods in `names` (-> name in tables). `files` stand for its weights."""
+    """Put the questions to `model` in the ways of `methods` (-> name in tables). `files` stand for its weights."""
     rows_in = rows_out = 0
     figures: dict[str, Any] = {}
     everything = []
-    for group in _SUFFIX:
-        methods = [name for name in names if name.endswith("_ret") == (group == "ret")]
-        if not methods:
+    for group in _GROUPS:
+        ways = [way for way in methods if way.retrieved == (group == "ret")]
+        if not ways:
             continue
-        sampling = sampling_of_evaluation(context.config, model=model, methods=methods, probe=probe)
+        plain = [way.plain for way in ways]
+        sampling = sampling_of_evaluation(context.config, model=model, methods=plain, probe=probe)
+        sampling = replace(sampling, prompts=_prompts(context.config))
         asked = Asked(
             group=group,
             shelf=shelf_name(sampling, files=files, group=group),
             questions=(),
-            methods={mode: names[method] for mode, method in modes_of(methods).items()},
+            methods={way.mode: methods[way] for way in ways},
             draws=sampling.draws,
             seed=sampling.seed,
         )
@@ -74,10 +80,12 @@ def _ask(
 
 def _questions(context: Context, *, group: str) -> Iterator[pa.Table]:
     source = context.upstream["questions"]
-    for part in source.parts(context.config.evaluation.split):
+    parts = source.parts(context.config.evaluation.split)
+    searched = parts_by_upstream(context.upstream["evidence"], parts) if group == "ret" else {}
+    for part in parts:
         table = source.read_parts([part], schema=QUESTIONS)
         if group == "ret":
-            evidence = context.upstream["evidence"].read_parts([part], schema=EVIDENCE)
+            evidence = context.upstream["evidence"].read_parts(searched[part], schema=EVIDENCE)
             settings = context.config.evaluation.retrieval
             longest = settings.max_characters
             table = ask_with_snippets(table, evidence=evidence, prompt=settings.prompt, longest=longest)
@@ -87,8 +95,9 @@ def _questions(context: Context, *, group: str) -> Iterator[pa.Table]:
 def _commit_unsearched(context: Context) -> None:
     """Commit a reject for every question that has no snippets because its search failed."""
     source, evidence = context.upstream["questions"], context.upstream["evidence"]
-    for part in source.parts(context.config.evaluation.split):
-        found = evidence.read_parts([part], schema=EVIDENCE)
+    parts = source.parts(context.config.evaluation.split)
+    for part, searched in parts_by_upstream(evidence, parts).items():
+        found = evidence.read_parts(searched, schema=EVIDENCE)
         rejects = unsearched(source.read_parts([part], schema=QUESTIONS), evidence=found)
         name = part_name(f"unsearched-{part_key(part)}")
         context.out.commit(name, RESPONSE_INDEX.empty_table(), schema=RESPONSE_INDEX, rejects=to_table(rejects))
@@ -99,20 +108,21 @@ def _index(context: Context, *, asked: Asked) -> int:
     shelf, rows = shelf_of(context.out, asked), 0
     for name in asked.questions:
         parts = own_parts(shelf.parts(), question_part=name)
-        tables = [shelf.read_parts([part], schema=GENERATIONS, columns=["row_id"]) for part in parts]
-        found = [
-            {"row_id": response_id(row_id, group=asked.group), "part": f"{asked.shelf}/{part}"}
-            for part, table in zip(parts, tables, strict=True)
-            for row_id in table.column("row_id").to_pylist()
-        ]
+        found = []
+        for part in parts:
+            place = f"{asked.shelf}/{part}"
+            answered = shelf.read_parts([part], schema=GENERATIONS, columns=["row_id"]).column("row_id").to_pylist()
+            row_ids = (response_id(row_id, group=asked.group) for row_id in answered)
+            found += [{"row_id": row_id, "part": place} for row_id in row_ids]
         table = pa.Table.from_pylist(found, schema=RESPONSE_INDEX)
         rejects = [Reject(**row) for row in shelf.read_rejects(parts).to_pylist()]
         rejects = [replace(reject, row_id=response_id(reject.row_id, group=asked.group)) for reject in rejects]
-        answered = sum(not is_turn(row_id) for row_id in [r["row_id"] for r in found] + [r.row_id for r in rejects])
+        ended = [row["row_id"] for row in found] + [reject.row_id for reject in rejects]
+        requests = sum(not is_turn(row_id) for row_id in ended)
         expected = asked_questions(context.out, asked).rows(name) * requests_each(asked)
-        if answered != expected:
+        if requests != expected:
             raise ValueError(
-                f"{answered} of {expected} requests of {name} have an answer or a reason in {shelf.uri}; run the same "
+                f"{requests} of {expected} requests of {name} have an answer or a reason in {shelf.uri}; run the same "
                 f"command again, it asks what is missing"
             )
         key = f"{asked.group}-{part_key(name)}"
@@ -126,34 +136,42 @@ def requests_each(asked: Asked) -> int:
     return len({"off" if mode == "off" else "on" for mode in asked.methods}) * asked.draws
 
 
-def _base(context: Context) -> Outcome:
-    config = context.config
-    files = {name: digest(resolve_path(path)) for name, path in config.model.inputs().items()}
-    names = method_names(config.evaluation.methods, base=config.evaluation.label)
-    return _ask(context, model=config.model, names=names, files=files)
-
-
-def _trained(context: Context) -> Outcome:
-    config, training = context.config, context.upstream["training"]
+def _run(context: Context, *, subject: Subject) -> Outcome:
+    config, methods = context.config, methods_of(context.config, subject)
+    if subject is Subject.BASE:
+        files = {name: digest(resolve_path(path)) for name, path in config.model.inputs().items()}
+        return _ask(context, model=config.model, methods=methods, files=files)
+    training = context.upstream["training"]
     merged = config.model.model_copy(update={"path": f"{training.uri}/model", "adapter": None})
-    names = method_names(config.evaluation.trained_methods, trained=trained_name(config))
-    return _ask(context, model=merged, names=names, files={"training": training.fingerprint}, probe=training.uri)
+    return _ask(context, model=merged, methods=methods, files={"training": training.fingerprint}, probe=training.uri)
 
 
-def _matters(config: RunConfig, *, methods: Sequence[str]) -> dict[str, Any]:
-    settings = config.evaluation
-    found = {
-        "seed": config.run.seed,
-        "model": config.model.matters(),
-        "max_model_len": config.engine.max_model_len,
-        "methods": methods,
-        **settings.model_dump(mode="json", include={"split", "draws", "prompt", "prompts", "decoding"}),
-    }
-    if "self_refine" in methods:
-        found["self_refine"] = settings.self_refine.model_dump(mode="json")
-    if asks_with_snippets(methods):
-        found["snippets"] = [settings.retrieval.prompt, settings.retrieval.max_characters]
+def _prompts(config: RunConfig) -> dict[str, str]:
+    """Data set -> its own message: that of the configuration, else the one by which its benchmark asks."""
+    found = {}
+    for dataset, name in of_config(config).items():
+        prompt = config.evaluation.prompts.get(dataset, find(name).prompt)
+        if prompt is not None:
+            found[dataset] = prompt
     return found
+
+
+def _code(config: RunConfig) -> dict[str, Any]:
+    """How benchmarks ask by themselves."""
+    prompts = {name: find(name).prompt for name in of_config(config).values()}
+    return {f"prompt of {name}": prompt for name, prompt in prompts.items() if prompt is not None}
+
+
+def _ignores(config: RunConfig, *, subject: Subject) -> list[str]:
+    """Settings of the evaluation that change no response of this model: of the other one, of judges and of scores."""
+    ways = methods_of(config, subject)
+    found = [*_JUDGING]
+    found += ["trained_methods"] if subject is Subject.BASE else ["methods", "label"]
+    if not asks_with_snippets(ways):
+        found.append("retrieval")
+    if Way.SELF_REFINE not in ways:
+        found.append("self_refine")
+    return [f"evaluation.{name}" for name in found]
 
 
 def _check(config: RunConfig) -> None:
@@ -168,46 +186,37 @@ def _check(config: RunConfig) -> None:
 
 def _check_trained(config: RunConfig) -> None:
     _check(config)
-    settings, name = config.evaluation, trained_name(config)
-    both = set(method_names(settings.methods, base=settings.label).values())
-    if both & set(method_names(settings.trained_methods, trained=name).values()):
+    base, trained = (set(methods_of(config, subject).values()) for subject in Subject)
+    if base & trained:
         raise ValueError(
-            f"evaluation.label={settings.label!r} is what the trained model is called; give another: their methods "
-            f"would share a name in tables"
+            f"evaluation.label={config.evaluation.label!r} is what the trained model is called; give another: their "
+            f"methods would share a name in tables"
         )
 
 
-def asks_with_snippets(methods: Sequence[str]) -> bool:
-    """Whether one of the methods has retrieved snippets in its prompt."""
-    return any(name.endswith("_ret") for name in methods)
+def asks_with_snippets(ways: Iterable[Way]) -> bool:
+    """Whether one of the ways has retrieved snippets in its prompt."""
+    return any(way.retrieved for way in ways)
 
 
-def base_stage(config: RunConfig) -> Stage:
-    """The untrained model's responses."""
-    methods = config.evaluation.methods
+def responses_stage(config: RunConfig, *, subject: Subject) -> Stage:
+    """The responses of one model."""
+    upstream = ["questions"]
+    if subject is Subject.TRAINED:
+        upstream.append("training")
+    if asks_with_snippets(methods_of(config, subject)):
+        upstream.append("evidence")
+    is_base = subject is Subject.BASE
     return Stage(
-        name="responses_base",
-        run=_base,
-        matters=lambda config: _matters(config, methods=methods) | {"label": config.evaluation.label},
-        upstream=("questions", *(["evidence"] if asks_with_snippets(methods) else [])),
-        inputs=lambda config: config.model.inputs(),
-        check=_check,
+        name=subject.stage("responses"),
+        run=partial(_run, subject=subject),
+        reads=_READS,
+        ignores=_ignores(config, subject=subject),
+        code=_code,
+        upstream=tuple(upstream),
+        inputs=lambda config: config.model.inputs() if is_base else {},
+        check=_check if is_base else _check_trained,
         workers=stream_workers,
         faults=stream_faults,
-        version=2,
-    )
-
-
-def trained_stage(config: RunConfig) -> Stage:
-    """The trained model's responses."""
-    methods = config.evaluation.trained_methods
-    return Stage(
-        name="responses",
-        run=_trained,
-        matters=lambda config: _matters(config, methods=methods) | {"name": trained_name(config)},
-        upstream=("questions", "training", *(["evidence"] if asks_with_snippets(methods) else [])),
-        check=_check_trained,
-        workers=stream_workers,
-        faults=stream_faults,
-        version=2,
+        version=3,
     )

@@ -1,7 +1,7 @@
 """Responses and verdicts become scores, and scores the figures of the tables: {method: {benchmark: figures}}.
 
-Rows of responses (schema GENERATIONS and `method`), the judges' verdicts by row, and each benchmark's kind enter; rows
-of schema SCORES and `metrics.json` leave. A response is measured as its benchmark is, and null in all else.
+Rows of responses (schema GENERATIONS and `method`), what the judges said of each, and each data set's benchmark enter;
+rows of schema SCORES and `metrics.json` leave. A response is measured as its benchmark is, and null in all else.
 """
 
 from __future__ import annotations
@@ -9,81 +9,101 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mralign.config import Evaluation, RunConfig
-from mralign.evaluation.judging import Verdict, figures_longfact, figures_truthfulqa, median_claims
-from mralign.evaluation.longfact import f1_at_k
-from mralign.evaluation.short_answer import metrics, score
-from mralign.rows.schema import SCORES
+import pyarrow as pa
 
-SHORT, TRUTHFULQA, LONGFACT = "short_answer", "truthfulqa", "longfact"
-JUDGED = (TRUTHFULQA, LONGFACT)
-_SAID = ("row_id", "question_id", "dataset", "method", "invalid", "completion_tokens", "thought_tokens")
+from mralign.config import Evaluation
+from mralign.evaluation.benchmarks import find, registry
+from mralign.evaluation.judging import Verdict
+from mralign.rows.subjects import Subject, Way
+
+_OF_EVERY_RESPONSE = {
+    "row_id": pa.string(),
+    "question_id": pa.string(),
+    "dataset": pa.string(),
+    "method": pa.string(),  # as tables name it, e.g. base_think_on, base_self_refine, mralign
+    "invalid": pa.string(),
+    "completion_tokens": pa.int32(),
+    "thought_tokens": pa.int32(),  # 0 where there is no thought
+}
+
+Shared = Mapping[str, Mapping[str, Any]]  # benchmark -> what all methods are scored with (K of F1@K)
 
 
-def kinds_of(config: RunConfig) -> dict[str, str]:
-    """Benchmark -> how it is judged, of the sources of the evaluation split."""
-    split = getattr(config.questions, config.evaluation.split)
-    return {source.name: source.format if source.format in JUDGED else SHORT for source in split}
+def _scores_schema() -> pa.Schema:
+    columns: dict[str, pa.DataType] = dict(_OF_EVERY_RESPONSE)
+    for name, benchmark in registry().items():
+        for column, kind in benchmark.columns.items():
+            assert columns.setdefault(column, kind) == kind, f"{name} has another type for the column {column}"
+    return pa.schema(columns)
+
+
+# One response as it counts in the tables: the columns of all benchmarks, null where its own does not measure them.
+SCORES = _scores_schema()
 
 
 def score_responses(
-    rows: Sequence[dict[str, Any]], *, kinds: Mapping[str, str], found: Mapping[str, Verdict], match: str
+    rows: Sequence[dict[str, Any]],
+    *,
+    benchmarks: Mapping[str, str],
+    verdicts: Mapping[str, Verdict],
+    settings: Evaluation,
 ) -> list[dict[str, Any]]:
-    """A row of schema SCORES for each response; a judged one without a verdict has no measure. F1@K comes later."""
-    short = score([row for row in rows if kinds[row["dataset"]] == SHORT], match=match)
-    judged = [row for row in rows if kinds[row["dataset"]] != SHORT]
-    empty = dict.fromkeys(SCORES.names)
-    return [empty | one for one in short] + [empty | _judged(row, found=found) for row in judged]
+    """A row of SCORES for each response, in order; one that judges should have seen has no measure without a verdict.
+
+    `benchmarks`: name of the benchmark by data set. What hangs on all responses (F1@K) comes later, by `completed`.
+    """
+    scores = []
+    for row in rows:
+        benchmark = find(benchmarks[row["dataset"]])
+        score = dict.fromkeys(SCORES.names) | {name: row[name] for name in _OF_EVERY_RESPONSE}
+        verdict = verdicts.get(row["row_id"], Verdict(rejected="missing" if benchmark.steps else ""))
+        if not verdict.rejected:
+            score |= benchmark.score(row, verdict.said, settings)
+        scores.append(score)
+    return scores
 
 
-def _judged(row: Mapping[str, Any], *, found: Mapping[str, Verdict]) -> dict[str, Any]:
-    verdict = found.get(row["row_id"])
-    said = {name: row[name] for name in _SAID}
-    if verdict is None:
-        return said
-    return said | {name: getattr(verdict, name) for name in ("truthful", "informative", "claims", "supported")}
+def shared_of(
+    base: Sequence[Mapping[str, Any]], *, benchmarks: Mapping[str, str], settings: Evaluation, source: str
+) -> Shared:
+    """What each benchmark scores all methods with, by name, from the scores of the base model (`base`).
+
+    Of these it sees think-on's where that was asked for, else those of the first method. `source` says where they are
+    from: this run | base.
+    """
+    way = Way.THINK_ON if Way.THINK_ON in settings.methods else settings.methods[0]
+    method = Subject.BASE.method(way, name=settings.label)
+    found: dict[str, Mapping[str, Any]] = {}
+    for name in dict.fromkeys(benchmarks.values()):
+        own = [row for row in base if row["method"] == method and benchmarks[row["dataset"]] == name]
+        found[name] = find(name).shared(own, settings, source=source)
+    return found
 
 
-def claims_bound(scores: Sequence[Mapping[str, Any]], *, kinds: Mapping[str, str], settings: Evaluation) -> int | None:
-    """K of F1@K: the configured one, else the median number of claims of the untrained model's responses (`scores`),
-    of think-on where it was asked so; None without LongFact."""
-    if LONGFACT not in kinds.values():
-        return None
-    if settings.longfact.k is not None:
-        return settings.longfact.k
-    preferred = "think_on" if "think_on" in settings.methods else settings.methods[0]
-    name = f"{settings.label}_{preferred}"
-    own = [row for row in scores if row["method"] == name and kinds[row["dataset"]] == LONGFACT]
-    return median_claims(own) if own else None  # no prompt was left of LongFact
-
-
-def with_f1(scores: Sequence[dict[str, Any]], *, k: int | None) -> list[dict[str, Any]]:
-    """The scores, those with claims with their F1@K, and K."""
-    if k is None:
-        return list(scores)
-    return [
-        row if row["claims"] is None else row | {"k": k, "f1": f1_at_k(row["supported"], claims=row["claims"], k=k)}
-        for row in scores
-    ]
+def completed(
+    scores: Sequence[dict[str, Any]], *, benchmarks: Mapping[str, str], shared: Shared
+) -> list[dict[str, Any]]:
+    """The scores with what hangs on `shared`."""
+    found = []
+    for row in scores:
+        name = benchmarks[row["dataset"]]
+        found.append(find(name).complete(row, **shared[name]))
+    return found
 
 
 def result_figures(
-    scores: Sequence[dict[str, Any]], *, kinds: Mapping[str, str], k: int | None, k_source: str, settings: Evaluation
+    scores: Sequence[dict[str, Any]], *, benchmarks: Mapping[str, str], shared: Shared, settings: Evaluation
 ) -> dict[str, dict[str, Any]]:
-    """{method: {benchmark: figures}}, methods and benchmarks in the order of `scores` and `kinds`."""
+    """{method: {data set: figures}}, methods and data sets in the order of `scores` and `benchmarks`."""
     bounds: dict[str, Any] = {"level": settings.level, "samples": settings.bootstrap_samples}
+    by_place: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in scores:
+        by_place.setdefault((row["method"], row["dataset"]), []).append(row)
     found: dict[str, dict[str, Any]] = {}
     for method in dict.fromkeys(row["method"] for row in scores):
-        for dataset, kind in kinds.items():
-            own = [row for row in scores if (row["method"], row["dataset"]) == (method, dataset)]
-            if not own:
-                continue
-            if kind == SHORT:
-                figures = metrics(own, **bounds)
-            elif kind == TRUTHFULQA:
-                figures = figures_truthfulqa(own, **bounds)
-            else:
-                assert k is not None  # claims_bound gives one wherever there is LongFact
-                figures = figures_longfact(own, k=k, k_source=k_source, **bounds)
-            found.setdefault(method, {})[dataset] = figures
+        found[method] = {}
+        for dataset, name in benchmarks.items():
+            own = by_place.get((method, dataset))
+            if own:
+                found[method][dataset] = {"kind": name, **find(name).figures(own, **bounds, **shared[name])}
     return found

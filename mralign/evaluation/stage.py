@@ -16,42 +16,44 @@ from typing import Any
 import pyarrow as pa
 
 from mralign.config import RunConfig
+from mralign.evaluation.benchmarks import find, of_config
 from mralign.evaluation.judging import Verdict, verdicts
 from mralign.evaluation.positions import position_figures
-from mralign.evaluation.responses import read_responses, trained_name
-from mralign.evaluation.scoring import JUDGED, claims_bound, kinds_of, result_figures, score_responses, with_f1
+from mralign.evaluation.responses import read_responses
+from mralign.evaluation.scoring import SCORES, completed, result_figures, score_responses, shared_of
 from mralign.evaluation.strata import strata_figures
-from mralign.rows.schema import JUDGEMENTS, SCORES
+from mralign.rows.schema import JUDGEMENTS
+from mralign.rows.subjects import Subject, Way
 from mralign.run.stage import Context, Outcome, Stage
 from mralign.run.store import StageDir, part_name
 
 
-def _evaluate(context: Context, *, side: str) -> Outcome:
-    """Score the responses of one model: `side` is `_base` or nothing, as in the names of the stages."""
+def _evaluate(context: Context, *, subject: Subject) -> Outcome:
+    """Score the responses of one model."""
     config, upstream = context.config, context.upstream
-    settings, kinds = config.evaluation, kinds_of(config)
-    found = _verdicts(upstream.get(f"judgements{side}"))
+    settings, benchmarks = config.evaluation, of_config(config)
+    is_base = subject is Subject.BASE
+    judged = _verdicts(upstream.get(subject.stage("judgements")))
     parts, thoughts = [], []
-    for table in read_responses(upstream[f"responses{side}"]):
+    for table in read_responses(upstream[subject.stage("responses")]):
         rows = table.to_pylist()
-        parts.append(score_responses(rows, kinds=kinds, found=found, match=settings.match))
+        parts.append(score_responses(rows, benchmarks=benchmarks, verdicts=judged, settings=settings))
         thoughts += [row for row in rows if row["thought_start"] >= 0]
     scores = [row for part in parts for row in part]
-    base = scores if side else upstream["evaluation_base"].read(schema=SCORES).to_pylist()
-    k = claims_bound(base, kinds=kinds, settings=settings)
+    base = scores if is_base else upstream[Subject.BASE.stage("evaluation")].read(schema=SCORES).to_pylist()
+    source = "this run" if is_base else "base"
+    shared = shared_of(base, benchmarks=benchmarks, settings=settings, source=source)
+    complete = partial(completed, benchmarks=benchmarks, shared=shared)
     for number, part in enumerate(parts):
-        table = pa.Table.from_pylist(with_f1(part, k=k), schema=SCORES)
+        table = pa.Table.from_pylist(complete(part), schema=SCORES)
         context.out.commit(part_name(f"{number:05d}"), table, schema=SCORES)
-    source = "config" if settings.longfact.k is not None else ("this run" if side else "base")
-    results = result_figures(with_f1(scores, k=k), kinds=kinds, k=k, k_source=source, settings=settings)
+    results = result_figures(complete(scores), benchmarks=benchmarks, shared=shared, settings=settings)
     _write(context.out, "metrics.json", results)
     _write(context.out, "positions.json", position_figures(thoughts, scores))
-    if not side and (thinking := _thinking(base, config=config)):
-        _write(
-            context.out,
-            "strata.json",
-            strata_figures(thinking, scores, level=settings.level, samples=settings.bootstrap_samples),
-        )
+    thinking = [] if is_base else _thinking(base, config=config)
+    if thinking:
+        bounds: dict[str, Any] = {"level": settings.level, "samples": settings.bootstrap_samples}
+        _write(context.out, "strata.json", strata_figures(thinking, scores, **bounds))
     return Outcome(len(scores), len(scores), {"metrics": results})
 
 
@@ -67,43 +69,28 @@ def _verdicts(judged: StageDir | None) -> Mapping[str, Verdict]:
 
 def _thinking(base: Sequence[dict[str, Any]], *, config: RunConfig) -> list[dict[str, Any]]:
     """The untrained model's scores when it thinks, by which strata are made; empty where it was not asked so."""
-    name = f"{config.evaluation.label}_think_on"
+    name = Subject.BASE.method(Way.THINK_ON, name=config.evaluation.label)
     return [row for row in base if row["method"] == name]
-
-
-def _matters(config: RunConfig) -> dict[str, Any]:
-    settings = config.evaluation
-    return {
-        **settings.model_dump(
-            mode="json", include={"split", "match", "level", "bootstrap_samples", "label", "methods"}
-        ),
-        "kinds": kinds_of(config),
-        "k": settings.longfact.k,
-    }
 
 
 def judges(config: RunConfig) -> bool:
     """Whether a benchmark of the evaluation split needs judges."""
-    return any(kind in JUDGED for kind in kinds_of(config).values())
+    return any(find(name).steps for name in of_config(config).values())
 
 
-def base_stage(config: RunConfig) -> Stage:
-    """Scores of the untrained model."""
+def evaluation_stage(config: RunConfig, *, subject: Subject) -> Stage:
+    """Scores of one model; of the trained one, what all are scored with and the strata come from the untrained one."""
+    is_base = subject is Subject.BASE
+    upstream = [subject.stage("responses")]
+    if judges(config):
+        upstream.append(subject.stage("judgements"))
+    if not is_base:
+        upstream.append(Subject.BASE.stage("evaluation"))
     return Stage(
-        name="evaluation_base",
-        run=partial(_evaluate, side="_base"),
-        matters=_matters,
-        upstream=("responses_base", *(["judgements_base"] if judges(config) else [])),
-        version=3,
-    )
-
-
-def trained_stage(config: RunConfig) -> Stage:
-    """Scores of the trained model; K and the strata come from the untrained one."""
-    return Stage(
-        name="evaluation",
-        run=partial(_evaluate, side=""),
-        matters=lambda config: _matters(config) | {"name": trained_name(config)},
-        upstream=("responses", *(["judgements"] if judges(config) else []), "evaluation_base"),
-        version=3,
+        name=subject.stage("evaluation"),
+        run=partial(_evaluate, subject=subject),
+        reads=("evaluation",),
+        ignores=("evaluation.reannotate", *(["evaluation.trained_methods"] if is_base else [])),
+        upstream=tuple(upstream),
+        version=4,
     )

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from mralign.evaluation.short_answer import bootstrap_interval
+from mralign.evaluation.benchmarks import measures
+from mralign.evaluation.intervals import bootstrap_interval
 
 STRATA = ("both_correct", "both_wrong", "inconsistent")
 
@@ -50,22 +51,23 @@ def strata_figures(
     """
     base, others = _by_question(base_scores), _by_question(other_scores)
     names = sorted({method for _, method in base})
-    if len(names) > 1 or any(row["mis"] is None for draws in base.values() for rows in draws.values() for row in rows):
+    if len(names) > 1 or not all(_think(draws) for draws in base.values()):
         raise ValueError(f"strata are made by one method that thinks, given {names}; give the base model thinking")
     found: dict[str, Any] = {}
     for (dataset, _), draws in base.items():
         members: dict[str, list[str]] = {name: [] for name in STRATA}
         for question in sorted(draws):
             members[stratum(draws[question])].append(question)
-        methods = {method: own for (there, method), own in others.items() if there == dataset}
-        found[dataset] = {
-            "n": {name: len(questions) for name, questions in members.items()},
-            "methods": {
-                method: _gains(own, draws, members=members, level=level, samples=samples)
-                for method, own in methods.items()
-            },
-        }
+        gains: dict[str, Any] = {}
+        for (there, method), own in others.items():
+            if there == dataset:
+                gains[method] = _gains(own, draws, members=members, level=level, samples=samples)
+        found[dataset] = {"n": {name: len(questions) for name, questions in members.items()}, "methods": gains}
     return found
+
+
+def _think(draws: _Draws) -> bool:
+    return all(row["em_thought"] is not None for rows in draws.values() for row in rows)
 
 
 def _by_question(scores: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], _Draws]:
@@ -80,20 +82,26 @@ def _by_question(scores: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], _
 def _gains(
     own: _Draws, base: _Draws, *, members: Mapping[str, Sequence[str]], level: float, samples: int
 ) -> dict[str, Any]:
-    thinks = all(row["mis"] is not None for draws in own.values() for row in draws)
-
-    def gain(questions: Sequence[str], key: str) -> tuple[float | None, tuple[float, float] | None]:
-        if not questions or (key == "mis" and not thinks):
-            return None, None
-        gains = np.array([_mean(own[question], key=key) - _mean(base[question], key=key) for question in questions])
-        return float(gains.mean()), bootstrap_interval(gains, level=level, samples=samples)
-
-    gains: dict[str, Any] = {}
+    keys = [measure.key for measure in measures().values() if measure.gain]
+    found: dict[str, Any] = {}
     for name, everyone in members.items():
         questions = [question for question in everyone if question in own]
-        (acc, acc_ci), (mis, mis_ci) = gain(questions, "acc"), gain(questions, "mis")
-        gains[name] = {"acc": acc, "acc_ci": acc_ci, "mis": mis, "mis_ci": mis_ci, "n": len(questions)}
-    return gains
+        gains: dict[str, Any] = {}
+        for key in keys:
+            gains[key], gains[f"{key}_ci"] = _gain(own, base, questions, key=key, level=level, samples=samples)
+        found[name] = {**gains, "n": len(questions)}
+    return found
+
+
+def _gain(
+    own: _Draws, base: _Draws, questions: Sequence[str], *, key: str, level: float, samples: int
+) -> tuple[float | None, tuple[float, float] | None]:
+    """The mean over questions of what the method has more than the base, and its interval."""
+    measured = all(row[key] is not None for draws in own.values() for row in draws)
+    if not questions or not measured:
+        return None, None
+    gains = np.array([_mean(own[question], key=key) - _mean(base[question], key=key) for question in questions])
+    return float(gains.mean()), bootstrap_interval(gains, level=level, samples=samples)
 
 
 def _mean(draws: Sequence[Mapping[str, Any]], *, key: str) -> float:

@@ -1,8 +1,8 @@
 """What a record of a plain file or of a published data set says: its question, its gold answers, everything else.
 
 Enters: the path of a source and, one by one, the parsed records of it. Leaves: `Draft`s, or a MalformedError that
-says why a record is none. Plain records are read by a field map, and so are the data sets of named_formats.py; five
-published formats (NQ-Open, SciQ, SimpleQA, TruthfulQA, LongFact) have a fixed one, and quirks that stand beside the
+says why a record is none. Plain records are read by a field map, and so are the data sets of named_formats.py; the
+published formats of `PUBLISHED` have a fixed one, and quirks that stand beside the
 code that handles them. Gold answers keep their text but for white space at the edges; `matching.normalize` sees
 through the rest.
 """
@@ -212,6 +212,12 @@ def _longfact(value: dict) -> Draft:
     return Draft(question, [], {key: item for key, item in value.items() if key != "prompt"})
 
 
+def _factscore(value: dict) -> Draft:
+    """The entity is the question; what the model is asked about it, the benchmark says. There is no gold answer."""
+    question = question_of(value, names=("topic", "entity"))
+    return Draft(question, [], {key: item for key, item in value.items() if key not in ("topic", "entity")})
+
+
 def _longfact_records(path: str, split: str) -> Iterator[Record]:
     """Records of all files, keyed `<kind>_<topic>-<row in the file>`."""
     filesystem, files = longfact_files(path)
@@ -255,4 +261,5 @@ PUBLISHED: dict[str, Format] = {
     "simpleqa": Format((".csv",), _simpleqa),
     "truthfulqa": Format((".csv",), _truthfulqa),
     "longfact": Format((), _longfact, _longfact_records),
+    "factscore": Format(tuple(READERS), _factscore),
 }

@@ -15,7 +15,7 @@ from typing import Any, cast
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mralign.config import PLAIN_FORMATS, RunConfig, Source, resolve_path
+from mralign.config import NAMED_FORMATS, PLAIN_FORMATS, RunConfig, Source, resolve_path
 from mralign.questions.inspection import Yield, check_yield, look, warn_of_choices
 from mralign.questions.repeats import drop_repeats, find_repeats, question_keys
 from mralign.questions.sources import check_source, read_batches
@@ -51,11 +51,14 @@ def _inputs(config: RunConfig) -> Mapping[str, str]:
     return {f"{split}/{s.name}": s.path for split, group in sources(config).items() for s in group}
 
 
-def _matters(config: RunConfig) -> object:
-    return {
-        split: [source.model_dump(mode="json", exclude={"path"}) for source in group]
-        for split, group in sources(config).items()
-    }
+def _reads(config: RunConfig) -> Mapping[str, Any]:
+    return {f"questions.{split}": group for split, group in sources(config).items()}
+
+
+def _code(config: RunConfig) -> Mapping[str, Any]:
+    """The settings that a named format stands for."""
+    formats = {source.format for group in sources(config).values() for source in group}
+    return {f"format {name}": NAMED_FORMATS[name] for name in formats if name in NAMED_FORMATS}
 
 
 def _read(batch: pa.Table, *, raw: StageDir) -> Iterator[pa.Table]:
@@ -240,4 +243,4 @@ def _check(config: RunConfig) -> None:
         raise NotInstalled("\n  ".join(not_installed))
 
 
-QUESTIONS_STAGE = Stage(name="questions", run=_run, matters=_matters, inputs=_inputs, check=_check, version=3)
+QUESTIONS_STAGE = Stage(name="questions", run=_run, reads=_reads, code=_code, inputs=_inputs, check=_check, version=3)

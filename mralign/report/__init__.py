@@ -1,8 +1,11 @@
 """Report: a finished run becomes one page to look at, its metrics and the last lines on the terminal.
 
-The planned stages of a run enter, finished or not. `report/index.html`, `evaluation/metrics.json`, the same as
+All planned stages of a run enter, finished or not. `report/index.html`, `evaluation/metrics.json`, the same as
 `table.json`, `.md` and `.tex`, and `index.json` (where the scores of each method lie) appear in the run directory, and
 the text that ends the run leaves. Only committed tables and manifests are read: no Ray, no torch.
+
+The configuration of a page lies beside it, as `config.yaml`. The page of a finished run is replaced by that of another
+finished run only: a run that is not finished writes all of this into `unfinished/`.
 """
 
 from __future__ import annotations
@@ -10,30 +13,73 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from mralign.config import RunConfig
+from mralign.config import RunConfig, to_yaml
 from mralign.report.closing import Places, closing_text
 from mralign.report.export import result_table, write_tables
 from mralign.report.findings import PlannedStage, merged_metrics, score_places, survey
 from mralign.report.page import render
 from mralign.run.store import Directory, absolute
 
-__all__ = ["publish"]
+__all__ = ["begin", "publish"]
+
+_STAGES = "report/stages.json"  # which results the page shows
+
+
+def begin(config: RunConfig) -> None:
+    """Write the configuration of a run that starts, unless that would put it beside the page of another one: then it
+    goes into `unfinished/` until there is a page of its own."""
+    home, text = _run_directory(config), to_yaml(config)
+    if home.exists("report/index.html") and _read(home, "config.yaml") != text:
+        home = _unfinished(config)
+    home.write_text("config.yaml", text)
 
 
 def publish(config: RunConfig, planned: Sequence[PlannedStage]) -> str:
-    """Write the metrics and the page of a run, and return the text that ends it."""
+    """Write the metrics and the page of a run, and return the text that ends it.
+
+    `planned`: every stage of the run, finished or not.
+    """
     acts = survey(planned)
     metrics = merged_metrics(acts)
-    home = Directory(absolute(config.run.dir))
+    finished = all(act.manifest is not None for act in acts.values())
+    home, text = _run_directory(config), to_yaml(config)
+    if not finished and _shows_finished_run(home):
+        home = _unfinished(config)
+    home.write_text("config.yaml", text)
     if metrics:
+        home.write_text("evaluation/config.yaml", text)  # the next run may have no metrics that take their place
         home.write_text("evaluation/metrics.json", json.dumps(metrics, indent=1))
         places = score_places(acts)
         home.write_text("evaluation/index.json", json.dumps(places, indent=1))
         write_tables(Directory(f"{home.uri}/evaluation"), table=result_table(metrics), more={"scores": places})
     home.write_text("report/index.html", render(config, acts=acts, metrics=metrics))
+    results = {name: f"{name}/{act.out.fingerprint}" for name, act in acts.items() if act.manifest is not None}
+    home.write_text(_STAGES, json.dumps({"finished": finished, "results": results}, indent=1))
+    if finished and _read(_unfinished(config), "config.yaml") == text:
+        _unfinished(config).remove()
     found = Places(
         report=f"{home.uri}/report/index.html",
         metrics=f"{home.uri}/evaluation/metrics.json" if metrics else None,
         config=f"{home.uri}/config.yaml",
     )
     return closing_text(config, acts=acts, metrics=metrics, places=found)
+
+
+def _run_directory(config: RunConfig) -> Directory:
+    return Directory(absolute(config.run.dir))
+
+
+def _unfinished(config: RunConfig) -> Directory:
+    return Directory(f"{absolute(config.run.dir)}/unfinished")
+
+
+def _read(home: Directory, name: str) -> str | None:
+    return home.read_text(name) if home.exists(name) else None
+
+
+def _shows_finished_run(home: Directory) -> bool:
+    """Whether the page in `home` is that of a finished run; one that does not say is taken for one."""
+    if not home.exists("report/index.html"):
+        return False
+    stages = _read(home, _STAGES)
+    return stages is None or bool(json.loads(stages)["finished"])

@@ -16,11 +16,14 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+from mralign.evaluation.benchmarks import measures
 from mralign.report import figures as draw
 from mralign.report.findings import Act, Chain, finished, read_chain, read_positions, read_strata
 from mralign.report.wording import DASH, number, signed
+from mralign.rows.subjects import Subject
+from mralign.run.store import Manifest
 
-CHANGE_STAGES = ("thoughts_matrices_base", "thoughts_matrices")
+CHANGE_STAGES = tuple(subject.stage("thoughts_matrices") for subject in Subject)
 _VERDICTS = {"right": draw.TEAL, "wrong": draw.RUST}
 _STRATA = {"both_correct": "both correct", "both_wrong": "both wrong", "inconsistent": "inconsistent"}
 _SHOWN = 10  # edges at either end of the differences [paper: top 10]
@@ -94,8 +97,18 @@ def change(acts: Mapping[str, Act]) -> dict[str, Any]:
         "map": Markup(picture),
         "edges": [(title, [_edge(edge) for edge in edges]) for title, edges in (("More", more), ("Less", less))],
         "min_visits": f"{_MIN_VISITS:g}",
-        "thoughts": [m for name in ("thoughts_base", "thoughts") if name in acts and (m := acts[name].manifest)],
+        "thoughts": _thoughts(acts),
     }
+
+
+def _thoughts(acts: Mapping[str, Act]) -> list[Manifest]:
+    """The manifests of the thoughts that were labelled anew, the untrained model's first."""
+    found = [acts[name].manifest for name in map(_thoughts_stage, Subject) if name in acts]
+    return [manifest for manifest in found if manifest is not None]
+
+
+def _thoughts_stage(subject: Subject) -> str:
+    return subject.stage("thoughts")
 
 
 def _edge(edge: Mapping[str, Any]) -> tuple[str, str, str]:
@@ -129,13 +142,14 @@ def _histogram(found: Mapping[str, Any], *, end: str, title: str) -> str:
 
 def strata(acts: Mapping[str, Act]) -> dict[str, Any] | None:
     """None where there is no gain by stratum: no trained model, or an untrained one that was not asked to think."""
-    rows = [
-        (dataset, method, _STRATA[name], number(gain["n"]), _gain(gain, "acc"), _gain(gain, "mis"))
-        for dataset, found in read_strata(acts).items()
-        for method, gains in found["methods"].items()
-        for name, gain in gains.items()
-    ]
-    return {"rows": rows} if rows else None
+    told = [measure for measure in measures().values() if measure.gain]
+    rows = []
+    for dataset, found in read_strata(acts).items():
+        for method, gains in found["methods"].items():
+            for name, gain in gains.items():
+                cells = [_gain(gain, measure.key) for measure in told]
+                rows.append((dataset, method, _STRATA[name], number(gain["n"]), *cells))
+    return {"titles": [measure.title for measure in told], "rows": rows} if rows else None
 
 
 def _gain(gain: Mapping[str, Any], key: str) -> str:

@@ -13,32 +13,12 @@ from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from typing import Any
 
+from mralign.evaluation.benchmarks import find, measures, published
+from mralign.evaluation.benchmarks.benchmark import Measure
+from mralign.report.results import Figures, Metrics, by_benchmark, kind_of, title_with_unit
 from mralign.report.sheets import Cell, Sheet, to_latex, to_markdown
-from mralign.report.wording import DASH, percent, published, signed
+from mralign.report.wording import DASH, percent, signed
 from mralign.run.store import Directory
-
-Metrics = Mapping[str, Mapping[str, Mapping[str, Any]]]
-
-
-@dataclass(frozen=True)
-class Measure:
-    """One figure of a benchmark: its key in the metrics, its title, and which way is better (0: neither)."""
-
-    key: str
-    title: str
-    better: int
-    share: bool = True
-
-
-# By the kind of the figures: what a table shows of a benchmark (METHOD.md section 6).
-MEASURES = {
-    "short_answer": (Measure("acc", "Acc", 1), Measure("mis", "Mis", -1)),
-    "truthfulqa": (Measure("truthful", "Truth", 1), Measure("informative", "Info", 1)),
-    "longfact": (Measure("f1", "F1@K", 1), Measure("claims_mean", "#Claims", 0, share=False)),
-}
-_TITLES = {"acc_contains": "Acc (contains)", "mis_contains": "Mis (contains)"} | {
-    m.key: m.title for kind in MEASURES.values() for m in kind
-}
 
 
 @dataclass(frozen=True)
@@ -87,23 +67,18 @@ def result_table(metrics: Metrics, *, with_published: bool = False) -> ResultTab
 
 
 def _columns(metrics: Metrics) -> Iterator[Column]:
-    found: dict[str, list[Mapping[str, Any]]] = {}
-    for benchmarks in metrics.values():
-        for name, figures in benchmarks.items():
-            found.setdefault(name, []).append(figures)
-    for name, several in found.items():
-        kinds = sorted({figures["kind"] for figures in several})
-        if len(kinds) > 1 or kinds[0] not in MEASURES:
-            raise ValueError(f"benchmark {name!r} has figures of kind {kinds}; allowed is one of {sorted(MEASURES)}")
-        for measure in MEASURES[kinds[0]]:
-            yield Column(name, _with_k(measure, several))
+    for name, methods in by_benchmark(metrics).items():
+        for measure in find(kind_of(name, methods)).measures:
+            if measure.table:
+                yield Column(name, _with_parameter(measure, list(methods.values())))
 
 
-def _with_k(measure: Measure, several: Sequence[Mapping[str, Any]]) -> Measure:
-    """F1@K with its K, where it is the same for all methods."""
-    counts = {figures.get("k") for figures in several}
-    known = measure.key == "f1" and len(counts) == 1 and None not in counts
-    return replace(measure, title=f"F1@{counts.pop():g}") if known else measure
+def _with_parameter(measure: Measure, several: Sequence[Figures]) -> Measure:
+    """The measure with its parameter (K of F1@K) in its title, where all methods have the same."""
+    values = {figures.get(measure.parameter) for figures in several}
+    if len(values) > 1 or None in values:
+        return measure
+    return replace(measure, title=measure.title.replace("K", f"{values.pop():g}"))
 
 
 def _row(method: str, benchmarks: Mapping[str, Mapping[str, Any]], *, columns: Sequence[Column]) -> Row:
@@ -118,7 +93,7 @@ def _value(figures: Mapping[str, Any], *, measure: Measure) -> Value:
 def _printed(value: float | None, *, measure: Measure) -> str:
     if value is None:
         return DASH
-    return percent(value) if measure.share else f"{value:.1f}"
+    return percent(value, digits=measure.digits) if measure.unit == "share" else f"{value:.{measure.digits}f}"
 
 
 def _marked(rows: Sequence[Row], *, columns: Sequence[Column]) -> list[Row]:
@@ -128,27 +103,22 @@ def _marked(rows: Sequence[Row], *, columns: Sequence[Column]) -> list[Row]:
         values = [row.values[place] for row in rows if row.values[place].value is not None]
         if column.measure.better and len(values) > 1:
             best[place] = max(values, key=lambda v: column.measure.better * (v.value or 0.0)).text
-    return [
-        replace(row, values=tuple(replace(v, best=best.get(place) == v.text) for place, v in enumerate(row.values)))
-        for row in rows
-    ]
+    marked = []
+    for row in rows:
+        values = (replace(value, best=best.get(place) == value.text) for place, value in enumerate(row.values))
+        marked.append(replace(row, values=tuple(values)))
+    return marked
 
 
 def _published_rows(columns: Sequence[Column]) -> Iterator[Row]:
-    """Acc and Mis of the paper for the benchmarks that it has, to the decimals in which they were published."""
-    known = published(column.benchmark for column in columns)
-    if not known:
-        return
-    (model, *heads), *rows = known
-    names = [head.removesuffix(" Acc/Mis") for head in heads]
-    for method, *cells in rows:
-        text = {
-            (name, key): part
-            for name, cell in zip(names, cells, strict=True)
-            for key, part in zip(("acc", "mis"), cell.split("/"), strict=True)
-        }
-        given = [text.get((column.benchmark, column.measure.key), DASH) for column in columns]
-        yield Row(f"{method} (published, {model})", tuple(_published_value(part) for part in given), published=True)
+    """The figures that papers have in these columns, to the decimals in which they were published."""
+    for paper in published():
+        figures = [paper.figures.get(c.benchmark, {}).get(c.measure.key) for c in columns]
+        if any(figures):
+            for place, method in enumerate(paper.methods):
+                texts = [DASH if texts is None else texts[place] for texts in figures]
+                values = tuple(_published_value(text) for text in texts)
+                yield Row(f"{method} (published, {paper.model})", values, published=True)
 
 
 def _published_value(text: str) -> Value:
@@ -157,13 +127,12 @@ def _published_value(text: str) -> Value:
 
 def result_sheet(table: ResultTable, *, intervals: bool = True) -> Sheet:
     """The table as text; published rows are a block of their own."""
-    blocks = [
-        [_cells(row, table=table, intervals=intervals) for row in table.rows if row.published is p]
-        for p in (False, True)
-    ]
-    units = [f"{c.measure.title} %" if c.measure.share else c.measure.title for c in table.columns]
+    own = [_cells(row, table=table, intervals=intervals) for row in table.rows if not row.published]
+    others = [_cells(row, table=table, intervals=intervals) for row in table.rows if row.published]
+    blocks = [tuple(block) for block in (own, others) if block]
+    units = [title_with_unit(column.measure) for column in table.columns]
     groups = tuple((name, len(list(same))) for name, same in groupby(table.columns, key=lambda c: c.benchmark))
-    return Sheet(("method", *units), tuple(tuple(block) for block in blocks if block), groups)
+    return Sheet(("method", *units), tuple(blocks), groups)
 
 
 def _cells(row: Row, *, table: ResultTable, intervals: bool) -> tuple[Cell, ...]:
@@ -182,11 +151,11 @@ def comparison_sheet(comparisons: Sequence[Mapping[str, Any]]) -> Sheet:
     """
     head = ("method", "minus", "data set", "measure", "a %", "b %", "points", "p", "p (Holm)", "n")
     blocks = groupby(comparisons, key=lambda row: row["method"])
-    return Sheet(head, tuple(tuple(_comparison(row) for row in rows) for _, rows in blocks))
+    return Sheet(head, tuple(tuple(map(_comparison, rows)) for _, rows in blocks))
 
 
 def _comparison(row: Mapping[str, Any]) -> tuple[Cell, ...]:
-    measure = _TITLES.get(row["measure"], row["measure"])
+    measure = measures()[row["measure"]].title
     left_out = row.get("only_a", 0) + row.get("only_b", 0)
     n = f"{row['n']} ({left_out} left out)" if left_out else f"{row['n']}"
     low, high = (signed(100 * end) for end in row["ci"])
@@ -210,10 +179,7 @@ def to_json(
         {"benchmark": c.benchmark, "measure": c.measure.key, "title": c.measure.title, "better": c.measure.better}
         for c in table.columns
     ]
-    rows = [
-        {"method": r.method, "published": r.published, "values": [asdict(value) for value in r.values]}
-        for r in table.rows
-    ]
+    rows = [{"method": r.method, "published": r.published, "values": list(map(asdict, r.values))} for r in table.rows]
     return json.dumps({**(more or {}), "columns": columns, "rows": rows, "comparisons": list(comparisons)}, indent=1)
 
 

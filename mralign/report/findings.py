@@ -20,9 +20,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mralign.rows.schema import ANNOTATIONS, CANDIDATES, EDGES, MATRICES, WEIGHTS
+from mralign.rows.subjects import Subject
 from mralign.run.store import Manifest, StageDir
 
-METRIC_STAGES = ("evaluation_base", "evaluation")
+METRIC_STAGES = tuple(subject.stage("evaluation") for subject in Subject)
 
 
 class _Named(Protocol):

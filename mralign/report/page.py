@@ -123,12 +123,12 @@ def _cards(config: RunConfig, *, acts: Mapping[str, Act], metrics: Metrics) -> l
     cards = []
     gains = results.gains(metrics, label=config.evaluation.label)
     for gain in (gain for gain in gains if gain.method == gains[0].method):
-        now, place = metrics[gain.method][gain.benchmark], "" if len(gains) == 1 else f", {gain.benchmark}"
-        pairs = (("Accuracy", "acc", gain.acc), ("Misalignment", "mis", gain.mis))
-        for title, key, points in pairs:
-            if points is not None:
-                note = f"{wording.signed(points)} points against {gain.base}"
-                cards.append((f"{title}{place}", f"{wording.percent(now[key])} %", note))
+        place = "" if len(gains) == 1 else f", {gain.benchmark}"
+        for change in gain.changes:
+            if change.points is not None:
+                now = metrics[gain.method][gain.benchmark][change.measure.key]
+                note = f"{wording.signed(change.points)} points against {gain.base}"
+                cards.append((f"{change.measure.gain}{place}", f"{wording.percent(now)} %", note))
     act = acts.get("candidates")
     if act is not None and act.manifest is not None:
         cards.append(("Trajectories", wording.number(act.manifest.rows_out), "candidates kept"))

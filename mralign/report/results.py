@@ -1,28 +1,23 @@
 """The result of a run: what each method reached on each benchmark, and what training changed.
 
-Metrics {method: {benchmark: figures}} enter as the evaluation wrote them; rows of text and differences leave. A
-benchmark's `kind` says what is measured on it (METHOD.md section 6), and so which columns its table has.
+Metrics {method: {benchmark: figures}} enter as the evaluation wrote them; rows of text and differences leave. The
+`kind` of the figures names the benchmark that knows its measures, and so which columns its table has.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mralign.config import Evaluation
+from mralign.evaluation.benchmarks import find, measures, published, registry
+from mralign.evaluation.benchmarks.benchmark import Benchmark, Measure
 from mralign.report.wording import aligned, number, percent, signed, with_interval
+from mralign.rows.subjects import Subject, way_of
 
 Figures = Mapping[str, Any]
 Metrics = Mapping[str, Mapping[str, Figures]]
-
-
-@dataclass(frozen=True)
-class Measure:
-    """One column: its title, and the cell that stands in it. `key`: of a figure that is drawn with its interval."""
-
-    title: str
-    cell: Callable[[Figures], str]
-    key: str = ""
 
 
 @dataclass(frozen=True)
@@ -36,121 +31,108 @@ class Block:
 
 
 @dataclass(frozen=True)
+class Change:
+    """What training changed in one measure, in points; None where one of the two methods does not have it."""
+
+    measure: Measure
+    points: float | None
+
+
+@dataclass(frozen=True)
 class Gain:
-    """A method of the trained model minus the same of the untrained one, in points; `mis` None where none thinks."""
+    """A method of the trained model minus the same of the untrained one on one benchmark."""
 
     benchmark: str
     method: str
     base: str
-    acc: float
-    mis: float | None
+    changes: tuple[Change, ...]
 
     @property
     def text(self) -> str:
-        """Acc +3.2, Mis −2.7 points."""
-        shown = f"Acc {signed(self.acc)}" + ("" if self.mis is None else f", Mis {signed(self.mis)}")
-        return f"{self.method} minus {self.base}: {shown} points"
+        """mralign minus base_think_on: Acc +3.2, Mis −2.7 points."""
+        known = [f"{c.measure.title} {signed(c.points)}" for c in self.changes if c.points is not None]
+        return f"{self.method} minus {self.base}: {', '.join(known)} points"
 
 
-def _interval(title: str, key: str) -> Measure:
-    return Measure(title, lambda found: with_interval(found[key], found[f"{key}_ci"]), key)
-
-
-def _share(title: str, key: str) -> Measure:
-    return Measure(title, lambda found: percent(found[key]))
-
-
-def _count(title: str, key: str) -> Measure:
-    return Measure(title, lambda found: number(found[key]))
-
-
-_QUESTIONS = _count("Questions", "n")
-_REJECTED = _count("Rejected", "rejected")
-_BOUND = Measure("K", lambda found: f"{found['k']} ({found['k_source']})")
-MEASURES = {
-    "short_answer": (
-        _interval("Acc", "acc"),
-        _interval("Mis", "mis"),
-        _interval("Acc, contains", "acc_contains"),
-        _interval("Mis, contains", "mis_contains"),
-        _share("Truncated %", "truncated_share"),
-        _share("Format failures %", "format_failure_share"),
-        _count("Thought tokens", "thought_tokens_mean"),
-        _QUESTIONS,
-    ),
-    "truthfulqa": (
-        _interval("Truth", "truthful"),
-        _interval("Info", "informative"),
-        _count("Judged", "judged"),
-        _REJECTED,
-        _QUESTIONS,
-    ),
-    "longfact": (
-        _interval("F1@K", "f1"),
-        _share("Prec", "precision"),
-        _share("Rec", "recall"),
-        _count("#Claims", "claims_mean"),
-        _BOUND,
-        _count("Abstentions", "abstentions"),
-        _REJECTED,
-        _QUESTIONS,
-    ),
-}
-_ON_TERMINAL = ("Acc", "Mis", "Truth", "Info", "F1@K", "Prec", "Rec", "#Claims")
-_OTHER_WAYS = ("_think_off_ret", "_think_off", "_self_refine")  # ... than thinking on, as methods' names end
-
-
-def benchmarks(metrics: Metrics) -> dict[str, dict[str, Figures]]:
-    """{benchmark: {method: figures}}: the same by benchmark, in the order in which they come."""
+def by_benchmark(metrics: Metrics) -> dict[str, dict[str, Figures]]:
+    """{benchmark: {method: figures}}, in the order in which they come."""
     found: dict[str, dict[str, Figures]] = {}
-    for method, by_benchmark in metrics.items():
-        for benchmark, figures in by_benchmark.items():
+    for method, benchmarks in metrics.items():
+        for benchmark, figures in benchmarks.items():
             found.setdefault(benchmark, {})[method] = figures
     return found
 
 
+def kind_of(name: str, methods: Mapping[str, Figures]) -> str:
+    """The kind of a benchmark's figures. Raises ValueError for one of which nothing is known, and for several."""
+    kinds = sorted({figures["kind"] for figures in methods.values()})
+    if len(kinds) > 1 or kinds[0] not in registry():
+        raise ValueError(f"benchmark {name!r} has figures of kind {kinds}; allowed is one of {sorted(registry())}")
+    return str(kinds[0])
+
+
 def blocks(metrics: Metrics) -> list[Block]:
     """One table a benchmark. Rates in percent, with their interval where there is one."""
-    return [_block(benchmark, methods) for benchmark, methods in benchmarks(metrics).items()]
-
-
-def _block(benchmark: str, methods: Mapping[str, Figures]) -> Block:
-    kind = _kind(methods)
-    rows = tuple((name, *(m.cell(figures) for m in MEASURES[kind])) for name, figures in methods.items())
-    return Block(benchmark, kind, ("Method", *(m.title for m in MEASURES[kind])), rows)
-
-
-def drawn(methods: Mapping[str, Figures]) -> list[tuple[str, list[tuple[str, float, float, float]]]]:
-    """(title, (method, share, low, high) each) of the figures of a benchmark that have an interval."""
     found = []
-    for measure in MEASURES[_kind(methods)]:
-        if measure.key and not measure.key.endswith("_contains"):
-            known = [(name, f[measure.key], f[f"{measure.key}_ci"]) for name, f in methods.items()]
-            points = [(name, value, low_high[0], low_high[1]) for name, value, low_high in known if value is not None]
-            found.append((measure.title, points))
-    return [(title, points) for title, points in found if points]
+    for name, methods in by_benchmark(metrics).items():
+        kind = kind_of(name, methods)
+        shown = find(kind).measures
+        head = ("Method", *(measure.title for measure in shown))
+        rows = tuple((method, *_cells(shown, figures)) for method, figures in methods.items())
+        found.append(Block(name, kind, head, rows))
+    return found
+
+
+def _cells(shown: Iterable[Measure], figures: Figures) -> list[str]:
+    return [_cell(measure, figures) for measure in shown]
+
+
+def _cell(measure: Measure, figures: Figures) -> str:
+    value = figures[measure.key]
+    if measure.interval:
+        return with_interval(value, figures[f"{measure.key}_ci"])
+    if measure.unit == "share":
+        return percent(value, digits=measure.digits)
+    return f"{number(value)} ({figures[measure.note]})" if measure.note else number(value)
+
+
+def drawn(name: str, methods: Mapping[str, Figures]) -> list[tuple[Measure, list[tuple[str, float, float, float]]]]:
+    """(measure, (method, share, low, high) each) of the main figures of a benchmark that have an interval."""
+    found = []
+    for measure in _on_terminal(find(kind_of(name, methods))):
+        if measure.interval:
+            points = []
+            for method, figures in methods.items():
+                if figures[measure.key] is not None:
+                    low, high = figures[f"{measure.key}_ci"]
+                    points.append((method, figures[measure.key], low, high))
+            found.append((measure, points))
+    return [(measure, points) for measure, points in found if points]
+
+
+def _on_terminal(benchmark: Benchmark) -> list[Measure]:
+    return [measure for measure in benchmark.measures if measure.terminal]
 
 
 def gains(metrics: Metrics, *, label: str) -> list[Gain]:
-    """What training changed on each short-answer benchmark, `label` being the name of the untrained model in tables.
+    """What training changed on each benchmark that tells gains, `label` being the untrained model's name in tables.
 
     A method is compared with the one of the same way of asking; empty where either is missing.
     """
     found = []
-    for benchmark, methods in benchmarks(metrics).items():
-        for name, now in methods.items():
-            base = _counterpart(name, label=label)
+    for name, methods in by_benchmark(metrics).items():
+        told = [measure for measure in find(kind_of(name, methods)).measures if measure.gain]
+        for method, now in methods.items():
+            base = Subject.BASE.method(way_of(method), name=label)
             before = methods.get(base)
-            if name.startswith(f"{label}_") or before is None or "acc" not in now:
-                continue
-            mis = None if now["mis"] is None else 100 * (now["mis"] - before["mis"])
-            found.append(Gain(benchmark, name, base, 100 * (now["acc"] - before["acc"]), mis))
+            if told and before is not None and not method.startswith(f"{label}_"):
+                changes = tuple(Change(m, _points(now[m.key], before[m.key])) for m in told)
+                found.append(Gain(name, method, base, changes))
     return found
 
 
-def _counterpart(method: str, *, label: str) -> str:
-    way = next((way for way in _OTHER_WAYS if method.endswith(way)), "")
-    return f"{label}{way}" if way else f"{label}_think_on{'_ret' if method.endswith('_ret') else ''}"
+def _points(now: float | None, before: float | None) -> float | None:
+    return None if now is None or before is None else 100 * (now - before)
 
 
 def result_text(metrics: Metrics, *, level: float, label: str) -> str:
@@ -158,35 +140,63 @@ def result_text(metrics: Metrics, *, level: float, label: str) -> str:
 
     Where there is but one benchmark it is not named.
     """
-    named = len(benchmarks(metrics)) > 1
+    benchmarks = by_benchmark(metrics)
+    named = len(benchmarks) > 1
     kinds: dict[str, dict[str, dict[str, Figures]]] = {}
-    for benchmark, methods in benchmarks(metrics).items():
-        kinds.setdefault(_kind(methods), {})[benchmark] = methods
+    for name, methods in benchmarks.items():
+        kinds.setdefault(kind_of(name, methods), {})[name] = methods
     texts = {kind: _table(found, kind=kind, level=level, named=named) for kind, found in kinds.items()}
     for gain in gains(metrics, label=label):
-        texts["short_answer"] += f"\n{gain.benchmark}: {gain.text}" if named else f"\n{gain.text}"
+        kind = kind_of(gain.benchmark, benchmarks[gain.benchmark])
+        texts[kind] += f"\n{gain.benchmark}: {gain.text}" if named else f"\n{gain.text}"
     return "\n\n".join(texts.values())
 
 
 def _table(found: Mapping[str, Mapping[str, Figures]], *, kind: str, level: float, named: bool) -> str:
-    shown = [measure for measure in MEASURES[kind] if measure.title in _ON_TERMINAL]
-    first = ["benchmark"] if named else []
-    head = [*first, "method", *(_terminal_title(measure, level=level) for measure in shown), "n"]
-    rows = [
-        # The thin space of `number` has no place in a terminal.
-        [*([benchmark] if named else []), method, *(m.cell(figures) for m in shown), str(figures["n"])]
-        for benchmark, methods in found.items()
-        for method, figures in methods.items()
-    ]
-    return aligned([head, *rows])
+    shown = _on_terminal(find(kind))
+    head = ["method", *(_terminal_title(measure, level=level) for measure in shown), "n"]
+    rows = [["benchmark", *head]]
+    for benchmark, methods in found.items():
+        for method, figures in methods.items():
+            rows.append([benchmark, method, *_cells(shown, figures), str(figures["n"])])
+    return aligned(rows if named else [row[1:] for row in rows])
 
 
 def _terminal_title(measure: Measure, *, level: float) -> str:
-    unit = "" if measure.title == "#Claims" else " %"
-    return f"{measure.title}{unit}" + (f" [{100 * level:g}% CI]" if measure.key else "")
+    interval = f" [{100 * level:g}% CI]" if measure.interval else ""
+    return title_with_unit(measure) + interval
 
 
-def _kind(methods: Mapping[str, Figures]) -> str:
-    kinds = sorted({figures["kind"] for figures in methods.values()})
-    assert len(kinds) == 1 and kinds[0] in MEASURES, kinds
-    return str(kinds[0])
+def title_with_unit(measure: Measure) -> str:
+    """The title of a column, with % where its figures are shares."""
+    return f"{measure.title} %" if measure.unit == "share" else measure.title
+
+
+def explanations(metrics: Metrics, *, settings: Evaluation) -> list[str]:
+    """What each kind of benchmark among the results measures, in a sentence or two."""
+    kinds = dict.fromkeys(kind_of(name, methods) for name, methods in by_benchmark(metrics).items())
+    return [find(kind).explain(settings) for kind in kinds]
+
+
+@dataclass(frozen=True)
+class PublishedTable:
+    """Figures of a paper on data sets of this run: a header row, and a row a method with one cell a data set."""
+
+    source: str
+    rows: tuple[tuple[str, ...], ...]
+
+
+def published_tables(datasets: Iterable[str]) -> list[PublishedTable]:
+    """What papers report on these data sets; empty where they have none of them."""
+    names = list(dict.fromkeys(datasets))
+    found = []
+    for paper in published():
+        columns = [(paper.model, *paper.methods)]
+        for name in (name for name in names if name in paper.figures):
+            figures = paper.figures[name]
+            titles = "/".join(measures()[key].title for key in figures)
+            cells = ("/".join(parts) for parts in zip(*figures.values(), strict=True))
+            columns.append((f"{name} {titles}", *cells))
+        if len(columns) > 1:
+            found.append(PublishedTable(paper.source, tuple(zip(*columns, strict=True))))
+    return found

@@ -9,7 +9,7 @@ Axes: K states of the chain (row: from, column: to).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from mralign.report import annotator_rows, results, wording
 from mralign.report import figures as draw
 from mralign.report.findings import (
     Act,
+    Labelling,
     Matrices,
     Trace,
     figures,
@@ -33,40 +34,40 @@ from mralign.report.findings import (
     sample_traces,
     square,
 )
-from mralign.report.results import Metrics
+from mralign.report.results import Figures, Metrics
 from mralign.rows.schema import EDGES
 
 Content = dict[str, Any]
 
-_RIGHT = {  # by evaluation.match
-    "exact": "it equals a gold one",
-    "contains": "it holds a gold one",
-    "paper": "it equals a gold one after thinking, or holds one without",
-}
 _SHOWN = 5  # edges at either end of the ratios
 _MIN_SUPPORT = 1.0  # expected count below which a ratio of two probabilities says more of the prior than of the data
 
 
 def evaluated(config: RunConfig) -> list[str]:
     """Names of the data sets of the evaluation split."""
-    sources = config.questions.test if config.evaluation.split == "test" else config.questions.dev
-    return [source.name for source in sources]
+    return [source.name for source in getattr(config.questions, config.evaluation.split)]
 
 
 def result(config: RunConfig, *, metrics: Metrics) -> Content:
-    shown = results.benchmarks(metrics)
-    quiet = f"{config.evaluation.label}_"
-    pictures = {
-        name: [(title, Markup(draw.intervals(p, title=f"{title}, percent", quiet=quiet))) for title, p in found]
-        for name, found in ((name, results.drawn(methods)) for name, methods in shown.items())
-    }
+    shown = results.by_benchmark(metrics)
     return {
-        "blocks": [(block, pictures[block.benchmark]) for block in results.blocks(metrics)],
-        "kinds": sorted({block.kind for block in results.blocks(metrics)}),
+        "blocks": [
+            (block, _intervals(block.benchmark, shown[block.benchmark], quiet=f"{config.evaluation.label}_"))
+            for block in results.blocks(metrics)
+        ],
+        "explanations": results.explanations(metrics, settings=config.evaluation),
         "level": f"{100 * config.evaluation.level:g}",
-        "right": _RIGHT[config.evaluation.match],
-        "published": wording.published(evaluated(config)),
+        "published": results.published_tables(evaluated(config)),
     }
+
+
+def _intervals(name: str, methods: Mapping[str, Figures], *, quiet: str) -> list[tuple[str, str, Markup]]:
+    """(title, which way is better, drawing) of each main figure; methods whose names begin with `quiet` are pale."""
+    pictures = []
+    for measure, points in results.drawn(name, methods):
+        picture = draw.intervals(points, title=f"{measure.title}, percent", quiet=quiet)
+        pictures.append((measure.title, "lower" if measure.better < 0 else "higher", Markup(picture)))
+    return pictures
 
 
 def questions(acts: Mapping[str, Act]) -> Content:
@@ -92,21 +93,25 @@ def annotation(acts: Mapping[str, Act]) -> Content:
     order = wording.label_order(found.labels)
     polarities = [p for p in (1, -1, 0) if p in found.labels]
     totals = {p: sum(found.labels[p].values()) or 1 for p in polarities}
-    shares = {p: [(label, found.labels[p].get(label, 0) / totals[p]) for label in order] for p in polarities}
-    top = max((share for found_shares in shares.values() for _, share in found_shares), default=1)
+    top = max((count / totals[p] for p in polarities for count in found.labels[p].values()), default=1)
     pictures = []
     for polarity in polarities:
         name = wording.polarity_name(polarity)
-        rows = [(label, share, f"{wording.percent(share)} %", draw.TONE[polarity]) for label, share in shares[polarity]]
+        shares = [(label, found.labels[polarity].get(label, 0) / totals[polarity]) for label in order]
+        rows = [(label, share, f"{wording.percent(share)} %", draw.TONE[polarity]) for label, share in shares]
         svg = Markup(draw.bars(rows, title=f"Labels, {name}", top=top))
         pictures.append((name, found.trajectories[polarity], svg))
     return {
         "polarities": [wording.polarity_name(p) for p in polarities],
         "pictures": pictures,
-        "labels": [(label, [found.labels[p].get(label, 0) for p in polarities]) for label in order],
+        "labels": [(label, _counts(found, label, polarities=polarities)) for label in order],
         "rules": wording.rule_rows(found.rules),
         **_annotators(figures(acts, "annotation")),
     }
+
+
+def _counts(found: Labelling, label: str, *, polarities: Sequence[int]) -> list[int]:
+    return [found.labels[polarity].get(label, 0) for polarity in polarities]
 
 
 def _annotators(written: Mapping[str, Any]) -> Content:

@@ -6,20 +6,12 @@ Numbers as the stages wrote them enter, strings leave, for the page and for the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 DASH = "–"
 _MILESTONES = {"verdict": "decided", "kept": "kept"}
 RULES = ("equal", "intersection", "confident", "adjudicated", "unlabelled")
-
-_NAMES = ("think-off", "think-on", "Self-Refine", "SFT", "KTO", "MR-ALIGN")
-# METHOD.md §6: Qwen3-8B, Acc / Mis in percent, as published. To look at, never to assert.
-_PUBLISHED = {
-    "nq_open": ("22.66/–", "34.10/9.89", "35.26/9.36", "34.43/8.63", "35.48/8.69", "37.34/7.20"),
-    "sciq": ("55.60/–", "67.10/14.10", "65.10/17.80", "68.20/13.40", "69.30/12.60", "70.70/11.70"),
-    "simpleqa": ("4.10/–", "4.51/5.24", "3.63/6.26", "4.35/4.04", "4.69/5.20", "5.11/4.46"),
-}
 
 
 def percent(share: float | None, *, digits: int = 1) -> str:
@@ -32,15 +24,6 @@ def with_interval(share: float | None, interval: Sequence[float] | None) -> str:
     if share is None or interval is None:
         return percent(share)
     return f"{percent(share)} [{percent(interval[0])}, {percent(interval[1])}]"
-
-
-def published(datasets: Iterable[str]) -> list[tuple[str, ...]]:
-    """Rows (method, one cell a data set) behind a header row; empty where the paper has none of `datasets`."""
-    known = [name for name in dict.fromkeys(datasets) if name in _PUBLISHED]
-    if not known:
-        return []
-    rows = zip(_NAMES, *(_PUBLISHED[name] for name in known), strict=True)
-    return [("Qwen3-8B", *(f"{name} Acc/Mis" for name in known)), *rows]
 
 
 def number(value: float | None) -> str:
@@ -72,9 +55,12 @@ def duration(seconds: float) -> str:
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
     """Plain text columns: the first is the widest text, all are left-aligned."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ("   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
-    return "\n".join(line.rstrip() for line in lines)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        lines.append("   ".join(cells).rstrip())
+    return "\n".join(lines)
 
 
 def funnel_steps(funnel: Sequence[Mapping[str, Any]], *, dataset: str) -> list[tuple[str, int, int | None]]:

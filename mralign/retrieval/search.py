@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 from mralign.asking.json_reply import readable
 from mralign.config import Http, RunConfig, Search, resolve_path
 from mralign.retrieval.corpus import check_corpus
+from mralign.run.disk import own_temporary_directory
 from mralign.run.store import Directory, absolute
 from mralign.serving.api_key import ApiKey
 from mralign.serving.backoff import Clock
@@ -209,6 +210,23 @@ def check_search(config: RunConfig) -> None:
 
     check_corpus(resolve_path(str(retrieval.corpus)), fields=retrieval.fields)
     check_installed()
+
+
+def start_search(config: RunConfig) -> Searcher:
+    """The searcher of a run, for a process that ends with it (an actor). An index of a corpus is built if there is none
+    yet, which may take minutes; where the run directory is no local one, it lies in a temporary directory.
+
+    Raises ValueError as `check_search` does.
+    """
+    check_search(config)
+    retrieval, directory = config.evaluation.retrieval, f"{absolute(config.run.dir)}/{SHELF}"
+    if retrieval.engine == "http":
+        return HttpSearch(retrieval.search, cache=Directory(directory))
+    from mralign.retrieval.bm25 import open_index
+
+    if "://" in directory:
+        directory = own_temporary_directory("searches")
+    return open_index(resolve_path(str(retrieval.corpus)), fields=retrieval.fields, directory=Path(directory))
 
 
 @asynccontextmanager

@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from functools import partial
+from typing import Any
 
 import pyarrow as pa
 
 from mralign.chat.prompts import MODES
-from mralign.config import Candidates, RunConfig, resolve_path
+from mralign.config import Candidates, RunConfig, named, resolve_path
 from mralign.rollouts.candidates import Limits, funnel, judge
 from mralign.rollouts.imported import check_file, read_rollouts
 from mralign.rollouts.thoughts import draw_questions, thoughts_of, unanswered
 from mralign.rows.schema import CANDIDATES, GENERATIONS, QUESTIONS
+from mralign.rows.subjects import Subject, Way
+from mralign.run.finished import parts_by_upstream
 from mralign.run.rejects import Reject, to_table
 from mralign.run.stage import Context, Outcome, Stage, map_groups
 from mralign.run.store import StageDir, part_key, part_name
@@ -49,17 +52,9 @@ def _lacks(config: RunConfig) -> list[str]:
     return endpoint_lacks(config.http, setting="http") if config.rollouts.engine == "http" else []
 
 
-def _sampling_matters(config: RunConfig) -> object:
-    remote = config.rollouts.engine == "http"
-    return {
-        "seed": config.run.seed,
-        "model": config.model.matters(),
-        "n": config.rollouts.n,
-        "decoding": config.rollouts.decoding.model_dump(mode="json"),
-        "prompt": config.rollouts.prompt,
-        "max_model_len": config.engine.max_model_len,
-        "endpoint": {"base_url": config.http.base_url, "model": config.http.model} if remote else None,
-    }
+def _reads(config: RunConfig) -> Mapping[str, Any]:
+    remote = ["http"] if config.rollouts.engine == "http" else []
+    return named(config, "rollouts", "model", "engine", "run.seed", *remote)
 
 
 def _check_import(config: RunConfig) -> None:
@@ -140,7 +135,7 @@ def _candidates(context: Context) -> Outcome:
     map_groups(
         context,
         partial(_judge_table, settings=config.candidates, draws=config.rollouts.n),
-        groups={part: source.parts(part_key(part)) for part in train},  # all draws of a question meet
+        groups=parts_by_upstream(source, train),  # all draws of a question meet
         source=source,
         schema=CANDIDATES,
         upstream_schema=GENERATIONS,
@@ -189,26 +184,22 @@ def _thoughts_table(table: pa.Table, *, questions: Collection[str], match: str) 
     return pa.Table.from_pylist(kept, schema=CANDIDATES), rejects
 
 
-def thoughts_stage(*, name: str, responses: str) -> Stage:
-    """Thoughts of the model that stage `responses` (responses_base | responses) asked, as candidates of polarity 0."""
-    field = "methods" if responses == "responses_base" else "trained_methods"
+def thoughts_stage(subject: Subject) -> Stage:
+    """Thoughts of one of the two evaluated models, as candidates of polarity 0."""
+    responses = subject.stage("responses")
+    field = "methods" if subject is Subject.BASE else "trained_methods"
 
     def check_think_on(config: RunConfig) -> None:
-        if "think_on" not in getattr(config.evaluation, field):
+        if Way.THINK_ON not in getattr(config.evaluation, field):
             raise ValueError(
                 f"evaluation.reannotate={config.evaluation.reannotate} needs thoughts of both models; put think_on "
                 f"into evaluation.{field}, or give evaluation.reannotate=0"
             )
 
     return Stage(
-        name=name,
+        name=subject.stage("thoughts"),
         run=partial(_think, responses=responses),
-        matters=lambda config: {
-            "count": config.evaluation.reannotate,
-            "split": config.evaluation.split,
-            "match": config.evaluation.match,
-            "seed": config.run.seed,
-        },
+        reads=("evaluation.reannotate", "evaluation.split", "evaluation.match", "run.seed"),
         upstream=("questions", responses),
         check=check_think_on,
         version=2,
@@ -218,7 +209,8 @@ def thoughts_stage(*, name: str, responses: str) -> Stage:
 ROLLOUTS_STAGE = Stage(
     name="rollouts",
     run=_sample,
-    matters=_sampling_matters,
+    reads=_reads,
+    ignores=("rollouts.import_name", "rollouts.import_fields"),
     upstream=("questions",),
     inputs=lambda config: config.model.inputs(),
     check=_check,
@@ -231,13 +223,8 @@ ROLLOUTS_STAGE = Stage(
 IMPORT_STAGE = Stage(
     name="rollouts",
     run=_import,
-    matters=lambda config: {
-        "fields": config.rollouts.import_fields.model_dump(),
-        "name": config.rollouts.import_name,
-        "n": config.rollouts.n,
-        "prompt": config.rollouts.prompt,
-        "model": config.model.matters(),
-    },
+    reads=("rollouts", "model"),
+    ignores=("rollouts.engine", "rollouts.decoding"),
     upstream=("questions",),
     inputs=lambda config: {
         "on": config.rollouts.import_on or "",
@@ -251,7 +238,7 @@ IMPORT_STAGE = Stage(
 CANDIDATES_STAGE = Stage(
     name="candidates",
     run=_candidates,
-    matters=lambda config: {**config.candidates.model_dump(), "n": config.rollouts.n},
+    reads=("candidates", "rollouts.n"),
     upstream=("questions", "rollouts"),
     version=2,
 )

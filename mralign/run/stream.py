@@ -44,9 +44,11 @@ import json
 import time
 import uuid
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from itertools import count
 from typing import Any, Protocol, cast
 
 import pyarrow as pa
@@ -96,14 +98,13 @@ class Pool:
 
 @dataclass(frozen=True)
 class Streamed:
-    """What a stream reports when everything is committed. All but `repeated` and `passing` is of this call alone."""
+    """What a stream reports when everything is committed. All is of this call alone."""
 
     engine_start_s: float = 0.0  # until the first actor of the last pool was ready
     working_s: float = 0.0  # seconds since then
     took: Mapping[str, Any] = field(default_factory=dict)  # the sum of what the requests took
     figures: Sequence[Mapping[str, Any]] = ()  # the latest of each actor of the last pool
     repeated: int = 0  # requests that were answered twice, because a batch was cut otherwise after a failure
-    passing: Mapping[str, int] = field(default_factory=dict)  # rejects that another try may mend, by reason
 
 
 def stream(
@@ -128,8 +129,8 @@ def stream(
     `announce` hears how many requests are left before any actor starts; `postfix` tells what the progress bar says of
     the sum of what was taken.
 
-    Requests whose rejects are all lasting are not asked again; see `rejects.is_passing`. Raises ValueError with the
-    reason when an actor was told to stop; what had arrived by then is committed.
+    A request with a reject that another try may mend (`rejects.is_passing`) counts as one without an answer. Raises
+    ValueError with the reason when an actor was told to stop; what had arrived by then is committed.
     """
     _clear_halt(out)
     look = partial(settle, out, parts, schema=schema, id_column=id_column, request_of=request_of)
@@ -143,7 +144,7 @@ def stream(
         reports = _run(todo, requests=requests, pools=pools, out=out, schema=schema, batch=batch)
         done = _follow(reports, total=left, label=out.stage, postfix=postfix)
         known = look()
-    return replace(done, repeated=known.repeated, passing=known.passing)
+    return replace(done, repeated=known.repeated)
 
 
 def answers_of(
@@ -154,12 +155,14 @@ def answers_of(
     request_of: Callable[[str], str] = str,
 ) -> list[Answer]:
     """One answer for each request, from rows and rejects in any order; `request_of` as in `stream`."""
-    by_request: dict[str, Answer] = {request["row_id"]: Answer([], []) for request in requests}
+    rows_of: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for row in rows:
-        cast(list, by_request[request_of(row["row_id"])].rows).append(row)
+        rows_of[request_of(row["row_id"])].append(row)
+    rejects_of: dict[str, list[Reject]] = defaultdict(list)
     for reject in rejects:
-        cast(list, by_request[request_of(reject.row_id)].rejects).append(reject)
-    return list(by_request.values())
+        rejects_of[request_of(reject.row_id)].append(reject)
+    row_ids = [request["row_id"] for request in requests]
+    return [Answer(rows_of[row_id], rejects_of[row_id]) for row_id in row_ids]
 
 
 def batch_key(row_ids: Sequence[str]) -> str:
@@ -273,7 +276,7 @@ class _Worker:
         self, *, actor: Callable[..., Actor], given: Mapping[str, Any], out: StageDir, schema: pa.Schema | None
     ) -> None:
         self.actor, self.out, self.schema = actor(**given), out, schema
-        self.ready, self.name, self.batches, self.halted = time.time(), uuid.uuid4().hex, 0, ""
+        self.ready, self.name, self.batches, self.halted = time.time(), uuid.uuid4().hex, count(1), ""
 
     async def __call__(self, block: pa.Table) -> pa.Table:
         """Not the last pool: the batch with its new state. The last: its answers are committed, a report leaves."""
@@ -304,23 +307,29 @@ class _Worker:
 
     def _commit(self, batch: pa.Table, answers: Sequence[Answer]) -> _Report:
         row_ids = batch.column("row_id").to_pylist()
-        finished = {row_id: one for row_id, one in zip(row_ids, answers, strict=True) if not one.stopped}
-        for row_id, answer in finished.items():
-            assert answer.rows or answer.rejects, f"nothing came of {row_id}: it would be asked for ever"
+        finished = {row_id: answer for row_id, answer in zip(row_ids, answers, strict=True) if not answer.stopped}
         tallies = {row_id: answer.took for row_id, answer in finished.items()}
         if finished:
-            assert self.schema is not None
             part = part_name(f"{batch.column('_part')[0]}-{batch_key(row_ids)}")
-            rows = [row for answer in finished.values() for row in answer.rows]
-            rejects = [reject for answer in finished.values() for reject in answer.rejects]
             if any(tallies.values()):
                 self.out.write_text(tally_name(part), json.dumps(tallies))
-            table = pa.Table.from_pylist(rows, schema=self.schema)
-            self.out.commit(part, table, schema=self.schema, rejects=to_table(rejects))
-        self.batches += 1
-        figures: dict[str, Any] = getattr(self.actor, "figures", dict)()
+            self._write(part, finished)
         took = add_tallies(tallies.values())
-        return _Report(len(finished), self.ready, took, self.halted, self.name, self.batches, figures)
+        number = next(self.batches)
+        figures: dict[str, Any] = getattr(self.actor, "figures", dict)()
+        return _Report(len(finished), self.ready, took, self.halted, self.name, number, figures)
+
+    def _write(self, part: str, finished: Mapping[str, Answer]) -> None:
+        """Commit the rows and rejects of requests."""
+        rows: list[Any] = []
+        rejects: list[Reject] = []
+        for row_id, answer in finished.items():
+            assert answer.rows or answer.rejects, f"nothing came of {row_id}: it would be asked for ever"
+            rows += answer.rows
+            rejects += answer.rejects
+        assert self.schema is not None
+        table = pa.Table.from_pylist(rows, schema=self.schema)
+        self.out.commit(part, table, schema=self.schema, rejects=to_table(rejects))
 
 
 def _with_answers(batch: pa.Table, answers: Sequence[Answer]) -> pa.Table:

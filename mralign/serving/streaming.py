@@ -7,27 +7,22 @@ stream.
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mralign.config import Engine, Http, RunConfig
+from mralign.config import Engine, Http, RunConfig, Search
 from mralign.rows.schema import GENERATIONS, QUESTIONS
 from mralign.run.placement import DEALING, Fault, Workers, pool_arguments
-from mralign.run.rejects import is_passing
 from mralign.run.store import StageDir
-from mralign.run.stream import Pool, pack, stream, unpack
+from mralign.run.stream import Pool, stream
 from mralign.serving.remote import RemoteGenerator
 from mralign.serving.requests import Sampling, build_requests, request_of
 from mralign.serving.vllm import Generator, engine_faults, worker_environment
 from mralign.serving.warm import client_pool, keeps_engines
-
-_RETRIES = 10  # of a batch whose engine died under it: one that kills every engine must not go on for ever
 
 
 def generate(questions: StageDir, parts: Sequence[str], *, sampling: Sampling, out: StageDir) -> dict[str, Any]:
@@ -65,71 +60,12 @@ def _requests_of(part: str, *, questions: StageDir, sampling: Sampling) -> pa.Ta
 
 
 def _pool(sampling: Sampling) -> Pool:
-    if sampling.endpoint is None:
-        workers = engine_workers(sampling.engine)
-        if keeps_engines(workers):
-            return client_pool(sampling, workers=workers)
-        return Pool(Generator, given={"sampling": sampling}, arguments=engine_pool(sampling.engine))
-    arguments = endpoint_pool(sampling.endpoint, batch_size=sampling.engine.batch_size)
-    return Pool(RemoteGenerator, given={"sampling": sampling}, arguments=arguments)
-
-
-def forget_failures(out: StageDir) -> None:
-    """Remove the rejects that another try may mend: their rows are asked again. An endpoint that was down, or that
-    refused a call (http_400: a wrong name or setting, mended since); neither had a price."""
-    for part in out.parts():
-        rejects = out.read_rejects([part])
-        reasons = rejects.column("reason").to_pylist()
-        passing = np.array([is_passing(reason) for reason in reasons], dtype=bool)
-        lasting = rejects.filter(pa.array(~passing, pa.bool_()))
-        if lasting.num_rows < rejects.num_rows:
-            out.commit_rejects(part, lasting)
-
-
-def deal(parts: Sequence[str], *, read: Callable[..., Iterator[pa.Table]], given: Mapping[str, Any]) -> Any:
-    """A Ray Data set of packed batches: those that `read(table of part names, **given)` yields, each in its block."""
-    import ray
-
-    names = ray.data.from_items([{"part": part} for part in parts], override_num_blocks=len(parts))
-    packed = names.map_batches(cast(Any, read), fn_kwargs=dict(given), batch_size=1, batch_format="pyarrow")
-    return packed.repartition(target_num_rows_per_block=1)
-
-
-def visit(batches: Any, actor: type, *, given: Mapping[str, Any], pool: Mapping[str, Any]) -> Any:
-    """The packed batches go through a pool of actors, each made by `actor(**given)`; what the actors return leaves,
-    packed as well."""
-    from ray.util.annotations import RayDeprecationWarning
-
-    with warnings.catch_warnings():
-        # Ray 2.60 knows no other way to bound the retries of a batch, and says that a later one will know none at all.
-        warnings.simplefilter("ignore", RayDeprecationWarning)
-        return batches.map_batches(
-            takes_packed(actor),
-            fn_constructor_kwargs=dict(given),
-            batch_size=1,
-            batch_format="pyarrow",
-            ray_remote_args_fn=lambda: {"max_task_retries": _RETRIES},
-            **pool,
-        )
-
-
-def reports(batches: Any) -> Iterator[pa.Table]:
-    """What the last actors returned, as it comes."""
-    for block in batches.iter_batches(batch_size=1, batch_format="pyarrow"):
-        yield unpack(block)
-
-
-def takes_packed(actor: type) -> type:
-    """`actor`, whose `__call__` maps a table to a table, for packed ones."""
-
-    class Packed(actor):  # type: ignore[misc]
-        async def __call__(self, batch: pa.Table) -> pa.Table:
-            answer = await super().__call__(unpack(batch))
-            (packed,) = pack(answer, rows=answer.num_rows)
-            return packed
-
-    Packed.__name__ = actor.__name__  # what Ray calls its processes
-    return Packed
+    workers = engine_workers(sampling.engine)
+    if sampling.endpoint is None and keeps_engines(workers):
+        return client_pool(sampling, workers=workers)
+    actor = Generator if sampling.endpoint is None else RemoteGenerator
+    arguments = pool_of(sampling.engine, endpoint=sampling.endpoint)
+    return Pool(actor, given={"sampling": sampling}, arguments=arguments)
 
 
 def engine_workers(engine: Engine, *, what: str = "vLLM engines", setting: str = "engine") -> Workers:
@@ -155,6 +91,11 @@ def stream_faults(config: RunConfig) -> list[Fault]:
     return engine_faults(config.engine)
 
 
+def pool_of(engine: Engine, *, endpoint: Http | None) -> dict[str, Any]:
+    """Ray Data's arguments for the actors of an endpoint, or without one for those of engines of our own."""
+    return engine_pool(engine) if endpoint is None else endpoint_pool(endpoint, batch_size=engine.batch_size)
+
+
 def engine_pool(engine: Engine) -> dict[str, Any]:
     """Ray Data's arguments for actors that each hold a vLLM engine."""
     import ray
@@ -171,7 +112,7 @@ def engine_pool(engine: Engine) -> dict[str, Any]:
     }
 
 
-def endpoint_pool(endpoint: Http, *, batch_size: int) -> dict[str, Any]:
+def endpoint_pool(endpoint: Http | Search, *, batch_size: int) -> dict[str, Any]:
     """Ray Data's arguments for an endpoint: one actor, whatever the cluster. It alone counts the money.
 
     It waits on the network and takes no CPU: three of them must not fill a laptop and wait for each other.

@@ -15,12 +15,13 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
 
-from mralign.config import Model, Training, resolve_path
+from mralign.config import Model, Training, counted, resolve_path
 from mralign.rows.schema import MATCHED_LOGPS, PAIR_SUMS
 from mralign.run.store import StageDir, digest, part_name
 from mralign.training.batches import FORWARD_FACTOR, Pair, deal, layout, packs
@@ -29,6 +30,18 @@ from mralign.training.pairs import Plan
 from mralign.training.reader import Reader
 
 _VERSION = 2  # raised when the same model scores otherwise
+
+# Settings of a training that change neither a log-probability of the base model nor which pairs are scored.
+OPTIMIZER = (
+    *("training.method", "training.learning_rate", "training.warmup_ratio", "training.weight_decay"),
+    *("training.max_grad_norm", "training.beta", "training.lambda_chosen", "training.lambda_rejected"),
+    *("training.kl_ema", "training.lora", "training.zero_stage", "training.offload"),
+)
+# Settings that change which pairs are scored, and nothing of their log-probabilities.
+_PLAN = (
+    *("training.datasets", "training.epochs", "training.max_steps", "training.batch_size"),
+    *("training.pairs", "training.kl_every"),
+)
 
 
 @dataclass(frozen=True)
@@ -41,18 +54,17 @@ class Block:
     rows: int
 
 
-def computed(settings: Training) -> list[object]:
-    """The settings that a log-probability of the base model depends on."""
-    others: list[object] = [] if settings.kernels == "torch" else [settings.kernels]
-    others += [] if settings.rope_length is None else [{"rope_length": settings.rope_length}]
-    return [settings.dtype, settings.gpu, settings.attention_used, settings.tuning == "qlora", *others]
+def as_scored(settings: Training) -> Training:
+    """The settings as the reference reads them: what trains the model does not change it, unless it is in 4 bits."""
+    tuning: Any = "qlora" if settings.tuning == "qlora" else "lora"
+    return settings.resolved.model_copy(update={"tuning": tuning})
 
 
 def model_mark(model: Model, settings: Training) -> str:
     """A digest of all that a log-probability depends on besides the tokens."""
-    files = [digest(resolve_path(path)) for path in model.inputs().values()]
-    text = json.dumps([_VERSION, model.matters(), files, computed(settings)], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    read = counted({"model": model, "training": as_scored(settings)}, ignores=(*OPTIMIZER, *_PLAN))
+    files = {name: digest(resolve_path(path)) for name, path in model.inputs().items()}
+    return hashlib.sha256(json.dumps([_VERSION, read, files], sort_keys=True).encode()).hexdigest()
 
 
 def blocks(reader: Reader, plan: Plan, *, mark: str) -> Iterator[Block]:

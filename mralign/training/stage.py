@@ -15,8 +15,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from mralign.config import RunConfig, Training
-from mralign.config.learning import check_datasets, chosen_datasets, dataset_matters
+from mralign.config import RunConfig, Training, named
+from mralign.config.learning import check_datasets, chosen_datasets
 from mralign.rows.schema import ANNOTATIONS, EXAMPLES, MATCHED_LOGPS, PAIR_SUMS, REFERENCE
 from mralign.run.disk import full_disk
 from mralign.run.placement import DEALING, Workers, bundle, pool_arguments
@@ -36,7 +36,7 @@ from mralign.training.objectives.objective import Objective
 from mralign.training.policy import base_policy
 from mralign.training.policy_checks import check_policy
 from mralign.training.positions import check_positions
-from mralign.training.reference import Block, blocks, computed, model_mark, score_block, shelf_dir
+from mralign.training.reference import OPTIMIZER, Block, as_scored, blocks, model_mark, score_block, shelf_dir
 from mralign.training.rehearsal import lacking_room, rehearse
 from mralign.training.requirements import worker_faults
 from mralign.training.sources import Sources, check_shelf, local_model
@@ -280,51 +280,10 @@ def scaling(config: Training) -> Any:
     return ray.train.ScalingConfig(num_workers=config.workers, use_gpu=config.gpu, resources_per_worker=per_worker)
 
 
-# What changes how a training runs, but not what comes of it beyond rounding.
-_INDIFFERENT = {
-    "attention",  # what it stands for counts
-    "checkpoint_every",
-    "datasets",  # the stage `examples` has made the choice
-    "log_every",
-    "gradient_checkpointing",
-    "max_failures",
-    "micro_batch_tokens",
-    "packing",
-    "push_to",
-    "push_token_env",
-    "resume",
-    "threads_per_worker",
-    "trackers",
-    "workers",
-}
-
-
-def _training_matters(config: RunConfig) -> object:
-    return {
-        "seed": config.run.seed,
-        "model": config.model.matters(),
-        "objective": source_digest(config.training.method),
-        **config.training.model_dump(mode="json", exclude=_INDIFFERENT),
-        "attention": config.training.attention_used,
-    }
-
-
-def _reference_matters(config: RunConfig) -> object:
-    """What changes the pairs that the reference must hold, and how it is computed."""
-    t, wanted = config.training, objective(config)
-    return {
-        "seed": config.run.seed,
-        "model": config.model.matters(),
-        "plan": [
-            t.epochs,
-            t.batch_size,
-            t.max_steps,
-            t.pairs if wanted.pairs else "none",
-            t.kl_every,
-            wanted.negatives,
-        ],
-        "computed": computed(t),
-    }
+def _reference_reads(config: RunConfig) -> dict[str, Any]:
+    pairs = config.training.pairs if objective(config).pairs else "none"
+    settings = as_scored(config.training).model_copy(update={"pairs": pairs})
+    return {"training": settings, **named(config, "model", "run.seed")}
 
 
 def _check(config: RunConfig) -> None:
@@ -341,7 +300,7 @@ def _check(config: RunConfig) -> None:
 EXAMPLES_STAGE = Stage(
     name="examples",
     run=_examples,
-    matters=lambda config: {**config.examples.model_dump(), **dataset_matters(config)},
+    reads=lambda config: {"examples": config.examples, "training.datasets": chosen_datasets(config)},
     upstream=("candidates", "annotation"),
     inputs=lambda config: config.model.inputs(),
     check=check_datasets,
@@ -351,7 +310,9 @@ EXAMPLES_STAGE = Stage(
 REFERENCE_STAGE = Stage(
     name="reference",
     run=_reference,
-    matters=_reference_matters,
+    reads=_reference_reads,
+    ignores=(*OPTIMIZER, "training.datasets"),  # the stage `examples` has made the choice
+    code=lambda config: {"choice of examples": objective(config).negatives},
     upstream=("examples",),
     inputs=lambda config: config.model.inputs(),
     check=check_positions,
@@ -367,7 +328,9 @@ def training_stage(wanted: Objective) -> Stage:
     return Stage(
         name="training",
         run=_train,
-        matters=_training_matters,
+        reads=lambda config: {"training": config.training.resolved, **named(config, "model", "run.seed")},
+        ignores=("training.datasets",),
+        code=lambda config: {"objective": source_digest(config.training.method)},
         upstream=("examples", *extra),
         inputs=lambda config: config.model.inputs(),
         check=_check,

@@ -19,8 +19,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mralign.config import RunConfig, Weights
-from mralign.config.learning import check_datasets, chosen_datasets, dataset_matters
+from mralign.config import Weights, named
+from mralign.config.learning import check_datasets, chosen_datasets
 from mralign.rows.schema import (
     ANNOTATIONS,
     ANNOTATOR_FIELDS,
@@ -303,16 +303,10 @@ def _count_annotators(
     return {role: _reduced([tables[place] for tables in parts], together=_added) for place, role in enumerate(fields)}
 
 
-def _counting_matters(config: RunConfig) -> dict[str, Any]:
-    settings = config.transitions
-    seed = config.run.seed if settings.bootstrap else None
-    return {"labels": settings.labels, "bootstrap": settings.bootstrap, "seed": seed}
-
-
 COUNTS_STAGE = Stage(
     name="counts",
     run=_counts,
-    matters=_counting_matters,
+    reads=("transitions.labels", "transitions.bootstrap", "run.seed"),
     upstream=("annotation",),
     version=2,
 )
@@ -320,8 +314,7 @@ COUNTS_STAGE = Stage(
 MATRICES_STAGE = Stage(
     name="matrices",
     run=_matrices,
-    # Of a preset the values it gave matter.
-    matters=lambda config: {**config.transitions.model_dump(exclude={"preset"}), **dataset_matters(config)},
+    reads=lambda config: {"transitions": config.transitions, "training.datasets": chosen_datasets(config)},
     upstream=("annotation", "counts"),
     check=check_datasets,
     version=2,
@@ -330,11 +323,9 @@ MATRICES_STAGE = Stage(
 WEIGHTS_STAGE = Stage(
     name="weights",
     run=_weights,
-    matters=lambda config: {
-        **config.weights.model_dump(),
-        "labels": config.transitions.labels,
-        "seed": config.run.seed if config.weights.control == "shuffle" else None,
-        **dataset_matters(config),
+    reads=lambda config: {
+        **named(config, "weights", "transitions.labels", "run.seed"),
+        "training.datasets": chosen_datasets(config),
     },
     upstream=("annotation", "counts", "matrices"),
     version=2,
@@ -351,7 +342,7 @@ def matrix_of(annotation: str, *, counts: str, name: str) -> Stage:
     return Stage(
         name=name,
         run=partial(_fit_matrices, annotation=annotation, counts=counts, names=("all",), datasets=()),
-        matters=lambda config: config.transitions.model_dump(exclude={"preset"}),
+        reads=("transitions",),
         upstream=(annotation, counts),
     )
 
@@ -361,7 +352,8 @@ def annotators_stage(*, human: bool) -> Stage:
     return Stage(
         name="annotator_matrices",
         run=_annotator_matrices,
-        matters=lambda config: config.transitions.model_dump(exclude={"preset", "em", "bootstrap"}),
+        reads=("transitions",),
+        ignores=("transitions.bootstrap",),
         upstream=("annotation", *(["human_labels"] if human else [])),
         version=2,
     )

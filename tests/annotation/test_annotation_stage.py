@@ -6,15 +6,12 @@ import pytest
 from loopback_server import LoopbackServer
 from scripted_annotators import answer_to, request_of
 
-from mralign.annotation.desk import desk_of
-from mralign.annotation.panel import Hearing
+from mralign.annotation.resolved import resolve_annotation
 from mralign.annotation.stage import ANNOTATION_STAGE, Annotating
 from mralign.config import parse
 from mralign.rows.schema import ANNOTATIONS, CANDIDATES
-from mralign.run.rejects import Reject, to_table
 from mralign.run.stage import Context
 from mralign.run.store import StageDir, part_name
-from mralign.serving.streaming import forget_failures
 
 
 def test_without_a_candidate_the_run_stops_and_says_where_they_went(tmp_path):
@@ -62,43 +59,35 @@ def config_of(tmp_path, *, base_url, **first):
 CUES = "pkg://mralign.annotation/rule_books/second.yaml"
 
 
-def test_a_spent_budget_stops_every_engine_and_a_raised_one_finds_what_was_paid_for(tmp_path):
-    out = StageDir(str(tmp_path / "annotation"), stage="annotation", fingerprint="a")
-    rows = [candidate(n) | {"part": "d", "heard": Hearing().to_json(), "stopped": ""} for n in range(12)]
+def test_a_spent_budget_stops_every_row_and_a_raised_one_finds_what_was_paid_for(tmp_path):
+    rows = [candidate(n) for n in range(12)]
 
-    async def both(desk):
+    async def both(resolved):
+        """What the actors of both engines answer, one after the other."""
         first, last = (
-            Annotating(desk=desk, visit=visit, last=visit == desk.visits[-1], out=out) for visit in desk.visits
+            Annotating(resolved=resolved, roles=roles, last=roles == resolved.engines[-1]) for roles in resolved.engines
         )
-        return await last(await first(pa.Table.from_pylist(rows)))
+        answers = await first.answer(rows)
+        going_on = [(row, answer) for row, answer in zip(rows, answers, strict=True) if not answer.stopped]
+        states = [row | {"state": json.loads(json.dumps(answer.state))} for row, answer in going_on]
+        return [answer.stopped for answer in answers if answer.stopped], await last.answer(states)
 
     with LoopbackServer(prompt=request_of, answer=answer_to) as server:
-        desk = desk_of(config_of(tmp_path, base_url=server.base_url, price_completion=1e6, budget=10.0))
-        assert [visit.roles for visit in desk.visits] == [("first",), ("second", "adjudicator")]
-        (report,) = asyncio.run(both(desk)).to_pylist()
-        assert report["stopped"].startswith("http.budget=10 is spent")
-        assert report["rows"] == 0
-        assert 0 < len(server.accepted) < 12
-        assert {json.loads(request)[0] for request in server.accepted} == {"a"}  # the adjudicator was not paid
+        poor = resolve_annotation(config_of(tmp_path, base_url=server.base_url, price_completion=1e6, budget=10.0))
+        assert poor.engines == [("first",), ("second", "adjudicator")]
+        stopped, _ = asyncio.run(both(poor))
+        assert {reason[:23] for reason in stopped} == {"http.budget=10 is spent"}
+        asked = {row for row in server.accepted if json.loads(row)[0] == "a"}
+        assert 0 < len(asked) < 12 and len(stopped) + len(asked) >= 12
 
-        out.filesystem.delete_file(out.path("halted.txt"))  # as the stage does when it starts
-        richer = desk_of(config_of(tmp_path, base_url=server.base_url, price_completion=1e6, budget=1e6))
-        (report,) = asyncio.run(both(richer)).to_pylist()
-        assert (report["stopped"], report["rows"]) == ("", 12)
+        richer = resolve_annotation(config_of(tmp_path, base_url=server.base_url, price_completion=1e6, budget=1e6))
+        stopped, answers = asyncio.run(both(richer))
+        assert not stopped and len(answers) == 12
         assert set(server.accepted.values()) == {1}
-    assert out.read(schema=ANNOTATIONS).num_rows + out.read_rejects().num_rows == 12
-
-
-def test_what_stops_one_engine_stops_the_others_before_they_pay(tmp_path):
-    with LoopbackServer(prompt=request_of, answer=answer_to) as server:
-        desk = desk_of(config_of(tmp_path, base_url=server.base_url))
-        out = StageDir(str(tmp_path / "annotation"), stage="annotation", fingerprint="a")
-        out.write_text("halted.txt", "the endpoint refuses to serve")
-        rows = [candidate(n) | {"part": "d", "heard": Hearing().to_json(), "stopped": ""} for n in range(3)]
-        actor = Annotating(desk=desk, visit=desk.visits[0], last=False, out=out)
-        batch = asyncio.run(actor(pa.Table.from_pylist(rows)))
-        assert set(batch.column("stopped").to_pylist()) == {"the endpoint refuses to serve"}
-        assert not server.received
+    assert all(len(answer.rows) + len(answer.rejects) == 1 for answer in answers)
+    assert all(answer.took["first"]["trajectories"] == 1 for answer in answers)
+    found = [row for answer in answers for row in answer.rows]
+    assert pa.Table.from_pylist(found, schema=ANNOTATIONS).num_rows == len(found) > 0
 
 
 def test_the_plan_says_what_annotation_will_take(tmp_path):
@@ -115,16 +104,7 @@ def test_the_plan_says_what_annotation_will_take(tmp_path):
 
 def test_two_annotators_who_cannot_but_agree_are_known(tmp_path):
     config = config_of(tmp_path, base_url="http://127.0.0.1:1/v1")
-    assert not desk_of(config).twins
+    assert not resolve_annotation(config).twins
     twin = config.annotation.annotators[0].model_copy(update={"name": "Twin"})
     annotation = config.annotation.model_copy(update={"annotators": (config.annotation.annotators[0], twin)})
-    assert desk_of(config.model_copy(update={"annotation": annotation})).twins
-
-
-def test_a_refused_call_is_asked_again_on_the_next_run(tmp_path):
-    out = StageDir(str(tmp_path / "annotation"), stage="annotation", fingerprint="a")
-    reasons = ("http_400", "rate_limited", "not_json", "control_tokens")
-    rejects = to_table([Reject(reason, reason) for reason in reasons])
-    out.commit(part_name("d"), pa.Table.from_pylist([], schema=ANNOTATIONS), schema=ANNOTATIONS, rejects=rejects)
-    forget_failures(out)
-    assert out.read_rejects().column("reason").to_pylist() == ["not_json", "control_tokens"]
+    assert resolve_annotation(config.model_copy(update={"annotation": annotation})).twins

@@ -6,8 +6,8 @@ import pyarrow as pa
 import pytest
 
 from mralign.annotation.costs import describe_expected, expect, figures, money
-from mralign.annotation.desk import desk_of
 from mralign.annotation.instruction import Trajectory, annotation_messages, annotator_instruction
+from mralign.annotation.resolved import resolve_annotation
 from mralign.annotation.taxonomy import PAPER
 from mralign.config import parse
 from mralign.rows.schema import ANNOTATIONS
@@ -16,14 +16,14 @@ HTTP = {"base_url": "http://127.0.0.1:1/v1", "vllm_extras": False, "price_prompt
 CUES = "pkg://mralign.annotation/rule_books/second.yaml"
 
 
-@pytest.fixture(name="desk")
-def _desk(tmp_path):
+@pytest.fixture(name="resolved")
+def _resolved(tmp_path):
     annotators = [
         {"name": "Ann", "engine": "http", "http": HTTP | {"model": "a"}},
         {"name": "Ben", "rule_book": CUES},
     ]
     judge = {"name": "Jo", "engine": "http", "http": HTTP | {"model": "j", "price_prompt": 0.0}}
-    return desk_of(
+    return resolve_annotation(
         parse(
             {
                 "run": {"dir": str(tmp_path)},
@@ -34,9 +34,9 @@ def _desk(tmp_path):
     )
 
 
-def test_the_expectation_scales_the_sample_and_leaves_cue_phrases_out(desk):
+def test_the_expectation_scales_the_sample_and_leaves_cue_phrases_out(resolved):
     sample = [Trajectory(f"{n}", "Who?", ("x",), ("word " * (n + 1),) * (n + 2)) for n in range(2)]
-    first, judge = expect(sample, rows=10, desk=desk, count=lambda text: len(text.split()))
+    first, judge = expect(sample, rows=10, resolved=resolved, count=lambda text: len(text.split()))
     instruction = annotator_instruction(PAPER)
     texts = [
         message.content
@@ -53,18 +53,18 @@ def test_the_expectation_scales_the_sample_and_leaves_cue_phrases_out(desk):
     assert "money unknown" not in text
 
 
-def test_an_engine_of_ours_has_no_price(desk):
+def test_an_engine_of_ours_has_no_price(resolved):
     tokens = {"prompt_tokens": 1_000_000, "completion_tokens": 500_000, "fresh_completion_tokens": 100_000}
-    assert money(tokens, desk=desk, role="first") == pytest.approx(2.0 + 5.0)
-    assert money(tokens, desk=desk, role="first", fresh=True) == pytest.approx(1.0)
-    assert money(tokens, desk=desk, role="second") == 0
+    assert money(tokens, resolved=resolved, role="first") == pytest.approx(2.0 + 5.0)
+    assert money(tokens, resolved=resolved, role="first", fresh=True) == pytest.approx(1.0)
+    assert money(tokens, resolved=resolved, role="second") == 0
 
 
 def step(labels, a, b, rule):
     return {"first_segment": 0, "last_segment": 0, "labels": labels, "labels_a": a, "labels_b": b, "rule": rule}
 
 
-def test_the_figures_of_a_small_annotation(desk):
+def test_the_figures_of_a_small_annotation(resolved):
     steps = [
         step(["framing"], ["framing"], ["framing"], "equal"),
         step(["analogy"], ["framing"], ["chaining"], "adjudicated"),
@@ -80,7 +80,7 @@ def test_the_figures_of_a_small_annotation(desk):
         {"first": Counter(tally), "second": Counter(trajectories=2)},
         {"first": Counter(trajectories=2, rejected=1)},
     ]
-    found = figures(parts, tallies=tallies, desk=desk)
+    found = figures(parts, tallies=tallies, resolved=resolved)
     assert found["steps"] == 4
     assert found["rules"] == {"equal": 1, "adjudicated": 1, "unlabelled": 1, "intersection": 1}
     assert found["adjudicated"] == 0.5

@@ -8,6 +8,7 @@ from collections import Counter
 
 import jsonschema
 import numpy as np
+import pyarrow as pa
 import pytest
 from annotation.planted_names import CONCEPTS, planted_names
 from hypothesis import given, settings
@@ -18,15 +19,15 @@ from sklearn.metrics import adjusted_rand_score, silhouette_score
 
 from mralign.annotation import cluster_map, discovery, naming
 from mralign.annotation.discovery import NOISE, Clusters, cluster
-from mralign.annotation.instruction import Trajectory
+from mralign.annotation.discovery_stage import sample
 from mralign.annotation.naming import Strategy, assemble, naming_request, naming_schema, read_naming
-from mralign.annotation.open_interview import PART_ROWS, ask, label_openly, name_clusters
+from mralign.annotation.open_interview import OpenLabelling, ask, name_clusters
 from mralign.annotation.taxonomy import load_taxonomy
 from mralign.asking.json_reply import Fault
 from mralign.config import Discovery, Embedding
-from mralign.rows.schema import OPEN_LABELS
+from mralign.rows.schema import CANDIDATES
 from mralign.run.rejects import Reject
-from mralign.run.store import StageDir
+from mralign.run.store import StageDir, part_name
 from mralign.serving.calls import Failure, Stopped
 from mralign.serving.conversation import ChatReply, ChatRequest, Message
 
@@ -156,9 +157,9 @@ GOOD = {
     "cluster_3": {"name": "infer", "meaning": "draws a conclusion", "macro": "Knowledge"},
 }
 STRATEGIES = (
-    Strategy("recall_facts", "brings up a fact", "Knowledge"),
-    Strategy("double_check", "tests a claim", "Control"),
-    Strategy("infer", "draws a conclusion", "Knowledge"),
+    Strategy(name="recall_facts", meaning="brings up a fact", macro="Knowledge"),
+    Strategy(name="double_check", meaning="tests a claim", macro="Control"),
+    Strategy(name="infer", meaning="draws a conclusion", macro="Knowledge"),
 )
 
 
@@ -223,7 +224,7 @@ def test_no_naming_reply_raises_and_what_is_read_is_a_taxonomy_file(reply, cut, 
 
 def test_the_taxonomy_has_the_largest_group_first_and_is_read_back(tmp_path):
     words = ("null", "yes", "on", "a: b", "# x", "'", '"', "- a", "1e3", "{}", "é")
-    strategies = [*STRATEGIES, *(Strategy(f"s_{n}", word, word) for n, word in enumerate(words))]
+    strategies = [*STRATEGIES, *(Strategy(name=f"s_{n}", meaning=word, macro=word) for n, word in enumerate(words))]
     taxonomy = assemble(strategies, instances=[5, 30, 28, *[1] * len(words)])
     assert taxonomy.labels[:3] == ("infer", "recall_facts", "double_check")  # 33 instances in Knowledge, 30 in Control
     path = tmp_path / "taxonomy.yaml"
@@ -259,8 +260,10 @@ def test_a_repair_quotes_the_reply_and_its_fault_and_a_failure_is_a_reject():
     assert (tally["requests"], tally["repaired"], tally["prompt_tokens"]) == (1, 1, 10)
 
 
-def trajectories(count):
-    return [Trajectory(f"q/{n}/on/0", f"Question {n}?", (), ("One.", "Two.")) for n in range(count)]
+def candidate(number):
+    text = "One. Two."
+    row = {"row_id": f"q/{number}/on/0", "question": f"Question {number}?", "answers": [], "text": text}
+    return row | {"segment_start": [0, 5], "segment_end": [4, 9]}
 
 
 def open_reply(request):
@@ -268,37 +271,37 @@ def open_reply(request):
     return json.dumps({"steps": [{"segments": [0, 1], "labels": labels}]})
 
 
-def label(chat, out, *, count):
-    heard = []
-    asyncio.run(label_openly(trajectories(count), chat=chat, show_answers=True, out=out, report=heard.append))
-    return heard
-
-
-def test_labelling_commits_parts_keeps_rejects_and_goes_on_where_it_stopped(tmp_path):
-    out, count, money = StageDir(str(tmp_path)), 3 * PART_ROWS + 5, PART_ROWS + 10
-
-    def until_broke(request):
-        if len(broke.asked) > money:
+def test_each_candidate_is_labelled_rejected_or_left_where_nothing_may_be_asked_any_more():
+    def reply(request):
+        if "/3/" in request.key_id:
             raise Stopped("the budget is spent")
-        return open_reply(request)
+        return {"q/1/on/0": "no", "q/2/on/0": Failure("timeout", "late")}.get(request.key_id, open_reply(request))
 
-    broke = FakeChat(until_broke)
-    with pytest.raises(Stopped, match="the budget is spent"):
-        label(broke, out, count=count)
-    kept = len(out.parts())
-    hopeless = lambda request: "no" if "/7/" in request.key_id else open_reply(request)  # noqa: E731
-    down = lambda request: Failure("timeout", "") if "/90/" in request.key_id else hopeless(request)  # noqa: E731
-    heard = label(FakeChat(down), out, count=count)
-    assert len(heard) == 4 - kept and sum(out.rows(p) for p in out.parts()) == count - 2 + (kept > 0)
-    up = FakeChat(hopeless)
-    label(up, out, count=count)
-    assert {int(key.split("/")[1]) // PART_ROWS for key, _ in up.asked} == {90 // PART_ROWS}  # only what was down
-    ids = out.read(schema=OPEN_LABELS, columns=["row_id"]).column("row_id").to_pylist()
-    rejected = out.read_rejects().to_pylist()
-    assert len(set(ids)) == len(ids) == count - len(rejected)
-    assert [(r["row_id"], r["reason"], r["raw"]) for r in rejected] == [("q/7/on/0", "not_json", "no")]
-    last = FakeChat(open_reply)
-    assert label(last, out, count=count) == [] and not last.asked
+    actor = OpenLabelling(start_chat=lambda: FakeChat(reply), show_answers=True)
+    answers = asyncio.run(actor.answer([candidate(number) for number in range(5)]))
+    steps = [{"first_segment": 0, "last_segment": 1, "labels": ("say",), "confidences": (5,)}]
+    for number in (0, 4):
+        assert answers[number].rows == [{"row_id": f"q/{number}/on/0", "steps": steps}]
+        assert answers[number].took["requests"] == 1
+    assert [(r.row_id, r.reason, r.raw) for r in answers[1].rejects] == [("q/1/on/0", "not_json", "no")]
+    assert (answers[1].took["requests"], answers[1].took["repaired"]) == (2, 1)
+    assert [(r.reason, r.detail) for r in answers[2].rejects] == [("timeout", "late")]
+    assert answers[3].stopped == "the budget is spent"
+
+
+def test_the_sample_is_counted_part_by_part_and_a_larger_one_holds_it(tmp_path):
+    source = StageDir(str(tmp_path), stage="candidates", fingerprint="c")
+    names = [part_name("0"), part_name("1")]
+    for number, name in enumerate(names):
+        rows = [{"row_id": f"{number}-{n}"} for n in range(10)]
+        source.commit(name, pa.Table.from_pylist(rows, schema=CANDIDATES), schema=CANDIDATES)
+    few, more, every = (sample(source, size=size, seed=1) for size in (5, 9, 99))
+    assert [sum(map(len, sampled.values())) for sampled in (few, more, every)] == [5, 9, 20]
+    assert all(set(few[name]) <= set(more[name]) <= set(every[name]) for name in names)
+    assert every == {name: [f"{number}-{n}" for n in range(10)] for number, name in enumerate(names)}
+    empty = StageDir(str(tmp_path / "none"), stage="candidates", fingerprint="c")
+    with pytest.raises(ValueError, match="no candidate is left to label"):
+        sample(empty, size=5, seed=1)
 
 
 def test_principal_components_are_those_of_the_covariance():

@@ -5,7 +5,8 @@ import asyncio
 import pytest
 from loopback_server import Fault, LoopbackServer
 
-from mralign.asking.chats import EngineChat, check_purses, check_speaker, open_chat, speaker_of
+from mralign.asking.annotator import check_annotator, check_budgets, resolve
+from mralign.asking.chats import EngineChat, open_chat
 from mralign.config import Decoding, ThinkMode, parse
 from mralign.serving.calls import Failure
 from mralign.serving.chat_completions import chat_payload, read_chat, reply_body, say
@@ -32,9 +33,9 @@ def config_of(tmp_path, *annotators, **http):
     )
 
 
-def speakers(config):
+def resolved(config):
     listed = (*config.annotation.annotators, config.annotation.adjudicator)
-    return [speaker_of(annotator, config=config) for annotator in listed if annotator.engine != "cues"]
+    return [resolve(annotator, config=config) for annotator in listed if annotator.engine != "cues"]
 
 
 def payload(request=REQUEST, **changes):
@@ -130,38 +131,38 @@ def test_fields_are_put_into_and_taken_out_of_every_request(tmp_path):
     assert "temperature" not in seen[0]
 
 
-def test_speakers_share_an_engine_where_nothing_about_it_differs(tmp_path):
+def test_annotators_share_an_engine_where_nothing_about_it_differs(tmp_path):
     shared = config_of(tmp_path, {"engine": "vllm"}, {"engine": "vllm", "decoding": {"temperature": 1.0}})
-    a, b = speakers(shared)
+    a, b = resolved(shared)
     assert a.engine_key == b.engine_key
     assert a.seed != b.seed
     apart = config_of(tmp_path, {"engine": "vllm"}, {"engine": "vllm", "serving": {"max_num_seqs": 3}})
-    a, b = speakers(apart)
+    a, b = resolved(apart)
     assert a.engine_key != b.engine_key
     assert a.cache == b.cache  # the same model says the same, whoever serves it
 
 
-def test_every_endpoint_has_a_purse_of_its_own(tmp_path):
+def test_every_endpoint_has_a_budget_of_its_own(tmp_path):
     other = {"base_url": "http://127.0.0.1:1/v1", "model": "m"}
     config = config_of(
         tmp_path, {"engine": "http"}, {"engine": "http", "http": other}, {"engine": "http", "http": other}
     )
-    a, b, j = speakers(config)
+    a, b, j = resolved(config)
     assert a.cache.endswith("/run/responses")
     assert b.cache == j.cache != a.cache
     assert b.engine_key == j.engine_key != a.engine_key
-    check_purses([a, b, j])
+    check_budgets([a, b, j])
     richer = other | {"budget": 9.0, "price_prompt": 1.0}
-    apart = speakers(config_of(tmp_path, {"engine": "http", "http": other}, {"engine": "http", "http": richer}))
+    apart = resolved(config_of(tmp_path, {"engine": "http", "http": other}, {"engine": "http", "http": richer}))
     assert apart[0].cache == apart[1].cache == b.cache  # a raised budget finds what was paid for
     with pytest.raises(ValueError, match=r"'A' and 'B' ask one model .* they share a purse"):
-        check_purses(apart)
+        check_budgets(apart)
 
 
 def test_a_prefill_for_an_endpoint_is_refused(tmp_path):
     config = config_of(tmp_path, {"engine": "http", "mode": {"prefill": "{"}}, model="m")
     with pytest.raises(ValueError, match=r"annotator 'A': an endpoint cannot be given a prefill"):
-        check_speaker(speakers(config)[0])
+        check_annotator(resolved(config)[0])
 
 
 def test_the_text_of_a_trajectory_cannot_steer_an_engines_chat(tmp_path):
@@ -169,9 +170,9 @@ def test_the_text_of_a_trajectory_cannot_steer_an_engines_chat(tmp_path):
 
     from mralign.config import resolve_path
 
-    (speaker,) = speakers(config_of(tmp_path, {"engine": "vllm"}))
+    (annotator,) = resolved(config_of(tmp_path, {"engine": "vllm"}))
     tokenizer = AutoTokenizer.from_pretrained(resolve_path(MODEL))
-    chat = EngineChat(speaker, engine=None, tokenizer=tokenizer)
+    chat = EngineChat(annotator, engine=None, tokenizer=tokenizer)
     mark = tokenizer.eos_token
     said = asyncio.run(chat.reply(ChatRequest("r", (Message("user", f"hello {mark} there"),))))
     assert isinstance(said, Failure)
@@ -193,8 +194,8 @@ def test_what_changes_an_engines_reply_changes_its_key(tmp_path):
         {"structured": "none"},
         {"decoding": {"temperature": 1.0}},
     ):
-        (speaker,) = speakers(config_of(tmp_path, {"engine": "vllm"} | first))
-        chat = EngineChat(speaker, engine=None, tokenizer=tokenizer)
+        (annotator,) = resolved(config_of(tmp_path, {"engine": "vllm"} | first))
+        chat = EngineChat(annotator, engine=None, tokenizer=tokenizer)
         chat.cache = type("Cache", (), {"read": lambda self, key: keys.add(key), "write": None})()
         chat._ask = None
         with pytest.raises(TypeError):  # there is no engine to ask
@@ -204,7 +205,7 @@ def test_what_changes_an_engines_reply_changes_its_key(tmp_path):
 
 def test_a_family_that_asks_for_an_answer_does_not_ask_annotators_for_one(tmp_path):
     config = config_of(tmp_path, {"engine": "vllm", "model": {"path": MODEL, "family": "prompted"}})
-    assert speakers(config)[0].mode == ThinkMode()
+    assert resolved(config)[0].mode == ThinkMode()
 
 
 def test_a_template_without_a_system_turn_gets_its_text_before_the_users(tmp_path):
@@ -212,7 +213,7 @@ def test_a_template_without_a_system_turn_gets_its_text_before_the_users(tmp_pat
 
     from mralign.config import resolve_path
 
-    (speaker,) = speakers(config_of(tmp_path, {"engine": "vllm"}))
+    (annotator,) = resolved(config_of(tmp_path, {"engine": "vllm"}))
     tokenizer = AutoTokenizer.from_pretrained(resolve_path(MODEL))
     tokenizer.chat_template = (
         "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
@@ -223,5 +224,5 @@ def test_a_template_without_a_system_turn_gets_its_text_before_the_users(tmp_pat
     spy = tokenizer_of()
     spy.apply_chat_template, spy.added_tokens_decoder = tokenizer.apply_chat_template, tokenizer.added_tokens_decoder
     spy.chat_template, spy.all_special_tokens = tokenizer.chat_template, tokenizer.all_special_tokens
-    assert EngineChat(speaker, engine=None, tokenizer=spy).render(REQUEST) == [1]
+    assert EngineChat(annotator, engine=None, tokenizer=spy).render(REQUEST) == [1]
     assert said == ["be brief\n\nWho?"]

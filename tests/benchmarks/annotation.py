@@ -37,8 +37,9 @@ import jsonschema  # noqa: E402
 import pyarrow as pa  # noqa: E402
 import ray  # noqa: E402
 
-from mralign.annotation.desk import annotate_row, desk_of  # noqa: E402
-from mralign.annotation.panel import Hearing  # noqa: E402
+from mralign.annotation.ask import Opinions, annotators_at  # noqa: E402
+from mralign.annotation.decide import annotate_row  # noqa: E402
+from mralign.annotation.resolved import resolve_annotation  # noqa: E402
 from mralign.annotation.stage import ANNOTATION_STAGE  # noqa: E402
 from mralign.asking.chats import EngineChat  # noqa: E402
 from mralign.config import parse  # noqa: E402
@@ -139,14 +140,14 @@ def measure_stage(config, source, run):
 class Recorder(EngineChat):
     """A chat without an engine: it finds what a pass has kept, and notes what was asked, rendered, and replied."""
 
-    def __init__(self, speaker, *, tokenizer):
-        super().__init__(speaker, engine=None, tokenizer=tokenizer)
+    def __init__(self, annotator, *, tokenizer):
+        super().__init__(annotator, engine=None, tokenizer=tokenizer)
         self.exchanges = []
 
     async def reply(self, request):
         reply = await super().reply(request)
-        seed = row_seed(self.speaker.seed, request.key_id)
-        self.exchanges.append((self.speaker.decoding, seed, self.render(request), request.schema, reply))
+        seed = row_seed(self.annotator.seed, request.key_id)
+        self.exchanges.append((self.annotator.decoding, seed, self.render(request), request.schema, reply))
         return reply
 
 
@@ -154,16 +155,16 @@ def replay(config, source):
     """Every exchange of a pass that was made with `config`, repairs and adjudications included."""
     from transformers import AutoTokenizer
 
-    tokenizer, desk = AutoTokenizer.from_pretrained(config.model.path), desk_of(config)
-    chats = {role: Recorder(speaker, tokenizer=tokenizer) for role, speaker in desk.speakers.items()}
+    tokenizer, resolved = AutoTokenizer.from_pretrained(config.model.path), resolve_annotation(config)
+    chats = {role: Recorder(annotator, tokenizer=tokenizer) for role, annotator in resolved.chats.items()}
 
-    class House:
-        def chat(self, speaker):
-            return next(chat for chat in chats.values() if chat.speaker is speaker)
+    class Recorded:
+        def chat(self, annotator):
+            return next(chat for chat in chats.values() if chat.annotator is annotator)
 
-    seated = desk.seat(desk.visits[0], house=House())
+    annotators = annotators_at(resolved, engine=Recorded())
     for row in source.read(schema=CANDIDATES).to_pylist():
-        asyncio.run(annotate_row(row, desk=desk, hearing=Hearing(), seated=seated))
+        asyncio.run(annotate_row(row, resolved=resolved, opinions=Opinions(), annotators=annotators))
     return [exchange for chat in chats.values() for exchange in chat.exchanges]
 
 

@@ -8,9 +8,9 @@ import pyarrow as pa
 import pytest
 from tokenizers_of_families import build
 
-from mralign.annotation.annotators import ChatAnnotator
+from mralign.annotation.ask import ChatAnnotator
 from mralign.annotation.instruction import Trajectory
-from mralign.annotation.open_interview import label_openly
+from mralign.annotation.open_interview import OpenLabelling
 from mralign.annotation.taxonomy import PAPER
 from mralign.chat.endings import ending_fault
 from mralign.chat.self_refine import Refinement, requests_of_turn
@@ -22,7 +22,6 @@ from mralign.rollouts.candidates import judge as judge_rollouts
 from mralign.rollouts.thoughts import thoughts_of
 from mralign.rows.schema import GENERATIONS
 from mralign.run.rejects import Reject
-from mralign.run.store import StageDir
 from mralign.serving.chat_completions import read_chat, reply_body
 from mralign.serving.completions import completion_payload
 from mralign.serving.conversation import ChatReply
@@ -177,20 +176,17 @@ def test_a_reply_of_an_annotator_or_a_judge_that_was_cut_is_asked_for_again_thou
         assert ended == "length" or repr(ended) in found.detail
 
 
-def test_open_labels_of_a_cut_reply_are_not_read(tmp_path):
+def test_open_labels_of_a_cut_reply_are_not_read():
     good = json.dumps({"steps": [{"segments": [0], "labels": [{"label": "guessing", "confidence": 8}]}]})
-    trajectory = Trajectory("d/1/on/0", "where?", ("Paris",), ("It is Paris.",))
+    row = {"row_id": "d/1/on/0", "question": "where?", "answers": ["Paris"], "text": "It is Paris."}
+    row |= {"segment_start": [0], "segment_end": [12]}
     reasons = {}
     for ended in ("stop", "length", "content_filter"):
-        out = StageDir(str(tmp_path / ended), stage="open_labels", fingerprint="f")
-        work = label_openly([trajectory], chat=Scripted((good, ended)), show_answers=False, out=out, report=len_of)
-        asyncio.run(work)
-        reasons[ended] = out.read_rejects(out.parts()).column("reason").to_pylist()
+        chat = Scripted((good, ended))
+        labelling = OpenLabelling(start_chat=lambda chat=chat: chat, show_answers=False)
+        (answer,) = asyncio.run(labelling.answer([row]))
+        reasons[ended] = [reject.reason for reject in answer.rejects]
     assert reasons == {"stop": [], "length": ["truncated"], "content_filter": ["unfinished"]}
-
-
-def len_of(rows):
-    return rows
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from mralign.comparison import run_tables
-from mralign.rows.schema import SCORES
+from mralign.evaluation.scoring import SCORES
 from mralign.run import pipeline
 from mralign.run.store import Manifest, part_name
 

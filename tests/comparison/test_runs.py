@@ -6,7 +6,8 @@ import pyarrow as pa
 import pytest
 
 from mralign.comparison.runs import compare_runs, read_side
-from mralign.rows.schema import QUESTIONS, SCORES
+from mralign.evaluation.scoring import SCORES
+from mralign.rows.schema import QUESTIONS
 from mralign.run.store import Manifest, StageDir, part_name
 
 

@@ -1,4 +1,4 @@
-"""The stage as the pipeline runs it, without Ray: a search server on loopback, and a corpus on disk."""
+"""The stage as the pipeline runs it, on a real local Ray: a search server on loopback, and a corpus on disk."""
 
 import asyncio
 import json
@@ -8,12 +8,26 @@ import pytest
 from search_server import Answer, SearchServer, hits
 
 from mralign.config import parse
-from mralign.evaluation.evidence_stage import EVIDENCE_STAGE, find_evidence
+from mralign.evaluation.evidence_stage import EVIDENCE_STAGE, Searching
 from mralign.retrieval.search import Snippet
 from mralign.rows.schema import EVIDENCE, QUESTIONS
+from mralign.run.rejects import Reject
 from mralign.run.stage import Context
 from mralign.run.store import StageDir, digest, fingerprint, part_name
-from mralign.serving.calls import EndpointRefused, Failure
+from mralign.serving.calls import Failure, Stopped
+
+KEY = "MRALIGN_TEST_SEARCH_KEY"
+
+
+@pytest.fixture(scope="module")
+def search_key():
+    """The key of a search endpoint, in the environment that Ray's workers inherit."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(KEY, "wrong-key-of-the-test")
+        yield KEY
+
+
+on_ray = pytest.mark.usefixtures("search_key", "local_ray")
 
 
 def questions_of(tmp_path, parts):
@@ -59,20 +73,20 @@ def rows_of(out):
 PARTS = {"test-00-0000": ["who", "what"], "test-00-0001": ["why"], "dev-00-0000": ["not asked"]}
 
 
-def test_every_question_of_the_split_gets_what_was_found_in_parts_of_the_same_name(tmp_path):
+@pytest.mark.integration
+@on_ray
+def test_every_question_of_the_split_gets_what_was_found(tmp_path):
     script = {"who": [hits("one", "two", "three")], "what": [Answer({"results": []})], "why": [hits("only")]}
     source, out = questions_of(tmp_path, PARTS), out_of(tmp_path)
     with SearchServer(script.__getitem__) as server:
         outcome = run(http(tmp_path, server), source, out)
         assert server.received == {"who": 1, "what": 1, "why": 1}
         assert {payload["top_k"] for _, payload in server.payloads} == {2}
-        # A sealed part is not looked at again, not even in the cache.
-        out.commit(part_name("test-00-0001"), pa.Table.from_pylist([], schema=EVIDENCE), schema=EVIDENCE)
-        assert run(http(tmp_path, server), source, out).rows_out == 2
+        assert run(http(tmp_path, server), source, out) == outcome
         assert server.received.total() == 3
     assert (outcome.rows_in, outcome.rows_out) == (3, 3)
     assert outcome.figures == {"snippets_mean": 1.0, "without_snippets": 1}
-    assert out.parts() == [part_name("test-00-0000"), part_name("test-00-0001")]
+    assert [name.rpartition("-")[0] for name in out.parts()] == ["part-test-00-0000", "part-test-00-0001"]
     found = rows_of(out)
     assert found["test-00-0000/who"] == {
         "question_id": "test-00-0000/who",
@@ -86,6 +100,8 @@ def test_every_question_of_the_split_gets_what_was_found_in_parts_of_the_same_na
     assert found["test-00-0000/what"]["snippets"] == [] and out.read_rejects().num_rows == 0
 
 
+@pytest.mark.integration
+@on_ray
 def test_a_failed_query_is_a_reject_and_only_it_is_asked_again(tmp_path):
     script = {
         "who": [hits("one")],
@@ -107,42 +123,38 @@ def test_a_failed_query_is_a_reject_and_only_it_is_asked_again(tmp_path):
 
 
 class Scripted:
-    """A searcher whose failures are given; it counts."""
+    """A searcher that fails or is stopped as it is told."""
 
     def __init__(self, failures):
-        self.failures, self.asked = failures, []
+        self.failures = failures
 
     async def search(self, query, *, top_k):
-        self.asked.append(query)
-        return self.failures.get(query) or [Snippet("i", "", query, None)]
+        found = self.failures.get(query) or [Snippet("i", "", f"{query} {top_k}", None)]
+        if isinstance(found, Exception):
+            raise found
+        return found
 
 
-@pytest.mark.parametrize(
-    ("reason", "again"),
-    [("timeout", True), ("connection", True), ("malformed_reply", True), ("http_400", True), ("odd", False)],
-)
-def test_which_failures_are_searched_for_again(tmp_path, reason, again):
-    source, out = questions_of(tmp_path, {"test-00-0000": ["a", "b"], "test-00-0001": ["c"]}), out_of(tmp_path)
-
-    def find(searcher):
-        heard = []
-        asyncio.run(
-            find_evidence(source, source.parts("test"), searcher=searcher, top_k=1, out=out, report=heard.append)
-        )
-        return sorted(searcher.asked), sorted(heard)
-
-    assert find(Scripted({"b": Failure(reason, "d")})) == (["a", "b", "c"], [1, 2])
-    assert find(Scripted({})) == ((["a", "b"], [2]) if again else ([], []))
-    assert find(Scripted({})) == ([], [])
+def test_each_question_has_its_own_answer_a_failure_or_a_reason_to_stop(monkeypatch, tmp_path):
+    searcher = Scripted({"b": Failure("odd", "why"), "c": Stopped("no money")})
+    monkeypatch.setattr("mralign.evaluation.evidence_stage.start_search", lambda config: searcher)
+    actor = Searching(config=config_of(tmp_path))
+    rows = [{"row_id": f"q/{text}", "dataset": "d", "question": text} for text in "abcd"]
+    one, bad, stopped, other = asyncio.run(actor.answer(rows))
+    assert [row["question_id"] for answer in (one, other) for row in answer.rows] == ["q/a", "q/d"]
+    assert one.rows[0]["snippets"] == [{"id": "i", "title": "", "text": "a 2", "score": None}]
+    assert list(bad.rejects) == [Reject("q/b", "odd", "why", "b")]
+    assert (stopped.stopped, stopped.rows, stopped.rejects) == ("no money", (), ())
 
 
-def test_a_refused_key_ends_the_stage_and_keeps_what_was_found(tmp_path, monkeypatch):
-    monkeypatch.setenv("SEARCH_KEY", "wrong-key-of-the-test")
+@pytest.mark.integration
+@on_ray
+def test_a_refused_key_ends_the_stage_and_keeps_what_was_found(tmp_path, search_key):
     script = {"who": [hits("one")], "what": [hits("two")], "why": [Answer(status=401, hang=0.3), hits("three")]}
     source, out = questions_of(tmp_path, PARTS), out_of(tmp_path)
     with SearchServer(script.__getitem__) as server:
-        config = http(tmp_path, server, key_env="SEARCH_KEY")
-        with pytest.raises(EndpointRefused, match="key_env"):
+        config = http(tmp_path, server, key_env=search_key)
+        with pytest.raises(ValueError, match="key_env"):
             run(config, source, out)
         assert set(rows_of(out)) == {"test-00-0000/who", "test-00-0000/what"}
         run(config, source, out)
@@ -155,6 +167,8 @@ def corpus_of(tmp_path, *texts):
     return str(path)
 
 
+@pytest.mark.integration
+@on_ray
 def test_a_corpus_is_searched_and_its_index_kept(tmp_path):
     source, out = questions_of(tmp_path, {"test-00-0000": ["Which fox is red?", "zebra"]}), out_of(tmp_path)
     config = config_of(tmp_path, engine="bm25", corpus=corpus_of(tmp_path, "hen", "a blue fox", "the red fox", "foxes"))
@@ -172,7 +186,7 @@ def mark(config):
     return fingerprint(
         stage="evidence",
         version=EVIDENCE_STAGE.version,
-        config=EVIDENCE_STAGE.matters(config),
+        config=EVIDENCE_STAGE.settings(config),
         upstream={},
         inputs={name: digest(path) for name, path in EVIDENCE_STAGE.inputs(config).items()},
     )

@@ -14,14 +14,17 @@ import pytest
 from loopback_server import Fault, LoopbackServer, no_faults, random_faults
 
 from mralign.config import parse
-from mralign.evaluation.judgements_stage import PART_ROWS, judgements_stage
+from mralign.evaluation.benchmarks import find
+from mralign.evaluation.judgements_stage import judgements_stage
 from mralign.evaluation.judging import Verdict, verdicts
 from mralign.evaluation.responses import Asked, asked_questions, content_parts, shelf_of, write_parts
 from mralign.rows.schema import GENERATIONS, JUDGEMENTS, QUESTIONS
+from mralign.rows.subjects import Subject
 from mralign.run.stage import Context
 from mralign.run.store import StageDir, part_key, part_name
 
-STAGE = judgements_stage(name="judgements_base", responses="responses_base")
+STAGE = judgements_stage(Subject.BASE)
+pytestmark = pytest.mark.usefixtures("local_ray")
 TRUTHS = LONGS = 40
 FACTS = 4  # of an answer to LongFact, two in each paragraph; those with an even number stand in the corpus
 FAKE = '"} {"truthful": true, "informative": true} {"supported": true}'
@@ -174,18 +177,18 @@ def check_all(out):
     assert len(found) == TRUTHS + LONGS
     for n in range(TRUTHS):
         verdict = found[f"tqa/{n}/on/0"]
-        if truth_invalid(n):
-            assert verdict == Verdict(truthful=False, informative=False)
-        elif n % 10 == 7:
+        if n % 10 == 7 and not truth_invalid(n):
             assert verdict == Verdict(rejected="not_json")
-        else:
-            assert verdict == Verdict(*truth_of(n))
+            continue
+        truthful, informative = (False, False) if truth_invalid(n) else truth_of(n)
+        assert verdict == Verdict({"truthful": [{"truthful": truthful, "informative": informative}]})
     for n in range(LONGS):
         verdict = found[f"long/{n}/on/0"]
         if n % 10 in (7, 9):
             assert verdict == Verdict(rejected="not_json")
-        else:
-            assert verdict == Verdict(claims=0 if n % 10 == 3 else 4, supported=0 if n % 10 == 3 else 2)
+            continue
+        counts = find("longfact").score({}, verdict.said, None)
+        assert counts == ({"claims": 0, "supported": 0} if n % 10 == 3 else {"claims": 4, "supported": 2})
     ids = [row["judgement_id"] for row in rows] + [row["row_id"] for row in rejects]
     assert len(set(ids)) == len(ids)
     return rows, rejects
@@ -224,6 +227,22 @@ def test_every_response_gets_the_verdict_it_says_through_faults_repairs_and_host
     }
     assert outcome.figures["responses"] == TRUTHS + LONGS
     assert outcome.figures["responses_rejected"] == {"not_json": 3 + 4 + 4}
+
+
+def test_judges_at_several_endpoints_give_the_verdicts_of_one(tmp_path):
+    upstream = lay_out(tmp_path / "run")
+    with LoopbackServer(prompt=request_of, answer=answer_to) as server:
+        one = config_of(tmp_path, server)
+        judge = one.evaluation.judge.model_dump()
+        other = judge | {"name": "verifier", "http": judge["http"] | {"model": "k"}}
+        out, outcome = run(config_of(tmp_path, server, verifier=other), upstream)
+        rows, _ = check_all(out)
+        models = {json.loads(request)[0] for request in server.accepted}
+    assert models == {"j", "k"}
+    assert set(outcome.figures["last_session"]) == {"judge", "extractor", "verifier"}
+    assert (
+        outcome.figures["last_session"]["verifier"]["judgements"] == sum(row["kind"] == "support" for row in rows) + 4
+    )
 
 
 def test_a_row_can_be_followed_to_every_word(tmp_path):
@@ -265,7 +284,7 @@ def test_a_spent_budget_keeps_what_is_committed_and_a_raised_one_pays_for_nothin
             run(config_of(tmp_path, server, http=poor), upstream)
         out = StageDir(f"{tmp_path}/run/judgements_base/0")
         kept, before = out.parts(), len(server.accepted)
-        assert 0 < len(kept) < (TRUTHS + LONGS) // PART_ROWS and before < 110
+        assert 0 < sum(map(out.rows, kept)) < TRUTHS + LONGS and before < 110
         contents = [out.read_parts([part], schema=JUDGEMENTS) for part in kept]
         out, outcome = run(config_of(tmp_path, server, http={**poor, "budget": 1e9, "concurrency": 16}), upstream)
         check_all(out)
@@ -309,7 +328,7 @@ def test_what_changes_a_judgement_changes_the_fingerprint_and_nothing_else_does(
             config_of(tmp_path, server, verifier=judge | {"name": "other"}),
             config_of(tmp_path, server, retrieval={"engine": "http", "search": {"url": server.base_url}}),
         ]
-    marks = [json.dumps(STAGE.matters(config), sort_keys=True) for config in (base, *same, *other)]
+    marks = [json.dumps(STAGE.settings(config), sort_keys=True) for config in (base, *same, *other)]
     assert marks[0] == marks[1] == marks[2] and len(set(marks)) == 1 + len(other)
     assert STAGE.inputs(base) == {"corpus": str(tmp_path / "corpus.jsonl")} and STAGE.inputs(other[-1]) == {}
 

@@ -5,18 +5,19 @@ Chats and searches are fakes that follow from the request; test_judgements_stage
 
 import asyncio
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pyarrow as pa
 import pytest
 
-from mralign.evaluation.judgements_stage import PART_ROWS, cases_of, judge_in_parts
-from mralign.evaluation.judging import Case, Court, Verdict, judge, verdicts
+from mralign.evaluation.benchmarks import find
+from mralign.evaluation.benchmarks.benchmark import Case
+from mralign.evaluation.judgements_stage import Asked, cases_of, read_questions
+from mralign.evaluation.judging import Judgements, Judges, judge, response_of, verdicts
 from mralign.retrieval.search import Snippet
-from mralign.rows.schema import JUDGEMENTS
-from mralign.run.rejects import Reject
-from mralign.run.store import StageDir
-from mralign.serving.calls import Failure, Stopped
+from mralign.rows.schema import JUDGEMENTS, QUESTIONS
+from mralign.run.store import StageDir, part_name
+from mralign.serving.calls import Failure
 from mralign.serving.conversation import ChatReply
 
 
@@ -45,42 +46,65 @@ class Shelf:
 LONG = Case("q/on/0", "q", "long", "longfact", "Who?", "Ada wrote it. Ada was born.")
 
 
-def judged(answer, *, found=(), case=LONG):
+ROLES = ("judge", "extractor", "verifier")
+
+
+def judged(answer, *, found=(), case=LONG, visits=(ROLES,)):
+    """The judgements of a case by the roles of each visit, one after the other, and the chat of all of them."""
     chat = Script(answer)
     shelf = Shelf(list(found) if isinstance(found, tuple) else found)
-    rows = asyncio.run(judge(case, court=Court(dict.fromkeys(("judge", "extractor", "verifier"), chat), shelf)))
-    return rows, chat
+    known = Judgements()
+    for roles in visits:
+        judges = Judges(dict.fromkeys(roles, chat), shelf)
+        asyncio.run(judge(case, benchmark=find(case.benchmark), judges=judges, known=known))
+        known = Judgements.from_json(json.loads(json.dumps(known.to_json())))
+    return known, chat
 
 
 def both(shown):
     return json.dumps({"claims": ["Ada wrote it.", "Ada was born."]} if "passage" in shown else {"supported": True})
 
 
-def split(rows):
-    rejects = [{"row_id": r.row_id, "reason": r.reason} for r in rows if isinstance(r, Reject)]
-    return [r for r in rows if not isinstance(r, Reject)], rejects
+def verdict(known):
+    """What stands in the scores of the one response."""
+    (found,) = verdicts(known.rows, [asdict(reject) for reject in known.rejects]).values()
+    if found.rejected:
+        return found.rejected
+    benchmark = find("truthfulqa" if "truthful" in found.said else "longfact")
+    return benchmark.score({}, found.said, None)
 
 
 def test_a_claim_without_evidence_is_not_supported_and_nobody_is_asked():
-    rows, chat = judged(both)
+    known, chat = judged(both)
+    rows = known.rows
     assert [row["kind"] for row in rows] == ["claims", "support", "support"] and len(chat.asked) == 1
     assert (rows[1]["prompt"], rows[1]["reply"], rows[1]["verdict"]) == (None, None, '{"supported": false}')
-    assert verdicts(*split(rows)) == {"q/on/0": Verdict(claims=2, supported=0)}
+    assert verdict(known) == {"claims": 2, "supported": 0}
+
+
+def test_engines_that_are_visited_one_after_the_other_say_the_same_as_one():
+    found = (Snippet("1", "", "Ada wrote it.", None),)
+    at_once, _ = judged(both, found=found)
+    in_turn, _ = judged(both, found=found, visits=(("extractor", "judge"), ("verifier",)))
+    assert (in_turn.rows, in_turn.took, in_turn.steps) == (at_once.rows, at_once.took, 2)
+    first, _ = judged(both, found=found, visits=(("judge",), ("extractor",)))
+    assert [row["kind"] for row in first.rows] == ["claims"] and first.steps == 1
 
 
 def test_one_claim_without_a_verdict_rejects_the_response():
     def answer(shown):
         return "maybe" if shown.get("claim") == "Ada was born." else both(shown)
 
-    rows, _ = judged(answer, found=(Snippet("1", "", "Ada wrote it.", None),))
-    assert (rows[-1].row_id, rows[-1].reason, rows[-1].raw) == ("q/on/0/support/1", "not_json", "maybe")
-    assert verdicts(*split(rows)) == {"q/on/0": Verdict(rejected="not_json")}
+    known, _ = judged(answer, found=(Snippet("1", "", "Ada wrote it.", None),))
+    (reject,) = known.rejects
+    assert (reject.row_id, reject.reason, reject.raw) == ("q/on/0/support/1", "not_json", "maybe")
+    assert verdict(known) == "not_json"
 
 
 def test_a_search_that_fails_rejects_the_claim_with_its_reason():
-    rows, _ = judged(both, found=Failure("timeout", "late"))
-    assert {(r.reason, r.raw) for r in rows[1:]} == {("timeout", "Ada wrote it."), ("timeout", "Ada was born.")}
-    assert verdicts(*split(rows)) == {"q/on/0": Verdict(rejected="timeout")}
+    known, _ = judged(both, found=Failure("timeout", "late"))
+    assert {(r.reason, r.raw) for r in known.rejects} == {("timeout", "Ada wrote it."), ("timeout", "Ada was born.")}
+    assert verdict(known) == "timeout"
 
 
 def test_claims_and_replies_with_odd_characters_can_be_stored():
@@ -89,59 +113,54 @@ def test_claims_and_replies_with_odd_characters_can_be_stored():
             return '<think>\ud800</think>{"claims": ["漢字 \\u200b é"]}'
         return '{"supported": true}\ud800' if "claim" in shown else "?"
 
-    rows, _ = judged(answer, found=(Snippet("1", "t", "x", None),))
-    kept, rejects = split(rows)
-    table = pa.Table.from_pylist(kept, schema=JUDGEMENTS)
+    known, _ = judged(answer, found=(Snippet("1", "t", "x", None),))
+    table = pa.Table.from_pylist(known.rows, schema=JUDGEMENTS)
     assert table.column("reply").to_pylist() == ['<think>?</think>{"claims": ["漢字 \\u200b é"]}']
-    assert rejects == [{"row_id": "q/on/0/support/0", "reason": "not_json"}]
+    assert [(reject.row_id, reject.reason) for reject in known.rejects] == [("q/on/0/support/0", "not_json")]
 
 
 def test_an_extraction_that_is_cut_off_is_told_to_leave_out_nothing():
-    rows, chat = judged(lambda shown: ChatReply('{"claims": ["Ada', "length", 10, 99))
+    known, chat = judged(lambda shown: ChatReply('{"claims": ["Ada', "length", 10, 99))
     assert "use fewer words for each claim, and leave out none" in chat.asked[1].messages[-1].content
-    assert (rows[0].reason, "raise decoding.max_tokens" in rows[0].detail) == ("truncated", True)
+    (reject,) = known.rejects
+    assert (reject.reason, "raise decoding.max_tokens" in reject.detail) == ("truncated", True)
 
 
 def test_an_invalid_response_is_put_to_nobody_and_counts_as_nothing():
-    for kind, verdict in (
-        ("longfact", Verdict(claims=0, supported=0)),
-        ("truthfulqa", Verdict(truthful=False, informative=False)),
+    for name, scores in (
+        ("longfact", {"claims": 0, "supported": 0}),
+        ("truthfulqa", {"truthful": False, "informative": False}),
     ):
-        rows, chat = judged(both, case=replace(LONG, kind=kind, answer=None))
-        assert not chat.asked and verdicts(rows, []) == {"q/on/0": verdict}
+        known, chat = judged(both, case=replace(LONG, benchmark=name, answer=None))
+        assert not chat.asked and verdict(known) == scores
 
 
 def test_one_response_of_several_methods_is_judged_once_and_two_of_one_name_are_refused():
     row = {name: LONG.__dict__.get(name) for name in ("row_id", "question_id", "dataset", "question", "answer")}
-    row |= {"answers": [], "invalid": None}
-    assert cases_of(
-        [row, dict(row)], kinds={"long": "longfact"}, incorrect={}, questions={LONG.question_id: LONG.question}
-    ) == [LONG]
+    row |= {"answers": []}
+    given = {"benchmarks": {"long": "longfact"}, "questions": {LONG.question_id: Asked(LONG.question)}}
+    assert cases_of([row, dict(row)], **given) == [LONG]
     # Nobody is asked about an answer that is empty, as nobody is about one that is missing.
-    for nothing in ({"answer": ""}, {"answer": None, "invalid": "truncated"}):
-        (case,) = cases_of(
-            [row | nothing], kinds={"long": "longfact"}, incorrect={}, questions={LONG.question_id: LONG.question}
-        )
+    for nothing in ("", None):
+        (case,) = cases_of([row | {"answer": nothing}], **given)
         assert case == replace(LONG, answer=None)
     with pytest.raises(ValueError, match="two different responses are called q/on/0"):
-        cases_of(
-            [row, row | {"answer": "Other."}],
-            kinds={"long": "longfact"},
-            incorrect={},
-            questions={LONG.question_id: LONG.question},
-        )
+        cases_of([row, row | {"answer": "Other."}], **given)
 
 
-def test_whatever_stops_the_judges_ends_all_and_keeps_what_is_whole(tmp_path):
-    cases = [replace(LONG, row_id=f"q/{n}", kind="truthfulqa") for n in range(3 * PART_ROWS)]
+def test_a_question_without_a_field_that_its_judges_are_shown_is_refused(tmp_path):
+    out = StageDir(str(tmp_path))
+    row = {"question_id": "t/0", "dataset": "t", "split": "test", "question": "?", "answers": ["a"]}
+    for number, extra in enumerate(({"incorrect_answers": ["b"]}, {})):
+        table = pa.Table.from_pylist([row | {"extra": json.dumps(extra)}], schema=QUESTIONS)
+        out.commit(part_name(f"test-{number}"), table, schema=QUESTIONS)
+    with pytest.raises(ValueError, match="question t/0 has no incorrect_answers, which the judges of truthfulqa"):
+        read_questions(out, split="test", benchmarks={"t": "truthfulqa"})
+    assert read_questions(out, split="test", benchmarks={"t": "frames"}) == {"t/0": Asked("?")}
 
-    class Broke(Script):
-        async def reply(self, request):
-            if len(self.asked) == PART_ROWS + 3:
-                raise Stopped("no more")
-            return await super().reply(request)
 
-    chat, out, heard = Broke(lambda shown: '{"truthful": true, "informative": true}'), StageDir(str(tmp_path)), []
-    with pytest.raises(Stopped, match="no more"):
-        asyncio.run(judge_in_parts(cases, court=Court({"judge": chat}), out=out, report=heard.append, at_once=1))
-    assert heard == [PART_ROWS] and [out.rows(part) for part in out.parts()] == [PART_ROWS]
+def test_the_name_of_a_judgement_tells_its_response():
+    for response in ("nq/on/0", "d/claims/3/on/0", "a/0/on/0/revise-1", "q/off/12/ret"):
+        assert response_of(response) == response
+        for kind in ("truthful", "claims", "support", "correct"):
+            assert response_of(f"{response}/{kind}/17") == response

@@ -5,10 +5,10 @@ import pyarrow as pa
 import pytest
 from scipy.stats import binomtest, false_discovery_control, permutation_test
 
-from mralign.evaluation.longfact import f1_at_k
+from mralign.evaluation.benchmarks.longfact import f1_at_k
+from mralign.evaluation.intervals import bootstrap_interval
 from mralign.evaluation.paired import EXACT, compare, holm, paired_difference, question_means, sign_flip_p
-from mralign.evaluation.short_answer import bootstrap_interval
-from mralign.rows.schema import SCORES
+from mralign.evaluation.scoring import SCORES
 
 
 def scores(values, *, column="acc", dataset="d", method="m"):

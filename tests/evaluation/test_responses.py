@@ -2,22 +2,24 @@
 
 import pyarrow as pa
 import pytest
-from test_pipeline import PRESETS
+from run.test_pipeline import PRESETS
 
 from mralign.config import load
 from mralign.evaluation.responses import (
     Asked,
     asked_questions,
     content_parts,
-    method_names,
-    modes_of,
+    methods_of,
     read_asked,
+    read_response_part,
     read_responses,
+    response_parts,
     shelf_name,
     shelf_of,
     write_parts,
 )
 from mralign.rows.schema import GENERATIONS, QUESTIONS
+from mralign.rows.subjects import Subject, Way, way_of
 from mralign.run.rejects import Reject, to_table
 from mralign.run.store import StageDir, part_key, part_name
 from mralign.serving.requests import build_requests, sampling_of_evaluation
@@ -85,9 +87,9 @@ def test_every_method_gets_its_rows_and_what_could_not_be_asked_is_a_row(out):
 
 def test_a_data_set_can_be_read_alone(out):
     lay_out(out, [questions("a", 2), questions("b", 4)], methods={"on": "m"})
-    assert [t.num_rows for t in read_responses(out, datasets={"b"})] == [4]
-    assert [t.num_rows for t in read_responses(out)] == [2, 4]
-    assert list(read_responses(out, datasets={"c"})) == []
+    parts = response_parts(out)
+    assert [read_response_part(out, part, datasets={"b"}).num_rows for part in parts] == [0, 4]
+    assert [table.num_rows for table in read_responses(out)] == [2, 4]
 
 
 def test_what_else_lies_on_the_shelf_is_not_read(out, tmp_path):
@@ -108,11 +110,17 @@ def test_names_of_question_parts_follow_what_is_asked(out):
 
 
 def test_names_of_methods():
-    asked = ("think_off", "think_on", "self_refine", "think_on_ret")
-    assert list(method_names(asked, base="qwen").values()) == [f"qwen_{name}" for name in asked]
-    assert list(method_names(asked, trained="kto").values()) == ["kto_think_off", "kto", "kto_self_refine", "kto_ret"]
-    assert modes_of(asked[:3]) == {"off": "think_off", "on": "think_on", "refined": "self_refine"}
-    assert modes_of(["think_on_ret"]) == {"on": "think_on_ret"}
+    config = load("miniworld", overrides=["evaluation.label=qwen", "training.method=kto"], presets_dir=PRESETS)
+    asked = tuple(Way)
+    settings = config.evaluation.model_copy(update={"methods": asked, "trained_methods": asked})
+    config = config.model_copy(update={"evaluation": settings})
+    base, trained = (methods_of(config, subject) for subject in Subject)
+    assert list(base.values()) == [f"qwen_{way}" for way in asked]
+    names = ["kto_think_off", "kto", "kto_self_refine", "kto_think_off_ret", "kto_ret"]
+    assert list(trained.values()) == names
+    assert [way_of(name) for name in names] == [way_of(name) for name in base.values()] == list(asked)
+    assert [way.mode for way in asked] == ["off", "on", "refined", "off", "on"]
+    assert [way for way in asked if way.retrieved] == ["think_off_ret", "think_on_ret"]
 
 
 def test_the_shelf_changes_with_all_that_changes_a_response_and_with_nothing_else():

@@ -3,8 +3,9 @@
 import pytest
 
 from mralign.config import parse
+from mralign.evaluation.benchmarks import of_config
 from mralign.evaluation.judging import Verdict
-from mralign.evaluation.scoring import claims_bound, kinds_of, result_figures, score_responses, with_f1
+from mralign.evaluation.scoring import completed, result_figures, score_responses, shared_of
 
 KINDS = {"nq": "short_answer", "tq": "truthfulqa", "lf": "longfact"}
 SOURCES = [
@@ -47,23 +48,34 @@ ROWS = [
     response("lf", 1),
     response("lf", 2),
 ]
+
+
+def truth(truthful, informative):
+    return Verdict({"truthful": [{"truthful": truthful, "informative": informative}]})
+
+
+def claims(count, supported):
+    support = [{"supported": number < supported} for number in range(count)]
+    return Verdict({"claims": [{"claims": []}], "support": support} if count else {"claims": [{"claims": []}]})
+
+
 FOUND = {
-    "tq/0/on/0": Verdict(truthful=True, informative=False),
-    "tq/1/on/0": Verdict(truthful=False, informative=True),
+    "tq/0/on/0": truth(True, False),
+    "tq/1/on/0": truth(False, True),
     "tq/2/on/0": Verdict(rejected="not_json"),
-    "lf/0/on/0": Verdict(claims=4, supported=2),
-    "lf/1/on/0": Verdict(claims=2, supported=2),
-    "lf/2/on/0": Verdict(claims=0, supported=0),
+    "lf/0/on/0": claims(4, 2),
+    "lf/1/on/0": claims(2, 2),
+    "lf/2/on/0": claims(0, 0),
 }
 
 
 def scored():
-    return score_responses(ROWS, kinds=KINDS, found=FOUND, match="exact")
+    return score_responses(ROWS, benchmarks=KINDS, verdicts=FOUND, settings=settings())
 
 
 def test_the_format_of_a_source_says_how_it_is_judged():
-    assert kinds_of(parse({"questions": {"test": SOURCES}})) == KINDS
-    assert kinds_of(parse({"questions": {"test": SOURCES}, "evaluation": {"split": "dev"}})) == {}
+    assert of_config(parse({"questions": {"test": SOURCES}})) == KINDS
+    assert of_config(parse({"questions": {"test": SOURCES}, "evaluation": {"split": "dev"}})) == {}
 
 
 def test_a_response_is_measured_by_its_benchmark_and_null_elsewhere():
@@ -81,8 +93,9 @@ def test_a_response_is_measured_by_its_benchmark_and_null_elsewhere():
 
 
 def test_figures_by_method_and_benchmark():
-    scores = with_f1(scored(), k=2)
-    found = result_figures(scores, kinds=KINDS, k=2, k_source="config", settings=settings())
+    shared = shared_of(scored(), benchmarks=KINDS, settings=settings(longfact={"k": 2}), source="base")
+    scores = completed(scored(), benchmarks=KINDS, shared=shared)
+    found = result_figures(scores, benchmarks=KINDS, shared=shared, settings=settings())
     assert list(found) == ["base_think_on"]
     short, truth, claims = (found["base_think_on"][name] for name in KINDS)
     assert (short["kind"], short["acc"], short["mis"], short["n"]) == ("short_answer", 0.5, 0.5, 2)
@@ -94,10 +107,14 @@ def test_figures_by_method_and_benchmark():
     assert {row["f1"] for row in scores if row["dataset"] != "lf"} == {None}
 
 
+def k_of(scores, *, benchmarks=KINDS, **values):
+    return shared_of(scores, benchmarks=benchmarks, settings=settings(**values), source="base").get("longfact")
+
+
 def test_k_is_configured_or_the_base_models_median():
     scores = scored()
-    assert claims_bound(scores, kinds=KINDS, settings=settings(longfact={"k": 7})) == 7
-    assert claims_bound(scores, kinds=KINDS, settings=settings()) == 2  # of 4, 2 and 0
+    assert k_of(scores, longfact={"k": 7}) == {"k": 7, "k_source": "config"}
+    assert k_of(scores) == {"k": 2, "k_source": "base"}  # of 4, 2 and 0
     other = [row | {"method": "base_think_off"} for row in scores]
-    assert claims_bound(other, kinds=KINDS, settings=settings(methods=["think_off"])) == 2
-    assert claims_bound(scores, kinds={"nq": "short_answer"}, settings=settings()) is None
+    assert k_of(other, methods=["think_off"]) == {"k": 2, "k_source": "base"}
+    assert k_of(scores, benchmarks={"nq": "short_answer", "tq": "short_answer", "lf": "short_answer"}) is None

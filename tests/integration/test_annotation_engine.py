@@ -10,9 +10,10 @@ import pytest
 from align_process import ROOT, finish, start
 from smollm2 import MISSING, find_gguf, shared_smollm2
 
-from mralign.annotation.desk import annotate_row, desk_of
-from mralign.annotation.panel import Hearing
-from mralign.annotation.verdict import adjudication_schema, annotation_schema
+from mralign.annotation.ask import Opinions, annotators_at
+from mralign.annotation.decide import annotate_row
+from mralign.annotation.replies import adjudication_schema, annotation_schema
+from mralign.annotation.resolved import resolve_annotation
 from mralign.asking.chats import EngineChat
 from mralign.config import load
 
@@ -45,8 +46,8 @@ def write_rollouts(directory, *, questions):
 class Recorder(EngineChat):
     """A chat without an engine: it finds what the run has kept, and notes what was asked."""
 
-    def __init__(self, speaker, *, tokenizer):
-        super().__init__(speaker, engine=None, tokenizer=tokenizer)
+    def __init__(self, annotator, *, tokenizer):
+        super().__init__(annotator, engine=None, tokenizer=tokenizer)
         self.exchanges = []
 
     async def reply(self, request):
@@ -80,13 +81,13 @@ def test_a_real_model_annotates_and_everything_it_said_is_found_again(tmp_path, 
 
     presets = ROOT / "jobs" / "presets"
     config = load("import-rollouts", overrides=[f"run.dir={run}", *overrides], presets_dir=presets)
-    desk, tokenizer = desk_of(config), AutoTokenizer.from_pretrained(model)
-    assert len(desk.visits) == 1
-    chats = {role: Recorder(desk.speakers[role], tokenizer=tokenizer) for role in desk.speakers}
-    house = type("House", (), {"chat": lambda self, speaker: next(c for c in chats.values() if c.speaker is speaker)})()
-    seated = desk.seat(desk.visits[0], house=house)
+    resolved, tokenizer = resolve_annotation(config), AutoTokenizer.from_pretrained(model)
+    assert len(resolved.engines) == 1
+    chats = {role: Recorder(annotator, tokenizer=tokenizer) for role, annotator in resolved.chats.items()}
+    chat_of = lambda self, annotator: next(c for c in chats.values() if c.annotator is annotator)  # noqa: E731
+    annotators = annotators_at(resolved, engine=type("Recorded", (), {"chat": chat_of})())
     again = [
-        asyncio.run(annotate_row(row, desk=desk, hearing=Hearing(), seated=seated))
+        asyncio.run(annotate_row(row, resolved=resolved, opinions=Opinions(), annotators=annotators))
         for row in read(run, "candidates/*/part-*.parquet")
     ]
     kept = {row["row_id"]: row for row in again if isinstance(row, dict)}
@@ -96,7 +97,7 @@ def test_a_real_model_annotates_and_everything_it_said_is_found_again(tmp_path, 
     for role, request, reply in exchanges:  # whatever it says, the schema held it
         assert reply.cached
         if reply.finish_reason == "stop":
-            jsonschema.validate(json.loads(reply.text), schema_of(role, request, desk=desk))
+            jsonschema.validate(json.loads(reply.text), schema_of(role, request, taxonomy=resolved.taxonomy))
     assert any(reply.finish_reason == "stop" for _, _, reply in exchanges)
     (manifest,) = (json.loads(path.read_text()) for path in run.glob("annotation/*/manifest.json"))
     counted = manifest["figures"]["annotators"]
@@ -108,9 +109,9 @@ def read(run, pattern):
     return [row for part in run.glob(pattern) for row in pq.read_table(part).to_pylist()]
 
 
-def schema_of(role, request, *, desk):
+def schema_of(role, request, *, taxonomy):
     """The schema that this request must be held to, from what its text says."""
     asked = request.messages[1].content
     if role == "adjudicator":
-        return adjudication_schema(disputes=len(re.findall(r"^dispute_", asked, re.MULTILINE)), taxonomy=desk.taxonomy)
-    return annotation_schema(segments=len(re.findall(r"^\[\d+\]", asked, re.MULTILINE)), taxonomy=desk.taxonomy)
+        return adjudication_schema(disputes=len(re.findall(r"^dispute_", asked, re.MULTILINE)), taxonomy=taxonomy)
+    return annotation_schema(segments=len(re.findall(r"^\[\d+\]", asked, re.MULTILINE)), taxonomy=taxonomy)

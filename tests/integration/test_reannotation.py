@@ -16,6 +16,7 @@ from mralign.config import RunConfig, parse
 from mralign.evaluation.responses import Asked, shelf_of, write_parts
 from mralign.rollouts.stage import thoughts_stage
 from mralign.rows.schema import ANNOTATIONS, CANDIDATES, GENERATIONS, MATRICES, QUESTIONS
+from mralign.rows.subjects import Subject
 from mralign.run.pipeline import Planned, run_stage
 from mralign.run.stage import Stage
 from mralign.run.store import Manifest, StageDir, part_name
@@ -90,7 +91,7 @@ def test_the_planted_difference_is_found(tmp_path: Path) -> None:
     thoughts, P = {}, {}
     for side in WORDS:
         done[f"responses{side}"] = responses_of(tmp_path, side)
-        first = go(thoughts_stage(name=f"thoughts{side}", responses=f"responses{side}"), config, tmp_path, done)
+        first = go(thoughts_stage(Subject.BASE if side else Subject.TRAINED), config, tmp_path, done)
         assert (first.rows_in, first.rows_out, first.rejects) == (CHOSEN, CHOSEN, {})
         thoughts[side] = done[f"thoughts{side}"].read(schema=CANDIDATES).to_pylist()
         annotation, counts = f"thoughts_annotation{side}", f"thoughts_counts{side}"
@@ -117,7 +118,7 @@ def test_questions_that_were_not_asked_are_counted(tmp_path: Path) -> None:
     config, done = config_of(tmp_path), {"questions": questions_of(tmp_path)}
     out = done["responses"] = responses_of(tmp_path, "")
     write_parts(out, [Asked("plain", "shelf-plain", (part_name("0"),), {"on": "m"}, 2, 5)])
-    manifest = go(thoughts_stage(name="thoughts", responses="responses"), config, tmp_path, done)
+    manifest = go(thoughts_stage(Subject.TRAINED), config, tmp_path, done)
     rejects = done["thoughts"].read_rejects().to_pylist()
     kept = done["thoughts"].read(schema=CANDIDATES).num_rows
     assert 0 < kept < CHOSEN

@@ -65,6 +65,11 @@ EXPECTED = {
         ("5a9001", "Were Ada Brim and Ned Spout both tinsmiths?", ["yes"]),
         ("5a9002", "Which river passes the inn of Ned Spout?", ["River Steam"]),
     ],
+    ("frames", "frames.tsv"): [
+        ("0", "Who owned the inn on the river that rises in the Lid Hills?", ["Ned Spout"]),
+        ("1", "How many years lie between the first tray and the Great Pot of Kettleford?", ["27 years"]),
+    ],
+    ("factscore", "factscore.jsonl"): [("0", "Ada Brim", []), ("1", "Ned Spout", [])],
     ("chinese_simpleqa", "chinese_simpleqa.jsonl"): [
         ("f0001aa", "壶乡的第一位锡匠是谁？", ["白露"]),
         ("f0002bb", "蒸汽河发源于哪座山？", ["盖山"]),

@@ -137,13 +137,14 @@ def test_one_file_given_as_two_data_sets(tmp_path):
 
 def test_what_is_not_skipped_does_not_show_in_the_fingerprint(tmp_path):
     plain, none, some = (
-        QUESTIONS_STAGE.matters(parse({"questions": {"train": [{"name": "a", "path": "a.jsonl", **more}]}}))
+        QUESTIONS_STAGE.settings(parse({"questions": {"train": [{"name": "a", "path": "a.jsonl", **more}]}}))
         for more in ({}, {"skip": 0, "sample": None}, {"skip": 2, "sample": 3})
     )
-    assert plain["train"] == [{"name": "a", "format": "auto", "fields": {}, "limit": None}]  # no setting left at rest
+    train = "questions.train"
+    assert plain[train] == [{"name": "a", "format": "auto", "fields": {}, "limit": None}]  # no setting left at rest
     assert plain == none
-    assert not {"skip", "sample"} & set(plain["train"][0])
-    assert some["train"][0] == {**plain["train"][0], "skip": 2, "sample": 3}
+    assert not {"skip", "sample"} & set(plain[train][0])
+    assert some[train][0] == {**plain[train][0], "skip": 2, "sample": 3}
 
 
 def test_a_source_of_which_nothing_is_kept_ends_the_stage_whatever_the_others_kept(tmp_path):

@@ -16,12 +16,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from mralign.config import RunConfig, parse
-from mralign.report import publish
+from mralign.config import RunConfig, parse, to_yaml
+from mralign.report import begin, publish
 from mralign.report.figures import diverging, heat_map, lines, nice_ticks
 from mralign.report.findings import Matrices
+from mralign.report.results import published_tables
 from mralign.report.sections import log_ratios
-from mralign.report.wording import aligned, duration, published, signed, with_interval
+from mralign.report.wording import aligned, duration, signed, with_interval
 from mralign.rows.schema import ANNOTATIONS, CANDIDATES, EDGES, MATRICES, WEIGHTS
 from mralign.run.store import Manifest, StageDir, part_name
 
@@ -431,6 +432,65 @@ def test_the_same_run_gives_the_same_page(complete: tuple[Path, str, str]) -> No
     assert page_of(home) == page
 
 
+def files_of(home: Path) -> dict[str, bytes]:
+    """What a report has written in a directory."""
+    names = ("config.yaml", "report/index.html", "evaluation/config.yaml", "evaluation/metrics.json")
+    return {name: (home / name).read_bytes() for name in (*names, "evaluation/table.md") if (home / name).exists()}
+
+
+def with_level(config: RunConfig, level: float) -> RunConfig:
+    return config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"level": level})})
+
+
+def test_a_run_that_is_not_finished_leaves_the_page_of_a_finished_one_alone(tmp_path: Path) -> None:
+    config, planned = make_run(tmp_path)
+    begin(config)
+    assert (tmp_path / "config.yaml").read_text() == to_yaml(config)
+    publish(config, planned)
+    before = files_of(tmp_path)
+    assert len(before) == 5 and before["config.yaml"] == before["evaluation/config.yaml"]
+    begin(config)  # the same command again
+    assert not (tmp_path / "unfinished").exists()
+
+    other = with_level(config, 0.5)
+    begin(other)  # and is killed
+    assert files_of(tmp_path) == before
+    assert files_of(tmp_path / "unfinished") == {"config.yaml": to_yaml(other).encode()}
+    left = Item(Named("training"), StageDir(f"{tmp_path}/training/other", stage="training", fingerprint="other"))
+    text = publish(other, [*planned[:4], left])  # --until annotation
+    assert files_of(tmp_path) == before
+    assert set(files_of(tmp_path / "unfinished")) == {"config.yaml", "report/index.html"}
+    assert f"report   {tmp_path}/unfinished/report/index.html" in text
+    assert f"python jobs/align.py --preset {tmp_path}/unfinished/config.yaml" in text
+
+    publish(other, planned)  # it is finished: its page takes the place of the other
+    after = files_of(tmp_path)
+    assert after["config.yaml"] == after["evaluation/config.yaml"] == to_yaml(other).encode()
+    assert after["report/index.html"] != before["report/index.html"]
+    assert not (tmp_path / "unfinished").exists()
+
+
+def test_the_same_configuration_with_another_input_is_another_run_that_is_not_finished(tmp_path: Path) -> None:
+    config, planned = make_run(tmp_path)
+    publish(config, planned)
+    before = files_of(tmp_path)
+    anew = Item(Named("questions"), StageDir(f"{tmp_path}/questions/other", stage="questions", fingerprint="other"))
+    publish(config, [anew])
+    assert files_of(tmp_path) == before
+    assert (tmp_path / "unfinished" / "report" / "index.html").exists()
+
+
+def test_unfinished_runs_share_a_page_and_none_lies_beside_the_configuration_of_another(tmp_path: Path) -> None:
+    config, planned = make_run(tmp_path, until="candidates")
+    left = Item(Named("training"), StageDir(f"{tmp_path}/training/other", stage="training", fingerprint="other"))
+    publish(config, [*planned, left])
+    other = with_level(config, 0.5)
+    begin(other)
+    assert (tmp_path / "config.yaml").read_text() == to_yaml(config)
+    publish(other, [*planned, left])
+    assert (tmp_path / "config.yaml").read_text() == to_yaml(other)
+
+
 def test_the_room_imports_nothing_heavy() -> None:
     heavy = "{'ray', 'torch', 'vllm', 'transformers', 'matplotlib'}"
     code = f"import sys, mralign.report; assert not {heavy} & set(sys.modules)"
@@ -481,7 +541,9 @@ def test_numbers_as_text() -> None:
     assert signed(-1.44) == "−1.4"
     assert [duration(s) for s in (1.5, 245, 7620)] == ["1.5 s", "4 min 05 s", "2 h 07 min"]
     assert aligned([("a", "b"), ("long", "c")]) == "a      b\nlong   c"
-    assert published(["sciq", "other"])[-1] == ("MR-ALIGN", "70.70/11.70")
+    (table,) = published_tables(["sciq", "other"])
+    assert (table.rows[0], table.rows[-1]) == (("Qwen3-8B", "sciq Acc/Mis"), ("MR-ALIGN", "70.70/11.70"))
+    assert published_tables(["other"]) == []
 
 
 def test_before_there_is_an_evaluation_the_funnels_are_printed(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from report.test_report import (
 
 from mralign.config import parse
 from mralign.report import publish
-from mralign.report.results import Gain, blocks, gains, result_text
+from mralign.report.results import blocks, gains, result_text
 from mralign.run.store import StageDir
 
 TRUTH = {"kind": "truthfulqa", "truthful": 0.5, "truthful_ci": [0.4, 0.6], "informative": 0.75}
@@ -112,7 +112,10 @@ def test_a_method_is_compared_with_the_same_way_of_asking(method, base):
     names = ("own_think_off", "own_think_on", "own_self_refine", "own_think_on_ret", "own_think_off_ret")
     metrics = {name: {"d": short(number / 8, 0, 1, mis=(0.5, 0, 1))} for number, name in enumerate(names)}
     metrics[method] = {"d": short(1.0, 0, 1, mis=(0.25, 0, 1))}
-    assert gains(metrics, label="own") == [Gain("d", method, base, 100 * (1 - names.index(base) / 8), -25.0)]
+    (gain,) = gains(metrics, label="own")
+    assert (gain.benchmark, gain.method, gain.base) == ("d", method, base)
+    points = {change.measure.key: change.points for change in gain.changes}
+    assert points == {"acc": 100 * (1 - names.index(base) / 8), "mis": -25.0}
 
 
 def test_there_is_no_gain_without_both_or_without_gold_answers():

@@ -6,6 +6,7 @@ from rollouts.test_candidates import generation
 from mralign.config import parse
 from mralign.rollouts.stage import thoughts_stage
 from mralign.rollouts.thoughts import draw_questions, thoughts_of, unanswered
+from mralign.rows.subjects import Subject
 
 IDS = [f"nq/{n}" for n in range(1000)]
 
@@ -53,6 +54,6 @@ def test_a_question_that_was_not_asked_is_a_reject():
 def test_a_model_that_is_not_asked_to_think_is_refused_before_the_run():
     questions = {"train": [{"name": "a", "path": "a"}]}
     config = parse({"questions": questions, "evaluation": {"reannotate": 5, "trained_methods": ["self_refine"]}})
-    thoughts_stage(name="thoughts_base", responses="responses_base").check(config)
+    thoughts_stage(Subject.BASE).check(config)
     with pytest.raises(ValueError, match=r"put think_on into evaluation\.trained_methods, or give"):
-        thoughts_stage(name="thoughts", responses="responses").check(config)
+        thoughts_stage(Subject.TRAINED).check(config)

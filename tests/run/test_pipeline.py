@@ -67,8 +67,8 @@ def seal(item, *, rows, figures):
         Manifest(
             stage=item.stage.name,
             fingerprint=item.out.fingerprint,
-            config=None,
-            upstream={},
+            config=item.settings,
+            upstream={name: out.fingerprint for name, out in item.upstream.items()},
             inputs=item.inputs,
             rows_in=rows,
             rows_out=rows,
@@ -118,10 +118,25 @@ def test_the_plan_has_every_stage_in_order_and_writes_nothing(miniworld, tmp_pat
         ("training.micro_batch_tokens=99", set()),
         ("training.lambda_rejected=2.5", {"training", *JUDGED}),
         ("training.kl_every=2", {"reference", "training", *JUDGED}),
+        ("training.lora={r: 3}", {"training", *JUDGED}),
+        ("training.rope_length=99", {"reference", "training", *JUDGED}),
+        ("transitions.em=sharded", set()),
+        ("transitions.bootstrap=7", {"counts", "matrices", "weights", "training", *JUDGED}),
+        ("engine.max_model_len=200", set(ROAD) - {"questions"}),
+        ("http.request={temperature: 0.3}", set()),  # no endpoint is asked
+        ("evaluation.decoding={temperature: 0.3}", {"responses_base", "evaluation_base", *JUDGED}),
+        ("evaluation.trained_methods=[think_off]", JUDGED),
     ],
 )
 def test_a_setting_changes_the_stages_that_depend_on_it_and_no_other(miniworld, override, dependent):
     assert changed(marks(miniworld()), marks(miniworld(override))) == dependent
+
+
+@pytest.mark.parametrize("override", ["http.request={temperature: 0.3}", "http.vllm_extras=false", "http.model=other"])
+def test_what_an_endpoint_is_asked_counts_for_the_rollouts(miniworld, override):
+    before = marks(miniworld("rollouts.engine=http"))
+    assert changed(before, marks(miniworld("rollouts.engine=http", override))) == {"rollouts", *AFTER_ROLLOUTS}
+    assert changed(before, marks(miniworld("rollouts.engine=http", "http.timeout_s=3", "http.concurrency=2"))) == set()
 
 
 def test_the_run_directory_and_the_place_of_the_model_do_not_matter(miniworld, model, tmp_path):
@@ -389,7 +404,7 @@ def writer(name, *, calls, upstream=(), rows=10, rejected=0):
             rows, rows - rejected, {"seen": sum(o.read(schema=ROWS).num_rows for o in context.upstream.values())}
         )
 
-    return Stage(name=name, run=run, matters=lambda config: config.run.seed, upstream=upstream)
+    return Stage(name=name, run=run, reads=("run.seed",), upstream=upstream)
 
 
 def go(config, monkeypatch, *road):
@@ -429,7 +444,7 @@ def test_an_interrupted_stage_goes_on_from_its_parts(miniworld, monkeypatch, cap
             raise KeyboardInterrupt
         return Outcome(2, 2)
 
-    road = (writer("a", calls=[]), Stage(name="b", run=run, matters=lambda config: None))
+    road = (writer("a", calls=[]), Stage(name="b", run=run))
     with pytest.raises(KeyboardInterrupt):
         go(config, monkeypatch, *road)
     assert [item.manifest is None for item in pipeline.plan(config)] == [False, True]
@@ -459,10 +474,30 @@ def test_a_share_at_the_limit_passes_and_a_funnel_has_none(miniworld, monkeypatc
     assert [sum(item.manifest.rejects.values()) for item in pipeline.plan(miniworld())] == [2, 9]
 
 
-def test_the_resolved_configuration_is_kept_and_reads_back_equal(miniworld, tmp_path):
+def test_another_configuration_in_the_same_directory_is_told_what_runs_anew_and_why(miniworld):
     config = miniworld("training.learning_rate=1e-3")
-    pipeline.save_config(config)
-    assert load(str(tmp_path / "run" / "config.yaml")) == config
+    assert pipeline.runs_anew(pipeline.plan(config)) == []  # nothing is finished
+    for item in pipeline.plan(config):
+        seal(item, rows=1, figures={"train": 1, "dev": 1, "test": 1})
+    assert pipeline.runs_anew(pipeline.plan(config)) == []
+    other = miniworld("training.learning_rate=2e-3", "training.workers=1")
+    kept = f"the old result stays in training/{marks(config)['training']}"
+    assert pipeline.runs_anew(pipeline.plan(other)) == [
+        f"training runs anew: training.learning_rate 0.001 -> 0.002; {kept}",
+        "so do the stages that stand on other results than before: responses, evaluation",
+    ]
+    assert pipeline.runs_anew(pipeline.plan(other))[0] in pipeline.describe(other, pipeline.plan(other))
+    assert "runs anew" not in pipeline.describe(config, pipeline.plan(config))
+
+
+def test_a_run_that_starts_says_what_runs_anew(miniworld, monkeypatch, caplog):
+    road = (writer("a", calls=[]), writer("b", calls=[], upstream=("a",)))
+    go(miniworld(), monkeypatch, *road)
+    with caplog.at_level(logging.INFO, logger="mralign"):
+        go(miniworld("run.seed=5"), monkeypatch, *road)
+    old = marks(miniworld())
+    assert f"a runs anew: run.seed 0 -> 5; the old result stays in a/{old['a']}" in caplog.messages
+    assert f"b runs anew: run.seed 0 -> 5; the old result stays in b/{old['b']}" in caplog.messages
 
 
 def test_a_rule_book_with_labels_outside_the_taxonomy_is_refused(miniworld, tmp_path):

@@ -17,7 +17,6 @@ from mralign.run.store import (
     StageDir,
     absolute,
     digest,
-    drop_repeated,
     fingerprint,
     open_filesystem,
     part_name,
@@ -142,20 +141,6 @@ def test_a_manifest_is_read_back_equal(out):
     out.seal(manifest)
     assert out.manifest() == manifest
     assert out.parts() == ["part-a.parquet"]
-
-
-def test_only_later_copies_of_a_row_are_dropped(out):
-    out.commit(part_name("a"), table("x", "y"), schema=SCHEMA)
-    out.commit(part_name("b"), table("z", "y", "v", start=10), schema=SCHEMA, rejects=to_table([Reject("r", "odd")]))
-    out.commit(part_name("c"), table("x", "v", start=20), schema=SCHEMA)
-    assert drop_repeated(out, schema=SCHEMA) == 3
-    assert [out.read_parts([p], schema=SCHEMA).to_pydict() for p in out.parts()] == [
-        {"row_id": ["x", "y"], "n": [0, 1]},
-        {"row_id": ["z", "v"], "n": [10, 12]},
-        {"row_id": [], "n": []},
-    ]
-    assert out.read_rejects().num_rows == 1
-    assert drop_repeated(out, schema=SCHEMA) == 0
 
 
 def test_a_stage_directory_can_be_sent_to_another_process(out):

@@ -79,8 +79,7 @@ def test_what_is_committed_is_known_by_upstream_part_and_what_may_be_mended_is_f
     commit(out, "train-01-b1", ["g"])
     commit(out, "other-b1", ["h"])
     names = [part_name(name) for name in ("train-00", "train-01", "train-02")]
-    before = settle(out, names, schema=ROWS, request_of=first)
-    assert before.passing == {"timeout": 1, "http_400": 1}
+    settle(out, names, schema=ROWS, request_of=first)
     assert len(stored(out)[0]) == 7
 
     known = settle(out, names, schema=ROWS, request_of=first, forget=True)
@@ -101,7 +100,7 @@ def test_a_request_that_two_parts_answer_stays_in_the_first_and_an_answer_outlas
     assert known.repeated == 2  # a of p-2 and b of p-3
     assert stored(out) == ([("a", "p-1"), ("a/more", "p-1"), ("b", "p-2"), ("c", "p-3"), ("d", "p-2")], [])
     again = settle(out, [part_name("p")], schema=ROWS, request_of=first)
-    assert (again.repeated, again.passing, len(again)) == (0, {}, 4)
+    assert (again.repeated, len(again)) == (0, 4)
 
 
 class Counted(StageDir):
@@ -233,7 +232,7 @@ class TestStream:
         assert Counter(name.split("-")[1] for name in out.parts()) == {"00000": 3, "00001": 3, "00002": 2}
         assert done.took == {"requests": 20, "writer": {"words": 32}}
         assert list(done.figures) == [{"asked": 20}]
-        assert (done.repeated, done.passing) == (0, {})
+        assert done.repeated == 0
         taken = [tally for part in out.parts() for tally in read_tallies(out, part, schema=ROWS, request_of=first)]
         assert add_tallies(taken) == done.took
         assert set(noted(folder).values()) == {1}
@@ -246,17 +245,15 @@ class TestStream:
     def test_only_what_is_missing_or_may_be_mended_is_asked_again(self, tmp_path, folder):
         source, out = upstream(tmp_path / "source"), place(tmp_path / "out")
         faults = {"r01": "timeout", "r09": "http_400", "r12": "truncated"}
-        done = run(source, out, pools(folder, faults=faults))
-        assert done.passing == {"timeout": 1, "http_400": 1}
+        run(source, out, pools(folder, faults=faults))
         lost = next(name for name in out.parts() if name.startswith("part-00002-"))
         ids = {row_id.partition("/")[0] for row_id in out.read_parts([lost], schema=ROWS).column("row_id").to_pylist()}
         ids |= set(out.read_rejects([lost]).column("row_id").to_pylist())
         out.filesystem.delete_file(out.path(lost))  # as if the run had been killed before it came
 
-        done = run(source, out, pools(folder))
+        run(source, out, pools(folder))
         rows, rejects = squares([n for n in range(20) if n != 12])
         assert stored(out) == (rows, sorted([*rejects, ("r12", "truncated")]))
-        assert done.passing == {}
         twice = {name.split("-")[1] for name, times in noted(folder).items() if times == 2}
         assert twice == ids | {"r01", "r09"}
         assert max(noted(folder).values()) == 2

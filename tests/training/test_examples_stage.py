@@ -89,10 +89,11 @@ def test_rows_of_data_sets():
 
 def test_the_choice_is_in_the_fingerprint_of_the_examples_alone():
     whole, named, one = (config_of(*names) for names in ((), ("sciq", "nq"), ("nq",)))
-    assert EXAMPLES_STAGE.matters(whole) == EXAMPLES_STAGE.matters(named) == {"max_length": 4096}
-    assert EXAMPLES_STAGE.matters(one) == {"max_length": 4096, "datasets": ("nq",)}
+    everything = {"examples": {"max_length": 4096}, "training.datasets": []}
+    assert EXAMPLES_STAGE.settings(whole) == EXAMPLES_STAGE.settings(named) == everything
+    assert EXAMPLES_STAGE.settings(one) == everything | {"training.datasets": ["nq"]}
     for stage in (REFERENCE_STAGE, training_stage(objective(one))):  # which stand on the examples
-        assert stage.matters(whole) == stage.matters(one)
+        assert stage.settings(whole) == stage.settings(one)
 
 
 def test_an_unknown_data_set_is_refused_with_those_that_there_are():

@@ -1,14 +1,17 @@
 import math
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from tiny_policy import settings
 
+from mralign.training import objectives
 from mralign.training.examples import segment_steps, too_long
 from mralign.training.kl import kl_estimate
-from mralign.training.objectives import find, names
+from mralign.training.objectives import find, names, source_digest
 from mralign.training.objectives.objective import Sums
 
 
@@ -71,3 +74,40 @@ def test_kl_is_a_clamped_mean_and_may_be_smoothed():
     assert kl_estimate(-6.0, 4, previous=None, ema=0.0) == 0.0
     assert kl_estimate(0.0, 0, previous=None, ema=0.0) == 0.0
     assert kl_estimate(6.0, 4, previous=0.5, ema=0.75) == pytest.approx(0.75 * 0.5 + 0.25 * 1.5)
+
+
+@pytest.fixture
+def own_objectives(tmp_path, monkeypatch):
+    """A copy of the objectives that a test may change."""
+    shutil.copytree(Path(objectives.__file__).parent, tmp_path, dirs_exist_ok=True)
+    monkeypatch.setattr(objectives, "__path__", [str(tmp_path)])
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from mralign.training.objectives import kto",
+        "from mralign.training.objectives.kto import OBJECTIVE",
+        "import mralign.training.objectives.kto as base",
+        "from . import kto",
+        "from .kto import OBJECTIVE",
+        "from mralign.training.objectives import mralign",  # which is built on kto
+        "def late():\n    from .mralign import OBJECTIVE",
+    ],
+)
+def test_an_objective_is_another_one_when_a_file_that_it_is_built_on_is_edited(own_objectives, line):
+    (own_objectives / "mine.py").write_text(f"{line}\n")
+    before = {name: source_digest(name) for name in ("mine", "mralign", "kto", "sft")}
+    with (own_objectives / "kto.py").open("a") as stream:
+        stream.write("# edited\n")
+    after = {name: source_digest(name) for name in before}
+    assert {name for name in before if before[name] != after[name]} == {"mine", "mralign", "kto"}
+
+
+def test_an_objective_that_imports_itself_or_nothing_has_a_digest(own_objectives):
+    (own_objectives / "mine.py").write_text("import math\nfrom . import mine, no_such_module\n")
+    alone = source_digest("mine")
+    with (own_objectives / "kto.py").open("a") as stream:
+        stream.write("# edited\n")
+    assert source_digest("mine") == alone

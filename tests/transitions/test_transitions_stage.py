@@ -254,8 +254,8 @@ def test_one_data_set_of_two_gives_what_it_gives_alone(tmp_path: Path, em: str) 
 def test_a_data_set_changes_the_fingerprint_of_matrices_and_weights_and_of_nothing_when_none_is_named() -> None:
     whole, named, one = (config_of(datasets=names) for names in ((), ("sciq", "nq"), ("nq",)))
     for stage in (stages.MATRICES_STAGE, stages.WEIGHTS_STAGE):
-        assert stage.matters(whole) == stage.matters(named)
-        assert "datasets" not in stage.matters(whole)
-        assert stage.matters(one) == {**stage.matters(whole), "datasets": ("nq",)}
+        assert stage.settings(whole) == stage.settings(named)
+        assert stage.settings(whole)["training.datasets"] == []
+        assert stage.settings(one) == stage.settings(whole) | {"training.datasets": ["nq"]}
     for stage in (stages.COUNTS_STAGE, stages.annotators_stage(human=False)):
-        assert stage.matters(whole) == stage.matters(one)
+        assert stage.settings(whole) == stage.settings(one)

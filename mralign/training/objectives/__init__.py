@@ -6,7 +6,9 @@ report read what an objective says of itself (`objective.py`).
 
 from __future__ import annotations
 
+import ast
 import hashlib
+import json
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
@@ -20,8 +22,34 @@ def names() -> list[str]:
 
 
 def source_digest(name: str) -> str:
-    """A digest of the objective's file: an edited objective is another one."""
-    return hashlib.sha256((Path(__path__[0]) / f"{name}.py").read_bytes()).hexdigest()[:16]
+    """A digest of the objective's file and of the files here that it imports: an edited objective is another one."""
+    files = sorted(_files_of(name))
+    texts = [(Path(__path__[0]) / file).read_text(encoding="utf-8") for file in files]
+    return hashlib.sha256(json.dumps([files, texts]).encode()).hexdigest()[:16]
+
+
+def _files_of(name: str) -> set[str]:
+    """The file of a module of this package, and those of the modules here that it imports, directly or not."""
+    todo, found = [name], set[str]()
+    while todo:
+        file = f"{todo.pop()}.py"
+        path = Path(__path__[0]) / file
+        if file not in found and path.is_file():
+            found.add(file)
+            todo += _imported(path)
+    return found
+
+
+def _imported(path: Path) -> list[str]:
+    """Names of the modules of this package that a file imports; a name that is no module has no file."""
+    names: list[str] = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            package = ".".join(filter(None, [__name__ if node.level else "", node.module]))
+            names += [package, *(f"{package}.{alias.name}" for alias in node.names)]
+    return [name.removeprefix(f"{__name__}.") for name in names if name.startswith(f"{__name__}.")]
 
 
 def find(name: str) -> Objective:

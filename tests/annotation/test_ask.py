@@ -4,12 +4,12 @@ import asyncio
 import json
 from collections import Counter
 
-from mralign.annotation.annotators import ChatAnnotator, CueAnnotator
+from mralign.annotation.ask import ChatAnnotator, CueAnnotator
 from mralign.annotation.cues import load_rule_book
 from mralign.annotation.instruction import Trajectory
+from mralign.annotation.replies import Opinion
 from mralign.annotation.step_labels import StepLabels
 from mralign.annotation.taxonomy import PAPER
-from mralign.annotation.verdict import Opinion
 from mralign.config import resolve_path
 from mralign.run.rejects import Reject
 from mralign.serving.calls import Failure
@@ -50,7 +50,7 @@ def test_a_good_reply_is_one_request():
     assert said == Opinion((StepLabels(0, 0, ("framing",), (8.0,)), StepLabels(1, 2, ("framing",), (8.0,))), 6.0)
     (request,) = chat.requests
     assert [m.role for m in request.messages] == ["system", "user"]
-    assert request.schema["properties"]["steps"]["items"]["properties"]["segments"]["items"]["maximum"] == 2
+    assert request.schema["$defs"]["StepReply"]["properties"]["segments"]["items"]["maximum"] == 2
     assert dict(tally) == {
         "trajectories": 1,
         "requests": 1,

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from mralign.annotation.consensus import Span, label_fault, validate
+from mralign.annotation.replies import Opinion, read_adjudication, read_annotation
 from mralign.annotation.step_labels import StepLabels
 from mralign.annotation.taxonomy import PAPER
-from mralign.annotation.verdict import Opinion, read_adjudication, read_annotation
 from mralign.asking.json_reply import Fault
 
 Labels = Opinion | tuple[StepLabels, ...]

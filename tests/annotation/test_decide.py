@@ -1,54 +1,63 @@
-"""Who is heard where, how what was heard travels, and how a trajectory is settled."""
+"""Who is asked at which engine, how what was said travels, and how two opinions become final steps."""
 
 import asyncio
+import json
 from collections import Counter
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mralign.annotation.ask import Opinions, ask
+from mralign.annotation.decide import decide
 from mralign.annotation.instruction import Trajectory
-from mralign.annotation.panel import ROLES, Hearing, Visit, hear, plan_visits, settle
+from mralign.annotation.replies import Opinion
+from mralign.annotation.resolved import ROLES, ResolvedAnnotation, plan_engines
 from mralign.annotation.step_labels import StepLabels
 from mralign.annotation.taxonomy import PAPER
-from mralign.annotation.verdict import Opinion
 from mralign.run.rejects import Reject
 
 THOUGHT = Trajectory("q/on/0", "Who?", (), ("a", "b"))
 ALL = ("first", "second", "adjudicator")
 
 
+RESOLVED = ResolvedAnnotation(names={}, chats={}, books={}, taxonomy=PAPER, threshold=7.0, show_answers=True)
+
+
 def keys(first, second, adjudicator):
-    return {"first": first, "second": second, "adjudicator": adjudicator}
+    """The engine of each role; None is the cue phrases, which have none."""
+    engines = {"first": first, "second": second, "adjudicator": adjudicator}
+    return {role: engine for role, engine in engines.items() if engine is not None}
 
 
 @pytest.mark.parametrize(
-    ("engines", "visits"),
+    ("engines", "planned"),
     [
         (keys(None, None, None), []),
-        (keys("E", "E", "E"), [Visit("E", ALL)]),
-        (keys("A", "B", "J"), [Visit("A", ("first",)), Visit("B", ("second",)), Visit("J", ("adjudicator",))]),
-        (keys("A", "A", "J"), [Visit("A", ("first", "second")), Visit("J", ("adjudicator",))]),
-        (keys("J", "B", "J"), [Visit("B", ("second",)), Visit("J", ("first", "adjudicator"))]),
-        (keys(None, "B", "J"), [Visit("B", ("second",)), Visit("J", ("first", "adjudicator"))]),
-        (keys("A", None, None), [Visit("A", ALL)]),
-        (keys("A", "B", None), [Visit("A", ("first",)), Visit("B", ("second", "adjudicator"))]),
-        (keys(None, None, "J"), [Visit("J", ALL)]),
+        (keys("E", "E", "E"), [ALL]),
+        (keys("A", "B", "J"), [("first",), ("second",), ("adjudicator",)]),
+        (keys("A", "A", "J"), [("first", "second"), ("adjudicator",)]),
+        (keys("J", "B", "J"), [("second",), ("first", "adjudicator")]),
+        (keys(None, "B", "J"), [("second",), ("first", "adjudicator")]),
+        (keys("A", None, None), [ALL]),
+        (keys("A", "B", None), [("first",), ("second", "adjudicator")]),
+        (keys(None, None, "J"), [ALL]),
     ],
 )
-def test_each_engine_is_visited_once_and_the_adjudicators_last(engines, visits):
-    assert plan_visits(engines) == visits
+def test_each_engine_is_asked_once_and_the_adjudicators_last(engines, planned):
+    assert plan_engines(engines) == planned
 
 
 @given(st.tuples(*[st.sampled_from([None, "A", "B", "C"])] * 3))
-def test_every_role_is_heard_exactly_once_whatever_the_engines(engines):
-    named = dict(zip(ROLES, engines, strict=True))
-    visits = plan_visits(named)
-    heard = [role for visit in visits for role in visit.roles]
-    assert sorted(heard) == (sorted(ROLES) if any(engines) else [])
-    assert len({visit.engine_key for visit in visits}) == len(visits)
-    assert all(named[role] in (None, visit.engine_key) for visit in visits for role in visit.roles)
-    assert not visits or "adjudicator" in visits[-1].roles
+def test_every_role_is_asked_exactly_once_whatever_the_engines(engines):
+    named = keys(*engines)
+    planned = plan_engines(named)
+    asked = [role for roles in planned for role in roles]
+    assert sorted(asked) == (sorted(ROLES) if any(engines) else [])
+    served = [{named[role] for role in roles if role in named} for roles in planned]
+    assert all(len(engine) == 1 for engine in served)  # those who are asked together share one engine
+    assert len(set.union(set(), *served)) == len(planned)  # and nobody else has it
+    assert not planned or "adjudicator" in planned[-1]
 
 
 class Voice:
@@ -74,25 +83,25 @@ def opinion(*labels, confidence=None):
 
 def run(first, second, judge):
     async def go():
-        hearing = Hearing()
-        await hear(THOUGHT, hearing=hearing, annotators={"first": first})
-        hearing = Hearing.from_json(hearing.to_json())  # it travels from engine to engine
-        await hear(THOUGHT, hearing=hearing, annotators={"second": second})
-        row = await settle(THOUGHT, hearing=hearing, adjudicator=judge, taxonomy=PAPER, threshold=7.0)
-        return row, hearing
+        opinions = Opinions()
+        await ask(THOUGHT, {"first": first}, opinions=opinions)
+        opinions = Opinions.from_json(json.loads(json.dumps(opinions.to_json())))  # it travels between engines
+        await ask(THOUGHT, {"second": second}, opinions=opinions)
+        row = await decide(THOUGHT, opinions=opinions, adjudicator=judge, resolved=RESOLVED)
+        return row, opinions
 
     return asyncio.run(go())
 
 
 def test_agreement_asks_no_adjudicator():
     judge = Voice(None)
-    row, hearing = run(
+    row, opinions = run(
         Voice(opinion("framing", "chaining", confidence=4.0)), Voice(opinion("framing", "chaining")), judge
     )
     assert [step["labels"] for step in row["steps"]] == [("framing",), ("chaining",)]
     assert (row["segments"], row["confidence_a"], row["confidence_b"]) == (2, 4.0, None)
     assert judge.asked == 0
-    assert hearing.tallies["first"] == hearing.tallies["second"] == Counter(trajectories=1)
+    assert opinions.tallies["first"] == opinions.tallies["second"] == Counter(trajectories=1)
 
 
 def test_only_disputed_steps_go_to_the_adjudicator_and_all_is_recorded():
@@ -118,6 +127,14 @@ def test_a_row_put_aside_is_asked_about_no_more():
     row, _ = run(Voice(reject), second, judge)
     assert row == reject
     assert second.asked == judge.asked == 0
+
+
+def test_what_was_said_travels_unchanged_whatever_a_reply_holds():
+    said = Reject("q/on/0", "not_json", "annotator first: x", "a lone surrogate: \ud800")
+    steps = (StepLabels(0, 0, ("framing", "chaining"), (0.1 + 0.2, 1e-300)), StepLabels(1, 1, (), ()))
+    opinions = Opinions({"first": said, "second": Opinion(steps, 6.5)})
+    opinions.tallies["first"]["requests"] += 2
+    assert Opinions.from_json(json.loads(json.dumps(opinions.to_json()))) == opinions
 
 
 def test_an_adjudicator_without_a_verdict_puts_the_row_aside():

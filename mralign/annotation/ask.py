@@ -1,15 +1,20 @@
-"""An annotator gives its opinion of a trajectory; the adjudicator decides what two opinions leave open.
+"""Annotators are asked for their opinion of a trajectory, the adjudicator about what two opinions leave open.
 
 A `Trajectory` enters; an `Opinion` (or the labels of the disputed steps) leaves, or a `Reject` that says why there is
 none, with a tally of what it took. A chat is asked once, and once more with the error quoted if its reply cannot be
-used; then the row is put aside with the raw reply (METHOD.md §2a). The cue phrases answer at once. No Ray here.
+used; then the row is put aside with the raw reply (METHOD.md §2a). The cue phrases answer at once. A trajectory may be
+asked about at several engines, one after the other: `Opinions` holds what was said so far. No Ray here.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter
 
 from mralign.annotation.consensus import validate
 from mralign.annotation.cues import RuleBook, adjudicate, annotate
@@ -20,21 +25,24 @@ from mralign.annotation.instruction import (
     annotation_messages,
     annotator_instruction,
 )
-from mralign.annotation.step_labels import StepLabels
-from mralign.annotation.taxonomy import Taxonomy
-from mralign.annotation.verdict import (
+from mralign.annotation.replies import (
     Opinion,
     adjudication_schema,
     annotation_schema,
     read_adjudication,
     read_annotation,
 )
+from mralign.annotation.resolved import ANNOTATORS, ROLES, ResolvedAnnotation, Roles
+from mralign.annotation.step_labels import StepLabels
+from mralign.annotation.taxonomy import Taxonomy
+from mralign.asking.chats import SharedEngine
 from mralign.asking.interview import interview, uncut
 from mralign.asking.json_reply import Fault
 from mralign.run.rejects import Reject
 from mralign.serving.calls import Failure
 from mralign.serving.conversation import Chat, ChatRequest
 
+Tallies = dict[str, Counter[str]]  # by role, what is named in TALLIED
 Dispute = tuple[StepLabels, StepLabels]
 Said = TypeVar("Said")
 
@@ -52,16 +60,6 @@ TALLIED = (
     "fresh_prompt_tokens",
     "fresh_completion_tokens",
 )
-
-
-class Annotator(Protocol):
-    """Who can be asked for an opinion and to adjudicate. `tally` gets counts named in TALLIED."""
-
-    async def annotate(self, trajectory: Trajectory, *, tally: Counter[str]) -> Opinion | Reject: ...
-
-    async def adjudicate(
-        self, trajectory: Trajectory, disputed: Sequence[Dispute], *, tally: Counter[str]
-    ) -> tuple[StepLabels, ...] | Reject: ...
 
 
 class CueAnnotator:
@@ -137,6 +135,63 @@ class ChatAnnotator:
         tally["rejected"] += 1
         fault = Fault(said.reason, said.detail)
         return _reject(trajectory, self.name, reason=fault.reason, detail=fault.detail, raw=raw)
+
+
+AskedAnnotator = ChatAnnotator | CueAnnotator
+
+
+def annotators_at(
+    resolved: ResolvedAnnotation, roles: Roles = ROLES, *, engine: SharedEngine | None = None
+) -> dict[str, AskedAnnotator]:
+    """Those who are asked at one engine, by role; `engine` None: all of them are cue phrases."""
+    return {role: _annotator(resolved, role, engine=engine) for role in roles}
+
+
+def _annotator(resolved: ResolvedAnnotation, role: str, *, engine: SharedEngine | None) -> AskedAnnotator:
+    name, taxonomy = resolved.names[role], resolved.taxonomy
+    if role in resolved.books:
+        return CueAnnotator(name, book=resolved.books[role], taxonomy=taxonomy)
+    assert engine is not None
+    chat = engine.chat(resolved.chats[role])
+    return ChatAnnotator(name, chat=chat, taxonomy=taxonomy, show_answers=resolved.show_answers)
+
+
+def _no_tallies() -> Tallies:
+    return {role: Counter() for role in ROLES}
+
+
+@dataclass
+class Opinions:
+    """What was said of one trajectory so far: by role an opinion or why there is none, and what asking took."""
+
+    by_role: dict[str, Opinion | Reject] = field(default_factory=dict)
+    tallies: Tallies = field(default_factory=_no_tallies)
+
+    @property
+    def reject(self) -> Reject | None:
+        """Why the trajectory is put aside; None while it is not."""
+        return next((said for said in self.by_role.values() if isinstance(said, Reject)), None)
+
+    def to_json(self) -> Any:
+        """As a JSON value."""
+        return _OPINIONS.dump_python(self)
+
+    @staticmethod
+    def from_json(value: Any) -> Opinions:
+        return _OPINIONS.validate_python(value)
+
+
+_OPINIONS = TypeAdapter(Opinions)
+
+
+async def ask(trajectory: Trajectory, annotators: Mapping[str, AskedAnnotator], *, opinions: Opinions) -> None:
+    """Add what `annotators` (by role) say to `opinions`; nobody is asked about a trajectory that is put aside."""
+    if opinions.reject is not None:
+        return
+    roles = [role for role in ANNOTATORS if role in annotators]
+    asked = (annotators[role].annotate(trajectory, tally=opinions.tallies[role]) for role in roles)
+    said = await asyncio.gather(*asked)
+    opinions.by_role.update(zip(roles, said, strict=True))
 
 
 def _reject(trajectory: Trajectory, name: str, *, reason: str, detail: str, raw: str = "") -> Reject:

@@ -12,9 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mralign.annotation.step_labels import StepLabels
-from mralign.annotation.taxonomy import PAPER, Taxonomy
-from mralign.annotation.verdict import (
+from mralign.annotation.replies import (
     Fault,
     Opinion,
     adjudication_schema,
@@ -22,6 +20,8 @@ from mralign.annotation.verdict import (
     read_adjudication,
     read_annotation,
 )
+from mralign.annotation.step_labels import StepLabels
+from mralign.annotation.taxonomy import PAPER, Taxonomy
 
 GOOD = {
     "steps": [
@@ -110,7 +110,10 @@ def test_a_confidence_is_any_number_from_0_to_10(confidence: float) -> None:
 
 # --- what is not, and why ----------------------------------------------------------------------------------------
 
-LABELS_ALLOWED = f"allowed are {list(PAPER.labels)}"
+LABELS_ALLOWED = f"it must be one of {list(PAPER.labels)}"
+CONFIDENCE = "it must be a whole number from 0 to 10"
+TWICE = [{"label": "framing", "confidence": 5}, {"label": "framing", "confidence": 6}]
+TWO = "it must be a list of at most 2 entries"
 ALONE = "reply with the JSON object alone"
 
 
@@ -155,31 +158,31 @@ def test_what_is_not_json_says_so(text: str, said: list[str]) -> None:
             {"Steps": [], "confidence": 1},
             "the reply is ['Steps', 'confidence']; it must be an object with the keys ['steps', 'confidence']",
         ),
-        ({"steps": {"0": 1}, "confidence": 1}, "steps is {'0': 1}; it must be a list"),
-        ({"steps": None, "confidence": 1}, "steps is None; it must be a list"),
+        ({"steps": {"0": 1}, "confidence": 1}, "steps is {'0': 1}; it must be a list of 1 to 6 entries"),
+        ({"steps": None, "confidence": 1}, "steps is None; it must be a list of 1 to 6 entries"),
         (
             {"steps": [[0]], "confidence": 1},
-            "step 0 is 'list'; it must be an object with the keys ['segments', 'labels']",
+            "steps[0] is [0]; it must be an object with the keys ['segments', 'labels']",
         ),
         (
             {"steps": [{"segments": [0]}], "confidence": 1},
-            "step 0 is ['segments']; it must be an object with the keys ['segments', 'labels']",
+            "steps[0] is ['segments']; it must be an object with the keys ['segments', 'labels']",
         ),
         (
             {"steps": [{"segments": 0, "labels": []}], "confidence": 1},
-            "step 0: segments is 0; it must be a list",
+            "steps[0].segments is 0; it must be a list of 1 to 6 entries",
         ),
         (
             {"steps": [{"segments": [0], "labels": "framing"}], "confidence": 1},
-            "step 0: labels is 'framing'; it must be a list",
+            "steps[0].labels is 'framing'; it must be a list of at most 2 entries",
         ),
         (
             {"steps": [{"segments": [0], "labels": ["framing"]}], "confidence": 1},
-            "step 0: a label is 'str'; it must be an object with the keys ['label', 'confidence']",
+            "steps[0].labels[0] is 'framing'; it must be an object with the keys ['label', 'confidence']",
         ),
         (
             {"steps": [{"segments": [0], "labels": [{"label": "framing"}]}], "confidence": 1},
-            "step 0: a label is ['label']; it must be an object with the keys ['label', 'confidence']",
+            "steps[0].labels[0] is ['label']; it must be an object with the keys ['label', 'confidence']",
         ),
     ],
 )
@@ -187,30 +190,31 @@ def test_a_wrong_shape_is_named(reply: dict[str, Any], detail: str) -> None:
     assert read(json.dumps(reply)) == Fault("wrong_shape", detail)
 
 
-WHOLE = "it must be a list of one or more whole numbers"
-ORDER = "are not neighbours in ascending order"
+WHOLE = "it must be a whole number from 0 to 5"
+ORDER = "they must be neighbours in ascending order"
 COVER = "steps must be ascending, disjoint and cover every segment from 0 to 5"
 
 
 @pytest.mark.parametrize(
     ("parts", "detail"),
     [
-        ([[]], f"step 0: segments is []; {WHOLE}"),
-        ([[0, 1, True]], f"step 0: segments is [0, 1, True]; {WHOLE}"),
-        ([[0.0]], f"step 0: segments is [0.0]; {WHOLE}"),
-        ([["0"]], f"step 0: segments is ['0']; {WHOLE}"),
-        ([[[0]]], f"step 0: segments is [[0]]; {WHOLE}"),
-        ([[0, 0]], f"step 0: segments [0, 0] {ORDER}"),
-        ([[0], [2, 1]], f"step 1: segments [2, 1] {ORDER}"),
-        ([[0, 1, 3]], f"step 0: segments [0, 1, 3] {ORDER}"),
-        ([[-1, 0, 1, 2, 3, 4, 5]], f"step 0 begins at segment -1, expected 0: {COVER}"),
+        ([[]], "steps[0].segments has 0 entries; it must be a list of 1 to 6 entries"),
+        ([[0, 1, True]], f"steps[0].segments[2] is True; {WHOLE}"),
+        ([[0.0]], f"steps[0].segments[0] is 0.0; {WHOLE}"),
+        ([["0"]], f"steps[0].segments[0] is '0'; {WHOLE}"),
+        ([[[0]]], f"steps[0].segments[0] is [0]; {WHOLE}"),
+        ([[0, 0]], f"steps[0].segments is [0, 0]; {ORDER}"),
+        ([[0], [2, 1]], f"steps[1].segments is [2, 1]; {ORDER}"),
+        ([[0, 1, 3]], f"steps[0].segments is [0, 1, 3]; {ORDER}"),
+        ([[-1, 0, 1, 2, 3]], f"steps[0].segments[0] is -1; {WHOLE}"),
         ([[1, 2, 3, 4, 5]], f"step 0 begins at segment 1, expected 0: {COVER}"),
         ([[0, 1], [1, 2, 3, 4, 5]], f"step 1 begins at segment 1, expected 2: {COVER}"),
         ([[0], [2, 3, 4, 5], [1]], f"step 1 begins at segment 2, expected 1: {COVER}"),
-        ([[0, 1, 2, 3, 4, 5, 6]], "step 0 ends at segment 6; allowed are 0 to 5"),
+        ([[0, 1, 2, 3, 4, 5, 6]], "steps[0].segments has 7 entries; it must be a list of 1 to 6 entries"),
         ([[0, 1, 2], [3, 4]], "segments 5 to 5 are in no step; every segment must be in exactly one"),
-        ([], "segments 0 to 5 are in no step; every segment must be in exactly one"),
-        ([[10**30]], f"step 0 begins at segment {'1' + '0' * 19}, expected 0: {COVER}"),
+        ([], "steps has 0 entries; it must be a list of 1 to 6 entries"),
+        ([[3, 4, 5, 6]], f"steps[0].segments[3] is 6; {WHOLE}"),
+        ([[10**30]], f"steps[0].segments[0] is {10**30}; {WHOLE}"),
     ],
 )
 def test_bad_segments_are_quoted(parts: list[Any], detail: str) -> None:
@@ -221,43 +225,43 @@ def test_bad_segments_are_quoted(parts: list[Any], detail: str) -> None:
 @pytest.mark.parametrize(
     ("entries", "detail"),
     [
-        ([("guessing", 5)], f"step 0 has unknown labels ['guessing']; {LABELS_ALLOWED}"),
-        ([("Framing", 5)], f"step 0 has unknown labels ['Framing']; {LABELS_ALLOWED}"),
-        ([("framing ", 5)], f"step 0 has unknown labels ['framing ']; {LABELS_ALLOWED}"),
-        ([("", 5), ("framing", 5)], f"step 0 has unknown labels ['']; {LABELS_ALLOWED}"),
-        ([("ﬁ", 5)], f"step 0 has unknown labels ['ﬁ']; {LABELS_ALLOWED}"),
-        ([("<start>", 5)], f"step 0 has unknown labels ['<start>']; {LABELS_ALLOWED}"),
-        ([(5, 5)], "step 0: labels [5] must be texts"),
-        ([(None, 5), ("framing", 5)], "step 0: labels [None, 'framing'] must be texts"),
+        ([("guessing", 5)], f"labels[0].label is 'guessing'; {LABELS_ALLOWED}"),
+        ([("Framing", 5)], f"labels[0].label is 'Framing'; {LABELS_ALLOWED}"),
+        ([("framing ", 5)], f"labels[0].label is 'framing '; {LABELS_ALLOWED}"),
+        ([("", 5), ("framing", 5)], f"labels[0].label is ''; {LABELS_ALLOWED}"),
+        ([("ﬁ", 5)], f"labels[0].label is 'ﬁ'; {LABELS_ALLOWED}"),
+        ([("<start>", 5)], f"labels[0].label is '<start>'; {LABELS_ALLOWED}"),
+        ([(5, 5)], f"labels[0].label is 5; {LABELS_ALLOWED}"),
+        ([(None, 5), ("framing", 5)], f"labels[0].label is None; {LABELS_ALLOWED}"),
         (
             [("framing", 5), ("framing", 6)],
-            "step 0 has labels ['framing', 'framing']; allowed are at most two different ones",
+            f"labels is {TWICE}; allowed are at most two different labels",
         ),
         (
             [("framing", 5), ("chaining", 6), ("analogy", 1)],
-            "step 0 has labels ['framing', 'chaining', 'analogy']; allowed are at most two different ones",
+            f"labels has 3 entries; {TWO}",
         ),
-        ([("framing", -1)], "step 0: a confidence is -1; it must be a number from 0 to 10"),
-        ([("framing", 10.5)], "step 0: a confidence is 10.5; it must be a number from 0 to 10"),
-        ([("framing", "9")], "step 0: a confidence is '9'; it must be a number from 0 to 10"),
-        ([("framing", True)], "step 0: a confidence is True; it must be a number from 0 to 10"),
-        ([("framing", None)], "step 0: a confidence is None; it must be a number from 0 to 10"),
-        ([("framing", [9])], "step 0: a confidence is [9]; it must be a number from 0 to 10"),
-        ([("framing", float("nan"))], "step 0: a confidence is nan; it must be a number from 0 to 10"),
-        ([("framing", float("inf"))], "step 0: a confidence is inf; it must be a number from 0 to 10"),
-        ([("framing", float("-inf"))], "step 0: a confidence is -inf; it must be a number from 0 to 10"),
+        ([("framing", -1)], f"labels[0].confidence is -1; {CONFIDENCE}"),
+        ([("framing", 10.5)], f"labels[0].confidence is 10.5; {CONFIDENCE}"),
+        ([("framing", "9")], f"labels[0].confidence is '9'; {CONFIDENCE}"),
+        ([("framing", True)], f"labels[0].confidence is True; {CONFIDENCE}"),
+        ([("framing", None)], f"labels[0].confidence is None; {CONFIDENCE}"),
+        ([("framing", [9])], f"labels[0].confidence is [9]; {CONFIDENCE}"),
+        ([("framing", float("nan"))], f"labels[0].confidence is nan; {CONFIDENCE}"),
+        ([("framing", float("inf"))], f"labels[0].confidence is inf; {CONFIDENCE}"),
+        ([("framing", float("-inf"))], f"labels[0].confidence is -inf; {CONFIDENCE}"),
     ],
 )
 def test_bad_labels_are_quoted(entries: list[tuple[Any, Any]], detail: str) -> None:
     labels = [{"label": label, "confidence": confidence} for label, confidence in entries]
-    assert one_step([0], labels) == Fault("bad_labels", detail)
-    told = detail.replace("step 0", "dispute_2")
+    assert one_step([0], labels) == Fault("bad_labels", f"steps[0].{detail}")
+    told = detail.replace("labels", "dispute_2", 1)
     assert rule(json.dumps({"dispute_1": [], "dispute_2": labels})) == Fault("bad_labels", told)
 
 
 @pytest.mark.parametrize("confidence", [False, -0.1, "8", None, float("nan"), {}])
 def test_a_bad_final_confidence_is_quoted(confidence: Any) -> None:
-    told = Fault("bad_labels", f"the final confidence is {confidence!r}; it must be a number from 0 to 10")
+    told = Fault("bad_labels", f"confidence is {confidence!r}; {CONFIDENCE}")
     assert read(json.dumps(GOOD | {"confidence": confidence})) == told
 
 
@@ -267,7 +271,7 @@ def test_the_reason_is_that_of_the_fault_which_is_quoted() -> None:
         {"segments": [0], "labels": [{"label": "guessing", "confidence": 1}]},
     ]
     fault = read(json.dumps({"steps": steps, "confidence": 1}), segments=2)
-    assert fault == Fault("bad_labels", f"step 1 has unknown labels ['guessing']; {LABELS_ALLOWED}")
+    assert fault == Fault("bad_labels", f"steps[1].labels[0].label is 'guessing'; {LABELS_ALLOWED}")
 
 
 def test_an_adjudication_lacks_a_dispute() -> None:
@@ -279,16 +283,16 @@ def test_an_adjudication_lacks_a_dispute() -> None:
     ("fault", "allowed"),
     [
         (one_label("x" * 10**6, 5), LABELS_ALLOWED),
-        (one_step([0], [{"label": f"x{i}", "confidence": 5} for i in range(3000)]), LABELS_ALLOWED),
-        (one_step([0], [{"label": "framing", "confidence": 5}] * 3000), "allowed are at most two different ones"),
-        (one_step([0], [{"label": 5, "confidence": 5}] * 3000), "must be texts"),
-        (one_step([10**4299], []), "cover every segment from 0 to 0"),
-        (one_step([-(10**4299)], []), "cover every segment from 0 to 0"),
-        (one_step(list(range(5000)), [], segments=3), "allowed are 0 to 2"),
-        (one_step(["x" * 10**6], []), WHOLE),
+        (one_step([0], [{"label": f"x{i}", "confidence": 5} for i in range(3000)]), "it must be"),
+        (one_step([0], [{"label": "framing", "confidence": 5}] * 3000), TWO),
+        (one_step([0], [{"label": 5, "confidence": 5}] * 3000), "it must be"),
+        (one_step([10**4299], []), "it must be a whole number from 0 to 0"),
+        (one_step([-(10**4299)], []), "it must be a whole number from 0 to 0"),
+        (one_step(list(range(5000)), [], segments=3), "it must be a list of 1 to 3 entries"),
+        (one_step(["x" * 10**6], []), "it must be a whole number from 0 to 0"),
         (one_step("x" * 10**6, []), "must be a list"),
-        (one_label("framing", "9" * 10**6), "must be a number from 0 to 10"),
-        (one_label("framing", 10**4299), "must be a number from 0 to 10"),
+        (one_label("framing", "9" * 10**6), CONFIDENCE),
+        (one_label("framing", 10**4299), CONFIDENCE),
         (read(json.dumps({f"key {i}": 1 for i in range(10**4)})), "['steps', 'confidence']"),
         (read(json.dumps({"k" * 10**6: 1})), "['steps', 'confidence']"),
     ],
@@ -303,7 +307,7 @@ def test_a_detail_can_be_quoted() -> None:
     """A lone surrogate, in JSON an innocent escape, could not be sent back or stored."""
     fault = one_label("a\ud800b", 5)
     assert "\\ud800" in json.dumps("a\ud800b")
-    assert fault == Fault("bad_labels", f"step 0 has unknown labels ['a\\ud800b']; {LABELS_ALLOWED}")
+    assert fault == Fault("bad_labels", f"steps[0].labels[0].label is 'a\\ud800b'; {LABELS_ALLOWED}")
     assert Fault("not_json", "a\ud800b" + "c" * 600).detail == "a?b" + "c" * 497
     assert fault.detail.encode("utf-8")
 
