@@ -4,8 +4,8 @@ Two models answer the same questions; one always goes from framing to backtracki
 summarisation, in words that the cue phrases know. The difference of the two matrices is the one that was planted.
 """
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -15,6 +15,7 @@ from mralign.annotation.stage import annotation_of
 from mralign.config import RunConfig, parse
 from mralign.evaluation.responses import Asked, shelf_of, write_parts
 from mralign.rollouts.stage import thoughts_stage
+from mralign.rows import Generation, to_table
 from mralign.rows.schema import ANNOTATIONS, CANDIDATES, GENERATIONS, MATRICES, QUESTIONS
 from mralign.rows.subjects import Subject
 from mralign.run.pipeline import Planned, run_stage
@@ -64,7 +65,7 @@ def responses_of(home: Path, side: str) -> StageDir:
             said = thought if one.group == "plain" and part < 3 else "Wait, not this one."
             rows = [response(n, said, mode=mode, draw=draw) for n in numbers for mode, draw in MODES]
             name = part_name(f"{part}-x") if part < 3 else part_name("other-x")
-            shelf.commit(name, pa.Table.from_pylist(rows, schema=GENERATIONS), schema=GENERATIONS)
+            shelf.commit(name, to_table(rows, Generation), schema=GENERATIONS)
     write_parts(out, asked)
     return out
 
@@ -72,12 +73,12 @@ def responses_of(home: Path, side: str) -> StageDir:
 MODES = (("on", 0), ("on", 1), ("off", 0))
 
 
-def response(number: int, thought: str, *, mode: str, draw: int) -> dict[str, Any]:
+def response(number: int, thought: str, *, mode: str, draw: int) -> Generation:
     row = generation(f"held-out/{number}", mode, draw, "Paris", dataset="held-out")
     if mode == "off":
         return row
     said = thought if draw == 0 else "Alternatively, something else."
-    return row | {"text": f"<think>{said}</think>Paris", "thought_start": 7, "thought_end": 7 + len(said)}
+    return replace(row, text=f"<think>{said}</think>Paris", thought_start=7, thought_end=7 + len(said))
 
 
 def go(stage: Stage, config: RunConfig, home: Path, done: dict[str, StageDir]) -> Manifest:
