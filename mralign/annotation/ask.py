@@ -8,10 +8,9 @@ asked about at several engines, one after the other: `Opinions` holds what was s
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
@@ -36,7 +35,7 @@ from mralign.annotation.resolved import ANNOTATORS, ROLES, ResolvedAnnotation, R
 from mralign.annotation.step_labels import StepLabels
 from mralign.annotation.taxonomy import Taxonomy
 from mralign.asking.chats import SharedEngine
-from mralign.asking.interview import interview, uncut
+from mralign.asking.interview import interview, together, uncut
 from mralign.asking.json_reply import Fault
 from mralign.run.rejects import Reject
 from mralign.serving.calls import Failure
@@ -185,13 +184,16 @@ _OPINIONS = TypeAdapter(Opinions)
 
 
 async def ask(trajectory: Trajectory, annotators: Mapping[str, AskedAnnotator], *, opinions: Opinions) -> None:
-    """Add what `annotators` (by role) say to `opinions`; nobody is asked about a trajectory that is put aside."""
+    """Add what `annotators` (by role) say to `opinions`; nobody is asked about a trajectory that is put aside.
+
+    Where one is told to stop (calls.Stopped), the other comes to its end first: its reply is paid for.
+    """
     if opinions.reject is not None:
         return
     roles = [role for role in ANNOTATORS if role in annotators]
-    asked = (annotators[role].annotate(trajectory, tally=opinions.tallies[role]) for role in roles)
-    said = await asyncio.gather(*asked)
-    opinions.by_role.update(zip(roles, said, strict=True))
+    said = await together(annotators[role].annotate(trajectory, tally=opinions.tallies[role]) for role in roles)
+    for role, one in zip(roles, said, strict=True):
+        opinions.by_role[role] = replace(one, role=role) if isinstance(one, Reject) else one
 
 
 def _reject(trajectory: Trajectory, name: str, *, reason: str, detail: str, raw: str = "") -> Reject:

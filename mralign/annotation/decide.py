@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import pyarrow as pa
@@ -19,6 +19,7 @@ from mralign.annotation.instruction import Trajectory, trajectory_of
 from mralign.annotation.replies import Opinion
 from mralign.annotation.resolved import ADJUDICATOR, ANNOTATORS, ResolvedAnnotation
 from mralign.annotation.step_labels import StepLabels
+from mralign.rows import Polarity
 from mralign.run.rejects import Reject
 
 
@@ -36,7 +37,7 @@ async def decide(
     if disputed:
         answer = await adjudicator.adjudicate(trajectory, disputed, tally=opinions.tallies[ADJUDICATOR])
         if isinstance(answer, Reject):
-            return answer
+            return replace(answer, role=ADJUDICATOR)
         verdicts = answer
     steps = consensus(
         first.steps,
@@ -66,7 +67,7 @@ async def annotate_row(
     await ask(trajectory, annotators, opinions=opinions)
     decided = await decide(trajectory, opinions=opinions, adjudicator=annotators[ADJUDICATOR], resolved=resolved)
     if isinstance(decided, Reject):
-        return decided
+        return replace(decided, dataset=row["dataset"], polarity=Polarity(row["polarity"]))
     return {name: row[name] for name in ("row_id", "question_id", "dataset", "polarity")} | decided
 
 

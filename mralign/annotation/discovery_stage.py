@@ -95,7 +95,7 @@ def sample(candidates: StageDir, *, size: int, seed: int) -> dict[str, list[str]
 
 def _read_sampled(part: str, *, candidates: StageDir, sampled: Mapping[str, Sequence[str]]) -> pa.Table:
     """The sampled candidates of a part."""
-    columns = ["row_id", "question", "answers", "text", "segment_start", "segment_end"]
+    columns = ["row_id", "dataset", "polarity", "question", "answers", "text", "segment_start", "segment_end"]
     table = candidates.read_parts([part], schema=CANDIDATES, columns=columns)
     return table.filter(pc.is_in(table.column("row_id"), value_set=pa.array(sampled[part], pa.string())))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from mralign.annotation.instruction import trajectory_of
@@ -17,12 +18,14 @@ from mralign.annotation.open_labels import as_row, open_request, read_open
 from mralign.asking.interview import interview, uncut
 from mralign.asking.json_reply import Fault
 from mralign.chat.endings import TRUNCATED
+from mralign.rows import Polarity
 from mralign.run.rejects import Reject
 from mralign.run.stream import Answer
 from mralign.serving.calls import Failure, Stopped
 from mralign.serving.conversation import Chat, ChatRequest
 
 T = TypeVar("T")
+_ROLE = "labeller"  # of whoever is asked here, in rejects
 
 
 class OpenLabelling:
@@ -43,7 +46,8 @@ class OpenLabelling:
         except Stopped as reason:
             return Answer(stopped=str(reason))
         if isinstance(said, Reject):
-            return Answer(rejects=[said], took=tally)
+            reject = replace(said, dataset=row["dataset"], polarity=Polarity(row["polarity"]))
+            return Answer(rejects=[reject], took=tally)
         return Answer(rows=[as_row(row["row_id"], steps=said)], took=tally)
 
 
@@ -67,8 +71,8 @@ async def ask(chat: Chat, request: ChatRequest, *, read: Callable[[str], T | Fau
     said, raw = found.said, found.reply.text if found.reply else ""
     if isinstance(said, Failure):
         before = f"repair of {found.mended.reason}: " if found.mended else ""
-        return Reject(request.key_id, said.reason, f"{before}{said.detail}", raw)
+        return Reject(request.key_id, said.reason, f"{before}{said.detail}", raw, role=_ROLE)
     if isinstance(said, Fault):
         cut = "; raise decoding.max_tokens" if said.reason == TRUNCATED else ""
-        return Reject(request.key_id, said.reason, f"after one repair: {said.detail}{cut}", raw)
+        return Reject(request.key_id, said.reason, f"after one repair: {said.detail}{cut}", raw, role=_ROLE)
     return said

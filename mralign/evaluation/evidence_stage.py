@@ -44,7 +44,8 @@ class Searching:
         except Stopped as reason:
             return Answer(stopped=str(reason))
         if isinstance(found, Failure):
-            return Answer(rejects=[Reject(row["row_id"], found.reason, found.detail, row["question"])])
+            reject = Reject(row["row_id"], found.reason, found.detail, row["question"], dataset=row["dataset"])
+            return Answer(rejects=[reject])
         evidence = {
             "question_id": row["row_id"],
             "dataset": row["dataset"],

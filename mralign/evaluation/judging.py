@@ -94,7 +94,7 @@ async def _judge(step: Step, case: Case, number: int, item: Item, *, judges: Jud
         found = await judges.searcher.search(item.subject, top_k=judges.evidence)
         if isinstance(found, Failure):
             detail = f"the search of evidence failed: {found.detail}"
-            return Reject(_judgement_id(case, step, number), found.reason, detail, item.subject)
+            return Reject(_judgement_id(case, step, number), found.reason, detail, item.subject, dataset=case.dataset)
         evidence = found
     row = _row(step, case, number, subject=item.subject, evidence=evidence)
     settled = item.verdict or (step.unfound if step.searched and not evidence else None)
@@ -130,7 +130,8 @@ async def _ask(step: Step, row: dict[str, Any], request: ChatRequest, *, chat: C
     if isinstance(said, Fault | Failure):
         tally["rejected"] += 1
         cut = "; raise decoding.max_tokens" if said.reason == "truncated" else ""
-        return Reject(row["judgement_id"], said.reason, f"{step.role}: {said.detail}{cut}", raw)
+        detail = f"{step.role}: {said.detail}{cut}"
+        return Reject(row["judgement_id"], said.reason, detail, raw, dataset=row["dataset"], role=step.role)
     prompt = json.dumps([asdict(message) for message in found.messages], ensure_ascii=False)
     return row | {"prompt": readable(prompt), "reply": readable(raw), "verdict": json.dumps(said.model_dump())}
 

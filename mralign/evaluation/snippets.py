@@ -68,11 +68,9 @@ def ask_with_snippets(questions: pa.Table, *, evidence: pa.Table, prompt: str, l
 def unsearched(questions: pa.Table, *, evidence: pa.Table) -> list[Reject]:
     """A reject, reason no_evidence, for each question that has no row of evidence, so that no method loses a question
     in silence; why the search failed stands in the rejects of stage `evidence`."""
-    found = _found(evidence)
+    found, detail = _found(evidence), "its search failed: see the rejects of stage evidence"
     return [
-        Reject(
-            row["question_id"], "no_evidence", "its search failed: see the rejects of stage evidence", row["question"]
-        )
+        Reject(row["question_id"], "no_evidence", detail, row["question"], dataset=row["dataset"])
         for row in questions.to_pylist()
         if row["question_id"] not in found
     ]

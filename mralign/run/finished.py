@@ -108,12 +108,17 @@ def _settle(out: StageDir, parts: Sequence[str], *, ids: _Ids, forget: bool) -> 
 
 
 def _remove(out: StageDir, part: str, *, requests: set[str], ids: _Ids) -> None:
-    """Commit a part again without the rows and rejects of some requests."""
+    """Commit a part again without the rows and rejects of some requests.
+
+    The rows go first. Killed in between, a request that is to be asked again must not lose its reject and keep rows
+    that are only a part of its answer: it would pass for answered.
+    """
     rows, rejects = out.read_parts([part], schema=ids.schema), out.read_rejects([part])
     kept = [request not in requests for request in ids.requests(rows, column=ids.column)]
     kept_rejects = [request not in requests for request in ids.requests(rejects)]
     lasting = rejects.filter(pa.array(kept_rejects, pa.bool_()))
-    out.commit(part, rows.filter(pa.array(kept, pa.bool_())), schema=ids.schema, rejects=lasting)
+    out.commit(part, rows.filter(pa.array(kept, pa.bool_())), schema=ids.schema)
+    out.commit_rejects(part, lasting)
 
 
 def tally_name(part: str) -> str:

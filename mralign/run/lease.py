@@ -25,6 +25,7 @@ lease goes on until its next renewal, at most `RENEW_S` later.
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -53,6 +54,7 @@ _HANDOVER_S = 30.0  # for a driver whose lease was taken over: until its next re
 _LOOK_S = 0.5  # between two looks at a lease that is waited for
 _SETTLE_S = 1.0  # before the listing that decides, on an object store
 _FOLDER = "lease"
+_UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 _HELD, _FREE = "held", "free"  # of one length: a renewal writes over the same bytes
 
 
@@ -143,7 +145,8 @@ def _take(directory: Directory, *, take_over: bool) -> tuple[str, Holder]:
         held = {name: text for name, text in texts.items() if text is not None and not _is_free(_parse(text))}
         stale = held == seen and time.monotonic() - since >= STALE_S
         if not held or stale or take_over:
-            taken = _create(directory, number + 1)
+            with _refused_if_unwritable(directory):
+                taken = _create(directory, number + 1)
             if taken is not None:
                 if held and not stale:
                     _await_end(directory, list(held))
@@ -159,6 +162,19 @@ def _take(directory: Directory, *, take_over: bool) -> tuple[str, Holder]:
             seen, since = held, time.monotonic()
             log.info("%s; waiting up to %.0f s to see whether it still runs", _held_by(directory, holders), STALE_S)
         time.sleep(_LOOK_S)
+
+
+@contextmanager
+def _refused_if_unwritable(directory: Directory) -> Iterator[None]:
+    """Raise ValueError where nothing may be written into the directory."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _UNWRITABLE:
+            raise
+        raise ValueError(
+            f"nothing can be written into {directory.uri}: {error}; give another directory, or the right to write"
+        ) from error
 
 
 def _create(directory: Directory, number: int) -> tuple[str, Holder] | None:

@@ -14,6 +14,8 @@ from typing import Any
 from mralign.config import Decoding
 from mralign.serving.calls import Failure
 
+_IDS_END = 2**31  # tables hold token ids in 32 bits
+
 
 @dataclass(frozen=True)
 class Completion:
@@ -93,8 +95,18 @@ def read_completion(body: dict[str, Any]) -> Completion | Failure:
         return Failure("malformed_completion", f"text is {type(text).__name__}, not a string")
     if not isinstance(finish, str):
         return Failure("malformed_completion", f"finish_reason is {finish!r:.100}, not a string")
-    if ids is not None and not (isinstance(ids, list) and all(type(i) is int and i >= 0 for i in ids)):
+    if not _can_be_stored(text + finish):
+        return Failure("malformed_completion", f"it holds half a character (a lone surrogate): {text!r:.100}")
+    if ids is not None and not (isinstance(ids, list) and all(type(i) is int and 0 <= i < _IDS_END for i in ids)):
         return Failure("malformed_completion", f"token_ids are not a list of token ids: {ids!r:.100}")
     stop = choice.get("stop_reason")
     stopped_by = stop if isinstance(stop, str) or type(stop) is int else None
     return Completion(text, None if ids is None else tuple(ids), finish, stopped_by, "stop_reason" in choice)
+
+
+def _can_be_stored(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

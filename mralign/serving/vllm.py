@@ -136,11 +136,13 @@ class EngineThread:
         return future.result()
 
     def exchange_weights(self, path: str) -> None:
-        """Serve the weights in the directory `path`, a model that differs from the served one in nothing else.
+        """Serve the weights in the directory `path`, a model that differs from the served one in nothing else; an
+        adapter that was served beside the old weights is not served any more.
 
         vLLM leaves tied output heads as they were: compare the engine with a probe of the new model afterwards.
         """
         self.call(lambda engine: engine.collective_rpc("reload_weights", kwargs={"weights_path": path}))
+        self.lora = None
         self.forget_prefixes()
 
     def forget_prefixes(self) -> None:

@@ -3,19 +3,22 @@
 import asyncio
 import json
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mralign.annotation.ask import Opinions, ask
-from mralign.annotation.decide import decide
+from mralign.annotation.decide import annotate_row, decide
 from mralign.annotation.instruction import Trajectory
 from mralign.annotation.replies import Opinion
 from mralign.annotation.resolved import ROLES, ResolvedAnnotation, plan_engines
 from mralign.annotation.step_labels import StepLabels
 from mralign.annotation.taxonomy import PAPER
+from mralign.rows import Polarity
 from mralign.run.rejects import Reject
+from mralign.serving.calls import Stopped
 
 THOUGHT = Trajectory("q/on/0", "Who?", (), ("a", "b"))
 ALL = ("first", "second", "adjudicator")
@@ -126,7 +129,7 @@ def test_a_row_put_aside_is_asked_about_no_more():
     reject = Reject("q/on/0", "not_json", "annotator first: x", "raw")
     second, judge = Voice(opinion("framing", "framing")), Voice(None)
     row, _ = run(Voice(reject), second, judge)
-    assert row == reject
+    assert row == replace(reject, role="first")
     assert second.asked == judge.asked == 0
 
 
@@ -141,4 +144,35 @@ def test_what_was_said_travels_unchanged_whatever_a_reply_holds():
 def test_an_adjudicator_without_a_verdict_puts_the_row_aside():
     reject = Reject("q/on/0", "bad_labels", "annotator adjudicator: x", "raw")
     row, _ = run(Voice(opinion("framing", "chaining")), Voice(opinion("framing", "retrieval")), Voice(reject))
-    assert row == reject
+    assert row == replace(reject, role="adjudicator")
+
+
+def test_a_reject_says_whose_reply_it_was_and_what_is_known_of_the_row():
+    row = {"row_id": "q/on/0", "question_id": "q", "dataset": "maths", "polarity": -1, "question": "Who?"}
+    row |= {"answers": [], "text": "ab", "segment_start": [0, 1], "segment_end": [1, 2]}
+    reject = Reject("q/on/0", "not_json", "annotator second: x", "raw")
+    voices = {"first": Voice(opinion("framing", "framing")), "second": Voice(reject), "adjudicator": Voice(None)}
+    found = asyncio.run(annotate_row(row, resolved=RESOLVED, opinions=Opinions(), annotators=voices))
+    assert (found.role, found.dataset, found.polarity) == ("second", "maths", Polarity.NEGATIVE)
+
+
+def test_who_is_told_to_stop_waits_for_a_reply_that_is_paid_for():
+    came = []
+
+    class Stopping(Voice):
+        async def annotate(self, trajectory, *, tally):
+            raise Stopped("the budget is spent")
+
+    class Slow(Voice):
+        async def annotate(self, trajectory, *, tally):
+            await asyncio.sleep(0.05)
+            came.append(trajectory.row_id)
+            return self.said
+
+    async def go():
+        voices = {"first": Stopping(None), "second": Slow(opinion("framing", "framing"))}
+        with pytest.raises(Stopped, match="the budget is spent"):
+            await ask(THOUGHT, voices, opinions=Opinions())
+        return list(came)
+
+    assert asyncio.run(go()) == ["q/on/0"]

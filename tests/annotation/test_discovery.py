@@ -254,7 +254,7 @@ def test_a_repair_quotes_the_reply_and_its_fault_and_a_failure_is_a_reject():
     read = lambda text: Fault("bad_labels", "too plain")  # noqa: E731
     tally = Counter()
     found = asyncio.run(ask(FakeChat(answer), request, read=read, tally=tally))
-    assert found == Reject("row", "timeout", "repair of bad_labels: late", "first\ud800")
+    assert found == Reject("row", "timeout", "repair of bad_labels: late", "first\ud800", role="labeller")
     assert seen[1].messages[:2] == request.messages and seen[1].schema == request.schema
     assert seen[1].messages[2] == Message("assistant", "first?") and "too plain" in seen[1].messages[3].content
     assert (tally["requests"], tally["repaired"], tally["prompt_tokens"]) == (1, 1, 10)
@@ -262,7 +262,8 @@ def test_a_repair_quotes_the_reply_and_its_fault_and_a_failure_is_a_reject():
 
 def candidate(number):
     text = "One. Two."
-    row = {"row_id": f"q/{number}/on/0", "question": f"Question {number}?", "answers": [], "text": text}
+    row = {"row_id": f"q/{number}/on/0", "dataset": "q", "polarity": 1, "question": f"Question {number}?"}
+    row |= {"answers": [], "text": text}
     return row | {"segment_start": [0, 5], "segment_end": [4, 9]}
 
 
@@ -284,6 +285,7 @@ def test_each_candidate_is_labelled_rejected_or_left_where_nothing_may_be_asked_
         assert answers[number].rows == [{"row_id": f"q/{number}/on/0", "steps": steps}]
         assert answers[number].took["requests"] == 1
     assert [(r.row_id, r.reason, r.raw) for r in answers[1].rejects] == [("q/1/on/0", "not_json", "no")]
+    assert [(r.role, r.dataset, r.polarity) for r in answers[1].rejects] == [("labeller", "q", 1)]
     assert (answers[1].took["requests"], answers[1].took["repaired"]) == (2, 1)
     assert [(r.reason, r.detail) for r in answers[2].rejects] == [("timeout", "late")]
     assert answers[3].stopped == "the budget is spent"

@@ -159,7 +159,7 @@ def test_each_question_has_its_own_answer_a_failure_or_a_reason_to_stop(monkeypa
     one, bad, stopped, other = asyncio.run(actor.answer(rows))
     assert [row["question_id"] for answer in (one, other) for row in answer.rows] == ["q/a", "q/d"]
     assert one.rows[0]["snippets"] == [{"id": "i", "title": "", "text": "a 2", "score": None}]
-    assert list(bad.rejects) == [Reject("q/b", "odd", "why", "b")]
+    assert list(bad.rejects) == [Reject("q/b", "odd", "why", "b", dataset="d")]
     assert (stopped.stopped, stopped.rows, stopped.rejects) == ("no money", (), ())
 
 

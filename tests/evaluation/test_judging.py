@@ -98,12 +98,14 @@ def test_one_claim_without_a_verdict_rejects_the_response():
     known, _ = judged(answer, found=(Snippet("1", "", "Ada wrote it.", None),))
     (reject,) = known.rejects
     assert (reject.row_id, reject.reason, reject.raw) == ("q/on/0/support/1", "not_json", "maybe")
+    assert (reject.role, reject.dataset) == ("verifier", "long")
     assert verdict(known) == "not_json"
 
 
 def test_a_search_that_fails_rejects_the_claim_with_its_reason():
     known, _ = judged(both, found=Failure("timeout", "late"))
     assert {(r.reason, r.raw) for r in known.rejects} == {("timeout", "Ada wrote it."), ("timeout", "Ada was born.")}
+    assert {(r.role, r.dataset) for r in known.rejects} == {("", "long")}  # no judge was asked
     assert verdict(known) == "timeout"
 
 

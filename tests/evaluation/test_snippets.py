@@ -43,7 +43,7 @@ def test_only_the_text_of_a_question_changes_and_one_that_was_not_searched_for_i
     assert asked.schema == QUESTIONS
     assert asked.to_pylist() == [rows[0], rows[2] | {"question": "two? ([1] T: x\n[2] y)"}]
     (reject,) = unsearched(questions, evidence=evidence)
-    assert (reject.row_id, reject.reason, reject.raw) == ("d/1", "no_evidence", "one?")
+    assert (reject.row_id, reject.reason, reject.raw, reject.dataset) == ("d/1", "no_evidence", "one?", "d")
 
 
 def test_a_snippet_cannot_steer_the_chat_and_is_cut():

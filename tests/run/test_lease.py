@@ -116,6 +116,12 @@ def test_a_second_driver_is_refused_with_host_pid_and_age_and_the_next_one_is_no
             pass
 
 
+def test_a_directory_in_which_nothing_can_be_written_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="nothing can be written into"), hold(str(tmp_path / "file/run")):
+        pass
+
+
 def test_two_directories_have_two_leases(place):
     with hold(place), hold(place + "2"):
         pass

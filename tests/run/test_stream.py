@@ -103,6 +103,35 @@ def test_a_request_that_two_parts_answer_stays_in_the_first_and_an_answer_outlas
     assert (again.repeated, len(again)) == (0, 4)
 
 
+@pytest.mark.parametrize("dies_at", [1, 2])
+def test_a_request_that_is_forgotten_never_passes_for_answered_though_the_process_dies_meanwhile(
+    tmp_path, monkeypatch, dies_at
+):
+    out = place(tmp_path / "out")
+    commit(out, "p-1", ["a/0", "a/1", "b"], [("a/2", "timeout")])  # a is answered in part
+    changes = []
+
+    def dying(name):
+        does = getattr(StageDir, name)
+
+        def change(self, *given, **named):
+            changes.append(name)
+            if len(changes) == dies_at:
+                raise KeyboardInterrupt
+            return does(self, *given, **named)
+
+        return change
+
+    with monkeypatch.context() as patched:
+        patched.setattr(StageDir, "write_bytes", dying("write_bytes"))
+        patched.setattr(StageDir, "commit_rejects", dying("commit_rejects"))
+        with pytest.raises(KeyboardInterrupt):
+            settle(out, [part_name("p")], schema=ROWS, request_of=first, forget=True)
+    known = settle(out, [part_name("p")], schema=ROWS, request_of=first, forget=True)
+    assert known.of[part_name("p")].to_pylist() == ["b"]
+    assert stored(out) == ([("b", "p-1")], [])
+
+
 class Counted(StageDir):
     listed = 0
 

@@ -595,6 +595,9 @@ def test_without_the_extras_only_fields_of_openai_are_sent():
         ({"text": "a", "finish_reason": "stop", "token_ids": [True]}, "token_ids"),
         ({"text": "a", "finish_reason": "stop", "token_ids": "3"}, "token_ids"),
         ({"text": "a", "finish_reason": "stop", "token_ids": [-1]}, "token_ids"),
+        ({"text": "a", "finish_reason": "stop", "token_ids": [2**31]}, "token_ids"),
+        ({"text": "a\ud83d", "finish_reason": "length"}, "half a character"),  # no table and no tokenizer takes it
+        ({"text": "a", "finish_reason": "\udc00"}, "half a character"),
     ],
 )
 def test_a_completion_is_read_or_told_what_is_wrong_with_it(choice, expected):
