@@ -20,7 +20,7 @@ from mralign.evaluation.benchmarks import find, of_config
 from mralign.evaluation.judging import Verdict, verdicts
 from mralign.evaluation.positions import position_figures
 from mralign.evaluation.responses import read_responses
-from mralign.evaluation.scoring import SCORES, completed, result_figures, score_responses, shared_of
+from mralign.evaluation.scoring import SCORES, completed, read_scores, result_figures, score_responses, shared_of
 from mralign.evaluation.strata import strata_figures
 from mralign.rows.schema import JUDGEMENTS
 from mralign.rows.subjects import Subject, Way
@@ -40,7 +40,7 @@ def _evaluate(context: Context, *, subject: Subject) -> Outcome:
         parts.append(score_responses(rows, benchmarks=benchmarks, verdicts=judged, settings=settings))
         thoughts += [row for row in rows if row["thought_start"] >= 0]
     scores = [row for part in parts for row in part]
-    base = scores if is_base else upstream[Subject.BASE.stage("evaluation")].read(schema=SCORES).to_pylist()
+    base = scores if is_base else read_scores(upstream[Subject.BASE.stage("evaluation")]).to_pylist()
     source = "this run" if is_base else "base"
     shared = shared_of(base, benchmarks=benchmarks, settings=settings, source=source)
     complete = partial(completed, benchmarks=benchmarks, shared=shared)
