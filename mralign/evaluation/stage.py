@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from mralign.config import RunConfig
-from mralign.evaluation.benchmarks import find, of_config
+from mralign.evaluation.benchmarks import find, of_config, source_of
 from mralign.evaluation.judging import Verdict, verdicts
 from mralign.evaluation.positions import position_figures
 from mralign.evaluation.responses import read_responses
@@ -78,6 +78,11 @@ def judges(config: RunConfig) -> bool:
     return any(find(name).steps for name in of_config(config).values())
 
 
+def _code(config: RunConfig) -> dict[str, Any]:
+    """How each data set is scored."""
+    return {f"benchmark of {dataset}": [name, source_of(name)] for dataset, name in of_config(config).items()}
+
+
 def evaluation_stage(config: RunConfig, *, subject: Subject) -> Stage:
     """Scores of one model; of the trained one, what all are scored with and the strata come from the untrained one."""
     is_base = subject is Subject.BASE
@@ -91,6 +96,7 @@ def evaluation_stage(config: RunConfig, *, subject: Subject) -> Stage:
         run=partial(_evaluate, subject=subject),
         reads=("evaluation",),
         ignores=("evaluation.reannotate", *(["evaluation.trained_methods"] if is_base else [])),
+        code=_code,
         upstream=tuple(upstream),
         version=4,
     )

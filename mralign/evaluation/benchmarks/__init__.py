@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
+from inspect import getsource
 from pkgutil import iter_modules
 
 from mralign.config import RunConfig
@@ -27,6 +28,11 @@ def find(name: str) -> Benchmark:
     if name not in registry():
         raise ValueError(f"{name!r} is no benchmark; allowed are {sorted(registry())}")
     return registry()[name]
+
+
+def source_of(name: str) -> str:
+    """The text of a benchmark's file: an edited benchmark scores anew."""
+    return getsource(import_module(f"{__name__}.{name}"))
 
 
 def of_format(format: str) -> str:
