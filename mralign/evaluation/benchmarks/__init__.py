@@ -18,9 +18,17 @@ from mralign.evaluation.benchmarks.benchmark import Benchmark, Measure, Publishe
 
 @cache
 def registry() -> Mapping[str, Benchmark]:
-    """All benchmarks by name."""
+    """All benchmarks by name. Raises ValueError where two take sources of one format, or all that others leave."""
     names = sorted(module.name for module in iter_modules(__path__) if module.name != "benchmark")
-    return {name: import_module(f"{__name__}.{name}").BENCHMARK for name in names}
+    found = {name: import_module(f"{__name__}.{name}").BENCHMARK for name in names}
+    takers: dict[str, str] = {}
+    for name, benchmark in found.items():
+        for format in benchmark.formats or ("",):
+            other = takers.setdefault(format, name)
+            if other != name:
+                taken = f"format {format!r}" if format else "all formats that are left"
+                raise ValueError(f"the benchmarks {other} and {name} both take {taken}; give one of them other formats")
+    return found
 
 
 def find(name: str) -> Benchmark:
