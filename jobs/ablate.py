@@ -64,11 +64,13 @@ def run(args: argparse.Namespace) -> None:
 
 def run_rows(rows: Mapping[str, RunConfig], *, home: Directory) -> None:
     """Run what is not finished of every row, one after the other; each row's configuration lies beside the table."""
+    first = next(iter(rows))
     for (name, config), file in zip(rows.items(), row_files(rows), strict=True):
         log.info("row %s", name)
         home.write_text(file, to_yaml(config))
         # Planned anew: what the rows before have sealed is skipped.
-        pipeline.run(config, pipeline.plan(config), start_ray=partial(start_ray, config))
+        # The rows differ from each other by design: only the first is explained against what was there before.
+        pipeline.run(config, pipeline.plan(config), start_ray=partial(start_ray, config), explain=name == first)
 
 
 def row_files(names: Iterable[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from mralign.comparison import run_tables
 from mralign.config import load
 from mralign.evaluation.scoring import SCORES
 from mralign.run import pipeline
-from mralign.run.store import Manifest, part_name
+from mralign.run.store import Directory, Manifest, part_name
 
 ROOT = Path(__file__).parents[1]
 PRESETS = ROOT / "jobs" / "presets"
@@ -122,3 +123,14 @@ def test_finished_rows_become_one_table_with_its_files(tmp_path):
     assert load(str(home / "rows" / "2-lambda-of-2-more.yaml")) == rows["λ of 2 & more"]
     again = ablate("--table", str(mine), "--published", *overrides)
     assert again.stdout == done.stdout
+
+
+def test_what_runs_anew_is_said_of_the_first_row_only(tmp_path, monkeypatch):
+    """The rows differ from each other by design."""
+    job = runpy.run_path(str(ROOT / "jobs" / "ablate.py"), run_name="ablate")
+    said = []
+    monkeypatch.setattr(pipeline, "plan", lambda config: [])
+    monkeypatch.setattr(pipeline, "run", lambda config, planned, *, start_ray, explain: said.append(explain))
+    config = load("miniworld", overrides=[f"run.dir={tmp_path}"], presets_dir=PRESETS)
+    job["run_rows"]({"one": config, "two": config, "three": config}, home=Directory(str(tmp_path)))
+    assert said == [True, False, False]

@@ -2,7 +2,9 @@
 
 import json
 import re
+import sys
 import threading
+from ast import literal_eval
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +39,56 @@ def test_the_objective(tmp_path, monkeypatch):
     expected = np.log1p(np.exp([-0.4, -0.3, 0.0]))  # beta is 0.1
     np.testing.assert_allclose(found.losses(sums, settings()).numpy(), expected, rtol=1e-6)
     assert found.start(1.0, settings()) == pytest.approx(expected[2])
+
+
+@pytest.fixture
+def gsm8k(tmp_path, monkeypatch):
+    """The example beside the benchmarks that there are, its format among the named ones."""
+    from mralign.config import data, named_formats
+    from mralign.evaluation import benchmarks
+
+    (tmp_path / "gsm8k.py").write_text(example("A benchmark"))
+    entry = re.search(r'`("gsm8k": .+?)`', (ROOT / "docs" / "extend.md").read_text()).group(1)
+    monkeypatch.setattr(benchmarks, "__path__", [*benchmarks.__path__, str(tmp_path)])
+    monkeypatch.setattr(named_formats, "NAMED_FORMATS", named_formats.NAMED_FORMATS | literal_eval(f"{{{entry}}}"))
+    monkeypatch.setattr(data, "FORMATS", (*data.FORMATS, "gsm8k"))
+    monkeypatch.setattr("mralign.questions.formats.NAMED_FORMATS", named_formats.NAMED_FORMATS)
+    benchmarks.registry.cache_clear()
+    yield benchmarks.find("gsm8k")
+    benchmarks.registry.cache_clear()
+    sys.modules.pop(f"{benchmarks.__name__}.gsm8k")
+
+
+def test_the_benchmark(gsm8k, tmp_path):
+    from mralign.config import Evaluation
+    from mralign.evaluation import of_format, result_figures, score_responses
+    from mralign.questions.sources import read_batches
+    from mralign.report.export import result_sheet, result_table
+    from mralign.report.sheets import to_text
+
+    path = tmp_path / "test.jsonl"
+    golds = ["She sells 16 - 3 = 13. #### 13", "Half of 2,000. #### 1,000", "#### -2.5"]
+    path.write_text(
+        "".join(json.dumps({"question": f"No. {n}?", "answer": gold}) + "\n" for n, gold in enumerate(golds))
+    )
+    source = Source(name="maths", path=str(path), format="gsm8k")
+    assert of_format(source.format) == "gsm8k"
+    ((table, _),) = read_batches(**source.model_dump(), split="test")
+    told = ["It is 13.", "1000 dollars", None]  # the last one broke off: two of three are right
+    rows = []
+    for question, answer in zip(table.to_pylist(), told, strict=True):
+        asked = {"row_id": question["question_id"], "method": "base_think_on", "answers": question["answers"]}
+        rows.append({name: question[name] for name in ("question_id", "dataset")} | asked)
+        rows[-1] |= {"invalid": None if answer else "truncated", "answer": answer}
+        rows[-1] |= {"completion_tokens": 1, "thought_tokens": 1}
+    benchmarks = {"maths": "gsm8k"}
+    scores = score_responses(rows, benchmarks=benchmarks, verdicts={}, settings=Evaluation())
+    assert [score["number_right"] for score in scores] == [True, True, False]
+    found = result_figures(scores, benchmarks=benchmarks, shared={"gsm8k": {}}, settings=Evaluation())
+    figures = found["base_think_on"]["maths"]
+    assert (figures["kind"], figures["n"]) == ("gsm8k", 3)
+    assert figures["number_right"] == pytest.approx(2 / 3)
+    assert "maths Number %" in to_text(result_sheet(result_table(found)))
 
 
 def test_the_annotator(tmp_path):

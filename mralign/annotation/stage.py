@@ -202,8 +202,15 @@ def _forecast(context: Context) -> str:
 def _reads(config: RunConfig) -> dict[str, Any]:
     settings = config.annotation
     annotators = tuple(config.filled(annotator) for annotator in settings.annotators)
-    filled = {"annotators": annotators, "adjudicator": config.filled(settings.adjudicator)}
+    filled: dict[str, Any] = {"annotators": annotators, "adjudicator": config.filled(settings.adjudicator)}
+    if not _asks(config):
+        filled["show_answers"] = True  # cue phrases are shown no answers either way
     return {"annotation": settings.model_copy(update=filled), "run.seed": config.run.seed}
+
+
+def _asks(config: RunConfig) -> bool:
+    """Whether one of the annotators is a model."""
+    return any(annotator.engine != "cues" for annotator in roles_of(config.annotation).values())
 
 
 def _code(config: RunConfig) -> dict[str, Any]:
@@ -211,7 +218,7 @@ def _code(config: RunConfig) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if config.annotation.taxonomy is None:
         found["taxonomy"] = [PAPER.labels, dict(PAPER.macro)]
-    if any(annotator.engine != "cues" for annotator in roles_of(config.annotation).values()):
+    if _asks(config):
         found["instructions"] = instructions(PAPER)
     return found
 

@@ -22,7 +22,7 @@ from mralign.config import RunConfig, load
 from mralign.config.learning import train_names
 from mralign.evaluation.paired import compare
 from mralign.evaluation.responses import trained_name
-from mralign.evaluation.scoring import SCORES
+from mralign.evaluation.scoring import read_scores
 from mralign.rows.subjects import Subject
 from mralign.run import pipeline
 from mralign.run.store import StageDir
@@ -203,7 +203,7 @@ def _sealed(planned: Sequence[pipeline.Planned], name: str) -> StageDir:
 
 
 def _methods(out: StageDir, *, row: str | None) -> list[tuple[str, Measured]]:
-    scores = out.read(schema=SCORES)
+    scores = read_scores(out)
     place = "/".join(out.uri.rsplit("/", 2)[1:])
     return [
         (method, Measured(figures, scores.filter(pc.equal(scores.column("method"), method)), place, row))

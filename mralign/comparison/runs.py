@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mralign.evaluation.paired import compare
-from mralign.evaluation.scoring import SCORES
+from mralign.evaluation.scoring import read_scores
 from mralign.report.export import comparison_sheet
 from mralign.report.sheets import to_latex, to_markdown, to_text
 from mralign.report.wording import aligned
@@ -48,7 +48,7 @@ def read_side(said: str) -> Side:
     if method not in places:
         raise ValueError(f"{run} has no method {method!r}; allowed are {', '.join(places)}: write RUN:METHOD")
     out = StageDir(f"{home.uri}/{places[method]}")
-    scores = out.read(schema=SCORES)
+    scores = read_scores(out)
     return Side(home.uri, method, scores.filter(pc.equal(scores.column("method"), method)), _questions(home, out))
 
 

@@ -96,6 +96,13 @@ class Retrieval(Section):
     max_characters: int = Field(2000, ge=1, description="A longer snippet is cut in a prompt (+Ret).")
     prompt: str = Field(_SNIPPETS, description="Takes the place of the question; holds {question} and {snippets}.")
 
+    @property
+    def searched(self) -> Retrieval:
+        """These settings without those of an engine that is not used: they change nothing that is found."""
+        unused = {"bm25": ["search"], "http": ["fields"], "none": ["search", "fields"]}[self.engine]
+        defaults = Retrieval()
+        return self.model_copy(update={name: getattr(defaults, name) for name in unused})
+
     @model_validator(mode="after")
     def _fits(self) -> Retrieval:
         if self.engine == "bm25" and not self.corpus:

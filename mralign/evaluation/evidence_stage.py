@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from mralign.config import RunConfig
+from mralign.config import RunConfig, named
 from mralign.retrieval.search import Searcher, check_search, prepare_search, start_search
 from mralign.rows.schema import EVIDENCE, QUESTIONS
 from mralign.run.rejects import Reject
@@ -87,6 +87,10 @@ def _figures(out: StageDir, parts: Sequence[str]) -> dict[str, Any]:
     return {"snippets_mean": sum(counts) / max(len(counts), 1), "without_snippets": counts.count(0)}
 
 
+def _reads(config: RunConfig) -> dict[str, Any]:
+    return {**named(config, "evaluation.split"), "evaluation.retrieval": config.evaluation.retrieval.searched}
+
+
 def _inputs(config: RunConfig) -> Mapping[str, str]:
     retrieval = config.evaluation.retrieval
     return {"corpus": str(retrieval.corpus)} if retrieval.engine == "bm25" else {}
@@ -100,7 +104,7 @@ def _lacks(config: RunConfig) -> list[str]:
 EVIDENCE_STAGE = Stage(
     name="evidence",
     run=_run,
-    reads=("evaluation.split", "evaluation.retrieval"),
+    reads=_reads,
     ignores=("evaluation.retrieval.prompt", "evaluation.retrieval.max_characters"),  # of what is made of snippets
     upstream=("questions",),
     inputs=_inputs,

@@ -161,8 +161,11 @@ _NOT_JUDGED = tuple(f"evaluation.retrieval.{name}" for name in ("top_k", "prompt
 def _reads(config: RunConfig) -> dict[str, Any]:
     """Who judges; where evidence is searched for, how and how much of it is shown."""
     judges = {f"evaluation.{role}": config.filled(annotator) for role, annotator in _judges(config).items()}
-    evidence = ["evaluation.longfact.evidence", "evaluation.retrieval"] if _searches(config) else []
-    return judges | named(config, "evaluation.split", "run.seed", *evidence)
+    found = judges | named(config, "evaluation.split", "run.seed")
+    if _searches(config):
+        found |= named(config, "evaluation.longfact.evidence")
+        found["evaluation.retrieval"] = config.evaluation.retrieval.searched
+    return found
 
 
 def _code(config: RunConfig) -> dict[str, Any]:

@@ -41,6 +41,7 @@ from mralign.serving.streaming import generate, stream_faults, stream_workers
 
 _GROUPS = ("plain", "ret")  # questions as they are, and with snippets that were found for them
 _JUDGING = ("match", "judge", "extractor", "verifier", "longfact", "reannotate", "bootstrap_samples", "level")
+_SEARCHING = ("retrieval.engine", "retrieval.fields", "retrieval.search", "retrieval.top_k")
 _READS = ("evaluation", "model", "engine", "run.seed")
 
 
@@ -167,8 +168,8 @@ def _ignores(config: RunConfig, *, subject: Subject) -> list[str]:
     ways = methods_of(config, subject)
     found = [*_JUDGING]
     found += ["trained_methods"] if subject is Subject.BASE else ["methods", "label"]
-    if not asks_with_snippets(ways):
-        found.append("retrieval")
+    # What is found counts by the stage `evidence`; here counts what a prompt makes of it.
+    found += _SEARCHING if asks_with_snippets(ways) else ["retrieval"]
     if Way.SELF_REFINE not in ways:
         found.append("self_refine")
     return [f"evaluation.{name}" for name in found]

@@ -15,6 +15,7 @@ from mralign.config import Evaluation
 from mralign.evaluation.benchmarks import find, registry
 from mralign.evaluation.judging import Verdict
 from mralign.rows.subjects import Subject, Way
+from mralign.run.store import StageDir
 
 _OF_EVERY_RESPONSE = {
     "row_id": pa.string(),
@@ -39,6 +40,15 @@ def _scores_schema() -> pa.Schema:
 
 # One response as it counts in the tables: the columns of all benchmarks, null where its own does not measure them.
 SCORES = _scores_schema()
+
+
+def read_scores(out: StageDir) -> pa.Table:
+    """All committed scores, schema SCORES; columns of a benchmark that was added since are null."""
+    tables = [SCORES.empty_table()]
+    for part in out.parts():
+        there = set(out.columns(part))
+        tables.append(out.read_parts([part], schema=SCORES, columns=[name for name in SCORES.names if name in there]))
+    return pa.concat_tables(tables, promote_options="default")
 
 
 def score_responses(

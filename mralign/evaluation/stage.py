@@ -16,11 +16,11 @@ from typing import Any
 import pyarrow as pa
 
 from mralign.config import RunConfig
-from mralign.evaluation.benchmarks import find, of_config
+from mralign.evaluation.benchmarks import find, of_config, source_of
 from mralign.evaluation.judging import Verdict, verdicts
 from mralign.evaluation.positions import position_figures
 from mralign.evaluation.responses import read_responses
-from mralign.evaluation.scoring import SCORES, completed, result_figures, score_responses, shared_of
+from mralign.evaluation.scoring import SCORES, completed, read_scores, result_figures, score_responses, shared_of
 from mralign.evaluation.strata import strata_figures
 from mralign.rows.schema import JUDGEMENTS
 from mralign.rows.subjects import Subject, Way
@@ -40,7 +40,7 @@ def _evaluate(context: Context, *, subject: Subject) -> Outcome:
         parts.append(score_responses(rows, benchmarks=benchmarks, verdicts=judged, settings=settings))
         thoughts += [row for row in rows if row["thought_start"] >= 0]
     scores = [row for part in parts for row in part]
-    base = scores if is_base else upstream[Subject.BASE.stage("evaluation")].read(schema=SCORES).to_pylist()
+    base = scores if is_base else read_scores(upstream[Subject.BASE.stage("evaluation")]).to_pylist()
     source = "this run" if is_base else "base"
     shared = shared_of(base, benchmarks=benchmarks, settings=settings, source=source)
     complete = partial(completed, benchmarks=benchmarks, shared=shared)
@@ -78,6 +78,11 @@ def judges(config: RunConfig) -> bool:
     return any(find(name).steps for name in of_config(config).values())
 
 
+def _code(config: RunConfig) -> dict[str, Any]:
+    """How each data set is scored."""
+    return {f"benchmark of {dataset}": [name, source_of(name)] for dataset, name in of_config(config).items()}
+
+
 def evaluation_stage(config: RunConfig, *, subject: Subject) -> Stage:
     """Scores of one model; of the trained one, what all are scored with and the strata come from the untrained one."""
     is_base = subject is Subject.BASE
@@ -91,6 +96,7 @@ def evaluation_stage(config: RunConfig, *, subject: Subject) -> Stage:
         run=partial(_evaluate, subject=subject),
         reads=("evaluation",),
         ignores=("evaluation.reannotate", *(["evaluation.trained_methods"] if is_base else [])),
+        code=_code,
         upstream=tuple(upstream),
         version=4,
     )

@@ -35,7 +35,8 @@ def check_source(
 ) -> None:
     """Raise ValueError for what can be known before a source is read: cheap, and without asking the hub.
 
-    A wrong name, split, format, field or suffix; a file or directory that is not there; LongFact as a train split.
+    A wrong name, split, format, field or suffix; a file or directory that is not there; a train split
+    of LongFact or FActScore.
     `settings`: further ones of config.Source.
     """
     if "/" in name or not name:
@@ -43,6 +44,11 @@ def check_source(
     if split not in SPLITS:
         raise ValueError(f"split {split!r} is not known; allowed are {', '.join(SPLITS)}; choose one of them")
     suffixes = choose(format, fields=fields, **settings).suffixes
+    if split == "train" and format == "factscore":
+        raise ValueError(
+            f"FActScore source {path!r} has no gold answers, so nothing can be trained on it; move it to questions.dev "
+            f"or questions.test"
+        )
     if format == "longfact":
         _check_longfact(path, split=split)
     elif path.startswith(hub.SCHEME):

@@ -252,8 +252,9 @@ def runs_anew(planned: Sequence[Planned]) -> list[str]:
     return lines
 
 
-def run(config: RunConfig, planned: Sequence[Planned], *, start_ray: Callable[[], None]) -> None:
-    """Run what is not sealed; `start_ray` is called once, before the first stage that has work.
+def run(config: RunConfig, planned: Sequence[Planned], *, start_ray: Callable[[], None], explain: bool = True) -> None:
+    """Run what is not sealed; `start_ray` is called once, before the first stage that has work. `explain`: say first
+    what runs anew, and why.
 
     Before that stage runs, the cluster is looked at for all of them: raises ValueError for what this machine lacks, for
     workers that a Ray of this machine can never place, and for packages and devices that are missing where the work
@@ -261,7 +262,7 @@ def run(config: RunConfig, planned: Sequence[Planned], *, start_ray: Callable[[]
     """
     check_nothing_lacks(config, planned)
     template_dates.remember(config)
-    for line in runs_anew(planned):
+    for line in runs_anew(planned) if explain else []:
         log.info("%s", line)
     with held.holding():
         _run_stages(config, planned, start_ray=start_ray)

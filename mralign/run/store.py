@@ -208,6 +208,11 @@ class StageDir(Directory):
         """Number of rows of a committed part, from its footer."""
         return self._rows(part)
 
+    def columns(self, part: str) -> list[str]:
+        """Names of the columns of a committed part, from its footer."""
+        with self.filesystem.open_input_file(self.path(part)) as stream:
+            return list(pq.read_schema(stream).names)
+
     def reject_rows(self, part: str) -> int:
         """Number of rejects of a committed part."""
         return self._rows(f"rejects/{part}") if self.exists(f"rejects/{part}") else 0

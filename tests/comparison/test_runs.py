@@ -3,6 +3,7 @@
 import json
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from mralign.comparison.runs import compare_runs, read_side
@@ -89,3 +90,16 @@ def test_runs_without_a_common_benchmark_are_refused(tmp_path):
     second = make_run(tmp_path / "b", {"kto": {0}}, dataset="sciq")
     with pytest.raises(ValueError, match=r"share no measured benchmark: the first has \['nq'\], the second \['sciq'\]"):
         compare_runs(first, second)
+
+
+def test_a_run_from_before_a_benchmark_was_added_is_read(tmp_path):
+    old = make_run(tmp_path / "old", {"base": {0, 1}})
+    (part,) = (tmp_path / "old").glob("evaluation/*/part-*.parquet")
+    table = pq.read_table(part)
+    pq.write_table(table.drop_columns(["correct"]), part)  # of FRAMES
+    new = make_run(tmp_path / "new", {"kto": {0, 1, 2}})
+    assert read_side(old).scores.column("correct").null_count == 10
+    assert read_side(old).scores.schema.equals(SCORES)
+    compare_runs(old, new)
+    (row,) = json.loads((tmp_path / "new/comparisons/base-kto/comparison.json").read_text())["rows"]
+    assert (row["measure"], row["a"], row["b"]) == ("acc", 0.3, 0.2)

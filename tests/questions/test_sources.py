@@ -319,6 +319,9 @@ def test_wrong_arguments_say_what_to_do(tmp_path):
         check(path, split="valid")
     with pytest.raises(ValueError, match=r"format 'squad'.*nq_open, sciq, simpleqa, truthfulqa, longfact"):
         check(path, format="squad")
+    with pytest.raises(ValueError, match=r"FActScore source .* has no gold answers.*questions.dev or questions.test"):
+        check(path, format="factscore", split="train")
+    check(path, format="factscore")
     with pytest.raises(ValueError, match=r"'nq_open' has its own field names.*'problem'"):
         check(path, format="nq_open", fields={"question": "problem"})
     with pytest.raises(ValueError, match=r"'\.jsonl'; allowed are \.csv for format 'simpleqa'"):

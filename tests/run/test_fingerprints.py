@@ -6,6 +6,7 @@ it is declared, and a new mark fails here until it stands in `MARKED`.
 
 import datetime
 import re
+from copy import deepcopy
 from enum import StrEnum
 from operator import attrgetter
 from typing import get_args
@@ -15,6 +16,7 @@ import pytest
 from mralign.annotation.discovery_stage import OPEN_LABELS_STAGE
 from mralign.config import RunConfig, Section, counted, parse
 from mralign.config.section import mark_of
+from mralign.evaluation import stage as evaluation
 from mralign.run import pipeline
 
 MARKED = {
@@ -259,3 +261,50 @@ def test_what_is_marked_or_ignored_is_left_out_and_all_else_is_kept():
     assert found["http"] == {"model": None, "vllm_extras": True, "request": {}}
     assert config.http.model_dump()["budget"] is None  # an ordinary dump has every field
     assert "batch_size" not in re.findall(r"\w+", str(counted({"annotation": config.annotation})))
+
+
+def reruns(base, place, value):
+    """Stages whose fingerprint changes with a setting."""
+    before, after = (marks(parse(values)) for values in (BASES[base], replaced(filled(base, place), place, value)))
+    return {name for name in after if after[name] != before[name]}
+
+
+def filled(base, place):
+    """The values of a base with all sections that lead to a place."""
+    values = deepcopy(BASES[base])
+    found = values
+    for name in place[:-1]:
+        found = found.setdefault(name, {})
+    found[place[-1]] = None
+    return values
+
+
+@pytest.mark.parametrize(
+    ("base", "place", "value"),
+    [
+        ("endpoints", ("evaluation", "retrieval", "search"), {"url": "http://127.0.0.1:2/search"}),  # of engine=http
+        ("engines", ("evaluation", "retrieval", "fields"), {"text": "body"}),  # of engine=bm25
+    ],
+)
+def test_settings_of_an_engine_that_is_not_used_ask_nothing_anew(base, place, value):
+    assert reruns(base, place, value) <= {"evaluation_base", "evaluation"}  # which ask nothing
+
+
+def test_a_search_counts_once_where_it_is_used():
+    changed = reruns("engines", ("evaluation", "retrieval", "search"), {"url": "http://127.0.0.1:2/search"})
+    assert {"evidence", "responses_base", "judgements_base", "responses", "judgements"} <= changed
+    assert "training" not in changed
+
+
+def test_cue_phrases_are_shown_no_answers():
+    assert reruns("endpoints", ("annotation", "show_answers"), False) <= {"agreement", "open_labels"}
+    assert "annotation" in reruns("engines", ("annotation", "show_answers"), False)
+
+
+def test_an_edited_benchmark_scores_anew_and_asks_nothing(monkeypatch):
+    config = parse(BASES["endpoints"])
+    before = marks(config)
+    own = evaluation.source_of
+    monkeypatch.setattr(evaluation, "source_of", lambda name: own(name) + ("# edited" if name == "truthfulqa" else ""))
+    after = marks(config)
+    assert {name for name in after if after[name] != before[name]} == {"evaluation_base", "evaluation"}

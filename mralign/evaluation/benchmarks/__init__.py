@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
+from inspect import getsource
 from pkgutil import iter_modules
 
 from mralign.config import RunConfig
@@ -17,9 +18,17 @@ from mralign.evaluation.benchmarks.benchmark import Benchmark, Measure, Publishe
 
 @cache
 def registry() -> Mapping[str, Benchmark]:
-    """All benchmarks by name."""
+    """All benchmarks by name. Raises ValueError where two take sources of one format, or all that others leave."""
     names = sorted(module.name for module in iter_modules(__path__) if module.name != "benchmark")
-    return {name: import_module(f"{__name__}.{name}").BENCHMARK for name in names}
+    found = {name: import_module(f"{__name__}.{name}").BENCHMARK for name in names}
+    takers: dict[str, str] = {}
+    for name, benchmark in found.items():
+        for format in benchmark.formats or ("",):
+            other = takers.setdefault(format, name)
+            if other != name:
+                taken = f"format {format!r}" if format else "all formats that are left"
+                raise ValueError(f"the benchmarks {other} and {name} both take {taken}; give one of them other formats")
+    return found
 
 
 def find(name: str) -> Benchmark:
@@ -27,6 +36,11 @@ def find(name: str) -> Benchmark:
     if name not in registry():
         raise ValueError(f"{name!r} is no benchmark; allowed are {sorted(registry())}")
     return registry()[name]
+
+
+def source_of(name: str) -> str:
+    """The text of a benchmark's file: an edited benchmark scores anew."""
+    return getsource(import_module(f"{__name__}.{name}"))
 
 
 def of_format(format: str) -> str:

@@ -1,6 +1,7 @@
 """Benchmarks are found by the names of their files, and what one says of itself holds together."""
 
 import json
+import sys
 from dataclasses import fields
 
 import jsonschema
@@ -8,6 +9,7 @@ import pytest
 
 from mralign.asking.json_reply import Fault, read_reply, reply_schema
 from mralign.config import FORMATS, Evaluation
+from mralign.evaluation import benchmarks
 from mralign.evaluation.benchmarks import find, measures, of_format, registry
 from mralign.evaluation.benchmarks.benchmark import ROLES, Measure
 from mralign.evaluation.scoring import SCORES
@@ -26,6 +28,23 @@ def test_every_format_of_questions_has_one_benchmark():
     assert {format: of_format(format) for format in own} == dict(zip(own, own, strict=True))
     assert {of_format(format) for format in FORMATS if format not in own} == {"short_answer"}
     assert sum(not benchmark.formats for benchmark in registry().values()) == 1
+
+
+@pytest.mark.parametrize(
+    ("formats", "taken"), [("('frames',)", "format 'frames'"), ("()", "all formats that are left")]
+)
+def test_two_benchmarks_for_one_format_are_refused(tmp_path, monkeypatch, formats, taken):
+    text = "from dataclasses import replace\nfrom mralign.evaluation.benchmarks import frames\n"
+    (tmp_path / "zzz.py").write_text(f"{text}BENCHMARK = replace(frames.BENCHMARK, formats={formats})\n")
+    monkeypatch.setattr(benchmarks, "__path__", [*benchmarks.__path__, str(tmp_path)])
+    registry.cache_clear()
+    try:
+        with pytest.raises(ValueError, match=rf"the benchmarks \w+ and zzz both take {taken}; give one of them other"):
+            registry()
+    finally:
+        monkeypatch.undo()
+        registry.cache_clear()
+        sys.modules.pop(f"{benchmarks.__name__}.zzz")
 
 
 def test_a_key_means_the_same_in_every_benchmark():
