@@ -29,7 +29,7 @@ from align import add_take_over, check_run_directory, check_trains, guarded, sta
 
 from mralign.comparison import run_tables  # noqa: E402
 from mralign.config import RunConfig, to_yaml  # noqa: E402
-from mralign.report.export import comparison_sheet, result_sheet, result_table, write_tables  # noqa: E402
+from mralign.report.result_tables import comparison_sheet, result_sheet, result_table, write_tables  # noqa: E402
 from mralign.report.sheets import to_text  # noqa: E402
 from mralign.report.wording import aligned  # noqa: E402
 from mralign.run import held, lease, pipeline, template_dates  # noqa: E402

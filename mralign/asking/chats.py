@@ -20,7 +20,7 @@ from mralign.asking.annotator import ResolvedAnnotator, check_annotator, check_b
 from mralign.chat.model_files import load_tokenizer, model_path
 from mralign.chat.prompts import control_tokens
 from mralign.config import Annotator, RunConfig, ThinkMode
-from mralign.run.placement import Fault, Workers, actor_options
+from mralign.run.placement import NodeFault, Workers, actor_options
 from mralign.run.store import Directory
 from mralign.serving.calls import Call, Failure
 from mralign.serving.chat_completions import read_chat, reply_body, say
@@ -231,7 +231,7 @@ def chat_workers(annotator: ResolvedAnnotator) -> Workers:
     )
 
 
-def asking_faults(annotators: Iterable[Annotator], *, config: RunConfig) -> list[Fault]:
+def asking_faults(annotators: Iterable[Annotator], *, config: RunConfig) -> list[NodeFault]:
     """What a node lacks for the engines of these annotators."""
     from mralign.serving.vllm import engine_faults
 

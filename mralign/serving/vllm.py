@@ -33,7 +33,7 @@ from mralign.chat.prompts import Prompt
 from mralign.config import Decoding, Engine, Model
 from mralign.rows import Generation, Request
 from mralign.run.disk import own_temporary_directory
-from mralign.run.placement import Fault
+from mralign.run.placement import NodeFault
 from mralign.run.rejects import Reject
 from mralign.run.stream import Answer, answers_of
 from mralign.serving.adapter import save_merged, served_beside
@@ -57,13 +57,13 @@ def worker_environment(engine: Engine) -> dict[str, str]:
     }
 
 
-def engine_faults(engine: Engine) -> list[Fault]:
+def engine_faults(engine: Engine) -> list[NodeFault]:
     """What keeps vLLM from serving an engine on the machine of this process."""
     if find_spec("vllm") is None:
-        return [Fault("its engines are vLLM's, which is not installed: in a checkout, pip install '.[gpu]'")]
+        return [NodeFault("its engines are vLLM's, which is not installed: in a checkout, pip install '.[gpu]'")]
     if engine.gpus_per_replica and _cpu_build():
         text = f"an engine takes {engine.gpus_per_replica:g} GPU, but vLLM there is the CPU build and leaves it idle"
-        return [Fault(f"{text}: in a checkout, pip install '.[gpu]'", fatal=False)]
+        return [NodeFault(f"{text}: in a checkout, pip install '.[gpu]'", fatal=False)]
     return []
 
 
