@@ -9,20 +9,16 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 from mralign.annotation.instruction import trajectory_of
 from mralign.annotation.naming import Strategy, naming_request, read_naming
 from mralign.annotation.open_labels import as_row, open_request, read_open
-from mralign.asking.interview import interview, uncut
-from mralign.asking.json_reply import Fault
-from mralign.chat.endings import TRUNCATED
+from mralign.asking.interview import ask
 from mralign.run.rejects import Reject
 from mralign.run.stream import Answer
-from mralign.serving.calls import Failure, Stopped
-from mralign.serving.conversation import Chat, ChatRequest
-
-T = TypeVar("T")
+from mralign.serving.calls import Stopped
+from mralign.serving.conversation import Chat
 
 
 class OpenLabelling:
@@ -59,16 +55,3 @@ async def name_clusters(
             f"discovery.labeller; the open labels are kept. The last reply began {found.raw[:300]!r}"
         )
     return found
-
-
-async def ask(chat: Chat, request: ChatRequest, *, read: Callable[[str], T | Fault], tally: Counter[str]) -> T | Reject:
-    """What `read` finds in the first or the second reply, else the row's reject."""
-    found = await interview(chat, request, read=uncut(read), tally=tally)
-    said, raw = found.said, found.reply.text if found.reply else ""
-    if isinstance(said, Failure):
-        before = f"repair of {found.mended.reason}: " if found.mended else ""
-        return Reject(request.key_id, said.reason, f"{before}{said.detail}", raw)
-    if isinstance(said, Fault):
-        cut = "; raise decoding.max_tokens" if said.reason == TRUNCATED else ""
-        return Reject(request.key_id, said.reason, f"after one repair: {said.detail}{cut}", raw)
-    return said
