@@ -171,8 +171,7 @@ def _workers(config: RunConfig) -> Sequence[Workers]:
 
 
 def _faults(config: RunConfig) -> Sequence[NodeFault]:
-    faults = chain.from_iterable(engine_faults(annotator.serving) for annotator in _ours(config))
-    return list(dict.fromkeys(faults))
+    return engine_faults(annotator.serving for annotator in _ours(config))
 
 
 def _expected(context: Context, *, resolved: ResolvedAnnotation, rows: int) -> str:

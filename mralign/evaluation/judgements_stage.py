@@ -15,12 +15,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from itertools import chain
 from typing import Any
 
 import pyarrow as pa
 
-from mralign.asking.annotator import ResolvedAnnotator, check_annotator, check_budgets, resolve
+from mralign.asking.annotator import ResolvedAnnotator, by_engine, check_annotator, check_budgets, resolve
 from mralign.asking.chats import SharedEngine
 from mralign.asking.interview import price
 from mralign.asking.json_reply import reply_schema
@@ -141,7 +140,7 @@ def _workers(config: RunConfig) -> Sequence[Workers]:
 
 
 def _faults(config: RunConfig) -> Sequence[NodeFault]:
-    return list(dict.fromkeys(chain.from_iterable(map(engine_faults, _served(config)))))
+    return engine_faults(_served(config))
 
 
 def _lacks(config: RunConfig) -> list[str]:
@@ -230,11 +229,7 @@ def _cases(
 
 def _visits(config: RunConfig) -> list[dict[Role, ResolvedAnnotator]]:
     """The judges of each engine by role; engines in the order in which a response visits them, each of them once."""
-    by_engine: dict[str, dict[Role, ResolvedAnnotator]] = {}
-    for role, annotator in _judges(config).items():
-        resolved = resolve(annotator, config=config)
-        by_engine.setdefault(resolved.engine_key, {})[role] = resolved
-    return list(by_engine.values())
+    return by_engine({role: resolve(judge, config=config) for role, judge in _judges(config).items()})
 
 
 def _first(engine: Mapping[Role, ResolvedAnnotator]) -> ResolvedAnnotator:

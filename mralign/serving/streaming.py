@@ -89,7 +89,7 @@ def stream_workers(config: RunConfig) -> tuple[Workers, ...]:
 
 def stream_faults(config: RunConfig) -> list[NodeFault]:
     """What a node lacks for the engines of the section `engine`."""
-    return engine_faults(config.engine)
+    return engine_faults([config.engine])
 
 
 def pool_of(engine: Engine, *, endpoint: Http | None) -> dict[str, Any]:

@@ -26,8 +26,8 @@ from mralign.run.held import Held, give_back, hold, may_hold
 from mralign.run.placement import Workers, actor_options
 from mralign.run.store import digest
 from mralign.run.stream import RETRIES, Answer, Pool
-from mralign.serving.requests import Sampling
-from mralign.serving.vllm import Generator, renderer_of, worker_environment
+from mralign.serving.requests import Sampling, renderer_of
+from mralign.serving.vllm import Generator, worker_environment
 
 log = logging.getLogger("mralign")
 

@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 
 from mralign.config import RunConfig, Training, named
-from mralign.config.learning import check_datasets, chosen_datasets
+from mralign.config.run import check_datasets, chosen_datasets
 from mralign.rows.schema import ANNOTATIONS, EXAMPLES, MATCHED_LOGPS, PAIR_SUMS, REFERENCE
 from mralign.run.disk import full_disk
 from mralign.run.placement import DEALING, Workers, bundle, pool_arguments
