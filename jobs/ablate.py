@@ -25,11 +25,11 @@ from mralign.run import interruption  # noqa: E402
 if __name__ == "__main__":
     interruption.listen()  # before the imports that take their time
 
-from align import add_take_over, check_run_directory, check_trains, guarded, start_ray  # noqa: E402
+from align import check_run_directory, check_trains, guarded, job_parser, start_ray  # noqa: E402
 
 from mralign.comparison import run_tables  # noqa: E402
 from mralign.config import RunConfig, to_yaml  # noqa: E402
-from mralign.report.export import comparison_sheet, result_sheet, result_table, write_tables  # noqa: E402
+from mralign.report.result_tables import comparison_sheet, result_sheet, result_table, write_tables  # noqa: E402
 from mralign.report.sheets import to_text  # noqa: E402
 from mralign.report.wording import aligned  # noqa: E402
 from mralign.run import held, lease, pipeline, template_dates  # noqa: E402
@@ -113,13 +113,10 @@ def closing(names: Iterable[str], *, home: Directory) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = job_parser(__doc__)
     parser.add_argument("--table", required=True, help="main, ablation, lambda, or a YAML file of your own")
-    parser.add_argument("--preset", default="miniworld", help="name in jobs/presets or a YAML file")
     parser.add_argument("--dry-run", action="store_true", help="print what every row will run and stop")
     parser.add_argument("--published", action="store_true", help="the paper's figures as rows below one's own")
-    add_take_over(parser)
-    parser.add_argument("overrides", nargs="*", metavar="section.field=value")
     return parser
 
 

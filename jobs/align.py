@@ -55,17 +55,28 @@ def _reason(error: BaseException) -> str | None:
 
 def run(args: argparse.Namespace) -> None:
     """Plan the run, walk it, and print its end."""
+    config = configured(args)
+    check_trains(config)
+    walk(config, args=args, until=args.until, only=args.only)
+
+
+def configured(args: argparse.Namespace) -> RunConfig:
+    """The configuration that a job's --preset and settings say, with its dates settled and its directory checked."""
     config = template_dates.settle(load(args.preset, overrides=args.overrides, presets_dir=HERE / "presets"))
     check_run_directory(config)
-    check_trains(config)
-    planned = pipeline.plan(config, until=args.until, only=args.only, dry_run=args.dry_run)
+    return config
+
+
+def walk(config: RunConfig, *, args: argparse.Namespace, until: str | None = None, only: str | None = None) -> None:
+    """Plan a run; tell the plan and stop where that is asked for, else do what is not finished and print its end."""
+    planned = pipeline.plan(config, until=until, only=only, dry_run=args.dry_run)
     if args.dry_run:
         print(pipeline.describe(config, planned))
         return
     with pipeline.writing(config, planned, take_over=args.take_over) as planned:
         report.begin(config)
         pipeline.run(config, planned, start_ray=lambda: start_ray(config))
-        print(report.publish(config, pipeline.survey(config) if args.until or args.only else planned))
+        print(report.publish(config, pipeline.survey(config) if until or only else planned))
 
 
 def check_trains(config: RunConfig) -> None:
@@ -77,9 +88,15 @@ def check_trains(config: RunConfig) -> None:
         )
 
 
-def add_take_over(parser: argparse.ArgumentParser) -> None:
-    """The option of every job that writes into a run directory."""
+def job_parser(doc: str | None, *, preset: bool = True, settings: bool = True) -> argparse.ArgumentParser:
+    """A parser of what all jobs take, but for those that have no `--preset` or no settings."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--take-over", action="store_true", help="end the driver that writes there, go on in its place")
+    if preset:
+        parser.add_argument("--preset", default="miniworld", help="name in jobs/presets or a YAML file")
+    if settings:
+        parser.add_argument("overrides", nargs="*", metavar="section.field=value")
+    return parser
 
 
 def check_run_directory(config: RunConfig) -> None:
@@ -135,13 +152,10 @@ def _stop_ray() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", default="miniworld", help="name in jobs/presets or a YAML file")
+    parser = job_parser(__doc__)
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
     parser.add_argument("--until", metavar="STAGE", help="stop after this stage")
     parser.add_argument("--only", metavar="STAGE", help="run this stage and those that it stands on, no other")
-    add_take_over(parser)
-    parser.add_argument("overrides", nargs="*", metavar="section.field=value")
     return parser
 
 

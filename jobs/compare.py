@@ -27,7 +27,7 @@ from mralign.run import interruption  # noqa: E402
 if __name__ == "__main__":
     interruption.listen()  # before the imports that take their time
 
-from align import add_take_over, guarded, start_ray  # noqa: E402
+from align import guarded, job_parser, start_ray  # noqa: E402
 
 from mralign.comparison import choice, stage  # noqa: E402
 from mralign.config import RunConfig, load  # noqa: E402
@@ -142,7 +142,7 @@ def measure(args: argparse.Namespace, prepared: dict[int, stage.Prepared], *, ou
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = job_parser(__doc__, preset=False, settings=False)
     parser.add_argument("--worlds", type=int, nargs="+", default=[0, 1, 2, 3], help="seeds of the worlds")
     parser.add_argument("--worlds-dir", help="where worlds are found or built, one folder world-SEED each")
     parser.add_argument("--out", default="runs/compare")
@@ -150,7 +150,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rates", type=float, nargs="+", default=[5e-4, 1e-3, 2e-3, 4e-3])
     parser.add_argument("--epochs", type=int, nargs="+", default=[2, 4])
     parser.add_argument("--trainers", type=int, default=2, help="trainings (and world builds) at a time")
-    add_take_over(parser)
     return parser
 
 

@@ -14,7 +14,6 @@ import hashlib
 import json
 import re
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +25,11 @@ from mralign.run import interruption  # noqa: E402
 if __name__ == "__main__":
     interruption.listen()  # before the imports that take their time
 
-from align import add_take_over, check_run_directory, guarded, start_ray  # noqa: E402
+from align import check_run_directory, guarded, job_parser, walk  # noqa: E402
 
-from mralign import report  # noqa: E402
 from mralign.comparison import runs  # noqa: E402
 from mralign.config import RunConfig, load, parse  # noqa: E402
-from mralign.run import pipeline, template_dates  # noqa: E402
+from mralign.run import template_dates  # noqa: E402
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -47,14 +45,7 @@ def run(args: argparse.Namespace) -> None:
         return
     config = template_dates.settle(configure(args))
     check_run_directory(config)
-    planned = pipeline.plan(config, dry_run=args.dry_run)
-    if args.dry_run:
-        print(pipeline.describe(config, planned))
-        return
-    with pipeline.writing(config, planned, take_over=args.take_over) as planned:
-        report.begin(config)
-        pipeline.run(config, planned, start_ray=partial(start_ray, config))
-        print(report.publish(config, planned))
+    walk(config, args=args)
 
 
 def configure(args: argparse.Namespace) -> RunConfig:
@@ -115,7 +106,7 @@ def _placed(path: str, *, data: str | None) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = job_parser(__doc__, preset=False)
     parser.add_argument("--model", help="model directory or hub name; default: the suite's")
     parser.add_argument("--adapter", help="LoRA adapter directory on top of the model")
     parser.add_argument("--suite", default="miniworld", help="name in jobs/presets/suites or a YAML file")
@@ -125,8 +116,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--compare", nargs=2, metavar="RUN", help="two run directories, RUN or RUN:METHOD")
     parser.add_argument("--common", action="store_true", help="compare on the questions that both have")
     parser.add_argument("--out", metavar="DIR", help="where the comparison goes; default: in the second run")
-    add_take_over(parser)
-    parser.add_argument("overrides", nargs="*", metavar="section.field=value")
     return parser
 
 

@@ -26,16 +26,16 @@ from mralign.run import interruption  # noqa: E402
 if __name__ == "__main__":
     interruption.listen()  # before the imports that take their time
 
-from align import add_take_over, check_run_directory, guarded, start_ray  # noqa: E402
+from align import configured, guarded, job_parser, start_ray  # noqa: E402
 
 from mralign.annotation import cluster_map, discovery, naming  # noqa: E402
 from mralign.annotation.discovery_stage import OPEN_LABELS_STAGE, labeller_of  # noqa: E402
 from mralign.annotation.open_interview import name_clusters  # noqa: E402
 from mralign.annotation.taxonomy import Taxonomy, load_taxonomy  # noqa: E402
 from mralign.asking.chats import open_chat  # noqa: E402
-from mralign.config import RunConfig, load, to_yaml  # noqa: E402
+from mralign.config import RunConfig, to_yaml  # noqa: E402
 from mralign.rows.schema import OPEN_LABELS  # noqa: E402
-from mralign.run import pipeline, template_dates  # noqa: E402
+from mralign.run import pipeline  # noqa: E402
 from mralign.run.store import Directory, StageDir, absolute  # noqa: E402
 from mralign.serving.embedding import embed_where_it_fits  # noqa: E402
 
@@ -48,9 +48,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> None:
     """Label, discover, and print where the taxonomy lies."""
-    config = template_dates.settle(load(args.preset, overrides=args.overrides, presets_dir=HERE / "presets"))
+    config = configured(args)
     out = out_directory(config, out=args.out)
-    check_run_directory(config)
     OPEN_LABELS_STAGE.check(config)
     planned = pipeline.plan(config, until="candidates")
     with pipeline.writing(config, planned, take_over=args.take_over) as planned:
@@ -139,11 +138,8 @@ def closing(taxonomy: Taxonomy, *, args: argparse.Namespace, out: Path) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", default="miniworld", help="name in jobs/presets or a YAML file")
+    parser = job_parser(__doc__)
     parser.add_argument("--out", metavar="DIR", help="where the taxonomy goes; default: taxonomy in the run directory")
-    add_take_over(parser)
-    parser.add_argument("overrides", nargs="*", metavar="section.field=value")
     return parser
 
 

@@ -20,14 +20,15 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
-# Names that the contract of a stage or the language asks for.
-REPEATED_FILES = {"__init__", "__main__", "stage"}
+# Names that the contract of a stage or the language asks for; a folder's __init__ has no name of its own.
+REPEATED_FILES = {"__main__", "stage"}
 
 
 @dataclass(frozen=True)
 class Module:
-    """One file: its dotted name, its lines and its syntax tree."""
+    """One file: its path below the checkout, its dotted name, its lines and its syntax tree."""
 
+    path: Path
     name: str
     text: str
     tree: ast.Module
@@ -38,10 +39,10 @@ def read_modules(root: Path) -> list[Module]:
     found = []
     for folder in ("mralign", "jobs"):
         for path in sorted((root / folder).rglob("*.py")):
-            parts = path.relative_to(root).with_suffix("").parts
+            below = path.relative_to(root)
             text = path.read_text()
-            name = ".".join(parts).removesuffix(".__init__")
-            found.append(Module(name, text, ast.parse(text)))
+            name = ".".join(below.with_suffix("").parts).removesuffix(".__init__")
+            found.append(Module(below, name, text, ast.parse(text)))
     return found
 
 
@@ -85,7 +86,8 @@ def class_names(modules: list[Module]) -> Counter[str]:
 
 def file_names(modules: list[Module]) -> Counter[str]:
     """How many files of the package have each name, but for those that must repeat."""
-    names = Counter(module.name.rpartition(".")[2] for module in modules if module.name.startswith("mralign."))
+    paths = [module.path for module in modules if module.path.parts[0] == "mralign"]
+    names = Counter(path.stem for path in paths if path.name != "__init__.py")
     for name in REPEATED_FILES:
         names.pop(name, None)
     return names

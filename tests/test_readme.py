@@ -150,7 +150,7 @@ def read_python(words, place):
     elif words[:2] == ["-m", "mralign.miniworld"]:
         importlib.import_module("mralign.miniworld.__main__").make_parser().parse_args(words[2:])
     else:
-        assert words[0].startswith("tests/benchmarks/"), f"no reader for python {words}"
+        assert words[0].startswith(("tests/benchmarks/", "tests/code_figures.py")), f"no reader for python {words}"
         assert (ROOT / words[0]).is_file() or "NAME" in words[0]
 
 

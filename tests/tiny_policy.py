@@ -16,7 +16,7 @@ from mralign.training.index import index_rows, write_index
 from mralign.training.objectives import find
 from mralign.training.policy import base_policy
 from mralign.training.reference import blocks, model_mark, score_block
-from mralign.training.sources import Sources
+from mralign.training.task_files import Sources
 
 VOCABULARY = 64
 

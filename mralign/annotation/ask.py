@@ -35,10 +35,10 @@ from mralign.annotation.resolved import ANNOTATORS, ROLES, ResolvedAnnotation, R
 from mralign.annotation.step_labels import StepLabels
 from mralign.annotation.taxonomy import Taxonomy
 from mralign.asking.chats import SharedEngine
-from mralign.asking.interview import interview, together, uncut
+from mralign.asking.interview import ask as ask_chat
+from mralign.asking.interview import together
 from mralign.asking.json_reply import Fault
 from mralign.run.rejects import Reject
-from mralign.serving.calls import Failure
 from mralign.serving.conversation import Chat, ChatRequest
 
 Tallies = dict[str, Counter[str]]  # by role, what is named in TALLIED
@@ -74,7 +74,7 @@ class CueAnnotator:
         if fault is None:
             return Opinion(tuple(steps))
         tally["rejected"] += 1
-        return _reject(trajectory, self.name, reason="bad_labels", detail=fault)
+        return Reject(trajectory.row_id, "bad_labels", f"annotator {self.name}: {fault}", trajectory.question)
 
     async def adjudicate(
         self, trajectory: Trajectory, disputed: Sequence[Dispute], *, tally: Counter[str]
@@ -127,13 +127,11 @@ class ChatAnnotator:
     ) -> Said | Reject:
         """The reply as `read` reads it, at the second attempt at the latest."""
         tally["trajectories"] += 1
-        found = await interview(self.chat, request, read=uncut(read), tally=tally)
-        said, raw = found.said, found.reply.text if found.reply else trajectory.question
-        if not isinstance(said, Fault | Failure):
-            return said
-        tally["rejected"] += 1
-        fault = Fault(said.reason, said.detail)
-        return _reject(trajectory, self.name, reason=fault.reason, detail=fault.detail, raw=raw)
+        who, question = f"annotator {self.name}", trajectory.question
+        said = await ask_chat(self.chat, request, read=read, tally=tally, who=who, unanswered=question)
+        if isinstance(said, Reject):
+            tally["rejected"] += 1
+        return said
 
 
 AskedAnnotator = ChatAnnotator | CueAnnotator
@@ -194,7 +192,3 @@ async def ask(trajectory: Trajectory, annotators: Mapping[str, AskedAnnotator], 
     said = await together(annotators[role].annotate(trajectory, tally=opinions.tallies[role]) for role in roles)
     for role, one in zip(roles, said, strict=True):
         opinions.by_role[role] = replace(one, role=role) if isinstance(one, Reject) else one
-
-
-def _reject(trajectory: Trajectory, name: str, *, reason: str, detail: str, raw: str = "") -> Reject:
-    return Reject(trajectory.row_id, reason, f"annotator {name}: {detail}", raw or trajectory.question)

@@ -21,7 +21,7 @@ from mralign.asking.annotator import ResolvedAnnotator, check_annotator, resolve
 from mralign.asking.chats import SharedEngine, asking_faults
 from mralign.config import Annotator, RunConfig, named
 from mralign.rows.schema import CANDIDATES, OPEN_LABELS
-from mralign.run.placement import DEALING, Fault, Workers
+from mralign.run.placement import DEALING, NodeFault, Workers
 from mralign.run.stage import Context, Outcome, Stage, all_checks, log
 from mralign.run.store import StageDir
 from mralign.run.stream import Pool, stream
@@ -118,7 +118,7 @@ def _workers(config: RunConfig) -> Sequence[Workers]:
     return max(labelling, embedding, key=lambda workers: sum(one.gpus for one in workers))
 
 
-def _faults(config: RunConfig) -> list[Fault]:
+def _faults(config: RunConfig) -> list[NodeFault]:
     return [*asking_faults([labeller_of(config)], config=config), *embedding_faults(config.discovery.embedding)]
 
 

@@ -10,21 +10,18 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 from mralign.annotation.instruction import trajectory_of
 from mralign.annotation.naming import Strategy, naming_request, read_naming
 from mralign.annotation.open_labels import as_row, open_request, read_open
-from mralign.asking.interview import interview, uncut
-from mralign.asking.json_reply import Fault
-from mralign.chat.endings import TRUNCATED
+from mralign.asking.interview import ask
 from mralign.rows import Polarity
 from mralign.run.rejects import Reject
 from mralign.run.stream import Answer
-from mralign.serving.calls import Failure, Stopped
-from mralign.serving.conversation import Chat, ChatRequest
+from mralign.serving.calls import Stopped
+from mralign.serving.conversation import Chat
 
-T = TypeVar("T")
 _ROLE = "labeller"  # of whoever is asked here, in rejects
 
 
@@ -46,7 +43,7 @@ class OpenLabelling:
         except Stopped as reason:
             return Answer(stopped=str(reason))
         if isinstance(said, Reject):
-            reject = replace(said, dataset=row["dataset"], polarity=Polarity(row["polarity"]))
+            reject = replace(said, dataset=row["dataset"], polarity=Polarity(row["polarity"]), role=_ROLE)
             return Answer(rejects=[reject], took=tally)
         return Answer(rows=[as_row(row["row_id"], steps=said)], took=tally)
 
@@ -63,16 +60,3 @@ async def name_clusters(
             f"discovery.labeller; the open labels are kept. The last reply began {found.raw[:300]!r}"
         )
     return found
-
-
-async def ask(chat: Chat, request: ChatRequest, *, read: Callable[[str], T | Fault], tally: Counter[str]) -> T | Reject:
-    """What `read` finds in the first or the second reply, else the row's reject."""
-    found = await interview(chat, request, read=uncut(read), tally=tally)
-    said, raw = found.said, found.reply.text if found.reply else ""
-    if isinstance(said, Failure):
-        before = f"repair of {found.mended.reason}: " if found.mended else ""
-        return Reject(request.key_id, said.reason, f"{before}{said.detail}", raw, role=_ROLE)
-    if isinstance(said, Fault):
-        cut = "; raise decoding.max_tokens" if said.reason == TRUNCATED else ""
-        return Reject(request.key_id, said.reason, f"after one repair: {said.detail}{cut}", raw, role=_ROLE)
-    return said

@@ -31,7 +31,7 @@ from mralign.chat.model_files import load_tokenizer, model_path
 from mralign.config import RunConfig, resolve_path
 from mralign.rows.schema import ANNOTATIONS, CANDIDATES
 from mralign.run.finished import read_tallies
-from mralign.run.placement import DEALING, Fault, Workers
+from mralign.run.placement import DEALING, NodeFault, Workers
 from mralign.run.rejects import Reject
 from mralign.run.stage import Context, Outcome, Stage, all_checks, log, map_parts
 from mralign.run.store import Directory, StageDir
@@ -170,9 +170,8 @@ def _workers(config: RunConfig) -> Sequence[Workers]:
     return [*engines, DEALING] if engines else []
 
 
-def _faults(config: RunConfig) -> Sequence[Fault]:
-    faults = chain.from_iterable(engine_faults(annotator.serving) for annotator in _ours(config))
-    return list(dict.fromkeys(faults))
+def _faults(config: RunConfig) -> Sequence[NodeFault]:
+    return engine_faults(annotator.serving for annotator in _ours(config))
 
 
 def _expected(context: Context, *, resolved: ResolvedAnnotation, rows: int) -> str:

@@ -7,7 +7,7 @@ A subclass of `JsonReply` gives the JSON schema of a request (`reply_schema`) an
 
 from mralign.asking.annotator import ResolvedAnnotator, check_annotator, check_budgets, resolve
 from mralign.asking.chats import asking_faults, open_chat, open_chats
-from mralign.asking.interview import Interview, interview, price, together, uncut
+from mralign.asking.interview import Interview, ask, interview, price, said_or_reject, together, uncut
 from mralign.asking.json_reply import Fault, JsonReply, read_reply, reply_schema
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Interview",
     "JsonReply",
     "ResolvedAnnotator",
+    "ask",
     "asking_faults",
     "check_annotator",
     "check_budgets",
@@ -25,6 +26,7 @@ __all__ = [
     "read_reply",
     "reply_schema",
     "resolve",
+    "said_or_reject",
     "together",
     "uncut",
 ]

@@ -7,10 +7,10 @@ engine or endpoint share it. Whoever asks checks all of them before anything sta
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
+from typing import Any, TypeVar
 
 from mralign.config import Annotator, Decoding, Engine, Http, Model, RunConfig, ThinkMode, counted, resolve_path
 from mralign.run.store import absolute, digest, fingerprint
@@ -19,6 +19,8 @@ from mralign.serving.completions import amend
 from mralign.serving.conversation import ChatRequest, Message
 from mralign.serving.endpoint import check_settings
 from mralign.serving.requests import check_served, family_of, row_seed
+
+Role = TypeVar("Role", bound=str)
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,14 @@ def check_budgets(annotators: Collection[ResolvedAnnotator]) -> None:
                 f"annotators {one.name!r} and {other.name!r} ask one model of one endpoint by http sections that "
                 f"differ; make them equal: they share a purse"
             )
+
+
+def by_engine(annotators: Mapping[Role, ResolvedAnnotator]) -> list[dict[Role, ResolvedAnnotator]]:
+    """The annotators by role, in one dictionary for each engine or endpoint that some of them share."""
+    groups: dict[str, dict[Role, ResolvedAnnotator]] = {}
+    for role, annotator in annotators.items():
+        groups.setdefault(annotator.engine_key, {})[role] = annotator
+    return list(groups.values())
 
 
 def payload_of(annotator: ResolvedAnnotator, request: ChatRequest) -> dict[str, Any]:

@@ -12,15 +12,21 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict
-from itertools import chain
 from typing import Any, cast
 from weakref import WeakValueDictionary
 
-from mralign.asking.annotator import ResolvedAnnotator, check_annotator, check_budgets, payload_of, resolve
+from mralign.asking.annotator import (
+    ResolvedAnnotator,
+    by_engine,
+    check_annotator,
+    check_budgets,
+    payload_of,
+    resolve,
+)
 from mralign.chat.model_files import load_tokenizer, model_path
 from mralign.chat.prompts import control_tokens
 from mralign.config import Annotator, RunConfig, ThinkMode
-from mralign.run.placement import Fault, Workers, actor_options
+from mralign.run.placement import NodeFault, Workers, actor_options
 from mralign.run.store import Directory
 from mralign.serving.calls import Call, Failure
 from mralign.serving.chat_completions import read_chat, reply_body, say
@@ -202,7 +208,7 @@ async def open_chats(annotators: Mapping[str, Annotator], *, config: RunConfig) 
     check_budgets(resolved.values())
     chats: dict[str, Chat] = {}
     async with AsyncExitStack() as stack:
-        for sharing in _by_engine(resolved):
+        for sharing in by_engine(resolved):
             first = next(iter(sharing.values()))
             if first.http is not None:
                 endpoint = await stack.enter_async_context(Endpoint(first.http, cache=Directory(first.cache)))
@@ -211,14 +217,6 @@ async def open_chats(annotators: Mapping[str, Annotator], *, config: RunConfig) 
             actor = _start_actor(list(sharing.values()), stack=stack)
             chats |= {role: _RemoteChat(actor, number=number) for number, role in enumerate(sharing)}
         yield chats
-
-
-def _by_engine(resolved: Mapping[str, ResolvedAnnotator]) -> list[dict[str, ResolvedAnnotator]]:
-    """The annotators by role, in one dictionary for each engine or endpoint that some of them share."""
-    groups: dict[str, dict[str, ResolvedAnnotator]] = {}
-    for role, annotator in resolved.items():
-        groups.setdefault(annotator.engine_key, {})[role] = annotator
-    return list(groups.values())
 
 
 def chat_workers(annotator: ResolvedAnnotator) -> Workers:
@@ -231,12 +229,11 @@ def chat_workers(annotator: ResolvedAnnotator) -> Workers:
     )
 
 
-def asking_faults(annotators: Iterable[Annotator], *, config: RunConfig) -> list[Fault]:
+def asking_faults(annotators: Iterable[Annotator], *, config: RunConfig) -> list[NodeFault]:
     """What a node lacks for the engines of these annotators."""
     from mralign.serving.vllm import engine_faults
 
-    servings = [annotator.serving or config.engine for annotator in annotators if annotator.engine == "vllm"]
-    return list(dict.fromkeys(chain.from_iterable(map(engine_faults, servings))))
+    return engine_faults(one.serving or config.engine for one in annotators if one.engine == "vllm")
 
 
 def _start_actor(annotators: Sequence[ResolvedAnnotator], *, stack: AsyncExitStack) -> Any:

@@ -1,8 +1,7 @@
 """A chat is asked for JSON, and once more with the error quoted where its reply cannot be used.
 
 A request and a reader of its reply enter; what the reader found leaves, or why there is nothing, with the messages and
-the reply that it came from. Whoever asks (annotation, discovery, judges) makes a reject of what could not be used;
-nothing is guessed here.
+the reply that it came from. `ask` and `said_or_reject` make a reject of what could not be used; nothing is guessed.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from typing import Any, Generic, TypeVar
 from mralign.asking.json_reply import Fault, readable
 from mralign.chat.endings import TRUNCATED, ending_fault
 from mralign.config import Http
+from mralign.run.rejects import Reject
 from mralign.serving.calls import Failure, Stopped
 from mralign.serving.conversation import Chat, ChatReply, ChatRequest, Message
 
@@ -54,6 +54,37 @@ async def interview(
     if isinstance(second, Failure):
         return Interview(second, request.messages, first, said)
     return Interview(read(second), messages, second, said)
+
+
+async def ask(
+    chat: Chat,
+    request: ChatRequest,
+    *,
+    read: Callable[[str], T | Fault],
+    tally: Counter[str],
+    who: str = "",
+    unanswered: str = "",
+) -> T | Reject:
+    """What `read` finds in the text of the first or the second reply, else a reject; see `said_or_reject`."""
+    found = await interview(chat, request, read=uncut(read), tally=tally)
+    return said_or_reject(found, row_id=request.key_id, who=who, unanswered=unanswered)
+
+
+def said_or_reject(found: Interview[T], *, row_id: str, who: str = "", unanswered: str = "") -> T | Reject:
+    """What was said; or a reject with the reason, who was asked, and the last reply, in place of which `unanswered`
+    stands where there is none."""
+    said = found.said
+    if not isinstance(said, Fault | Failure):
+        return said
+    detail = said.detail
+    if isinstance(said, Failure) and found.mended is not None:
+        detail = f"repair of {found.mended.reason}: {detail}"
+    if said.reason == TRUNCATED:
+        detail += "; raise decoding.max_tokens"
+    if who:
+        detail = f"{who}: {detail}"
+    raw = found.reply.text if found.reply else ""
+    return Reject(row_id, said.reason, detail, raw or unanswered)
 
 
 def uncut(read: Callable[[str], T | Fault], *, advice: str = "be shorter") -> Callable[[ChatReply], T | Fault]:

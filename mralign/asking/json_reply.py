@@ -70,6 +70,19 @@ class JsonReply(BaseModel):
         return "wrong_shape"
 
 
+def reader(read: Callable[P, T | Fault]) -> Callable[P, T | Fault]:
+    """Decorator of a function that reads a reply: a value too deep to be parsed or quoted is a fault."""
+
+    @wraps(read)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> T | Fault:
+        try:
+            return read(*args, **kwargs)
+        except RecursionError:  # out here, for a Fault takes frames to make
+            return _DEEP
+
+    return guarded
+
+
 def read_reply(text: str, model: type[Model], *, alone: bool = False) -> Model | Fault:
     """The object of class `model` that a reply holds: alone, in a code fence, after a thought, or with prose around it.
 
@@ -77,15 +90,14 @@ def read_reply(text: str, model: type[Model], *, alone: bool = False) -> Model |
     """
     try:
         return _read_reply(text, model, alone=alone)
-    except RecursionError:  # a value too deep to be parsed or quoted; out here, for a Fault takes frames to make
+    except RecursionError:  # see `reader`
         return _DEEP
 
 
 def _read_reply(text: str, model: type[Model], *, alone: bool) -> Model | Fault:
-    try:
-        value = parse_object(text, alone=alone)
-    except ShapeError as error:
-        return Fault(*error.args)
+    value = _parse_object(text, alone=alone)
+    if isinstance(value, Fault):
+        return value
     try:
         return model.model_validate(value)
     except ValidationError as error:
@@ -181,60 +193,27 @@ def _allowed(schema: Mapping[str, Any]) -> str:
     return f"{name} {before} {bounds} {unit}".rstrip()
 
 
-class ShapeError(Exception):
-    """(reason, detail): a value is not what the reply must hold. Raised while reading, caught by `reader`."""
-
-
-def reader(read: Callable[P, T | Fault]) -> Callable[P, T | Fault]:
-    """Decorator of a function that reads a reply: a `ShapeError` that it raises is returned as a fault."""
-
-    def judged(*args: P.args, **kwargs: P.kwargs) -> T | Fault:
-        try:
-            return read(*args, **kwargs)
-        except ShapeError as error:
-            return Fault(*error.args)
-
-    @wraps(read)
-    def guarded(*args: P.args, **kwargs: P.kwargs) -> T | Fault:
-        try:
-            return judged(*args, **kwargs)
-        except RecursionError:  # a value too deep to be parsed or quoted; out here, for a Fault takes frames to make
-            return _DEEP
-
-    return guarded
-
-
-def object_schema(**properties: Any) -> dict[str, Any]:
-    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
-
-
-def integer_schema(low: int, high: int) -> dict[str, Any]:
-    return {"type": "integer", "minimum": low, "maximum": high}
-
-
-def parse_object(text: str, *, alone: bool = False) -> Any:
-    """The one JSON object in `text`: alone, in a code fence, after a thought, or with prose around it.
-
-    `alone`: prose is refused, for an object in prose may be a quotation of the text that is judged.
-    """
+def _parse_object(text: str, *, alone: bool) -> dict[str, Any] | Fault:
+    """The one JSON object in `text`. Prose around it may quote another one; `alone` refuses any prose."""
     bare = _THOUGHT.sub("", text).lstrip()
     if bare.startswith("<think>"):  # what stands in it is a draft
-        raise ShapeError("not_json", "the thought has no end; reply with the JSON object after </think>, or alone")
+        return Fault("not_json", "the thought has no end; reply with the JSON object after </think>, or alone")
     before, mark, after = bare.partition("</think>")
     if mark and "{" in after and not before.startswith("{"):  # the template opened the thought; the reply only ends it
         bare = after
     start = bare.find("{")
     if start < 0:
-        raise ShapeError("not_json", "the reply holds no JSON object; reply with the JSON object alone")
+        return Fault("not_json", "the reply holds no JSON object; reply with the JSON object alone")
     decoder = json.JSONDecoder(object_pairs_hook=_no_key_twice)
     try:
+        value: dict[str, Any]
         value, end = decoder.raw_decode(bare, start)
     except ValueError as error:  # also an integer of more than 4,300 digits
-        raise ShapeError("not_json", f"the reply is not JSON: {error}; reply with the JSON object alone") from None
+        return Fault("not_json", f"the reply is not JSON: {error}; reply with the JSON object alone")
     if "{" in bare[end:]:
-        raise ShapeError("not_json", "the reply holds more than one JSON object; reply with one")
+        return Fault("not_json", "the reply holds more than one JSON object; reply with one")
     if alone and not (_FENCE_BEFORE.fullmatch(bare[:start]) and _FENCE_AFTER.fullmatch(bare[end:])):
-        raise ShapeError("not_json", "words stand around the JSON object; reply with the JSON object alone")
+        return Fault("not_json", "words stand around the JSON object; reply with the JSON object alone")
     return value
 
 
@@ -243,31 +222,3 @@ def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         raise ValueError("a key occurs twice in one object")
     return found
-
-
-def fields(value: Any, *names: str, what: str) -> dict[str, Any]:
-    if not isinstance(value, dict) or not set(names) <= set(value):
-        given = sorted(map(str, value))[:20] if isinstance(value, dict) else type(value).__name__
-        raise ShapeError("wrong_shape", f"{what} is {given!r:.200}; it must be an object with the keys {list(names)}")
-    return value
-
-
-def only_fields(value: Any, *names: str, what: str) -> dict[str, Any]:
-    """As `fields`, but another key is a fault as well."""
-    found = fields(value, *names, what=what)
-    odd = sorted(set(found) - set(names))
-    if odd:
-        raise ShapeError("wrong_shape", f"{what} has the keys {odd!r:.200} beside those asked for: {list(names)}")
-    return found
-
-
-def flag(value: Any, *, what: str) -> bool:
-    if type(value) is not bool:
-        raise ShapeError("wrong_shape", f"{what} is {value!r:.100}; it must be true or false")
-    return value
-
-
-def listed(value: Any, *, what: str) -> list[Any]:
-    if not isinstance(value, list):
-        raise ShapeError("wrong_shape", f"{what} is {value!r:.100}; it must be a list")
-    return value

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import yaml
 
 from mralign.config import RunConfig, load
-from mralign.config.learning import train_names
+from mralign.config.run import train_names
 from mralign.evaluation.paired import compare
 from mralign.evaluation.responses import trained_name
 from mralign.evaluation.scoring import read_scores

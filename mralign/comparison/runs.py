@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from mralign.evaluation.paired import compare
 from mralign.evaluation.scoring import read_scores
-from mralign.report.export import comparison_sheet
+from mralign.report.result_tables import comparison_sheet
 from mralign.report.sheets import to_latex, to_markdown, to_text
 from mralign.report.wording import aligned
 from mralign.rows.schema import QUESTIONS

@@ -29,7 +29,7 @@ from mralign.serving.vllm import worker_environment
 from mralign.serving.warm import KeptEngine
 from mralign.training.alone import train_alone
 from mralign.training.reference import shelf_dir
-from mralign.training.sources import Sources
+from mralign.training.task_files import Sources
 
 SETTING = ("world", "method", "learning_rate", "epochs", "mark")  # columns that say what a result is of
 

@@ -80,3 +80,27 @@ class RunConfig(Section):
                 "on, questions.dev or questions.test to evaluate with"
             )
         return self
+
+
+def train_names(config: RunConfig) -> tuple[str, ...]:
+    """Names of the data sets that a run has for training, in their order."""
+    if config.rollouts.import_on:
+        return (config.rollouts.import_name,)
+    return tuple(source.name for source in config.questions.train)
+
+
+def chosen_datasets(config: RunConfig) -> tuple[str, ...]:
+    """The data sets that `training.datasets` leaves, in alphabetical order; empty where those are all of them."""
+    chosen = set(config.training.datasets)
+    return () if chosen >= set(train_names(config)) else tuple(sorted(chosen))
+
+
+def check_datasets(config: RunConfig) -> None:
+    """Raise ValueError for a name in `training.datasets` that is no data set of this run."""
+    allowed = train_names(config)
+    unknown = [name for name in config.training.datasets if name not in allowed]
+    if unknown:
+        raise ValueError(
+            f"training.datasets names {unknown}, which this run does not train on; allowed are {list(allowed)}, the "
+            f"names in questions.train (or rollouts.import_name)"
+        )

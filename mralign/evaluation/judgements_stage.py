@@ -15,12 +15,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from itertools import chain
 from typing import Any
 
 import pyarrow as pa
 
-from mralign.asking.annotator import ResolvedAnnotator, check_annotator, check_budgets, resolve
+from mralign.asking.annotator import ResolvedAnnotator, by_engine, check_annotator, check_budgets, resolve
 from mralign.asking.chats import SharedEngine
 from mralign.asking.interview import price
 from mralign.asking.json_reply import reply_schema
@@ -32,7 +31,7 @@ from mralign.evaluation.responses import read_response_part, response_parts
 from mralign.retrieval.search import check_search, prepare_search, start_search
 from mralign.rows.schema import JUDGEMENTS, QUESTIONS
 from mralign.rows.subjects import Subject
-from mralign.run.placement import DEALING, Fault, Workers
+from mralign.run.placement import DEALING, NodeFault, Workers
 from mralign.run.rejects import check_limit
 from mralign.run.stage import Context, Outcome, Stage, all_checks, log
 from mralign.run.store import StageDir
@@ -140,8 +139,8 @@ def _workers(config: RunConfig) -> Sequence[Workers]:
     return [*engines, DEALING] if engines else []
 
 
-def _faults(config: RunConfig) -> Sequence[Fault]:
-    return list(dict.fromkeys(chain.from_iterable(map(engine_faults, _served(config)))))
+def _faults(config: RunConfig) -> Sequence[NodeFault]:
+    return engine_faults(_served(config))
 
 
 def _lacks(config: RunConfig) -> list[str]:
@@ -221,7 +220,7 @@ def _run(context: Context, *, subject: Subject) -> Outcome:
 
 
 def _cases(
-    part: str, *, responses: StageDir, benchmarks: Mapping[str, str], questions: Mapping[str, Asked]
+    part: str, *, responses: StageDir, benchmarks: Mapping[str, str], questions: Mapping[str, JudgedQuestion]
 ) -> pa.Table:
     """The responses of one part that are judged, as `Judging` takes them."""
     table = read_response_part(responses, part, datasets=sorted(benchmarks))
@@ -233,11 +232,7 @@ def _cases(
 
 def _visits(config: RunConfig) -> list[dict[Role, ResolvedAnnotator]]:
     """The judges of each engine by role; engines in the order in which a response visits them, each of them once."""
-    by_engine: dict[str, dict[Role, ResolvedAnnotator]] = {}
-    for role, annotator in _judges(config).items():
-        resolved = resolve(annotator, config=config)
-        by_engine.setdefault(resolved.engine_key, {})[role] = resolved
-    return list(by_engine.values())
+    return by_engine({role: resolve(judge, config=config) for role, judge in _judges(config).items()})
 
 
 def _first(engine: Mapping[Role, ResolvedAnnotator]) -> ResolvedAnnotator:
@@ -289,14 +284,14 @@ class Judging:
 
 
 @dataclass(frozen=True)
-class Asked:
+class JudgedQuestion:
     """What judges may know of a question: its text, and the fields that its benchmark needs."""
 
     question: str
     fields: Mapping[str, Any] = field(default_factory=dict)
 
 
-def read_questions(questions: StageDir, *, split: str, benchmarks: Mapping[str, str]) -> dict[str, Asked]:
+def read_questions(questions: StageDir, *, split: str, benchmarks: Mapping[str, str]) -> dict[str, JudgedQuestion]:
     """By question_id, the questions of the data sets in `benchmarks`. Raises ValueError where a field is missing."""
     columns = ["question_id", "dataset", "question", "extra"]
     table = questions.read_parts(questions.parts(split), schema=QUESTIONS, columns=columns)
@@ -310,12 +305,12 @@ def read_questions(questions: StageDir, *, split: str, benchmarks: Mapping[str, 
                     f"question {row['question_id']} has no {', '.join(missing)}, which the judges of "
                     f"{benchmarks[row['dataset']]} are shown; give a source that has"
                 )
-            found[row["question_id"]] = Asked(row["question"], {name: extra[name] for name in needed})
+            found[row["question_id"]] = JudgedQuestion(row["question"], {name: extra[name] for name in needed})
     return found
 
 
 def cases_of(
-    rows: Iterable[Mapping[str, Any]], *, benchmarks: Mapping[str, str], questions: Mapping[str, Asked]
+    rows: Iterable[Mapping[str, Any]], *, benchmarks: Mapping[str, str], questions: Mapping[str, JudgedQuestion]
 ) -> list[Case]:
     """What the judges must see of each response, in order; one that several methods share (Self-Refine's first answer,
     where it stands) once. ValueError if different responses share a row_id: their verdicts could not be told apart."""

@@ -13,12 +13,12 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from mralign.asking.interview import interview, together, uncut
-from mralign.asking.json_reply import Fault, read_reply, readable, reply_schema
+from mralign.asking.interview import interview, said_or_reject, together, uncut
+from mralign.asking.json_reply import read_reply, readable, reply_schema
 from mralign.evaluation.benchmarks import registry
 from mralign.evaluation.benchmarks.benchmark import Benchmark, Case, Item, Role, Said, Step
 from mralign.retrieval.search import Searcher
@@ -126,14 +126,17 @@ async def _ask(step: Step, row: dict[str, Any], request: ChatRequest, *, chat: C
     tally["judgements"] += 1
     read = uncut(partial(read_reply, model=step.reply, alone=True), advice=step.advice)
     found = await interview(chat, request, read=read, tally=tally)
-    said, raw = found.said, found.reply.text if found.reply else row["subject"]
-    if isinstance(said, Fault | Failure):
+    said = said_or_reject(found, row_id=row["judgement_id"], who=step.role, unanswered=row["subject"])
+    if isinstance(said, Reject):
         tally["rejected"] += 1
-        cut = "; raise decoding.max_tokens" if said.reason == "truncated" else ""
-        detail = f"{step.role}: {said.detail}{cut}"
-        return Reject(row["judgement_id"], said.reason, detail, raw, dataset=row["dataset"], role=step.role)
+        return replace(said, dataset=row["dataset"], role=step.role)
+    assert found.reply is not None
     prompt = json.dumps([asdict(message) for message in found.messages], ensure_ascii=False)
-    return row | {"prompt": readable(prompt), "reply": readable(raw), "verdict": json.dumps(said.model_dump())}
+    return row | {
+        "prompt": readable(prompt),
+        "reply": readable(found.reply.text),
+        "verdict": json.dumps(said.model_dump()),
+    }
 
 
 def _judgement_id(case: Case, step: Step, number: int) -> str:

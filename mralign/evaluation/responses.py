@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from itertools import chain
 from typing import Any
 
 import pyarrow as pa
@@ -21,6 +22,7 @@ from mralign.chat.self_refine import is_turn, last_answers
 from mralign.config import RunConfig, counted
 from mralign.rows.schema import GENERATIONS, QUESTIONS
 from mralign.rows.subjects import Subject, Way
+from mralign.run.finished import parts_by_upstream
 from mralign.run.store import StageDir, fingerprint, part_key, part_name
 from mralign.serving.requests import Sampling, build_requests
 
@@ -97,15 +99,9 @@ def write_parts(out: StageDir, asked: Sequence[Asked]) -> None:
     """Write `parts.json`: what was asked, and the parts of the shelf that answer it."""
     found = []
     for one in asked:
-        lying = shelf_of(out, one).parts()
-        answers = [part for name in one.questions for part in own_parts(lying, question_part=name)]
-        found.append(asdict(replace(one, parts=tuple(answers))))
+        answers = parts_by_upstream(shelf_of(out, one).parts(), one.questions)
+        found.append(asdict(replace(one, parts=tuple(chain(*answers.values())))))
     out.write_text("parts.json", json.dumps(found, indent=1))
-
-
-def own_parts(parts: Sequence[str], *, question_part: str) -> list[str]:
-    """Those of the shelf's `parts` that answer a question part."""
-    return [part for part in parts if part.startswith(f"part-{part_key(question_part)}-")]
 
 
 def read_asked(out: StageDir) -> list[Asked]:
@@ -144,7 +140,7 @@ def read_response_part(out: StageDir, part: str, *, datasets: Collection[str] | 
         table = table.filter(pc.is_in(table.column("dataset"), value_set=pa.array(sorted(datasets), pa.string())))
         if not table.num_rows:
             return RESPONSES.empty_table()
-    own = own_parts(asked.parts, question_part=name)
+    own = parts_by_upstream(asked.parts, [name])[name]
     return _finals(table, shelf=shelf, parts=own, asked=asked, datasets=datasets)
 
 

@@ -23,7 +23,6 @@ from mralign.evaluation.responses import (
     content_parts,
     describe,
     methods_of,
-    own_parts,
     response_id,
     shelf_name,
     shelf_of,
@@ -82,7 +81,9 @@ def _ask(
 def _questions(context: Context, *, group: str) -> Iterator[pa.Table]:
     source = context.upstream["questions"]
     parts = source.parts(context.config.evaluation.split)
-    searched = parts_by_upstream(context.upstream["evidence"], parts) if group == "ret" else {}
+    searched = {}
+    if group == "ret":
+        searched = parts_by_upstream(context.upstream["evidence"].parts(), parts)
     for part in parts:
         table = source.read_parts([part], schema=QUESTIONS)
         if group == "ret":
@@ -97,7 +98,7 @@ def _commit_unsearched(context: Context) -> None:
     """Commit a reject for every question that has no snippets because its search failed."""
     source, evidence = context.upstream["questions"], context.upstream["evidence"]
     parts = source.parts(context.config.evaluation.split)
-    for part, searched in parts_by_upstream(evidence, parts).items():
+    for part, searched in parts_by_upstream(evidence.parts(), parts).items():
         found = evidence.read_parts(searched, schema=EVIDENCE)
         rejects = unsearched(source.read_parts([part], schema=QUESTIONS), evidence=found)
         name = part_name(f"unsearched-{part_key(part)}")
@@ -107,8 +108,7 @@ def _commit_unsearched(context: Context) -> None:
 def _index(context: Context, *, asked: Asked) -> int:
     """Commit where each response of a group lies, and the rejects; returns how many responses there are."""
     shelf, rows = shelf_of(context.out, asked), 0
-    for name in asked.questions:
-        parts = own_parts(shelf.parts(), question_part=name)
+    for name, parts in parts_by_upstream(shelf.parts(), asked.questions).items():
         found = []
         for part in parts:
             place = f"{asked.shelf}/{part}"

@@ -18,7 +18,6 @@ from mralign.questions.fields import number_text, texts_of
 from mralign.questions.literals import parse_literal
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-READINGS = ("letter", "text", "index", "number")
 _OWN_LABEL = re.compile(r"[(\[]?([A-Za-z])[)\].:：、．）]\s*")
 _NUMBERED = re.compile(r"(.*?)(\d+)", re.DOTALL)
 _WHOLE = re.compile(r"-?\d+(?:\.0*)?")

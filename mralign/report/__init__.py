@@ -15,9 +15,9 @@ from collections.abc import Sequence
 
 from mralign.config import RunConfig, to_yaml
 from mralign.report.closing import Places, closing_text
-from mralign.report.export import result_table, write_tables
 from mralign.report.findings import PlannedStage, merged_metrics, score_places, survey
 from mralign.report.page import render
+from mralign.report.result_tables import result_table, write_tables
 from mralign.run.store import Directory, absolute
 
 __all__ = ["begin", "publish"]

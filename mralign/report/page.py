@@ -27,7 +27,7 @@ _NO_POSITIONS = "no method was asked to think on a benchmark with gold answers"
 
 
 @dataclass(frozen=True)
-class Section:
+class PageSection:
     """One part of the page; `content` is None when it is left out, `absence` then says why."""
 
     anchor: str
@@ -49,13 +49,15 @@ def render(config: RunConfig, *, acts: Mapping[str, Act], metrics: Metrics) -> s
     )
 
 
-def _sections(config: RunConfig, *, acts: Mapping[str, Act], metrics: Metrics) -> list[Section]:
-    def section(anchor: str, title: str, stage: str, fill: Callable[[], Content | None], *, none: str = "") -> Section:
+def _sections(config: RunConfig, *, acts: Mapping[str, Act], metrics: Metrics) -> list[PageSection]:
+    def section(
+        anchor: str, title: str, stage: str, fill: Callable[[], Content | None], *, none: str = ""
+    ) -> PageSection:
         """`none`: why a finished stage may have nothing to show."""
         if finished(acts, stage) is not None:
-            return Section(anchor, title, fill(), none)
+            return PageSection(anchor, title, fill(), none)
         why = "is not finished yet" if stage in acts else "is not part of this plan"
-        return Section(anchor, title, None, f"stage {stage} {why}")
+        return PageSection(anchor, title, None, f"stage {stage} {why}")
 
     last = next((name for name in METRIC_STAGES if finished(acts, name)), METRIC_STAGES[0])
     unread = next((name for name in analyses.CHANGE_STAGES if not finished(acts, name)), analyses.CHANGE_STAGES[0])
@@ -72,7 +74,7 @@ def _sections(config: RunConfig, *, acts: Mapping[str, Act], metrics: Metrics) -
         section("weights", "Weights", "weights", lambda: sections.weights(config, acts=acts)),
         section("training", "Training", "training", lambda: sections.training(acts)),
         section("trajectories", "Trajectories", "candidates", lambda: sections.trajectories(config, acts=acts)),
-        Section("rejects", "Rejects", sections.rejects(acts), ""),
+        PageSection("rejects", "Rejects", sections.rejects(acts), ""),
     ]
 
 

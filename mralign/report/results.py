@@ -21,7 +21,7 @@ Metrics = Mapping[str, Mapping[str, Figures]]
 
 
 @dataclass(frozen=True)
-class Block:
+class ResultBlock:
     """The table of one benchmark, a method a row."""
 
     benchmark: str
@@ -31,7 +31,7 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Change:
+class MeasuredChange:
     """What training changed in one measure, in points; None where one of the two methods does not have it."""
 
     measure: Measure
@@ -45,7 +45,7 @@ class Gain:
     benchmark: str
     method: str
     base: str
-    changes: tuple[Change, ...]
+    changes: tuple[MeasuredChange, ...]
 
     @property
     def text(self) -> str:
@@ -71,7 +71,7 @@ def kind_of(name: str, methods: Mapping[str, Figures]) -> str:
     return str(kinds[0])
 
 
-def blocks(metrics: Metrics) -> list[Block]:
+def blocks(metrics: Metrics) -> list[ResultBlock]:
     """One table a benchmark. Rates in percent, with their interval where there is one."""
     found = []
     for name, methods in by_benchmark(metrics).items():
@@ -79,7 +79,7 @@ def blocks(metrics: Metrics) -> list[Block]:
         shown = find(kind).measures
         head = ("Method", *(measure.title for measure in shown))
         rows = tuple((method, *_cells(shown, figures)) for method, figures in methods.items())
-        found.append(Block(name, kind, head, rows))
+        found.append(ResultBlock(name, kind, head, rows))
     return found
 
 
@@ -126,7 +126,7 @@ def gains(metrics: Metrics, *, label: str) -> list[Gain]:
             base = Subject.BASE.method(way_of(method), name=label)
             before = methods.get(base)
             if told and before is not None and not method.startswith(f"{label}_"):
-                changes = tuple(Change(m, _points(now[m.key], before[m.key])) for m in told)
+                changes = tuple(MeasuredChange(m, _points(now[m.key], before[m.key])) for m in told)
                 found.append(Gain(name, method, base, changes))
     return found
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mralign.rows import Polarity
+
 DASH = "–"
 _MILESTONES = {"verdict": "decided", "kept": "kept"}
 RULES = ("equal", "intersection", "confident", "adjudicated", "unlabelled")
@@ -101,7 +103,7 @@ def funnel_text(funnel: Sequence[Mapping[str, Any]]) -> str:
 
 def polarity_name(polarity: int | None) -> str:
     """positive, negative, neutral; a dash before the verdict."""
-    return DASH if polarity is None else {1: "positive", -1: "negative", 0: "neutral"}[polarity]
+    return DASH if polarity is None else Polarity(polarity).name.lower()
 
 
 def label_order(labels: Mapping[int, Mapping[str, int]]) -> list[str]:

@@ -138,7 +138,7 @@ def _candidates(context: Context) -> Outcome:
     map_groups(
         context,
         partial(_judge_table, settings=config.candidates, draws=config.rollouts.n),
-        groups=parts_by_upstream(source, train),  # all draws of a question meet
+        groups=parts_by_upstream(source.parts(), train),  # all draws of a question meet
         source=source,
         schema=CANDIDATES,
         upstream_schema=GENERATIONS,

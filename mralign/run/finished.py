@@ -49,7 +49,7 @@ def settle(
     requests with a reject that another try may mend. `request_of` maps the row_id of a reject, and what stands in the
     `id_column` of a row, to the row_id of its request.
     """
-    committed = parts_by_upstream(out, parts)
+    committed = parts_by_upstream(out.parts(), parts)
     ids = _Ids(schema, id_column, request_of)
     settle_group = partial(_settle, out, ids=ids, forget=forget)
     with ThreadPoolExecutor(_READERS) as readers:
@@ -58,10 +58,10 @@ def settle(
     return Finished(finished, sum(group.repeated for group in groups.values()))
 
 
-def parts_by_upstream(out: StageDir, parts: Iterable[str]) -> dict[str, list[str]]:
-    """The committed parts that answer each of the upstream `parts`, from one listing of the directory."""
+def parts_by_upstream(committed: Iterable[str], parts: Iterable[str]) -> dict[str, list[str]]:
+    """Those of the committed parts that answer each of the upstream `parts`."""
     found: dict[str, list[str]] = {part: [] for part in parts}
-    for name in out.parts():
+    for name in committed:
         upstream = part_name(part_key(name).rpartition("-")[0])
         if upstream in found:
             found[upstream].append(name)

@@ -39,7 +39,7 @@ DEALING = Workers("tasks that deal the rows", "run.local_cpus")
 
 
 @dataclass(frozen=True)
-class Fault:
+class NodeFault:
     """What a machine lacks. Not `fatal`: the stage would run there all the same, and the user is told."""
 
     text: str
@@ -124,7 +124,7 @@ def needs_rehearsal(workers: Sequence[Workers]) -> bool:
 
 
 def rehearse(
-    stage: str, workers: Sequence[Workers], *, faults: Callable[[Any], Sequence[Fault]], config: Any, wait: bool
+    stage: str, workers: Sequence[Workers], *, faults: Callable[[Any], Sequence[NodeFault]], config: Any, wait: bool
 ) -> bool:
     """Ask a worker of the stage's own size what it lacks; False if none could be had yet.
 
@@ -144,7 +144,7 @@ def rehearse(
     ready, _ = ray.wait([asked], timeout=None if wait else _REHEARSAL_S)
     if not ready:  # not cancelled: Ray 2.60 can end the driver when a task completes while it is being cancelled
         return False
-    found: Sequence[Fault] = ray.get(asked)
+    found: Sequence[NodeFault] = ray.get(asked)
     fatal = [fault.text for fault in found if fault.fatal]
     if fatal:
         raise ValueError(f"stage {stage}, on the node where it would run: {'; '.join(fatal)}")

@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 
 from mralign.config import RunConfig, counted, named
-from mralign.run.placement import Fault, Workers
+from mralign.run.placement import NodeFault, Workers
 from mralign.run.rejects import Reject, to_table
 from mralign.run.store import StageDir
 
@@ -69,7 +69,7 @@ class Stage:
     # The workers that it needs at the same time, besides short tasks of one CPU; none: it takes any cluster.
     workers: Callable[[RunConfig], Sequence[Workers]] = lambda config: ()
     # What the machine of this process lacks for its workers; asked where they will run.
-    faults: Callable[[RunConfig], Sequence[Fault]] = lambda config: ()
+    faults: Callable[[RunConfig], Sequence[NodeFault]] = lambda config: ()
     version: int = 1
 
     def settings(self, config: RunConfig) -> dict[str, Any]:

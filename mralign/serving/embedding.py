@@ -19,7 +19,7 @@ from unittest import mock
 import numpy as np
 
 from mralign.config import Embedding, Engine, resolve_path
-from mralign.run.placement import Fault, NotInstalled, Workers, actor_options
+from mralign.run.placement import NodeFault, NotInstalled, Workers, actor_options
 
 
 def embed(texts: Sequence[str], *, settings: Embedding) -> np.ndarray:
@@ -61,18 +61,20 @@ def embedding_workers(settings: Embedding) -> tuple[Workers, ...]:
     return (Workers("embedding models", "discovery.embedding.gpu", gpus=1),) if settings.gpu else ()
 
 
-def embedding_faults(settings: Embedding) -> list[Fault]:
+def embedding_faults(settings: Embedding) -> list[NodeFault]:
     """What a node with a GPU lacks for embedding there."""
     if not settings.gpu:
         return []
     name, _ = _package(settings)
     if find_spec(name) is None:
-        return [Fault(f"discovery.embedding.engine={settings.engine} is not installed there")]
+        return [NodeFault(f"discovery.embedding.engine={settings.engine} is not installed there")]
     if settings.engine == "sentence_transformers":
         import torch
 
         if not torch.cuda.is_available():
-            return [Fault(f"discovery.embedding.gpu=true, but torch {torch.__version__} finds no CUDA device there")]
+            return [
+                NodeFault(f"discovery.embedding.gpu=true, but torch {torch.__version__} finds no CUDA device there")
+            ]
     return []
 
 

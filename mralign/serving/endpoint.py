@@ -53,7 +53,7 @@ _MILLION = 1_000_000
 
 
 @dataclass
-class Tally:
+class EndpointUse:
     """What this endpoint object has done: whole numbers, tokens of fresh replies, and money (that of http.price_*)."""
 
     requests: int = 0  # sent, further tries included
@@ -97,7 +97,7 @@ class Endpoint:
         An endpoint that is no chat gives its own `key`, `fault_of` (see read_response), and the name of its setting.
         """
         check_settings(settings)
-        self.settings, self.tally = settings, Tally()
+        self.settings, self.tally = settings, EndpointUse()
         self._base_url, self._cache = settings.base_url.rstrip("/"), ResponseCache(cache)
         self._key = key or ApiKey.from_environment(settings.key_env)
         self._fault_of, self._messages = fault_of, StopMessages(settings, key=self._key, setting=setting)

@@ -13,7 +13,7 @@ import asyncio
 from typing import Any
 
 from mralign.chat.endings import ending_fault
-from mralign.chat.model_files import load_tokenizer, model_path
+from mralign.chat.model_files import model_path
 from mralign.chat.prompts import Prompt
 from mralign.chat.seam import Continuation, continuation, said_after, separate_ids, survives
 from mralign.chat.turns import Turn, stop_tokens, turn_of
@@ -24,7 +24,7 @@ from mralign.run.stream import Answer
 from mralign.serving.calls import Call, Failure, Reply, Stopped
 from mralign.serving.completions import Completion, amend, completion_payload, read_completion
 from mralign.serving.endpoint import Endpoint
-from mralign.serving.requests import Renderer, Sampling, family_of
+from mralign.serving.requests import Sampling, renderer_of
 
 
 class RemoteGenerator:
@@ -32,8 +32,8 @@ class RemoteGenerator:
 
     def __init__(self, *, sampling: Sampling) -> None:
         path = model_path(sampling.model)
-        tokenizer = load_tokenizer(path, model=sampling.model)
-        self.renderer = Renderer(sampling, tokenizer=tokenizer, family=family_of(sampling.model, path=path))
+        self.renderer = renderer_of(sampling, path=path)
+        tokenizer = self.renderer.tokenizer
         stops = stop_tokens(tokenizer, model_path=path)
         self.turns: dict[str, Turn] = {
             name: turn_of(tokenizer, mode=mode, stops=stops, tags=self.renderer.tags)

@@ -182,6 +182,12 @@ def _refused(request: Request, reason: str, detail: str) -> Reject:
     return Reject(request.row_id, reason, detail, request.question, dataset=request.dataset)
 
 
+def renderer_of(sampling: Sampling, *, path: str) -> Renderer:
+    """Prompts and rows of the model whose directory (or hub name) is `path`."""
+    family = family_of(sampling.model, path=path)
+    return Renderer(sampling, tokenizer=load_tokenizer(path, model=sampling.model), family=family)
+
+
 def family_of(model: Model, *, path: str) -> Family:
     """How the model whose directory (or hub name) is `path` switches thinking, in its own tags.
 

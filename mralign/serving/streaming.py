@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from mralign.config import Engine, Http, RunConfig, Search
 from mralign.rows.schema import GENERATIONS, QUESTIONS
-from mralign.run.placement import DEALING, Fault, Workers, pool_arguments
+from mralign.run.placement import DEALING, NodeFault, Workers, pool_arguments
 from mralign.run.store import StageDir
 from mralign.run.stream import Pool, stream
 from mralign.serving.remote import RemoteGenerator
@@ -87,9 +87,9 @@ def stream_workers(config: RunConfig) -> tuple[Workers, ...]:
     return engine_workers(config.engine), DEALING
 
 
-def stream_faults(config: RunConfig) -> list[Fault]:
+def stream_faults(config: RunConfig) -> list[NodeFault]:
     """What a node lacks for the engines of the section `engine`."""
-    return engine_faults(config.engine)
+    return engine_faults([config.engine])
 
 
 def pool_of(engine: Engine, *, endpoint: Http | None) -> dict[str, Any]:

@@ -19,7 +19,7 @@ import os
 import queue
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -28,18 +28,18 @@ from typing import Any
 
 import numpy as np
 
-from mralign.chat.model_files import adapter_paths, load_tokenizer, model_path
+from mralign.chat.model_files import adapter_paths, model_path
 from mralign.chat.prompts import Prompt
 from mralign.config import Decoding, Engine, Model
 from mralign.rows import Generation, Request
 from mralign.run.disk import own_temporary_directory
-from mralign.run.placement import Fault
+from mralign.run.placement import NodeFault
 from mralign.run.rejects import Reject
 from mralign.run.stream import Answer, answers_of
 from mralign.serving.adapter import save_merged, served_beside
 from mralign.serving.orphans import start_guard
 from mralign.serving.probe import fault, mean_difference, read_probe
-from mralign.serving.requests import Renderer, Sampling, family_of, request_of
+from mralign.serving.requests import Sampling, renderer_of, request_of
 
 log = logging.getLogger("mralign")
 
@@ -57,14 +57,18 @@ def worker_environment(engine: Engine) -> dict[str, str]:
     }
 
 
-def engine_faults(engine: Engine) -> list[Fault]:
-    """What keeps vLLM from serving an engine on the machine of this process."""
-    if find_spec("vllm") is None:
-        return [Fault("its engines are vLLM's, which is not installed: in a checkout, pip install '.[gpu]'")]
-    if engine.gpus_per_replica and _cpu_build():
-        text = f"an engine takes {engine.gpus_per_replica:g} GPU, but vLLM there is the CPU build and leaves it idle"
-        return [Fault(f"{text}: in a checkout, pip install '.[gpu]'", fatal=False)]
-    return []
+def engine_faults(engines: Iterable[Engine]) -> list[NodeFault]:
+    """What keeps vLLM from serving these engines on the machine of this process, each fault once."""
+    found = []
+    for engine in engines:
+        if find_spec("vllm") is None:
+            text = "its engines are vLLM's, which is not installed"
+            found.append(NodeFault(f"{text}: in a checkout, pip install '.[gpu]'"))
+        elif engine.gpus_per_replica and _cpu_build():
+            given = f"an engine takes {engine.gpus_per_replica:g} GPU"
+            text = f"{given}, but vLLM there is the CPU build and leaves it idle"
+            found.append(NodeFault(f"{text}: in a checkout, pip install '.[gpu]'", fatal=False))
+    return list(dict.fromkeys(found))
 
 
 def _cpu_build() -> bool:
@@ -270,12 +274,6 @@ def _lora(adapter: str) -> tuple[Any, dict[str, Any]]:
 
     rank = json.loads((Path(adapter) / "adapter_config.json").read_text())["r"]
     return LoRARequest("policy", 1, adapter), {"enable_lora": True, "max_lora_rank": rank, "max_loras": 1}
-
-
-def renderer_of(sampling: Sampling, *, path: str) -> Renderer:
-    """Prompts and rows of the model whose directory (or hub name) is `path`."""
-    family = family_of(sampling.model, path=path)
-    return Renderer(sampling, tokenizer=load_tokenizer(path, model=sampling.model), family=family)
 
 
 class Generator:

@@ -26,8 +26,8 @@ from mralign.run.held import Held, give_back, hold, may_hold
 from mralign.run.placement import Workers, actor_options
 from mralign.run.store import digest
 from mralign.run.stream import RETRIES, Answer, Pool
-from mralign.serving.requests import Sampling
-from mralign.serving.vllm import Generator, renderer_of, worker_environment
+from mralign.serving.requests import Sampling, renderer_of
+from mralign.serving.vllm import Generator, worker_environment
 
 log = logging.getLogger("mralign")
 
@@ -104,7 +104,7 @@ class EngineClient:
 
 
 @dataclass
-class _Kept:
+class _KeptEngines:
     """The engines of the driver and what they serve."""
 
     engines: list[Any]
@@ -113,7 +113,7 @@ class _Kept:
     held: Held
 
 
-_kept: _Kept | None = None
+_kept: _KeptEngines | None = None
 
 
 def keeps_engines(workers: Workers) -> bool:
@@ -147,7 +147,7 @@ def _engines(sampling: Sampling, *, workers: Workers) -> list[Any]:
         give_back(_kept.held)
     engines = [_start(sampling, workers=workers) for _ in range(workers.most)]
     held = Held(workers, partial(_end, engines), alone=_fills_memory(sampling.model))
-    _kept = _Kept(engines, sampling, files, held)
+    _kept = _KeptEngines(engines, sampling, files, held)
     hold(held)
     return engines
 
@@ -175,7 +175,7 @@ def _end(engines: list[Any]) -> None:
             ray.kill(engine)
 
 
-def _takes(kept: _Kept, sampling: Sampling, *, files: str) -> bool:
+def _takes(kept: _KeptEngines, sampling: Sampling, *, files: str) -> bool:
     """Whether the kept engines serve what is asked; where only weights differ, they are exchanged for that."""
     import ray
 

@@ -22,7 +22,7 @@ from mralign.training.checkpoint import State
 from mralign.training.engine import World, prepare_process, start_engine
 from mralign.training.loop import train
 from mralign.training.policy import build_policy
-from mralign.training.sources import Sources
+from mralign.training.task_files import Sources
 from mralign.training.write_probe import write_probe
 
 

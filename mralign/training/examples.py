@@ -20,7 +20,7 @@ from mralign.chat.model_files import load_tokenizer, model_path
 from mralign.config import Model
 from mralign.rows.schema import EXAMPLES
 from mralign.run.rejects import Reject
-from mralign.training.positions import local_config, positions_of
+from mralign.training.rope import local_config, positions_of
 from mralign.training.tokens import token_offsets, token_steps
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from mralign.config import Model, RunConfig, Training
-from mralign.training.positions import local_config
+from mralign.training.rope import local_config
 
 _BULK = 0.5  # of the linear parameters of the layers: more than that left out is worth a warning
 _TOLD = 0.02  # smaller groups are not listed

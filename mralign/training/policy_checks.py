@@ -20,7 +20,7 @@ from torch import Tensor
 from mralign.config import Training
 from mralign.training.batches import Micro, Pair, layout, packs
 from mralign.training.loop import Task
-from mralign.training.positions import positions_of
+from mralign.training.rope import positions_of
 
 _EXAMPLES = 4
 _PROMPT, _COMPLETION = 48, 64  # tokens of each: full logits of a whole sequence would fill the memory

@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 from mralign.config import RunConfig, Training
-from mralign.run.placement import Fault
+from mralign.run.placement import NodeFault
 from mralign.training.engine import missing_device
 
 # The module of a package, where it is called otherwise.
@@ -29,8 +29,8 @@ def missing_packages(training: Training) -> str | None:
     return f"{needs}, not installed here: pip install {' '.join(missing.values())}, or leave that out"
 
 
-def worker_faults(config: RunConfig) -> list[Fault]:
+def worker_faults(config: RunConfig) -> list[NodeFault]:
     """What the machine of this process lacks for a worker of the training."""
     training = config.training
     found = (missing_device(training), missing_packages(training))
-    return [Fault(text) for text in found if text]
+    return [NodeFault(text) for text in found if text]

@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 
 from mralign.config import RunConfig, Training, named
-from mralign.config.learning import check_datasets, chosen_datasets
+from mralign.config.run import check_datasets, chosen_datasets
 from mralign.rows.schema import ANNOTATIONS, EXAMPLES, MATCHED_LOGPS, PAIR_SUMS, REFERENCE
 from mralign.run.disk import full_disk
 from mralign.run.placement import DEALING, Workers, bundle, pool_arguments
@@ -36,11 +36,11 @@ from mralign.training.objectives import find, source_digest
 from mralign.training.objectives.objective import Objective
 from mralign.training.policy import base_policy
 from mralign.training.policy_checks import check_policy
-from mralign.training.positions import check_positions
 from mralign.training.reference import OPTIMIZER, Block, as_scored, blocks, model_mark, score_block, shelf_dir
 from mralign.training.rehearsal import lacking_room, rehearse
 from mralign.training.requirements import worker_faults
-from mralign.training.sources import Sources, check_shelf, local_model
+from mralign.training.rope import check_positions
+from mralign.training.task_files import Sources, check_shelf, local_model
 from mralign.training.worker import Board, train_worker
 
 _PARTS_OF_A_TASK = 64  # whose scalars one remote task reads for the index

@@ -23,7 +23,7 @@ from mralign.training.checkpoint import State, check_checkpoint, save_checkpoint
 from mralign.training.engine import World, prepare_process
 from mralign.training.guards import TrainingStopped
 from mralign.training.loop import train
-from mralign.training.sources import Sources
+from mralign.training.task_files import Sources
 from mralign.training.trackers import Trackers
 from mralign.training.write_probe import write_probe
 

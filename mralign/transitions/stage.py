@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mralign.config import Weights, named
-from mralign.config.learning import check_datasets, chosen_datasets
+from mralign.config.run import check_datasets, chosen_datasets
 from mralign.rows import Polarity
 from mralign.rows.schema import (
     ANNOTATIONS,

@@ -21,8 +21,9 @@ from mralign.annotation import cluster_map, discovery, naming
 from mralign.annotation.discovery import NOISE, Clusters, cluster
 from mralign.annotation.discovery_stage import sample
 from mralign.annotation.naming import Strategy, assemble, naming_request, naming_schema, read_naming
-from mralign.annotation.open_interview import OpenLabelling, ask, name_clusters
+from mralign.annotation.open_interview import OpenLabelling, name_clusters
 from mralign.annotation.taxonomy import load_taxonomy
+from mralign.asking.interview import ask
 from mralign.asking.json_reply import Fault
 from mralign.config import Discovery, Embedding
 from mralign.rows.schema import CANDIDATES

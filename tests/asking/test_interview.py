@@ -8,7 +8,7 @@ from loopback_server import LoopbackServer
 
 from mralign.asking.chats import open_chats
 from mralign.asking.interview import interview, price, together, uncut
-from mralign.asking.json_reply import Fault, ShapeError, parse_object, reader
+from mralign.asking.json_reply import Fault, JsonReply, read_reply
 from mralign.config import Http, parse
 from mralign.serving.calls import Failure, Stopped
 from mralign.serving.conversation import ChatReply, ChatRequest, Message
@@ -62,31 +62,26 @@ def test_money_is_that_of_all_tokens_or_of_the_fresh_ones():
     assert (price(tokens, http=http), price(tokens, http=http, fresh=True), price(tokens, http=None)) == (10.0, 2.0, 0)
 
 
-@reader
-def alone(text):
-    return parse_object(text, alone=True)
+class Numbers(JsonReply):
+    a: list[int]
 
 
 @pytest.mark.parametrize(
     "wrap", ["{}", "```json\n{}\n```", "\n```\n{}```  ", "<think>a {b}</think>{}", "a</think>\n{}"]
 )
 def test_an_object_may_be_alone_in_a_fence_or_after_a_thought(wrap):
-    assert alone(wrap.replace("{}", '{"a": [1]}')) == {"a": [1]}
+    assert read_reply(wrap.replace("{}", '{"a": [1]}'), Numbers, alone=True) == Numbers(a=[1])
 
 
 @pytest.mark.parametrize("wrap", ["Yes: {}", "{} I think", "{}.", "x```{}```", "`{}`", "```{}``` or so", "<answer>{}"])
 def test_words_around_an_object_that_must_be_alone_are_a_fault(wrap):
-    assert alone(wrap.replace("{}", '{"a": [1]}')).reason == "not_json"
-    assert reader(parse_object)(wrap.replace("{}", '{"a": [1]}')) == {"a": [1]}
+    text = wrap.replace("{}", '{"a": [1]}')
+    assert read_reply(text, Numbers, alone=True).reason == "not_json"
+    assert read_reply(text, Numbers) == Numbers(a=[1])
 
 
-def test_a_shape_error_is_a_fault_and_any_other_error_is_raised():
-    def wrong(text):
-        raise ShapeError("odd", "x\ud800" * 400) if text else KeyError(text)
-
-    assert reader(wrong)("a") == Fault("odd", ("x?" * 400)[:500])
-    with pytest.raises(KeyError):
-        reader(wrong)("")
+def test_the_detail_of_a_fault_can_be_stored_and_is_not_long():
+    assert Fault("odd", "x\ud800" * 400).detail == ("x?" * 400)[:500]
 
 
 def test_who_is_in_flight_when_another_is_stopped_comes_to_an_end():

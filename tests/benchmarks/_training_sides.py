@@ -160,7 +160,7 @@ def run_ours(home, *, name, settings):
     from mralign.training.loop import step_flops, train
     from mralign.training.policy import build_policy
     from mralign.training.reference import blocks, model_mark, score_block
-    from mralign.training.sources import Sources
+    from mralign.training.task_files import Sources
 
     prepare_process(settings)
     import deepspeed  # noqa: F401  as TRL's imports, before the clock starts

@@ -12,7 +12,7 @@ import pytest
 
 from mralign.evaluation.benchmarks import find
 from mralign.evaluation.benchmarks.benchmark import Case
-from mralign.evaluation.judgements_stage import Asked, cases_of, read_questions
+from mralign.evaluation.judgements_stage import JudgedQuestion, cases_of, read_questions
 from mralign.evaluation.judging import Judgements, Judges, judge, response_of, verdicts
 from mralign.retrieval.search import Snippet
 from mralign.rows.schema import JUDGEMENTS, QUESTIONS
@@ -140,7 +140,7 @@ def test_an_invalid_response_is_put_to_nobody_and_counts_as_nothing():
 def test_one_response_of_several_methods_is_judged_once_and_two_of_one_name_are_refused():
     row = {name: LONG.__dict__.get(name) for name in ("row_id", "question_id", "dataset", "question", "answer")}
     row |= {"answers": []}
-    given = {"benchmarks": {"long": "longfact"}, "questions": {LONG.question_id: Asked(LONG.question)}}
+    given = {"benchmarks": {"long": "longfact"}, "questions": {LONG.question_id: JudgedQuestion(LONG.question)}}
     assert cases_of([row, dict(row)], **given) == [LONG]
     # Nobody is asked about an answer that is empty, as nobody is about one that is missing.
     for nothing in ("", None):
@@ -158,7 +158,7 @@ def test_a_question_without_a_field_that_its_judges_are_shown_is_refused(tmp_pat
         out.commit(part_name(f"test-{number}"), table, schema=QUESTIONS)
     with pytest.raises(ValueError, match="question t/0 has no incorrect_answers, which the judges of truthfulqa"):
         read_questions(out, split="test", benchmarks={"t": "truthfulqa"})
-    assert read_questions(out, split="test", benchmarks={"t": "frames"}) == {"t/0": Asked("?")}
+    assert read_questions(out, split="test", benchmarks={"t": "frames"}) == {"t/0": JudgedQuestion("?")}
 
 
 def test_the_name_of_a_judgement_tells_its_response():

@@ -26,7 +26,7 @@ from mralign.asking.chats import open_chats
 from mralign.config import Embedding, load, parse
 from mralign.rows.schema import ANNOTATIONS, CANDIDATES, GENERATIONS
 from mralign.run import pipeline
-from mralign.run.placement import Fault, Workers, rehearse
+from mralign.run.placement import NodeFault, Workers, rehearse
 from mralign.run.stage import Context
 from mralign.run.store import StageDir, part_name
 from mralign.serving.conversation import ChatReply, ChatRequest, Message
@@ -334,7 +334,7 @@ def test_a_ray_of_this_machine_alone_refuses_what_it_can_never_place(tmp_path):
 
 @pytest.mark.usefixtures("two_gpus")
 def test_workers_without_a_gpu_are_asked_in_a_cluster_and_not_on_a_ray_of_this_machine(monkeypatch):
-    given = {"faults": lambda config: [Fault(f"{config} is missing")], "config": "wandb", "wait": False}
+    given = {"faults": lambda config: [NodeFault(f"{config} is missing")], "config": "wandb", "wait": False}
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     assert rehearse("training", [Workers("workers", "training.workers")], **given)
     monkeypatch.setenv("RAY_ADDRESS", "auto")

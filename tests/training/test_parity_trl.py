@@ -19,7 +19,7 @@ from mralign.training.logprobs import TokenLogProbs
 from mralign.training.loop import batch_z0, micro_loss
 from mralign.training.lora import fuse_lora
 from mralign.training.policy import load_model
-from mralign.training.sources import Sources
+from mralign.training.task_files import Sources
 
 trl = pytest.importorskip("trl", reason="trl is not installed: pip install --no-deps trl==1.16.0")
 SIZE = 7

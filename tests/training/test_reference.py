@@ -15,7 +15,7 @@ from mralign.training.batches import padded
 from mralign.training.logprobs import TokenLogProbs
 from mralign.training.policy import base_policy, load_model
 from mralign.training.reference import blocks, model_mark, planned_pairs, score
-from mralign.training.sources import check_shelf, local_model
+from mralign.training.task_files import check_shelf, local_model
 
 
 def addresses(task, *, mark="m"):

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from mralign.report.export import comparison_sheet, result_sheet, result_table, to_json, write_tables
+from mralign.report.result_tables import comparison_sheet, result_sheet, result_table, to_json, write_tables
 from mralign.report.sheets import Cell, Sheet, escape_latex, to_latex, to_markdown, to_text
 from mralign.run.store import Directory
 

@@ -5,8 +5,8 @@ from tiny_families import DYNAMIC, config_of, longrope
 
 from mralign.config import Model, Training, parse
 from mralign.training.examples import too_long
-from mralign.training.positions import check_positions, local_config, original_length, positions_of
 from mralign.training.reference import model_mark
+from mralign.training.rope import check_positions, local_config, original_length, positions_of
 
 ALIBI = {"vocab_size": 64, "hidden_size": 32, "n_layer": 2, "n_head": 4}
 
