@@ -1,4 +1,4 @@
-"""A taxonomy of one's own: the strategies that an annotator finds freely in the thoughts of a run (METHOD.md §2b).
+"""A taxonomy of one's own: the strategies that an annotator finds freely in the thoughts of a run (method.md §2b).
 
     python jobs/taxonomy.py [--preset NAME|FILE] [--out DIR] [section.field=value ...]
 

@@ -60,11 +60,10 @@ def gsm8k(tmp_path, monkeypatch):
 
 
 def test_the_benchmark(gsm8k, tmp_path):
-    from mralign.report.export import result_sheet, result_table
-
     from mralign.config import Evaluation
     from mralign.evaluation import of_format, result_figures, score_responses
     from mralign.questions.sources import read_batches
+    from mralign.report.result_tables import result_sheet, result_table
     from mralign.report.sheets import to_text
 
     path = tmp_path / "test.jsonl"

@@ -1,4 +1,4 @@
-"""How far two annotations of the same steps agree (METHOD.md §2c).
+"""How far two annotations of the same steps agree (method.md §2c).
 
 How often each pair of label sets (X, Y) stands at one step enters, shares and chance-corrected kappas leave; the same
 at macro level, and the distance between the transition matrices that each annotator's labels give. Counts add up: of
@@ -38,7 +38,7 @@ class Agreement:
 
 
 def agreement(x: Sequence[Collection[str]], *, y: Sequence[Collection[str]]) -> Agreement:
-    """Strict and entailment agreement of label sets x[i], y[i] of the same step i (METHOD.md §2c).
+    """Strict and entailment agreement of label sets x[i], y[i] of the same step i (method.md §2c).
 
     Raises ValueError if the lists are empty or of different length.
     """
@@ -51,7 +51,7 @@ def agreement(x: Sequence[Collection[str]], *, y: Sequence[Collection[str]]) -> 
 
 
 def agreement_of(pairs: Pairs) -> Agreement:
-    """Strict and entailment agreement of counted pairs of label sets (METHOD.md §2c); ValueError if there are none."""
+    """Strict and entailment agreement of counted pairs of label sets (method.md §2c); ValueError if there are none."""
     steps = sum(pairs.values())
     if not steps:
         raise ValueError("0 steps given; allowed is at least one: compare annotations that have a trajectory in common")
@@ -75,7 +75,7 @@ def agreement_of(pairs: Pairs) -> Agreement:
 
 
 def kappa(observed: float, *, chance: float) -> float:
-    """(observed - p_e) / (1 - p_e); nan where p_e = 1 (METHOD.md §2c)."""
+    """(observed - p_e) / (1 - p_e); nan where p_e = 1 (method.md §2c)."""
     return (observed - chance) / (1 - chance) if chance < 1 else float("nan")
 
 
@@ -116,7 +116,7 @@ def _label_set(joined: str | None) -> LabelSet:
 
 
 def mean_l1(p: np.ndarray, *, other: np.ndarray) -> float:
-    """(1/K^2) sum |P_ij - P'_ij| of two transition matrices (K, K) (METHOD.md §2c)."""
+    """(1/K^2) sum |P_ij - P'_ij| of two transition matrices (K, K) (method.md §2c)."""
     if p.shape != other.shape or p.ndim != 2 or p.shape[0] != p.shape[1]:
         raise ValueError(f"matrices of shape {p.shape} and {other.shape}; allowed are two square ones of one taxonomy")
     return float(np.abs(p - other).mean())

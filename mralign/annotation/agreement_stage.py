@@ -1,4 +1,4 @@
-"""Stages `human_labels` and `agreement`: how far the annotators of a run agree with one another (METHOD.md §2c).
+"""Stages `human_labels` and `agreement`: how far the annotators of a run agree with one another (method.md §2c).
 
 Annotated trajectories, a human's CSV if there is one, and the matrices that each annotator's labels give enter;
 `agreement.json` with one entry a pair of annotators leaves. Annotations are read part by part and only counted, in the

@@ -2,7 +2,7 @@
 
 A `Trajectory` enters; an `Opinion` (or the labels of the disputed steps) leaves, or a `Reject` that says why there is
 none, with a tally of what it took. A chat is asked once, and once more with the error quoted if its reply cannot be
-used; then the row is put aside with the raw reply (METHOD.md §2a). The cue phrases answer at once. A trajectory may be
+used; then the row is put aside with the raw reply (method.md §2a). The cue phrases answer at once. A trajectory may be
 asked about at several engines, one after the other: `Opinions` holds what was said so far. No Ray here.
 """
 

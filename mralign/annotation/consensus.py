@@ -1,4 +1,4 @@
-"""Two annotators' steps become one list of final steps (METHOD.md §2a).
+"""Two annotators' steps become one list of final steps (method.md §2a).
 
 Two opinions of one trajectory (`StepLabels`, validated) enter, the final steps of schema.STEP leave, each with the rule
 that decided it. Steps are aligned on base segments, consolidated by rules 1 and 2, and what stays open goes to the
@@ -39,7 +39,7 @@ class FinalStep:
 
 
 def validate(steps: Sequence[StepLabels], *, segments: int, taxonomy: Taxonomy) -> str | None:
-    """First fault of an annotator's steps over `segments` base segments, or None (METHOD.md §2a, validation).
+    """First fault of an annotator's steps over `segments` base segments, or None (method.md §2a, validation).
 
     The text says what was given and what is allowed: it is quoted in the repair request.
     """
@@ -65,7 +65,7 @@ def validate(steps: Sequence[StepLabels], *, segments: int, taxonomy: Taxonomy) 
 
 
 def label_fault(step: StepLabels, *, taxonomy: Taxonomy) -> str | None:
-    """What is wrong with one step's labels and confidences, or None (METHOD.md §2a, validation)."""
+    """What is wrong with one step's labels and confidences, or None (method.md §2a, validation)."""
     unknown = [label for label in step.labels if label not in taxonomy.labels]
     if unknown:
         return f"has unknown labels {unknown!r:.150}; allowed are {list(taxonomy.labels)}"
@@ -80,7 +80,7 @@ def label_fault(step: StepLabels, *, taxonomy: Taxonomy) -> str | None:
 
 
 def align(a: Sequence[StepLabels], b: Sequence[StepLabels], *, segments: int) -> list[tuple[StepLabels, StepLabels]]:
-    """Final spans, each with A's and B's labels for it (METHOD.md §2a, DECISION on alignment).
+    """Final spans, each with A's and B's labels for it (method.md §2a, our alignment).
 
     Two neighbouring segments share a final step only if both annotators put them in one step. So a final step lies
     inside ONE step of each annotator, and the union of that annotator's labels over its segments is that step's labels.
@@ -110,7 +110,7 @@ def _cut(step: StepLabels, *, first: int, last: int) -> StepLabels:
 
 
 def consolidate(a: StepLabels, *, b: StepLabels, taxonomy: Taxonomy, threshold: float = 7.0) -> FinalStep | None:
-    """Rules 1 and 2 for one aligned step; None where it must go to the adjudicator (METHOD.md §2a).
+    """Rules 1 and 2 for one aligned step; None where it must go to the adjudicator (method.md §2a).
 
     Since |L_A|, |L_B| <= 2, unequal sets share at most one label: rule 2 always needs a confident one to settle a step.
     """
@@ -147,7 +147,7 @@ def consensus(
     adjudicate: Adjudicate,
     threshold: float = 7.0,
 ) -> list[FinalStep]:
-    """Final steps of one trajectory (METHOD.md §2a, alignment and rules 1-3).
+    """Final steps of one trajectory (method.md §2a, alignment and rules 1-3).
 
     `adjudicate` gets the disputed spans of the trajectory in one call and returns one StepLabels a span, in order; it
     is not called when nothing is disputed. Raises ValueError if an annotator's steps or the adjudicator's answer are
@@ -181,7 +181,7 @@ def _checked(verdicts: Sequence[StepLabels], *, spans: Sequence[Span], taxonomy:
 
 
 def _adjudicated(a: StepLabels, *, b: StepLabels, verdict: StepLabels, taxonomy: Taxonomy) -> FinalStep:
-    """Rule 3: the adjudicator's labels are final; none leaves the step unlabelled (DECISION)."""
+    """Rule 3: the adjudicator's labels are final; none leaves the step unlabelled (our choice)."""
     chosen = dict(zip(verdict.labels, verdict.confidences, strict=True))
     return _final(a, b=b, chosen=chosen, rule=ADJUDICATED if chosen else UNLABELLED, taxonomy=taxonomy)
 

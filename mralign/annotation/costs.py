@@ -2,7 +2,7 @@
 
 Before: a sample of trajectories enters, expected requests, tokens and money by annotator leave, with what they rest on.
 After: the committed steps and the tallies enter, the figures of the manifest leave: rates by annotator and by label.
-Money is that of `http.price_*`; an engine of ours has no price. METHOD.md §2a.
+Money is that of `http.price_*`; an engine of ours has no price. method.md §2a.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 The segments of a thought enter, an annotator's steps (`StepLabels`) leave. A rule book in YAML says which phrase speaks
 for which label and how strongly, so that two different books disagree the way two annotators do and the whole consensus
-of METHOD.md §2a runs without a network. The three books beside this
+of method.md §2a runs without a network. The three books beside this
 file (rule_books/) know common English of reasoning models and the
 sentences of the mini world.
 """
@@ -131,7 +131,7 @@ def _merge(left: StepLabels, right: StepLabels) -> StepLabels:
 
 
 def adjudicate(spans: Sequence[tuple[int, int]], *, segments: Sequence[str], book: RuleBook) -> list[StepLabels]:
-    """The adjudicator's labels of disputed spans (first, last): each is scored as one text (METHOD.md §2a, rule 3)."""
+    """The adjudicator's labels of disputed spans (first, last): each is scored as one text (method.md §2a, rule 3)."""
     return [
         StepLabels(first, last, *score("\n\n".join(segments[first : last + 1]), book=book)) for first, last in spans
     ]

@@ -1,4 +1,4 @@
-"""Two opinions of one trajectory become its final steps (METHOD.md §2a).
+"""Two opinions of one trajectory become its final steps (method.md §2a).
 
 What the annotators said enters; what their labels leave open is put to the adjudicator, and the columns of schema
 ANNOTATIONS leave, or a `Reject`.

@@ -1,4 +1,4 @@
-"""From freely found names to clusters of names (METHOD.md §2b).
+"""From freely found names to clusters of names (method.md §2b).
 
 Open labels enter: frequent names are kept, their embeddings are clustered by OPTICS on cosine distance, and clusters
 with their sizes, the silhouette and the names most typical of each leave. A name that OPTICS calls noise lies near no

@@ -1,4 +1,4 @@
-"""A human's labels of some trajectories, read from a CSV and set against the final steps (METHOD.md §2c).
+"""A human's labels of some trajectories, read from a CSV and set against the final steps (method.md §2c).
 
 The text of the CSV enters: one row a step, with the columns row_id, first_segment, last_segment (inclusive, counted
 from 0), labels (0 to 2 names, separated by ";", the most certain first) and, if wanted, confidences (0 to 10, separated
@@ -129,7 +129,7 @@ def refine(row: Mapping[str, Any], *, human: Sequence[StepLabels]) -> dict[str, 
     """One row of schema.ANNOTATIONS and the human's steps of it as one row of schema.HUMAN_STEPS.
 
     A new step begins where the human's or the final steps have a boundary, so it lies inside ONE step of each, whose
-    labels are its labels: the rule by which two annotators are aligned (METHOD.md §2a, DECISION on alignment).
+    labels are its labels: the rule by which two annotators are aligned (method.md §2a, our alignment).
     """
     final: list[Mapping[str, Any]] = []  # the final step of each segment
     for step in row["steps"]:

@@ -1,4 +1,4 @@
-"""What annotators and the adjudicator are asked (METHOD.md §2a); the wording is ours.
+"""What annotators and the adjudicator are asked (method.md §2a); the wording is ours.
 
 A taxonomy and a trajectory enter, the messages of a chat leave. The system message is the same for every trajectory and
 comes first, so that a prefix cache computes it once; what differs, the question and the numbered segments, follows.

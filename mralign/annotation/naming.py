@@ -1,4 +1,4 @@
-"""Clusters of names get a name, a meaning and a macro-strategy each, and become a taxonomy (METHOD.md §2b).
+"""Clusters of names get a name, a meaning and a macro-strategy each, and become a taxonomy (method.md §2b).
 
 The typical names of each cluster enter; the request to whoever names them, the reader of its reply, and the text of the
 taxonomy file leave. All clusters are named in one request, so that their names differ and their groups fit together.

@@ -1,4 +1,4 @@
-"""A chat is asked for open labels and for the names of clusters (METHOD.md §2b).
+"""A chat is asked for open labels and for the names of clusters (method.md §2b).
 
 Trajectories or clusters and a `Chat` enter; rows of schema OPEN_LABELS, or a strategy a cluster, leave. A reply that
 cannot be used is asked for once more with its fault quoted; then the row is a reject with the raw reply.

@@ -1,4 +1,4 @@
-"""Open-vocabulary labels: an annotator names the strategies of a thought in its own words (METHOD.md §2b).
+"""Open-vocabulary labels: an annotator names the strategies of a thought in its own words (method.md §2b).
 
 Candidates enter; a sample of them, the request for each, and the labels in each reply (or its fault) leave. The part
 of the request that is the same for every trajectory stands first, so that an engine computes it once.

@@ -1,4 +1,4 @@
-"""What annotators and the adjudicator reply, and how it becomes labels (METHOD.md §2a, validation).
+"""What annotators and the adjudicator reply, and how it becomes labels (method.md §2a, validation).
 
 The text of a reply enters; an `Opinion` (or the adjudicator's labels) leaves, or a `Fault` whose detail says what was
 given and what is allowed: it is quoted in the repair request. Each reply has ONE class, made for the number of segments

@@ -1,7 +1,7 @@
-"""The closed set of meta-reasoning strategies, and the states of the transition matrix they give (METHOD.md §2, §3).
+"""The closed set of meta-reasoning strategies, and the states of the transition matrix they give (method.md §2, §3).
 
 A YAML file or nothing enters, a `Taxonomy` leaves. `PAPER` holds the paper's 15 labels in 4 macro-strategies; a file
-written by the discovery stage (METHOD.md §2b) can stand in its place, so no code may assume a number of labels: K is
+written by the discovery stage (method.md §2b) can stand in its place, so no code may assume a number of labels: K is
 always `taxonomy.K`.
 """
 
@@ -53,7 +53,7 @@ class Taxonomy:
 
     @property
     def states(self) -> tuple[str, ...]:
-        """States of the chain: s0 = <start>, the labels in order, s(K-1) = <stop> (METHOD.md §3)."""
+        """States of the chain: s0 = <start>, the labels in order, s(K-1) = <stop> (method.md §3)."""
         return (START, *self.labels, STOP)
 
     @property

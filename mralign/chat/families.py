@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from mralign.chat.thought import CLOSING, OPENING
 from mralign.config import Model, ThinkMode
 
-# METHOD.md section 6: one inference prompt that asks for both tags [paper]. The prefill commits a model that was never
+# method.md §6: one inference prompt that asks for both tags [paper]. The prefill commits a model that was never
 # trained to think to its form. Without a thought such a model is put inside the answer tag: an empty block of thought
 # would mean nothing to it, and the open tag leaves no room for one.
 _ASK_ON = (

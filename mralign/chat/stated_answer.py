@@ -1,7 +1,7 @@
 """The short answer that a reply states: `Answer: X` at its end, or `\\boxed{X}`.
 
 A reply without thought, tags and end tokens enters; the answer in it leaves, or the reply as it came where it states
-none. Reasoning models write prose first and the answer last, however they are asked. METHOD.md section 1.
+none. Reasoning models write prose first and the answer last, however they are asked. method.md §1.
 
 What counts, in this order:
 

@@ -3,7 +3,7 @@
 Enters: the text of one completion, the mode it was asked in and why it stopped. Leaves: the span of the thought in
 characters of that text, the answer without tags and end tokens, or the reason why the draw cannot be judged. Models
 differ: Qwen3 writes `<think>` itself, R1 distills find it in their prompt, some never close it, and answers come bare,
-as `Answer: X`, in a box or inside `<answer>` tags. METHOD.md section 1.
+as `Answer: X`, in a box or inside `<answer>` tags. method.md §1.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Split:
 def split_thinking(
     text: str, *, mode: str, opened: bool = False, finish_reason: str = "stop", tags: tuple[str, str] = TAGS
 ) -> Split:
-    """Split the completion `text` into thought and answer (METHOD.md section 1).
+    """Split the completion `text` into thought and answer (method.md §1).
 
     `mode`: "on" expects `<think>thought</think>answer`, "off" an answer alone. `opened`: the prompt already opened the
     block; an opening tag the model repeats at once is then the opening. A closing tag without an opening one means the

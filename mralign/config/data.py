@@ -192,7 +192,7 @@ class Rollouts(Section):
 
 
 class Candidates(Section):
-    """Verdict and length filter; all four bounds are open (METHOD 1)."""
+    """Verdict and length filter; all four bounds are open (method.md §1)."""
 
     match: Match = "exact"
     min_segments: int = 4

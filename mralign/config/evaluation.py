@@ -1,4 +1,4 @@
-"""Evaluation: which methods are asked, how they are judged, and where evidence is found (METHOD 6)."""
+"""Evaluation: which methods are asked, how they are judged, and where evidence is found (method.md §6)."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ class LongFact(Section):
 
 
 class Evaluation(Section):
-    """Held-out questions, methods, decoding, judges, and the interval of every figure (METHOD 6)."""
+    """Held-out questions, methods, decoding, judges, and the interval of every figure (method.md §6)."""
 
     split: Literal["dev", "test"] = "test"
     label: str = Field("base", pattern=r"^[\w.-]+$", description="Name of `model` in tables: base_think_on, ...")

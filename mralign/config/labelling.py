@@ -37,7 +37,7 @@ class Annotator(Section):
 
 
 class Annotation(Section):
-    """Two annotators, an adjudicator, and the taxonomy they label with (METHOD 2a)."""
+    """Two annotators, an adjudicator, and the taxonomy they label with (method.md §2a)."""
 
     annotators: tuple[Annotator, Annotator] = (
         Annotator(name="first", rule_book="pkg://mralign.annotation/rule_books/first.yaml"),
@@ -74,7 +74,7 @@ class Embedding(Section):
 
 
 class Discovery(Section):
-    """From names that an annotator finds freely to a taxonomy (METHOD 2b): jobs/taxonomy.py."""
+    """From names that an annotator finds freely to a taxonomy (method.md §2b): jobs/taxonomy.py."""
 
     sample: int = Field(2000, ge=1, description="Trajectories that are labelled.")
     labeller: Annotator | None = Field(

@@ -11,7 +11,7 @@ from mralign.config.section import Alias, Section, Speed
 
 
 class Transitions(Section):
-    """Estimation of P, P+ and P- (METHOD 3).
+    """Estimation of P, P+ and P- (method.md §3).
 
     `preset: converged` runs EM undamped until no entry moves by 1e-9 or more; values given beside a preset win.
     """
@@ -43,7 +43,7 @@ class Transitions(Section):
 
 
 class Weights(Section):
-    """Step weights (METHOD 4)."""
+    """Step weights (method.md §4)."""
 
     anchor: Literal["global", "opposite"] = "global"
     control: Literal["none", "shuffle", "mean", "uniform"] = "none"
@@ -94,7 +94,7 @@ class Lora(Section):
 
 
 class Training(Section):
-    """KTO with token weights (METHOD 5), or another objective by the same loop."""
+    """KTO with token weights (method.md §5), or another objective by the same loop."""
 
     method: str = Field("mralign", description="An objective by the name of its file in mralign/training/objectives.")
     datasets: tuple[str, ...] = Field(

@@ -1,4 +1,4 @@
-"""Stage `evidence`: what a search finds for every question of the evaluation split (METHOD 6, +Ret).
+"""Stage `evidence`: what a search finds for every question of the evaluation split (method.md §6, +Ret).
 
 Committed parts of questions enter; rows of schema EVIDENCE leave, a query that failed as a reject of its question. The
 questions stream through one actor (run/stream.py) that searches for many at the same time.

@@ -1,4 +1,4 @@
-"""Where the gold answer stands in a thought: first and last hit, under right and wrong answers (METHOD 6, Fig. 1).
+"""Where the gold answer stands in a thought: first and last hit, under right and wrong answers (method.md §6, Fig. 1).
 
 Generations and their scores enter; histograms, means and counts by benchmark, method and verdict leave. A position is
 counted in TOKENS of the normalised thought (`questions.normalisation`), not in characters of the text: the index of the

@@ -1,4 +1,4 @@
-"""Questions with what was found for them: the prompts of the +Ret methods (METHOD 6).
+"""Questions with what was found for them: the prompts of the +Ret methods (method.md §6).
 
 Questions and snippets enter; questions leave whose text holds the snippets, under the same ids and with the same
 answers, so that all that is asked and judged of a question stays as it is. A question that was not searched for is put

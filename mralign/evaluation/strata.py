@@ -1,4 +1,4 @@
-"""Gain by stratum: where the base model thought and answered right, wrong, or not alike (METHOD 6).
+"""Gain by stratum: where the base model thought and answered right, wrong, or not alike (method.md §6).
 
 Scores of the base model thinking and of other methods on the same questions enter; the gain of each method in Acc and
 Mis within each stratum of questions leaves, with paired bootstrap intervals over questions. The strata are made from

@@ -1,8 +1,8 @@
 """The criteria a world must meet before any method is tried on it, measured on completions sampled from its base.
 
 In go a world, its base and the sampler's settings; out come the think-off accuracy, the think-on Acc, Mis and EM_t
-(METHOD.md, section 6), the rate of the harmful edge by wording, the share of broken completions, and the numbers of
-positive and negative questions (METHOD.md, section 1). Completions are judged as text, as every user of the model does.
+(method.md §6), the rate of the harmful edge by wording, the share of broken completions, and the numbers of
+positive and negative questions (method.md §1). Completions are judged as text, as every user of the model does.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from itertools import chain
 
 
 class SegmentState(StrEnum):
-    """What a segment does: the 15 labels of METHOD.md, section 2."""
+    """What a segment does: the 15 labels of method.md §2."""
 
     FRAMING = "framing"
     BACKTRACKING = "backtracking"

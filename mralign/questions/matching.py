@@ -1,7 +1,7 @@
 """Matching an answer or a thought against gold aliases: normal forms, then equality or containment on token boundaries.
 
 Enters: texts of the model and the gold aliases of a question. Leaves: a boolean, or where in a text the aliases stand.
-Normal forms and tokens are those of `normalisation`, on English SQuAD's to the letter. METHOD.md section 1.
+Normal forms and tokens are those of `normalisation`, on English SQuAD's to the letter. method.md §1.
 
 An alias whose normal form is empty (`A`, `The The`, `+`, `---`) is compared as it is written, articles and punctuation
 kept, and only with texts in that same form:
@@ -54,7 +54,7 @@ class _Alias:
 
 
 def contains(haystack: str, aliases: Sequence[str]) -> bool:
-    """True if some alias occurs in `haystack` on token boundaries ("art" not in "party"). METHOD.md section 1, EM_t.
+    """True if some alias occurs in `haystack` on token boundaries ("art" not in "party"). method.md §1, EM_t.
 
     An answer that `equals` an alias contains it. ValueError if `aliases` is one string.
     """
@@ -67,12 +67,12 @@ def contains(haystack: str, aliases: Sequence[str]) -> bool:
 
 
 def thought_matches(thought: str, aliases: Sequence[str]) -> bool:
-    """EM_t of METHOD.md section 1: `contains`, but the letter of a choice in a thought about choices is no hit."""
+    """EM_t of method.md §1: `contains`, but the letter of a choice in a thought about choices is no hit."""
     return contains(thought, without_letters(aliases))
 
 
 def equals(answer: str, aliases: Sequence[str]) -> bool:
-    """True if some alias has the normal form of the `answer`. METHOD.md section 1.
+    """True if some alias has the normal form of the `answer`. method.md §1.
 
     ValueError if `aliases` is one string.
     """
@@ -83,7 +83,7 @@ def equals(answer: str, aliases: Sequence[str]) -> bool:
 
 
 def answer_matches(answer: str, aliases: Sequence[str], *, mode: str, thinking: bool) -> bool:
-    """EM_a of METHOD.md section 1: `equals` in mode "exact", `contains` in mode "contains".
+    """EM_a of method.md §1: `equals` in mode "exact", `contains` in mode "contains".
 
     Mode "paper" asks for equality of an answer that was given after `thinking`, and for containment of any other.
     Raises ValueError for any other mode.

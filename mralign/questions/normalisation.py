@@ -18,7 +18,7 @@ its characters are folded, so that what is canonically equal, or the same but fo
 Tokens are what white space separates, save in scripts that do not part words by spaces (Han, Kana, Bopomofo, Yi,
 Tangut, Thai, Lao, Tibetan, Myanmar, Khmer, Tai, Balinese, Javanese): there each character is a token, with the marks on
 it. Hangul too: it has spaces, but particles cling to the word (파리는) and the parts of a name may be parted or not.
-Beside such a character `a` is no English article: `A股` keeps it. METHOD.md section 1.
+Beside such a character `a` is no English article: `A股` keeps it. method.md §1.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Enters: the question tables, part by part. Between them travel their keys: 16-byte hashes of each id and each normalised
 question, with the row and the id. Leaves: which row of which part repeats which other one, and each part without those.
-A bucket of keys can be searched apart from the others, since what is equal has equal keys. METHOD.md section 1.
+A bucket of keys can be searched apart from the others, since what is equal has equal keys. method.md §1.
 
 Axes: N keys of one bucket, M those of them that occur more than once, G their groups, S splits.
 """

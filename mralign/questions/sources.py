@@ -3,7 +3,7 @@
 Enters: a file in JSONL, JSON, CSV, TSV or Parquet, packed or not, a published data set as it was published, on this
 machine, behind a pyarrow.fs URI or an fsspec URL, or a data set of the hub. Leaves: tables of schema QUESTIONS, one a
 batch, and the rows that could not become one, each with its reason and its raw text. Sources are streams: what is held
-in memory is one batch. METHOD.md section 1.
+in memory is one batch. method.md §1.
 
 Row numbers count records from 0 (blank lines of JSONL are no records), as SimpleQA's published ids do.
 """

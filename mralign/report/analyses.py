@@ -1,7 +1,7 @@
 """What stands in the page about thoughts: where they hold the answer, where training gained, how their ways changed.
 
 Finished evaluations and two transition matrices enter; texts and drawings leave, for the macros positions, strata and
-change in `page.html.j2` (METHOD.md section 6, Fig. 1 and 4).
+change in `page.html.j2` (method.md §6, Fig. 1 and 4).
 
 Axes: K states of the chain (row: from, column: to), B bootstrap replicates.
 """

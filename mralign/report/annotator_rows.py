@@ -11,7 +11,7 @@ from typing import Any
 
 from mralign.report.wording import DASH, figure, number, percent
 
-# METHOD.md §2c: the paper's Table 10 at macro level (share, kappa), and its l1 between matrices. To look at.
+# method.md §2c: the paper's Table 10 at macro level (share, kappa), and its l1 between matrices. To look at.
 PUBLISHED = (
     ("strict, macro", "48.4 %", "κ 0.294"),
     ("entail, macro", "97.8 %", "κ 0.970"),

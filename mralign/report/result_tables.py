@@ -59,7 +59,7 @@ class ResultTable:
 def result_table(metrics: Metrics, *, with_published: bool = False) -> ResultTable:
     """The table of `metrics`, methods and benchmarks in their order; the published figures as rows below.
 
-    Published figures (METHOD.md section 6, of Qwen3-8B) are to look at: they are never the best of a column.
+    Published figures (method.md §6, of Qwen3-8B) are to look at: they are never the best of a column.
     """
     columns = tuple(_columns(metrics))
     rows = _marked([_row(method, metrics[method], columns=columns) for method in metrics], columns=columns)

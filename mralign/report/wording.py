@@ -116,7 +116,7 @@ def label_order(labels: Mapping[int, Mapping[str, int]]) -> list[str]:
 
 
 def rule_rows(rules: Mapping[str, int]) -> list[tuple[str, int, str]]:
-    """(rule, steps, percent of all steps) in the order of METHOD.md §2a."""
+    """(rule, steps, percent of all steps) in the order of method.md §2a."""
     total = sum(rules.values())
     names = [*RULES, *sorted(set(rules) - set(RULES))]
     return [(name, rules.get(name, 0), percent(rules.get(name, 0) / total if total else None)) for name in names]

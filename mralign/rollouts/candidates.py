@@ -2,7 +2,7 @@
 
 Enters: all generations of some questions, N think-on and N think-off draws each. Leaves: the think-on trajectories of
 questions where thinking helped or hurt in every draw, cut into segments and within the length limits, and a reason for
-everything else. METHOD.md section 1.
+everything else. method.md §1.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Draws = Mapping[tuple[str, int], Generation]  # the generations of one question 
 
 @dataclass(frozen=True)
 class Limits:
-    """The length filter: OPEN intervals of segments and of thought tokens. Defaults: METHOD.md section 1 [paper]."""
+    """The length filter: OPEN intervals of segments and of thought tokens. Defaults: method.md §1 [paper]."""
 
     min_segments: int = 4
     max_segments: int = 15

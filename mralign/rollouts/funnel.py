@@ -1,7 +1,7 @@
 """The funnel: how many rows each filter of the candidates let through, by data set and polarity.
 
 What `candidates.judge` returned enters, with the number of questions that were there; one row a filter leaves. Up to
-the verdict it counts questions, from there on trajectories. METHOD.md section 1.
+the verdict it counts questions, from there on trajectories. method.md §1.
 """
 
 from __future__ import annotations

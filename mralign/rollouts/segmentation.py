@@ -1,7 +1,7 @@
 """Segments of a thought.
 
 A completion's text and the span of its thought enter; the character spans of its segments leave, in characters of that
-text, so that later rooms can follow tokens to segments without tokenising anything again. METHOD.md section 1.
+text, so that later rooms can follow tokens to segments without tokenising anything again. method.md §1.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ _BLANK_LINE = re.compile(r"\r?\n\r?\n")
 
 
 def segments(text: str, *, start: int, end: int) -> list[tuple[int, int]]:
-    """Spans of the segments of the thought text[start:end], in characters of `text` (METHOD.md section 1).
+    """Spans of the segments of the thought text[start:end], in characters of `text` (method.md §1).
 
     The thought is cut at every "\\n\\n"; "\\r\\n" is a line end like "\\n". Blank segments are left out. A segment
     begins where the blank line behind the one before ends, so the white space before its first visible character is in

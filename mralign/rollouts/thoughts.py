@@ -2,7 +2,7 @@
 
 Ids of held-out questions and generations enter; think-on trajectories of some of these questions leave as neutral
 candidates, and a reason for each of the others. The questions are drawn from their ids and the seed alone, so the model
-before and after training is read on the same ones. METHOD.md section 6, Fig. 4.
+before and after training is read on the same ones. method.md §6, Fig. 4.
 """
 
 from __future__ import annotations

@@ -156,7 +156,7 @@ class OpenStep:
 
 @dataclass(frozen=True)
 class OpenTrajectory:
-    """A trajectory whose strategies an annotator has named freely (METHOD.md section 2b)."""
+    """A trajectory whose strategies an annotator has named freely (method.md §2b)."""
 
     row_id: str
     steps: list[OpenStep]
@@ -300,7 +300,7 @@ class Snippet:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What was found for a question (METHOD.md section 6, +Ret), best first."""
+    """What was found for a question (method.md §6, +Ret), best first."""
 
     question_id: str
     dataset: str

@@ -2,7 +2,7 @@
 
 Lengths enter, places in the batch leave, for every worker the same number of micro-batches: each worker makes the same
 number of forward passes, as ZeRO-3 asks. Then tokens enter and tensors leave, either padded on the right or packed one
-after another into one row. Neither the deal nor the cut nor the layout changes the result (METHOD.md section 5).
+after another into one row. Neither the deal nor the cut nor the layout changes the result (method.md §5).
 
 Axes: B sequences, S positions of a row, N completion tokens of all sequences, flat, in the order of the sequences.
 """

@@ -91,7 +91,7 @@ def content_hash(data: bytes) -> int:
 
 
 def token_weights(token_step: Sequence[int] | np.ndarray, step_weights: Sequence[float] | np.ndarray) -> np.ndarray:
-    """w_t of each completion token, float32 (T,): its step's weight, 1 for the answer (METHOD.md section 4).
+    """w_t of each completion token, float32 (T,): its step's weight, 1 for the answer (method.md §4).
 
     Raises ValueError if a token points at a step that has no weight.
     """

@@ -18,7 +18,7 @@ class TrainingStopped(ValueError):
 
 
 def class_balance(positives: int, negatives: int, *, settings: Training, objective: Objective) -> str | None:
-    """A warning where lambda_c |D+| / (lambda_r |D-|) lies outside [1, 3/2], KTO's advice (METHOD.md section 5).
+    """A warning where lambda_c |D+| / (lambda_r |D-|) lies outside [1, 3/2], KTO's advice (method.md §5).
 
     None where it lies inside, or where the objective has no negatives.
     """
@@ -44,7 +44,7 @@ def class_balance(positives: int, negatives: int, *, settings: Training, objecti
 def check_first_step(
     figures: Mapping[str, float], *, polarities: Sequence[int], settings: Training, objective: Objective
 ) -> None:
-    """A fresh policy must equal the reference: r = 0, and loss = mean lambda / 2 at step 0 (METHOD.md section 5).
+    """A fresh policy must equal the reference: r = 0, and loss = mean lambda / 2 at step 0 (method.md §5).
 
     Exact where the shapes of the passes agree; another cut moves a log-probability by rounding, so the mean reward is
     judged by the token: 1e-3 in float32; in bfloat16 .01 and what is left of its random rounding in the mean of so many

@@ -1,4 +1,4 @@
-"""z0: how far the policy has moved from the reference on text that it was not asked for (METHOD.md section 5)."""
+"""z0: how far the policy has moved from the reference on text that it was not asked for (method.md §5)."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 A task (where the examples lie, their plan, the settings) enters; trained weights and one row of figures an optimizer
 step leave. All workers hold the same plan; the sequences of a step are dealt to them and cut by tokens, losses are sums
-divided by the whole batch, so that neither the number of workers nor the cut changes the result (METHOD.md section 5).
+divided by the whole batch, so that neither the number of workers nor the cut changes the result (method.md §5).
 
 Axes: B sequences of a micro-batch, N their completion tokens.
 """

@@ -66,7 +66,7 @@ class Tally:
 
 
 def figures_of(tally: Tally, *, z0: float | None, objective: Objective) -> dict[str, float]:
-    """The step's means. Rewards are r of METHOD.md section 5, not multiplied by beta; plain ones have all w = 1.
+    """The step's means. Rewards are r of method.md §5, not multiplied by beta; plain ones have all w = 1.
 
     A class that the batch does not hold has no reward, and the batch then no margin: such a figure is left out.
     """

@@ -2,7 +2,7 @@
 
 A completion as text and as the token ids the engine sampled enters; the character span of every token and its step
 leave. All in characters of the text, never from re-tokenised pieces: ".\\n\\n" is one token in Qwen's vocabulary, and
-sampled ids need not be the canonical ones. METHOD.md section 4.
+sampled ids need not be the canonical ones. method.md §4.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def token_steps(
     """The step of every completion token; ANSWER (-1) from `thought_end` on.
 
     `offsets`: character span of each token (`token_offsets`). `segment_steps`: the step of each segment.
-    METHOD.md section 4, DECISION: a token belongs to the segment in which its first character lies; the blank text
+    method.md §4, our choice: a token belongs to the segment in which its first character lies; the blank text
     after a segment belongs to that segment, and all before the first segment goes with the first.
     """
     assert len(segment_spans) == len(segment_steps), (len(segment_spans), len(segment_steps))

@@ -1,4 +1,4 @@
-"""Annotated steps become a count of every distinct transition between state sets (METHOD.md §3, sufficient statistic).
+"""Annotated steps become a count of every distinct transition between state sets (method.md §3, sufficient statistic).
 
 Tables of schema.ANNOTATIONS enter, tables of schema.COUNTS leave: a shard gives one small table, `add` merges any
 number of them exactly (int64 sums, rows in one order), so shards, their order and their number cannot change a result.
@@ -64,7 +64,7 @@ def encode_sets(label_sets: pa.Array, *, states: Sequence[str], labels: Labels =
     lengths = pc.list_value_length(label_sets).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
     if lengths.size and lengths.max() > 2:
         raise ValueError(
-            f"a step has {lengths.max()} labels; allowed are 0, 1 or 2: run the consensus of METHOD.md §2a"
+            f"a step has {lengths.max()} labels; allowed are 0, 1 or 2: run the consensus of method.md §2a"
         )
     values = label_sets.flatten()
     index = pc.index_in(values, value_set=pa.array(states[1:-1], pa.string()))
@@ -85,7 +85,7 @@ def encode_sets(label_sets: pa.Array, *, states: Sequence[str], labels: Labels =
 
 
 def chains(steps: pa.Table, *, states: Sequence[str], labels: Labels = "all", field: str = "labels") -> Chains:
-    """Every step of `steps` (schema.ANNOTATIONS) with its set and its predecessor (METHOD.md §2a, DECISION, and §3).
+    """Every step of `steps` (schema.ANNOTATIONS) with its set and its predecessor (method.md §2a and §3).
 
     An unlabelled step is skipped: its neighbours become adjacent.
     """
@@ -106,9 +106,9 @@ def chains(steps: pa.Table, *, states: Sequence[str], labels: Labels = "all", fi
 def count(steps: pa.Table, *, states: Sequence[str], labels: Labels = "all", field: str = "labels") -> pa.Table:
     """Transitions of the trajectories in `steps` (schema.ANNOTATIONS), counted: a table of schema.COUNTS.
 
-    A trajectory's observations are {<start>}, its labelled steps, {<stop>} (METHOD.md §3). DECISION: a trajectory
+    A trajectory's observations are {<start>}, its labelled steps, {<stop>} (method.md §3). Our choice: a trajectory
     without a labelled step contributes nothing; <start> -> <stop> would claim a thought without strategy where only its
-    labels are missing. `field` picks the final labels or one annotator's (labels_a, labels_b: METHOD.md §2c).
+    labels are missing. `field` picks the final labels or one annotator's (labels_a, labels_b: method.md §2c).
     """
     names, key_T, _ = _transitions(steps, states=states, labels=labels, field=field)
     ordered = np.sort(key_T)  # an order of the rows, which `count_rows` needs, takes three times as long
@@ -223,7 +223,7 @@ def sorted_groups(key_R: np.ndarray, *, runs: bool = False) -> tuple[np.ndarray,
 def select(counts: pa.Table, *, polarities: Collection[int]) -> Counts:
     """The transitions of the given polarities (schema.COUNTS), summed over data sets, in ascending order of codes.
 
-    `matrices.MATRIX_POLARITIES` says which polarities a matrix is estimated from (METHOD.md §3).
+    `matrices.MATRIX_POLARITIES` says which polarities a matrix is estimated from (method.md §3).
     """
     kept = counts.filter(pc.is_in(counts.column("polarity"), value_set=pa.array(sorted(polarities), pa.int8())))
     summed = kept.group_by(["source", "target"], use_threads=False).aggregate([("count", "sum")])

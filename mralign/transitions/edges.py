@@ -2,7 +2,7 @@
 
 Count tables and matrices enter, a table of schema.EDGES leaves: once for transitions between label sets, as steps are
 weighed, and once for single edges a -> b, as the maps of the report show them. Edges into <stop> weigh no step and are
-left out. The bands mark the 15 % of the edges of a level and polarity with the highest and the lowest ratio (METHOD.md
+left out. The bands mark the 15 % of the edges of a level and polarity with the highest and the lowest ratio (method.md
 §6, Fig. 5 of the paper), among those with a count of at least `MIN_SUPPORT`. A bootstrap draws only what was seen: the
 standard error of an edge that one or two trajectories took is too small, so read it together with the count.
 
@@ -39,7 +39,7 @@ class CountedEdges:
 
 @dataclass(frozen=True)
 class WeightRule:
-    """How a ratio becomes a weight (METHOD.md §4)."""
+    """How a ratio becomes a weight (method.md §4)."""
 
     anchor: Anchor = "global"
     clip_min: float = 1 / math.e

@@ -1,4 +1,4 @@
-"""Counts of set transitions become the matrix P between single states (METHOD.md §3).
+"""Counts of set transitions become the matrix P between single states (method.md §3).
 
 A reduced count table (`Counts`) enters, an `Estimate` leaves: P, its prior-smoothed support alpha, the expected counts
 C and the log-likelihood. EM sees every distinct transition once, times its count, so its cost does not depend on the
@@ -93,7 +93,7 @@ class Shard:
 
 
 def allowed_mask(K: int) -> np.ndarray:
-    """Mask A (K, K) of 0.0 and 1.0: nothing enters <start>, <stop> absorbs (METHOD.md §3)."""
+    """Mask A (K, K) of 0.0 and 1.0: nothing enters <start>, <stop> absorbs (method.md §3)."""
     A = np.ones((K, K))
     A[:, 0] = 0
     A[K - 1, :] = 0
@@ -111,10 +111,10 @@ def estimate(
     prior: float = 0.1,
     estimator: Estimator = "em",
 ) -> Estimate:
-    """P from counted set transitions over K states (METHOD.md §3; Algorithms 1-2 of the paper).
+    """P from counted set transitions over K states (method.md §3; Algorithms 1-2 of the paper).
 
     `estimator="frequency"`: each pair adds 1/(|I||J|) to each of its edges, once; same prior and normalisation.
-    DECISION: a row without support (prior 0, never left) keeps the uniform start, so that rows always sum to 1.
+    Our choice: a row without support (prior 0, never left) keeps the uniform start, so that rows always sum to 1.
     Raises ValueError if there is nothing to count or a setting is out of its range.
     """
     settings = Settings(max_iter=max_iter, tol=tol, damping=damping, prior=prior, estimator=estimator)

@@ -11,7 +11,7 @@
 
 The states are <start>, the labels, <stop>; the labels are those of the data in alphabetical order unless `labels` gives
 them, such as `labels=mralign.annotation.taxonomy.PAPER.labels`, which makes matrices of several corpora comparable.
-This is the arithmetic of the stages, on tables made from the lists (METHOD.md §3 and §4).
+This is the arithmetic of the stages, on tables made from the lists (method.md §3 and §4).
 
 Axes: matrices are (K, K), rows sources; B bootstrap replicates.
 """
@@ -150,7 +150,7 @@ def weights(
     clip_min: float = 1 / math.e,
     clip_max: float = math.e,
 ) -> list[list[float]]:
-    """One weight a step of each trajectory, all taken to be of this polarity (METHOD.md §4).
+    """One weight a step of each trajectory, all taken to be of this polarity (method.md §4).
 
     A step without a label weighs 1. Raises ValueError if no trajectory of a polarity that is needed was counted.
     """

@@ -4,7 +4,7 @@ Counting is a remote task a part, for parts that this run directory has not coun
 additions. Each matrix is one EM in one remote task on the sum of all tables, at a cost that does not depend on the
 corpus; with `transitions.em: sharded` the tables stay where they are, and each iteration is a remote E-step a table
 and a tree of additions. Weights are a remote task a part. `annotator_matrices` does so with the labels of each
-annotator, for the agreement of METHOD.md §2c. No arithmetic lives here.
+annotator, for the agreement of method.md §2c. No arithmetic lives here.
 """
 
 from __future__ import annotations

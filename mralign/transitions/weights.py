@@ -1,4 +1,4 @@
-"""Transition matrices become a weight for every step of every training trajectory (METHOD.md §4).
+"""Transition matrices become a weight for every step of every training trajectory (method.md §4).
 
 Tables of schema.ANNOTATIONS and the matrices {"all", "positive", "negative"} enter, a table of schema.WEIGHTS leaves.
 A step weighs more where its polarity takes the transition into it more often than the anchor does. `summary` says from
@@ -54,7 +54,7 @@ class Summary:
 def pair_probability(P: np.ndarray, *, source_sets: np.ndarray, target_sets: np.ndarray) -> np.ndarray:
     """sum over a in I, b in J of P_ab for transitions I -> J given as codes (T,): (T,) float64.
 
-    Not divided by |I||J|: it is only used in ratios over the same pair, where that cancels (METHOD.md §4).
+    Not divided by |I||J|: it is only used in ratios over the same pair, where that cancels (method.md §4).
     """
     a_TE, b_TE, exists_TE = base_edges(source_sets, target_sets, K=len(P))
     pr_T: np.ndarray = np.where(exists_TE, P[a_TE, b_TE], 0.0).sum(axis=1)
@@ -74,7 +74,7 @@ def step_weights(
     seed: int = 0,
     means: Mapping[Polarity, float] | None = None,
 ) -> pa.Table:
-    """One weight a step of every trajectory of polarity +1 or -1: a table of schema.WEIGHTS (METHOD.md §4).
+    """One weight a step of every trajectory of polarity +1 or -1: a table of schema.WEIGHTS (method.md §4).
 
     Unlabelled steps weigh 1 under every control, and are skipped as predecessors. Neutral rows are left out.
     `control="mean"` gives every labelled step its polarity's mean over labelled steps: `means` (Summary.mean, of all
@@ -165,7 +165,7 @@ def ratios(
     states: Sequence[str],
     anchor: Anchor,
 ) -> np.ndarray:
-    """Pr(y_t | y_{t-1}, P of the polarity) / Pr(y_t | y_{t-1}, anchor), before clipping: (T,) (METHOD.md §4).
+    """Pr(y_t | y_{t-1}, P of the polarity) / Pr(y_t | y_{t-1}, anchor), before clipping: (T,) (method.md §4).
 
     0 where only the numerator is 0, inf where only the denominator is; ValueError where both are.
     """

@@ -1,4 +1,4 @@
-"""Agreement of two annotations (METHOD.md §2c), worked by hand."""
+"""Agreement of two annotations (method.md §2c), worked by hand."""
 
 import math
 from collections import Counter

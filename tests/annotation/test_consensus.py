@@ -1,4 +1,4 @@
-"""Alignment, rules 1-3 and validation of METHOD.md §2a."""
+"""Alignment, rules 1-3 and validation of method.md §2a."""
 
 from collections.abc import Sequence
 from dataclasses import asdict

@@ -1,6 +1,6 @@
-"""Laws of validation, alignment and rules 1-3 for any two opinions and any taxonomy (METHOD.md §2a).
+"""Laws of validation, alignment and rules 1-3 for any two opinions and any taxonomy (method.md §2a).
 
-The oracles are METHOD.md's sentences word for word, on base segments and in loops. Where the annotators' order does not
+The oracles are method.md's sentences word for word, on base segments and in loops. Where the annotators' order does not
 matter, and where it does (rule 1 takes the confidences of A, and so the order of the labels), is held here as well.
 """
 
@@ -78,7 +78,7 @@ def cases(draw: st.DrawFn) -> Case:
     return Case(opinion(), opinion(), segments, taxonomy, rulings, draw(st.sampled_from([7.0, 7.0, 0.0, 10.0])))
 
 
-# --- the oracle: METHOD.md's sentences ---------------------------------------------------------------------------
+# --- the oracle: docs/method.md's sentences ---------------------------------------------------------------------------
 
 
 def together(steps: Sequence[StepLabels], segment: int) -> bool:

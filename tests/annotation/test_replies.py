@@ -1,4 +1,4 @@
-"""What a reply may look like, what is wrong with it otherwise, and its schemas (METHOD.md §2a, validation)."""
+"""What a reply may look like, what is wrong with it otherwise, and its schemas (method.md §2a, validation)."""
 
 import json
 import sys

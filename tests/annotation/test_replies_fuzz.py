@@ -1,8 +1,8 @@
-"""A hundred thousand broken replies: each ends as labels that are valid, or as a reason (METHOD.md §2a, validation).
+"""A hundred thousand broken replies: each ends as labels that are valid, or as a reason (method.md §2a, validation).
 
 A broken reply is a right one with one or more mutations of a kind. Where the kind changes nothing that matters (`SAFE`)
 the labels must survive equal; where nothing can be saved (`HOPELESS`) none may come. Where the broken reply is still an
-object, `lawful`, which is METHOD.md's sentence on validation read literally, says whether it is accepted. Seeded; the
+object, `lawful`, which is method.md's sentence on validation read literally, says whether it is accepted. Seeded; the
 counts are printed (`-s`).
 """
 
@@ -73,7 +73,7 @@ def right(rng: random.Random) -> Base:
     return Base(reply, json.dumps(reply), Opinion(steps, float(reply["confidence"])), segments, None)
 
 
-# --- METHOD.md's validation, read literally ----------------------------------------------------------------------
+# --- docs/method.md's validation, read literally ----------------------------------------------------------------------
 
 
 def lawful(reply: Any, base: Base) -> bool:

@@ -1,4 +1,4 @@
-"""The closed taxonomy and its file form (METHOD.md §2, §3)."""
+"""The closed taxonomy and its file form (method.md §2, §3)."""
 
 import pickle
 from pathlib import Path

@@ -2,7 +2,7 @@
 
     python tests/benchmarks/transitions.py [--quick]
 
-(a) Algorithm 2 (METHOD.md §3) written out in Python over raw pairs that lie ready as tuples of states, all of them,
+(a) Algorithm 2 (method.md §3) written out in Python over raw pairs that lie ready as tuples of states, all of them,
     against `count_pairs` and `estimate` on the same pairs that lie ready as arrays of codes; and, beside it, against
     `count` and `estimate` on the table of annotations, whose labels are strings.
 (b) Bytes of a committed part to a count table on one core, beside decoding the same columns (`read`) and all columns.
@@ -131,7 +131,7 @@ def code(states):
 
 
 def literal(pairs, *, max_iter=5, tol=1e-6, dp=0.6, prior=0.1):
-    """P by Algorithms 1 and 2 as METHOD.md §3 has them, over raw pairs; the log-likelihoods are left out."""
+    """P by Algorithms 1 and 2 as method.md §3 has them, over raw pairs; the log-likelihoods are left out."""
     A = [[int(b != 0 and (a != K - 1 or b == K - 1)) for b in range(K)] for a in range(K)]
     P = [[allowed / sum(row) for allowed in row] for row in A]
     for _ in range(max_iter):

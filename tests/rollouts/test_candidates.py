@@ -52,7 +52,7 @@ def run(rows, *, match="exact", draws=3, limits=WIDE, keep_all_draws=False, keep
 
 
 def test_the_papers_matching_asks_more_of_an_answer_after_thinking():
-    """Equality after a thought, containment without one: the same answers decide in three ways. METHOD.md section 1."""
+    """Equality after a thought, containment without one: the same answers decide in three ways. method.md §1."""
     rows = []
     for name, on, off in [("nq/equal", "Paris", "It is Rome"), ("nq/held", "It is Paris", "Rome")]:
         rows += [generation(name, "on", draw, on) for draw in range(3)]

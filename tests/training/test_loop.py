@@ -1,4 +1,4 @@
-"""The loop on a real DeepSpeed engine: oracles of METHOD.md section 5 that need no peer library."""
+"""The loop on a real DeepSpeed engine: oracles of method.md §5 that need no peer library."""
 
 import json
 from itertools import pairwise

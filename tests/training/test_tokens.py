@@ -91,7 +91,7 @@ def test_steps_by_first_character():
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 def test_white_space_before_a_segment_goes_with_it(end):
-    """Oracle: METHOD.md sections 1 and 4, token by token."""
+    """Oracle: docs/method.md sections 1 and 4, token by token."""
     pieces = [
         ("<think>", 0),
         (f" {end}", 0),  # before the first visible character

@@ -1,4 +1,4 @@
-"""Counts of set transitions (METHOD.md §3): the sufficient statistic, its encoding, and its independence of shards."""
+"""Counts of set transitions (method.md §3): the sufficient statistic, its encoding, and its independence of shards."""
 
 from collections import Counter
 from collections.abc import Sequence

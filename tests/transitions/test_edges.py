@@ -1,4 +1,4 @@
-"""The table behind the weights (METHOD.md §4, §6): counts, ratios, standard errors, clips and bands."""
+"""The table behind the weights (method.md §4, §6): counts, ratios, standard errors, clips and bands."""
 
 import math
 from typing import Any

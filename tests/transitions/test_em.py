@@ -1,4 +1,4 @@
-"""EM for P (METHOD.md §3) against a literal loop of Algorithm 2 over raw pairs, and against numbers worked by hand."""
+"""EM for P (method.md §3) against a literal loop of Algorithm 2 over raw pairs, and against numbers worked by hand."""
 
 import math
 from collections.abc import Sequence

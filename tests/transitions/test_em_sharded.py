@@ -1,4 +1,4 @@
-"""EM whose E-step runs shard by shard gives the P of the reduced table (METHOD.md §3), for every K that is allowed."""
+"""EM whose E-step runs shard by shard gives the P of the reduced table (method.md §3), for every K that is allowed."""
 
 from collections.abc import Sequence
 from itertools import pairwise

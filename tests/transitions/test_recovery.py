@@ -1,9 +1,9 @@
-"""EM finds the chain again from which set-valued transitions were drawn (METHOD.md §3).
+"""EM finds the chain again from which set-valued transitions were drawn (method.md §3).
 
 The generative model. A set I is given, its hidden state a is uniform in it (rho), b follows P_a, and the set J that is
 shown holds b: alone, or, with probability TWICE, beside another label drawn without regard to b; <start> and <stop> are
 shown alone. Both members of J make it equally likely, so Pr(J | I) = sum P_ab / (|I||J|) up to a factor that knows no
-P: the model of METHOD.md §3, exactly. Single states are shown with positive probability in I and in J, so Pr(J | I)
+P: the model of method.md §3, exactly. Single states are shown with positive probability in I and in J, so Pr(J | I)
 determines P: it is identifiable, and the maximum-likelihood estimate is consistent. This holds
  - of transitions drawn one by one, for any law of I in which both members of a set are equally likely (`sample`);
  - of sequences, where J is the next I, if the state that is left is drawn anew from the set that was shown

@@ -1,4 +1,4 @@
-"""Step weights (METHOD.md §4): the ratio, its clip, its controls and its summary."""
+"""Step weights (method.md §4): the ratio, its clip, its controls and its summary."""
 
 import math
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """LongFact by VeriScore: the share of a long answer's claims that evidence supports, and how many there are, as F1@K.
 
 The claims of an answer and those of them that are supported (claims.py) enter; F1@K leaves (Song et al. 2024). K is
-configured, or the median number of claims of the base model: all methods are measured by the same K. METHOD.md
+configured, or the median number of claims of the base model: all methods are measured by the same K. docs/method.md
 section 6.
 """
 
@@ -27,7 +27,7 @@ def score(row: Row, said: Said, settings: Evaluation) -> dict[str, Any]:
 
 
 def f1_at_k(supported: int, *, claims: int, k: int) -> float:
-    """F1@K = 2·Prec·Rec/(Prec + Rec), 0 if S = 0; Prec = S/|C|, Rec_K = min(S/K, 1) (METHOD.md section 6)."""
+    """F1@K = 2·Prec·Rec/(Prec + Rec), 0 if S = 0; Prec = S/|C|, Rec_K = min(S/K, 1) (method.md §6)."""
     assert 0 <= supported <= claims and k >= 1
     if not supported:
         return 0.0

@@ -2,7 +2,7 @@
 
 A response and its gold aliases enter; whether its thought and its answer hold a gold one leaves, and of many responses
 the means with bootstrap intervals over questions. A draw that cannot be judged (truncated, thought never closed, no
-answer) is a wrong answer and stays in every mean: a model must not gain by answers that break off. METHOD.md section 6.
+answer) is a wrong answer and stays in every mean: a model must not gain by answers that break off. method.md §6.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ BENCHMARK = Benchmark(
         Measure("n", "Questions", unit="count"),
     ),
     explain=explain,
-    published=Published(  # METHOD.md section 6: to look at, never to assert
+    published=Published(  # method.md §6: to look at, never to assert
         source="Wang et al., arXiv 2510.24794, Qwen3-8B",
         model="Qwen3-8B",
         methods=("think-off", "think-on", "Self-Refine", "SFT", "KTO", "MR-ALIGN"),

@@ -2,7 +2,7 @@
 
 EM and F1 are those of the published script: of the alias that fits best, in TriviaQA's own normal form, in which
 punctuation becomes a space (the project's form deletes it: `Spider-Man` is `spider man` here, `spiderman` there). They
-are of the answer alone, so EM may exceed Acc. Acc and Mis are those of all short answers (METHOD.md section 6).
+are of the answer alone, so EM may exceed Acc. Acc and Mis are those of all short answers (method.md §6).
 """
 
 from __future__ import annotations

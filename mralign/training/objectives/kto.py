@@ -1,4 +1,4 @@
-"""KTO (Ethayarajh et al. 2024, eq. 7; METHOD.md section 5): every token weighs 1."""
+"""KTO (Ethayarajh et al. 2024, eq. 7; method.md §5): every token weighs 1."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MR-ALIGN (Wang et al. 2026; METHOD.md sections 4 and 5): KTO on rewards whose tokens carry their step's weight."""
+"""MR-ALIGN (Wang et al. 2026; method.md §4, §5): KTO on rewards whose tokens carry their step's weight."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ class Sums:
     """Sums over the completion tokens of each sequence, fp32 (B,). Without a reference the rewards are zero."""
 
     logp_B: Tensor  # log pi(y|x)
-    reward_B: Tensor  # sum_t w_t [log pi - log pi_ref]; the answer's tokens carry w = 1 (METHOD.md section 5)
+    reward_B: Tensor  # sum_t w_t [log pi - log pi_ref]; the answer's tokens carry w = 1 (method.md §5)
     plain_B: Tensor  # the same with all w = 1
     polarity_B: Tensor  # +1 | -1
     z0: Tensor  # scalar, without gradient; 0 where the objective has no pairs

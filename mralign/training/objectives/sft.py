@@ -1,4 +1,4 @@
-"""SFT: cross-entropy on positive trajectories, a mean over the batch's completion tokens (METHOD.md section 5)."""
+"""SFT: cross-entropy on positive trajectories, a mean over the batch's completion tokens (method.md §5)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""VeriScore on LongFact: passages, claims, evidence, F1@K. The hand-worked numbers follow METHOD.md section 6."""
+"""VeriScore on LongFact: passages, claims, evidence, F1@K. The hand-worked numbers follow method.md §6."""
 
 import asyncio
 import json
