@@ -43,6 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
 def run(args: argparse.Namespace) -> None:
     """Compare while no other driver writes into OUT or into the run directory of one of its worlds."""
     out = Path(args.out).absolute()
+    args.worlds = list(dict.fromkeys(args.worlds))
     with ExitStack() as leases:
         for place in [out, *(out / f"world-{world}" / "run" for world in args.worlds)]:
             leases.enter_context(lease.hold(str(place), take_over=args.take_over))

@@ -1,8 +1,8 @@
 """LongFact by VeriScore: the share of a long answer's claims that evidence supports, and how many there are, as F1@K.
 
 The claims of an answer and those of them that are supported (claims.py) enter; F1@K leaves (Song et al. 2024). K is
-configured, or the median number of claims of the base model: all methods are measured by the same K. docs/method.md
-section 6.
+configured, or the median number of claims of the base model: all methods are measured by the same K
+(method.md §6).
 """
 
 from __future__ import annotations
@@ -59,14 +59,25 @@ def shared(rows: Sequence[Row], settings: Evaluation, *, source: str) -> dict[st
     return {"k": median_claims(rows), "k_source": source} if rows else {}
 
 
-def complete(row: Row, *, k: int, k_source: str) -> dict[str, Any]:
-    """The score with F1@K and K, where it was judged."""
+def complete(row: Row, *, k: int | None = None, k_source: str = "") -> dict[str, Any]:
+    """The score with F1@K and K, where it was judged. Raises ValueError where K is not known."""
     if row["claims"] is None:
         return dict(row)
-    return {**row, "k": k, "f1": f1_at_k(row["supported"], claims=row["claims"], k=k)}
+    return {**row, "k": k, "f1": f1_at_k(row["supported"], claims=row["claims"], k=_known(k))}
 
 
-def figures(rows: Sequence[Row], *, k: int, k_source: str, level: float = 0.95, samples: int = 2000) -> dict[str, Any]:
+def _known(k: int | None) -> int:
+    if k is None:
+        raise ValueError(
+            "K of F1@K is the median number of claims of the untrained model, of which there is no response to this "
+            "benchmark: look at the rejects of responses_base, or give K as evaluation.longfact.k"
+        )
+    return k
+
+
+def figures(
+    rows: Sequence[Row], *, k: int | None = None, k_source: str = "", level: float = 0.95, samples: int = 2000
+) -> dict[str, Any]:
     """Figures of the scores of one method (question_id, invalid, claims, supported; null where rejected).
 
     f1: mean F1@K with its bootstrap interval over questions; recall: mean Rec_K; claims_mean: #Claims. All over the
@@ -75,10 +86,10 @@ def figures(rows: Sequence[Row], *, k: int, k_source: str, level: float = 0.95, 
     """
     judged = [row for row in rows if row["claims"] is not None]
     questions = [row["question_id"] for row in judged]
-    f1 = [f1_at_k(row["supported"], claims=row["claims"], k=k) for row in judged]
+    f1 = [f1_at_k(row["supported"], claims=row["claims"], k=_known(k)) for row in judged]
     return rate("f1", f1, questions=questions, level=level, samples=samples) | {
         "precision": mean_or_none([row["supported"] / row["claims"] for row in judged if row["claims"]]),
-        "recall": mean_or_none([min(row["supported"] / k, 1.0) for row in judged]),
+        "recall": mean_or_none([min(row["supported"] / _known(k), 1.0) for row in judged]),
         "claims_mean": mean_or_none([row["claims"] for row in judged]),
         "k": k,
         "k_source": k_source,

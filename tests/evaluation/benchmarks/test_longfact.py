@@ -10,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mralign.asking.json_reply import Fault, read_reply, reply_schema
+from mralign.config import Evaluation
+from mralign.evaluation.benchmarks import longfact
 from mralign.evaluation.benchmarks.benchmark import Case
 from mralign.evaluation.benchmarks.longfact import BENCHMARK, f1_at_k, figures, median_claims
 from mralign.evaluation.claims import (
@@ -237,3 +239,14 @@ def test_where_nothing_was_judged_or_claimed_there_is_no_figure():
     assert [found[n] for n in ("f1", "f1_ci", "precision", "recall", "claims_mean", "n")] == [None] * 5 + [0]
     found = figures([row("a", 0, 0)], k=3, k_source="base")
     assert (found["f1"], found["precision"], found["recall"], found["abstentions"]) == (0.0, None, 0.0, 1)
+
+
+def test_without_a_response_of_the_base_k_is_asked_for_and_rejected_rows_need_none():
+    judged = {"claims": 2, "supported": 1, "invalid": None, "question_id": "q", "f1": None, "k": None}
+    rejected = judged | {"claims": None, "supported": None}
+    assert longfact.shared([], Evaluation(), source="base") == {}
+    for act in (lambda: longfact.complete(judged), lambda: longfact.figures([judged])):
+        with pytest.raises(ValueError, match=r"no response to this benchmark: .* give K as evaluation.longfact.k"):
+            act()
+    assert longfact.complete(rejected) == rejected
+    assert longfact.figures([rejected])["rejected"] == 1
