@@ -131,12 +131,16 @@ def _init_ray(config: RunConfig) -> None:
     if os.environ.get("RAY_ADDRESS"):
         ray.init(**given)
         return
-    ray.init(
-        address="local",  # one of our own, even if a cluster runs (or was killed) on this machine
-        num_cpus=config.run.local_cpus,
-        include_dashboard=False,
-        **given,
-    )
+    # One of our own, even if a cluster runs (or was killed) on this machine.
+    given |= {"address": "local", "num_cpus": config.run.local_cpus, "include_dashboard": False}
+    try:
+        ray.init(**given)
+    except Exception as error:  # Ray has no type for it
+        if "timed out during startup" not in str(error):
+            raise
+        log.warning("Ray did not start within its 30 s: this machine is busy. It is started once more")
+        ray.shutdown()
+        ray.init(**given)
 
 
 def _runtime_environment() -> dict[str, Any]:

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mralign.annotation.taxonomy import PAPER
-from mralign.config import load
+from mralign.config import load, parse
 from mralign.rows.schema import ANNOTATIONS
 from mralign.run import pipeline
 from mralign.run.store import Manifest
@@ -180,3 +180,31 @@ def test_a_submitted_job_needs_a_run_directory_that_stays(tmp_path):
     assert found.returncode == 2
     assert "run.dir=runs/here is relative" in found.stderr
     assert "absolute path or a URI" in found.stderr
+
+
+def test_a_ray_that_did_not_start_in_time_is_started_once_more(monkeypatch):
+    """With a stand-in for ray.init: how busy a machine must be for the real one to give up cannot be arranged."""
+    import align
+    import ray
+
+    config = parse({"questions": {"test": [{"name": "q", "path": "q.jsonl"}]}})
+    tries = []
+
+    def init(**given):
+        tries.append(given)
+        if len(tries) == 1:
+            raise Exception("The current node timed out during startup.")
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "init", init)
+    align._init_ray(config)
+    assert len(tries) == 2
+    assert tries[0] == tries[1]
+    assert tries[0]["address"] == "local"
+
+    def refuse(**given):
+        raise ValueError("another fault")
+
+    monkeypatch.setattr(ray, "init", refuse)
+    with pytest.raises(ValueError, match="another fault"):
+        align._init_ray(config)
