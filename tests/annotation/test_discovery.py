@@ -255,7 +255,7 @@ def test_a_repair_quotes_the_reply_and_its_fault_and_a_failure_is_a_reject():
     read = lambda text: Fault("bad_labels", "too plain")  # noqa: E731
     tally = Counter()
     found = asyncio.run(ask(FakeChat(answer), request, read=read, tally=tally))
-    assert found == Reject("row", "timeout", "repair of bad_labels: late", "first\ud800", role="labeller")
+    assert found == Reject("row", "timeout", "repair of bad_labels: late", "first\ud800")
     assert seen[1].messages[:2] == request.messages and seen[1].schema == request.schema
     assert seen[1].messages[2] == Message("assistant", "first?") and "too plain" in seen[1].messages[3].content
     assert (tally["requests"], tally["repaired"], tally["prompt_tokens"]) == (1, 1, 10)

@@ -187,7 +187,7 @@ def test_a_reply_of_an_annotator_or_a_judge_that_was_cut_is_asked_for_again_thou
 def test_open_labels_of_a_cut_reply_are_not_read():
     good = json.dumps({"steps": [{"segments": [0], "labels": [{"label": "guessing", "confidence": 8}]}]})
     row = {"row_id": "d/1/on/0", "question": "where?", "answers": ["Paris"], "text": "It is Paris."}
-    row |= {"segment_start": [0], "segment_end": [12]}
+    row |= {"segment_start": [0], "segment_end": [12], "dataset": "d", "polarity": 1}
     reasons = {}
     for ended in ("stop", "length", "content_filter"):
         chat = Scripted((good, ended))

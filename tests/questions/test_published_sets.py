@@ -79,8 +79,10 @@ EXPECTED = {
 
 def read(path, **settings):
     """(rows, rejects) as the stage reads a source of the configuration."""
-    config = parse({"questions": {"train": [{"name": "set", "path": str(path), **settings}]}})
-    batches = list(read_batches(**resolved(config.questions.train[0]).model_dump(), split="train"))
+    split = "test" if settings.get("format") == "factscore" else "train"  # it has no answers to train on
+    config = parse({"questions": {split: [{"name": "set", "path": str(path), **settings}]}})
+    (source,) = getattr(config.questions, split)
+    batches = list(read_batches(**resolved(source).model_dump(), split=split))
     rows = [row for table, _ in batches for row in table.to_pylist()]
     return rows, [reject for _, rejects in batches for reject in rejects]
 

@@ -479,7 +479,7 @@ def asker(*turns):
         context.out.commit(part_name("0"), kept, schema=ROWS, rejects=to_table(rejects))
         return Outcome(10, kept.num_rows)
 
-    return Stage(name="a", run=run, matters=lambda config: None)
+    return Stage(name="a", run=run, reads=())
 
 
 def test_a_stage_with_rows_that_may_still_be_answered_is_not_sealed(miniworld, monkeypatch):
