@@ -32,7 +32,7 @@ from mralign.config import RunConfig, to_yaml  # noqa: E402
 from mralign.report.result_tables import comparison_sheet, result_sheet, result_table, write_tables  # noqa: E402
 from mralign.report.sheets import to_text  # noqa: E402
 from mralign.report.wording import aligned  # noqa: E402
-from mralign.run import held, lease, pipeline, template_dates  # noqa: E402
+from mralign.run import held, lease, pipeline, plan_text, template_dates  # noqa: E402
 from mralign.run.store import Directory, absolute  # noqa: E402
 
 log = logging.getLogger("mralign")
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> None:
     # All are checked before any is run.
     plans = {name: pipeline.plan(config, dry_run=args.dry_run) for name, config in rows.items()}
     if args.dry_run:
-        print(f"{pipeline.describe(first, plans[next(iter(rows))])}\n\ntable {table.name}, row by row")
+        print(f"{plan_text.describe(first, plans[next(iter(rows))])}\n\ntable {table.name}, row by row")
         print(run_tables.describe(plans))
         return
     home = Directory(f"{absolute(first.run.dir)}/tables/{table.name}")

@@ -26,7 +26,7 @@ if __name__ == "__main__":
 
 from mralign import report  # noqa: E402
 from mralign.config import RunConfig, load  # noqa: E402
-from mralign.run import pipeline, template_dates  # noqa: E402
+from mralign.run import pipeline, plan_text, template_dates  # noqa: E402
 from mralign.run.disk import full_disk  # noqa: E402
 
 log = logging.getLogger("mralign")
@@ -71,7 +71,7 @@ def walk(config: RunConfig, *, args: argparse.Namespace, until: str | None = Non
     """Plan a run; tell the plan and stop where that is asked for, else do what is not finished and print its end."""
     planned = pipeline.plan(config, until=until, only=only, dry_run=args.dry_run)
     if args.dry_run:
-        print(pipeline.describe(config, planned))
+        print(plan_text.describe(config, planned))
         return
     with pipeline.writing(config, planned, take_over=args.take_over) as planned:
         report.begin(config)

@@ -52,3 +52,14 @@ def local_ray():
         yield
         ray.shutdown()
     shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+    """S3 on loopback; s3://bucket/... leads there."""
+    import loopback_s3
+
+    with loopback_s3.serve() as (store, environment):
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        yield store

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mralign.config import load
-from mralign.run import pipeline
+from mralign.run import pipeline, plan_text
 from mralign.serving import lacks, vllm
 from mralign.training import requirements
 
@@ -52,7 +52,7 @@ def test_packages_and_keys_of_later_stages_end_a_run_before_it_starts(tmp_path, 
     monkeypatch.setattr(vllm, "find_spec", lambda name: None)
     config = configured(tmp_path, f"annotation.adjudicator={ENDPOINT}")
     planned = pipeline.plan(config)
-    told = pipeline.describe(config, planned)  # a plan only tells: it may be made on another machine
+    told = plan_text.describe(config, planned)  # a plan only tells: it may be made on another machine
     wanted = (
         "rollouts: its engines are vLLM's, which is not installed",
         "the environment variable FAR_KEY",
@@ -94,7 +94,7 @@ def test_nothing_is_told_twice_of_engines_with_gpus(tmp_path, monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(vllm, "find_spec", lambda name: None)
     config = configured(tmp_path, "engine.gpus_per_replica=1")
-    told = pipeline.describe(config, pipeline.plan(config, dry_run=True))
+    told = plan_text.describe(config, pipeline.plan(config, dry_run=True))
     assert told.count("vLLM's, which is not installed") == 1
 
 

@@ -14,7 +14,6 @@ import threading
 import time
 from pathlib import Path
 
-import loopback_s3
 import pytest
 
 from mralign.run import lease
@@ -47,14 +46,6 @@ def fast(monkeypatch):
     monkeypatch.setattr(lease, "STALE_S", 1.0)
     monkeypatch.setattr(lease, "_LOOK_S", 0.05)
     monkeypatch.setattr(lease, "_SETTLE_S", 0.05)
-
-
-@pytest.fixture
-def bucket(monkeypatch):
-    with loopback_s3.serve() as (store, environment):
-        for name, value in environment.items():
-            monkeypatch.setenv(name, value)
-        yield store
 
 
 @pytest.fixture(params=["path", "uri", "memory", "s3"])

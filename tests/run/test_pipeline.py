@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from mralign.config import load, resolve_path
-from mralign.run import pipeline
+from mralign.run import pipeline, plan_text
 from mralign.run.rejects import Reject, to_table
 from mralign.run.stage import Outcome, Stage
 from mralign.run.store import Manifest, part_name
@@ -272,7 +272,7 @@ def test_a_human_is_one_more_stage_on_which_only_the_agreement_stands(miniworld,
 def test_the_description_of_a_fresh_run(miniworld, tmp_path):
     config = miniworld()
     planned = pipeline.plan(config)
-    lines = pipeline.describe(config, planned).splitlines()
+    lines = plan_text.describe(config, planned).splitlines()
     assert lines[0] == f"run directory: {tmp_path}/run"
     assert [line.split() for line in lines[2:18]] == [[i.stage.name, i.out.fingerprint, "run"] for i in planned]
     text = "\n".join(lines[19:])
@@ -287,7 +287,7 @@ def test_the_description_of_a_run_that_stopped_and_of_a_finished_one(miniworld):
     planned = pipeline.plan(config)
     seal(planned[0], rows=35, figures={"train": 10, "dev": 5, "test": 20})
     planned[1].out.commit(part_name("a"), pa.table({"row_id": ["x"]}), schema=ROWS)
-    lines = pipeline.describe(config, pipeline.plan(config)).splitlines()
+    lines = plan_text.describe(config, pipeline.plan(config)).splitlines()
     assert lines[2].endswith("skip: done, 35 rows in 3 s")
     assert lines[3].endswith("run: goes on from 1 committed parts")
     assert lines[4].endswith("  run")
@@ -295,7 +295,7 @@ def test_the_description_of_a_run_that_stopped_and_of_a_finished_one(miniworld):
     assert "evaluation: 180 requests, at most 36,000 tokens" in lines  # 20 questions x 3 x 3 draws
     for item in planned[1:]:
         seal(item, rows=7, figures={})
-    lines = pipeline.describe(config, pipeline.plan(config)).splitlines()
+    lines = plan_text.describe(config, pipeline.plan(config)).splitlines()
     assert [line.split(maxsplit=2)[2] for line in lines[3:18]] == ["skip: done, 7 rows in 3 s"] * 15
     assert "time: 48 s spent on finished stages; the rest is unknown before it is measured" in lines
 
@@ -333,7 +333,7 @@ def test_every_question_file_that_is_missing_is_named_at_once(miniworld):
 def test_a_dry_run_warns_of_what_only_a_gpu_node_needs_and_says_what_it_asks_for(miniworld):
     config = miniworld("engine.gpus_per_replica=1", "training.gpu=true", "training.kernels=liger", "training.workers=3")
     pipeline.plan(config)  # what a node with a GPU has is seen there, not here
-    lines = pipeline.describe(config, pipeline.plan(config, dry_run=True)).splitlines()
+    lines = plan_text.describe(config, pipeline.plan(config, dry_run=True)).splitlines()
     assert "GPUs: rollouts takes 1 vLLM engines with 1 GPU each" in lines
     assert "GPUs: training takes 3 training workers with 1 GPU each" in lines
     warnings = [line for line in lines if line.startswith("warning: ")]
@@ -353,7 +353,7 @@ def test_a_dry_run_warns_of_missing_extras_and_still_refuses_what_is_wrong(miniw
     config = miniworld(*extras)
     with pytest.raises(ValueError, match="needs the library `datasets`"):
         pipeline.plan(config)
-    text = pipeline.describe(config, pipeline.plan(config, dry_run=True))
+    text = plan_text.describe(config, pipeline.plan(config, dry_run=True))
     assert "warning: questions: questions.train, source 'a': hub://owner/name needs the library `datasets`" in text
     assert "lacking on this machine: training: training.trackers=[wandb] needs wandb, not installed here" in text
     with pytest.raises(ValueError, match=r"gone\.jsonl"):
@@ -524,8 +524,8 @@ def test_another_configuration_in_the_same_directory_is_told_what_runs_anew_and_
         f"training runs anew: training.learning_rate 0.001 -> 0.002; {kept}",
         "so do the stages that stand on other results than before: responses, evaluation",
     ]
-    assert pipeline.runs_anew(pipeline.plan(other))[0] in pipeline.describe(other, pipeline.plan(other))
-    assert "runs anew" not in pipeline.describe(config, pipeline.plan(config))
+    assert pipeline.runs_anew(pipeline.plan(other))[0] in plan_text.describe(other, pipeline.plan(other))
+    assert "runs anew" not in plan_text.describe(config, pipeline.plan(config))
 
 
 def test_a_run_that_starts_says_what_runs_anew(miniworld, monkeypatch, caplog):

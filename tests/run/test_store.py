@@ -5,7 +5,6 @@ import pickle
 import shutil
 from pathlib import Path
 
-import loopback_s3
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -38,15 +37,6 @@ def stage_dir(place):
 
 def ids(out):
     return out.read(schema=SCHEMA).column("row_id").to_pylist()
-
-
-@pytest.fixture
-def bucket(monkeypatch):
-    """S3 on loopback; s3://bucket/... leads there."""
-    with loopback_s3.serve() as (store, environment):
-        for name, value in environment.items():
-            monkeypatch.setenv(name, value)
-        yield store
 
 
 @pytest.fixture(params=["path", "uri", "s3", "memory"])
