@@ -29,10 +29,11 @@ from align import check_run_directory, check_trains, guarded, job_parser, start_
 
 from mralign.comparison import run_tables  # noqa: E402
 from mralign.config import RunConfig, to_yaml  # noqa: E402
+from mralign.plan import pipeline, plan_text, template_dates  # noqa: E402
 from mralign.report.result_tables import comparison_sheet, result_sheet, result_table, write_tables  # noqa: E402
 from mralign.report.sheets import to_text  # noqa: E402
 from mralign.report.wording import aligned  # noqa: E402
-from mralign.run import held, lease, pipeline, plan_text, template_dates  # noqa: E402
+from mralign.run import held, lease  # noqa: E402
 from mralign.run.store import Directory, absolute  # noqa: E402
 
 log = logging.getLogger("mralign")

@@ -26,7 +26,7 @@ if __name__ == "__main__":
 
 from mralign import report  # noqa: E402
 from mralign.config import RunConfig, load  # noqa: E402
-from mralign.run import pipeline, plan_text, template_dates  # noqa: E402
+from mralign.plan import pipeline, plan_text, template_dates  # noqa: E402
 from mralign.run.disk import full_disk  # noqa: E402
 
 log = logging.getLogger("mralign")

@@ -31,7 +31,8 @@ from align import guarded, job_parser, start_ray  # noqa: E402
 
 from mralign.comparison import choice, stage  # noqa: E402
 from mralign.config import RunConfig, load  # noqa: E402
-from mralign.run import lease, template_dates  # noqa: E402
+from mralign.plan import template_dates  # noqa: E402
+from mralign.run import lease  # noqa: E402
 
 log = logging.getLogger("mralign")
 

@@ -29,7 +29,7 @@ from align import check_run_directory, guarded, job_parser, walk  # noqa: E402
 
 from mralign.comparison import runs  # noqa: E402
 from mralign.config import RunConfig, load, parse  # noqa: E402
-from mralign.run import template_dates  # noqa: E402
+from mralign.plan import template_dates  # noqa: E402
 
 
 def main(arguments: list[str] | None = None) -> int:

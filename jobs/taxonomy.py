@@ -34,8 +34,8 @@ from mralign.annotation.open_interview import name_clusters  # noqa: E402
 from mralign.annotation.taxonomy import Taxonomy, load_taxonomy  # noqa: E402
 from mralign.asking.chats import open_chat  # noqa: E402
 from mralign.config import RunConfig, to_yaml  # noqa: E402
+from mralign.plan import pipeline  # noqa: E402
 from mralign.rows.schema import OPEN_LABELS  # noqa: E402
-from mralign.run import pipeline  # noqa: E402
 from mralign.run.store import Directory, StageDir, absolute  # noqa: E402
 from mralign.serving.embedding import embed_where_it_fits  # noqa: E402
 

@@ -128,7 +128,7 @@ def rooms(graph: dict[str, set[str]]) -> dict[str, set[str]]:
 
 def _room(name: str) -> str:
     parts = name.split(".")
-    if name in ("mralign.run.pipeline", "mralign.pipeline", "mralign.run.template_dates", "mralign.template_dates"):
+    if name in ("mralign.pipeline", "mralign.template_dates"):
         return name
     return ".".join(parts[:2])
 

@@ -13,7 +13,7 @@ import pytest
 from mralign.comparison import run_tables
 from mralign.config import load
 from mralign.evaluation.scoring import SCORES
-from mralign.run import pipeline
+from mralign.plan import pipeline
 from mralign.run.store import Directory, Manifest, part_name
 
 ROOT = Path(__file__).parents[1]

@@ -13,8 +13,8 @@ import pytest
 
 from mralign.annotation.taxonomy import PAPER
 from mralign.config import load, parse
+from mralign.plan import pipeline
 from mralign.rows.schema import ANNOTATIONS
-from mralign.run import pipeline
 from mralign.run.store import Manifest
 
 ROOT = Path(__file__).parents[1]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mralign.config import load
-from mralign.run import pipeline, plan_text
+from mralign.plan import pipeline, plan_text
 from mralign.serving import lacks, vllm
 from mralign.training import requirements
 

@@ -23,8 +23,8 @@ from mralign.config.run import train_names
 from mralign.evaluation.paired import compare
 from mralign.evaluation.responses import trained_name
 from mralign.evaluation.scoring import read_scores
+from mralign.plan import pipeline
 from mralign.rows.subjects import Subject
-from mralign.run import pipeline
 from mralign.run.store import StageDir
 
 DATASET = "{dataset}"  # in the name of a row: one row a training data set

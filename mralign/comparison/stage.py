@@ -18,9 +18,9 @@ from typing import Any
 from mralign.comparison.choice import METHODS, Point
 from mralign.config import Evaluation, Model, RunConfig, parse, resolve_path
 from mralign.evaluation.benchmarks import short_answer
+from mralign.plan import pipeline
 from mralign.rows import Request, from_table
 from mralign.rows.schema import QUESTIONS
-from mralign.run import pipeline
 from mralign.run.placement import actor_options
 from mralign.run.store import StageDir, absolute, digest, fingerprint
 from mralign.serving.requests import Sampling, build_requests, sampling_of_evaluation

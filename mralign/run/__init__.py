@@ -1,1 +1,1 @@
-"""A run directory and what runs in it: store, stages, plan, placement, rejects."""
+"""A run directory and what runs in it: store, lease, stages, their stream, placement, rejects."""

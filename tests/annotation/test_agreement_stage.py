@@ -13,8 +13,8 @@ from mralign.annotation.agreement import agreement, mean_l1, to_macro
 from mralign.annotation.agreement_stage import HUMAN_STAGE, agreement_stage
 from mralign.annotation.taxonomy import PAPER
 from mralign.config import parse
+from mralign.plan import pipeline
 from mralign.rows.schema import ANNOTATIONS, HUMAN_FIELDS, HUMAN_STEPS, MATRICES
-from mralign.run import pipeline
 from mralign.run.rejects import count_reasons
 from mralign.run.stage import Context
 from mralign.run.store import StageDir, part_name

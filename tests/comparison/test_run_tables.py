@@ -9,7 +9,7 @@ import yaml
 
 from mralign.comparison import run_tables
 from mralign.evaluation.scoring import SCORES
-from mralign.run import pipeline
+from mralign.plan import pipeline
 from mralign.run.store import Manifest, part_name
 
 ROOT = Path(__file__).parents[2]

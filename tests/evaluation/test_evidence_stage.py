@@ -9,9 +9,9 @@ from search_server import Answer, SearchServer, hits
 
 from mralign.config import parse
 from mralign.evaluation.evidence_stage import EVIDENCE_STAGE, Searching
+from mralign.plan import pipeline
 from mralign.retrieval.search import Snippet
 from mralign.rows.schema import EVIDENCE, QUESTIONS
-from mralign.run import pipeline
 from mralign.run.rejects import Reject
 from mralign.run.stage import Context
 from mralign.run.store import StageDir, digest, fingerprint, part_name

@@ -24,8 +24,8 @@ from tiny_policy import commit_examples, save_model
 from mralign.annotation.stage import ANNOTATION_STAGE
 from mralign.asking.chats import open_chats
 from mralign.config import Embedding, load, parse
+from mralign.plan import pipeline
 from mralign.rows.schema import ANNOTATIONS, CANDIDATES, GENERATIONS
-from mralign.run import pipeline
 from mralign.run.placement import NodeFault, Workers, rehearse
 from mralign.run.stage import Context
 from mralign.run.store import StageDir, part_name

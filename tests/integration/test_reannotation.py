@@ -14,11 +14,11 @@ from rollouts.test_candidates import generation
 from mralign.annotation.stage import annotation_of
 from mralign.config import RunConfig, parse
 from mralign.evaluation.responses import Asked, shelf_of, write_parts
+from mralign.plan.pipeline import Planned, run_stage
 from mralign.rollouts.stage import thoughts_stage
 from mralign.rows import Generation, to_table
 from mralign.rows.schema import ANNOTATIONS, CANDIDATES, GENERATIONS, MATRICES, QUESTIONS
 from mralign.rows.subjects import Subject
-from mralign.run.pipeline import Planned, run_stage
 from mralign.run.stage import Stage
 from mralign.run.store import Manifest, StageDir, part_name
 from mralign.transitions.stage import counts_of, matrix_of

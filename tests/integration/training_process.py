@@ -17,7 +17,7 @@ from align import start_ray  # noqa: E402
 from tiny_policy import commit_examples  # noqa: E402
 
 from mralign.config import parse  # noqa: E402
-from mralign.run import pipeline  # noqa: E402
+from mralign.plan import pipeline  # noqa: E402
 from mralign.run.store import StageDir  # noqa: E402
 from mralign.training.stage import REFERENCE_STAGE, objective, training_stage  # noqa: E402
 

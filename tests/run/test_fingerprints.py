@@ -17,7 +17,7 @@ from mralign.annotation.discovery_stage import OPEN_LABELS_STAGE
 from mralign.config import RunConfig, Section, counted, parse
 from mralign.config.section import mark_of
 from mralign.evaluation import stage as evaluation
-from mralign.run import pipeline
+from mralign.plan import pipeline
 
 MARKED = {
     "speed": {

@@ -3,7 +3,7 @@
 import pytest
 
 from mralign.config import Engine, parse
-from mralign.run.pipeline import stages
+from mralign.plan.pipeline import stages
 from mralign.run.placement import DEALING, Workers, actor_options, bundle, describe, pool_arguments, shortages
 from mralign.serving.streaming import engine_pool, engine_workers
 from mralign.serving.vllm import worker_environment

@@ -14,8 +14,8 @@ from tiny_policy import settings
 from transformers import AutoModelForCausalLM
 
 from mralign.config import Lora, Training, load, resolve_path
-from mralign.run.pipeline import plan
-from mralign.run.plan_text import describe
+from mralign.plan.pipeline import plan
+from mralign.plan.plan_text import describe
 from mralign.training.modules import adapt, lines, tell, trained, warning
 
 FUSED = ("mlp.experts.gate_up_proj", "mlp.experts.down_proj")

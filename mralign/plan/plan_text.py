@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 
 from mralign.chat.model_files import weight_files
 from mralign.config import RunConfig, resolve_path
+from mralign.plan.pipeline import Planned, lacking, runs_anew
 from mralign.rows.subjects import Way
-from mralign.run.pipeline import Planned, lacking, runs_anew
 from mralign.run.placement import describe as describe_workers
 from mralign.run.stage import Context
 from mralign.run.store import absolute

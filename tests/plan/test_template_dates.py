@@ -7,7 +7,7 @@ import pytest
 from dated_model import DATED, MINIWORLD, copy_of
 
 from mralign.config import load
-from mralign.run import pipeline, template_dates
+from mralign.plan import pipeline, template_dates
 
 ROOT = Path(__file__).parents[2]
 

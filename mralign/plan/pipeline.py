@@ -19,8 +19,9 @@ from typing import Any
 
 from mralign import __version__
 from mralign.config import RunConfig, resolve_path
+from mralign.plan import template_dates
 from mralign.rows.subjects import Subject
-from mralign.run import held, lease, template_dates
+from mralign.run import held, lease
 from mralign.run.changes import differences, newest_result
 from mralign.run.interruption import check as check_interruption
 from mralign.run.placement import NotInstalled, check_room, rehearse

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from mralign.config import load, resolve_path
-from mralign.run import pipeline, plan_text
+from mralign.plan import pipeline, plan_text
 from mralign.run.rejects import Reject, to_table
 from mralign.run.stage import Outcome, Stage
 from mralign.run.store import Manifest, part_name
