@@ -72,6 +72,27 @@ def trained(model):
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
+def z0_in_float64(task, examples):
+    """The mean log-ratio of each prompt with the completion before its own, by transformers and PEFT in float64."""
+    model = get_peft_model(load_model(task.model, task.settings), LORA)
+    move(model)
+    model.double()
+    ratios = []
+    for place, example in enumerate(examples):
+        completion = examples[place - 1].completion_ids
+        ids = torch.tensor([[*example.prompt_ids, *completion]])
+        policy = completion_logp(model, ids, tokens=len(completion))
+        with model.disable_adapter():
+            ratios.append(policy - completion_logp(model, ids, tokens=len(completion)))
+    return sum(ratios) / len(ratios)
+
+
+def completion_logp(model, ids, *, tokens):
+    with torch.no_grad():
+        logp = model(input_ids=ids).logits[0, :-1].log_softmax(-1)
+    return logp.gather(1, ids[0, 1:, None])[-tokens:].sum().item()
+
+
 def test_loss_z0_and_gradients_equal_trls(task, tokenizer, tmp_path):
     from datasets import Dataset
 
@@ -120,9 +141,11 @@ def test_loss_z0_and_gradients_equal_trls(task, tokenizer, tmp_path):
     assert broken == []
     assert tally.loss / SIZE == pytest.approx(loss.item(), rel=1e-5)
     if task.objective.pairs:
+        exact = z0_in_float64(task, examples)
+        assert exact > 0  # not the clamp
+        assert z0 == pytest.approx(exact, rel=1e-5)
         # TRL's is a mean of differences of float32 sums: a sum near -300 has a spacing of 3e-5.
-        assert z0 == pytest.approx(trainer._metrics["train"]["kl"][-1], rel=1e-5, abs=1e-5)
-        assert z0 > 0  # not the clamp
+        assert trainer._metrics["train"]["kl"][-1] == pytest.approx(exact, abs=3e-5)
     expected, found = trained(trainer.model), trained(ours)
     assert len(found) == len(expected) == 28
     for place, (value, wanted) in enumerate(zip(found, expected, strict=True)):
