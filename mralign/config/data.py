@@ -170,6 +170,11 @@ class Rollouts(Section):
     """N draws in each mode, sampled here or imported."""
 
     n: int = Field(3, ge=1)
+    order: Literal["auto", "all", "needed"] = Field(
+        "auto",
+        description="needed: a question is drawn only for as long as it can still become a candidate, which leaves the "
+        "same candidates; all: every draw of every question; auto: needed, or all with candidates.keep_neutral.",
+    )
     engine: Literal["vllm", "http"] = Field("vllm", description="http: the endpoint of the section `http` instead.")
     decoding: Decoding = Decoding()
     prompt: str = Field(

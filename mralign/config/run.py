@@ -50,6 +50,22 @@ class RunConfig(Section):
         """Whether there is anything to train on; without it a run only evaluates its model."""
         return bool(self.questions.train or self.rollouts.import_on)
 
+    @property
+    def draws_as_needed(self) -> bool:
+        """Whether a question is drawn only for as long as it can still become a candidate."""
+        if self.rollouts.import_on:
+            return False
+        return self.rollouts.order == "needed" or (self.rollouts.order == "auto" and not self.candidates.keep_neutral)
+
+    @model_validator(mode="after")
+    def _neutral_needs_all_draws(self) -> RunConfig:
+        if self.rollouts.order == "needed" and self.candidates.keep_neutral:
+            raise ValueError(
+                "candidates.keep_neutral=true keeps undecided questions, of which all draws are needed; give "
+                "rollouts.order=all (or leave it at auto), or candidates.keep_neutral=false"
+            )
+        return self
+
     def filled(self, annotator: Annotator) -> Annotator:
         """The annotator with the run's own sections where it names none: all that its replies depend on."""
         if annotator.engine == "vllm":

@@ -40,19 +40,26 @@ def judge(
     limits: Limits,
     keep_all_draws: bool,
     keep_neutral: bool = False,
+    as_needed: bool = False,
 ) -> tuple[list[Candidate], list[Reject]]:
     """Candidates, by question id and draw, and rejects of all `rows`.
 
     `match`: exact | contains | paper, for EM_a. `draws`: N of each mode. `keep_all_draws`: all N think-on
     trajectories of a question, not draw 0 alone. `keep_neutral`: undecided questions leave as neutral instead of as
-    rejects. Reasons, one reject a question: missing_draw, the draw's own (`invalid`), undecided; then one a trajectory:
-    few_segments, many_segments, short_thought, long_thought.
+    rejects. `as_needed`: draws that could not matter any more were not made (needed.py). Reasons, one reject a
+    question: missing_draw, the draw's own (`invalid`), undecided, and with `as_needed` what `given_up` tells; then one
+    a trajectory: few_segments, many_segments, short_thought, long_thought.
     Raises ValueError for a draw number that `draws` does not allow, or one that comes twice.
     """
     kept: list[Candidate] = []
     rejects: list[Reject] = []
     for question_id, group in sorted(_by_question(rows, draws=draws).items()):
-        verdict = _verdict(question_id, group, match=match, draws=draws, keep_neutral=keep_neutral)
+        whole = len(group) == 2 * draws
+        verdict: Polarity | Reject | None = None
+        if as_needed and not whole:
+            verdict = given_up(group, match=match, draws=draws, limits=limits, keep_all_draws=keep_all_draws)
+        if verdict is None:
+            verdict = _verdict(question_id, group, match=match, draws=draws, keep_neutral=keep_neutral)
         if isinstance(verdict, Reject):
             rejects.append(verdict)
             continue
@@ -63,6 +70,35 @@ def judge(
             else:
                 kept.append(judged)
     return kept, rejects
+
+
+def given_up(group: Draws, *, match: str, draws: int, limits: Limits, keep_all_draws: bool) -> Reject | None:
+    """Why no candidate can come of a question, whatever its further draws say; None while one still can.
+
+    One of its draws cannot be judged, two of them contradict each other, or the trajectory that would be kept (draw 0)
+    is too short or too long. Polarity and further draws of a question that is given up are not known.
+    """
+    for row in group.values():
+        if row.invalid is not None:
+            return invalid_draw(row, reason=row.invalid)
+    z_on = _known(group, mode=Mode.ON, match=match, draws=draws)
+    z_off = _known(group, mode=Mode.OFF, match=match, draws=draws)
+    helped = False not in z_on and True not in z_off  # as far as is known
+    hurt = True not in z_on and False not in z_off
+    if not (helped or hurt):
+        some = next(iter(group.values()))
+        return _undecided(some, z_on=z_on, z_off=z_off)
+    first = group.get((Mode.ON, 0))
+    if first is None or keep_all_draws:
+        return None
+    judged = _within_limits(first, polarity=None, match=match, limits=limits)
+    return judged if isinstance(judged, Reject) else None
+
+
+def _known(group: Draws, *, mode: Mode, match: str, draws: int) -> list[bool | None]:
+    """EM_a of each draw of a mode, None for one that was not made."""
+    rows = [group.get((mode, draw)) for draw in range(draws)]
+    return [None if row is None else _is_right(row, match=match) for row in rows]
 
 
 def trajectory(row: Generation, *, polarity: Polarity, match: str) -> Candidate:
@@ -127,8 +163,12 @@ def _verdict(question_id: str, group: Draws, *, match: str, draws: int, keep_neu
         return Polarity.NEGATIVE
     if keep_neutral:
         return Polarity.NEUTRAL
+    return _undecided(some, z_on=z_on, z_off=z_off)
+
+
+def _undecided(some: Generation, *, z_on: Sequence[bool | None], z_off: Sequence[bool | None]) -> Reject:
     detail = f"z_on={_bits(z_on)} z_off={_bits(z_off)}"
-    return Reject(question_id, "undecided", detail, some.question, dataset=some.dataset)
+    return Reject(some.question_id, "undecided", detail, some.question, dataset=some.dataset)
 
 
 def _is_right(row: Generation, *, match: str) -> bool:
@@ -137,13 +177,14 @@ def _is_right(row: Generation, *, match: str) -> bool:
     return answer_matches(row.answer, row.answers, mode=match, thinking=row.mode == Mode.ON)
 
 
-def _bits(values: Sequence[bool]) -> str:
-    return ",".join(str(int(value)) for value in values)
+def _bits(values: Sequence[bool | None]) -> str:
+    """0 or 1 a draw, - for one that was not made."""
+    return ",".join("-" if value is None else str(int(value)) for value in values)
 
 
-def _within_limits(row: Generation, *, polarity: Polarity, match: str, limits: Limits) -> Candidate | Reject:
+def _within_limits(row: Generation, *, polarity: Polarity | None, match: str, limits: Limits) -> Candidate | Reject:
     """The trajectory of a draw, or the reject of one that is too short or too long."""
-    candidate = trajectory(row, polarity=polarity, match=match)
+    candidate = trajectory(row, polarity=polarity or Polarity.NEUTRAL, match=match)
     count = len(candidate.segment_start)
     reason = _length_reason(segments=count, tokens=row.thought_tokens, limits=limits)
     if reason is None:

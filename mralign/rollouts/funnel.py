@@ -60,8 +60,10 @@ def count_funnel(
 def _of_dataset(
     dataset: str, *, kept: Sequence[Candidate | Kept], rejects: Sequence[Reject], entered: int
 ) -> Iterator[FunnelRow]:
-    cut = [reject for reject in rejects if reject.reason in LENGTH_REASONS]
-    dropped = Counter(reject.reason for reject in rejects if reject.reason not in LENGTH_REASONS)
+    # A question that was given up for its first trajectory has no polarity: it is counted as a question.
+    cut = [reject for reject in rejects if reject.reason in LENGTH_REASONS and reject.polarity is not None]
+    dropped = Counter(reject.reason for reject in rejects)
+    dropped -= Counter(reject.reason for reject in cut)
     decided = {(candidate.polarity, candidate.question_id) for candidate in kept}
     decided |= {(_polarity(reject), question_of(reject.row_id)) for reject in cut}
     judged = dropped.total() + len(decided)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -21,28 +21,69 @@ from mralign.config import Candidates, RunConfig, named, resolve_path
 from mralign.rollouts.candidates import Limits, judge
 from mralign.rollouts.funnel import Kept, count_funnel
 from mralign.rollouts.imported import check_file, read_rollouts
+from mralign.rollouts.needed import DrawsAsNeeded, Made, saved
 from mralign.rollouts.thoughts import draw_questions, thoughts_of, unanswered
 from mralign.rows import Candidate, Generation, Mode, Reject, from_table, to_table
 from mralign.rows.schema import CANDIDATES, GENERATIONS, QUESTIONS
 from mralign.rows.subjects import Subject, Way
 from mralign.run import rejects as reject_tables
-from mralign.run.finished import parts_by_upstream
-from mralign.run.stage import Context, Outcome, Stage, map_groups
+from mralign.run.finished import parts_by_upstream, read_tallies
+from mralign.run.stage import Context, Outcome, Stage, log, map_groups
 from mralign.run.store import StageDir, part_key, part_name
+from mralign.serving.draws import TOO_LONG
 from mralign.serving.endpoint import check_settings
 from mralign.serving.lacks import endpoint_lacks
-from mralign.serving.requests import check_model, sampling_of_rollouts
+from mralign.serving.requests import check_model, first_draw_id, sampling_of_rollouts
 from mralign.serving.streaming import generate, stream_faults, stream_workers
 
 
 def _sample(context: Context) -> Outcome:
     questions = context.upstream["questions"]
     parts = questions.parts("train")
-    sampling = sampling_of_rollouts(context.config)
+    order = draw_order(context.config)
+    sampling = sampling_of_rollouts(context.config, order=order)
     figures = generate(questions, parts, sampling=sampling, out=context.out)
     rows = sum(context.out.rows(part) for part in context.out.parts())
     rejected = sum(context.out.reject_rows(part) for part in context.out.parts())
+    if order is not None:
+        asked_again = sum(took["tokens_asked_again"] for took in _tallies(context.out))
+        asked = sum(map(questions.rows, parts))
+        figures |= saved(_made(context.out), questions=asked, draws=sampling.draws, asked_again=asked_again)
+        log.info(
+            "rollouts: %d draws were not needed, %d thoughts were cut; sampled about %s of the tokens of all draws",
+            figures["draws_not_needed"],
+            figures["thoughts_cut"],
+            figures["share_of_tokens_sampled_estimate"],
+        )
     return Outcome(rows_in=rows + rejected, rows_out=rows, figures=figures)
+
+
+def _tallies(out: StageDir) -> Iterator[Mapping[str, Any]]:
+    """What each question took beside its generations, where it took anything."""
+    for part in out.parts():
+        for took in read_tallies(out, part, schema=GENERATIONS, request_of=first_draw_id):
+            if took:
+                yield took
+
+
+def _made(out: StageDir) -> dict[Mode, Made]:
+    """What the stage has drawn in each mode."""
+    columns = ["mode", "invalid", "completion_tokens"]
+    rows = out.read(schema=GENERATIONS, columns=columns).to_pylist()
+    made = {}
+    for mode in Mode:
+        whole = [row["completion_tokens"] for row in rows if row["mode"] == mode and row["invalid"] != TOO_LONG]
+        cut = [row["completion_tokens"] for row in rows if row["mode"] == mode and row["invalid"] == TOO_LONG]
+        made[mode] = Made(len(whole), sum(whole), len(cut), sum(cut))
+    return made
+
+
+def draw_order(config: RunConfig) -> DrawsAsNeeded | None:
+    """Which draws of a question are made; None: all of them."""
+    if not config.draws_as_needed:
+        return None
+    settings = config.candidates
+    return DrawsAsNeeded(settings.match, config.rollouts.n, limits_of(settings), settings.keep_all_draws)
 
 
 def _check(config: RunConfig) -> None:
@@ -57,7 +98,11 @@ def _lacks(config: RunConfig) -> list[str]:
 
 def _reads(config: RunConfig) -> Mapping[str, Any]:
     remote = ["http"] if config.rollouts.engine == "http" else []
-    return named(config, "rollouts", "model", "engine", "run.seed", *remote)
+    read = named(config, "model", "engine", "run.seed", *remote)
+    order = draw_order(config)
+    word = "all" if order is None else "needed"
+    verdict = {} if order is None else {"draws as needed": asdict(order)}
+    return {**read, "rollouts": config.rollouts.model_copy(update={"order": word}), **verdict}
 
 
 def _check_import(config: RunConfig) -> None:
@@ -114,20 +159,27 @@ def _ids(questions: StageDir, part: str) -> list[str]:
     return questions.read_parts([part], schema=QUESTIONS, columns=["question_id"]).column("question_id").to_pylist()
 
 
-def _judge_table(table: pa.Table, *, settings: Candidates, draws: int) -> tuple[pa.Table, list[Reject]]:
-    limits = Limits(
+def limits_of(settings: Candidates) -> Limits:
+    """The length filter of a configuration."""
+    return Limits(
         min_segments=settings.min_segments,
         max_segments=settings.max_segments,
         min_thought_tokens=settings.min_thought_tokens,
         max_thought_tokens=settings.max_thought_tokens,
     )
+
+
+def _judge_table(
+    table: pa.Table, *, settings: Candidates, draws: int, as_needed: bool
+) -> tuple[pa.Table, list[Reject]]:
     kept, rejects = judge(
         from_table(table, Generation),
         match=settings.match,
         draws=draws,
-        limits=limits,
+        limits=limits_of(settings),
         keep_all_draws=settings.keep_all_draws,
         keep_neutral=settings.keep_neutral,
+        as_needed=as_needed,
     )
     return to_table(kept, Candidate), rejects
 
@@ -137,7 +189,12 @@ def _candidates(context: Context) -> Outcome:
     train = questions.parts("train")
     map_groups(
         context,
-        partial(_judge_table, settings=config.candidates, draws=config.rollouts.n),
+        partial(
+            _judge_table,
+            settings=config.candidates,
+            draws=config.rollouts.n,
+            as_needed=config.draws_as_needed,
+        ),
         groups=parts_by_upstream(source.parts(), train),  # all draws of a question meet
         source=source,
         schema=CANDIDATES,
@@ -229,7 +286,7 @@ IMPORT_STAGE = Stage(
     name="rollouts",
     run=_import,
     reads=("rollouts", "model"),
-    ignores=("rollouts.engine", "rollouts.decoding"),
+    ignores=("rollouts.engine", "rollouts.decoding", "rollouts.order"),
     upstream=("questions",),
     inputs=lambda config: {
         Mode.ON: config.rollouts.import_on or "",

@@ -17,12 +17,13 @@ from mralign.chat.model_files import model_path
 from mralign.chat.prompts import Prompt
 from mralign.chat.seam import Continuation, continuation, said_after, separate_ids, survives
 from mralign.chat.turns import Turn, stop_tokens, turn_of
-from mralign.rows import Request
+from mralign.rows import Generation, Request
 from mralign.run.rejects import Reject
 from mralign.run.store import Directory
 from mralign.run.stream import Answer
 from mralign.serving.calls import Call, Failure, Reply, Stopped
 from mralign.serving.completions import Completion, amend, completion_payload, read_completion
+from mralign.serving.draws import settle_question
 from mralign.serving.endpoint import Endpoint
 from mralign.serving.requests import Sampling, renderer_of
 
@@ -46,10 +47,13 @@ class RemoteGenerator:
 
     async def answer(self, rows: list[dict[str, Any]]) -> list[Answer]:
         """What came of the requests; those that could not be sent any more say why."""
+        if self.sampling.order is not None:
+            return list(await asyncio.gather(*(self._settle(Request(**row)) for row in rows)))
         requests = {row["row_id"]: Request(**row) for row in rows}
         prompts = {row_id: await asyncio.to_thread(self.renderer.prepare, row) for row_id, row in requests.items()}
         came = {row_id: Answer(rejects=[said]) for row_id, said in prompts.items() if isinstance(said, Reject)}
-        calls = [self._call(requests[k], prompt) for k, prompt in prompts.items() if isinstance(prompt, Prompt)]
+        asked = {row_id: prompt for row_id, prompt in prompts.items() if isinstance(prompt, Prompt)}
+        calls = [self._call(requests[row_id], prompt, limit=None) for row_id, prompt in asked.items()]
         stopped = ""
         try:
             async for call, reply in self.endpoint.stream(calls):
@@ -59,24 +63,40 @@ class RemoteGenerator:
             stopped = str(reason)
         return [came.get(row_id, Answer(stopped=stopped)) for row_id in requests]
 
+    async def _settle(self, first: Request) -> Answer:
+        """The draws of one question that are needed, or why it could not be asked any more: what was paid for by then
+        stands in the cache."""
+        assert self.sampling.order is not None
+        try:
+            return await settle_question(first, order=self.sampling.order, seed=self.sampling.seed, ask=self._draw)
+        except Stopped as reason:
+            return Answer(stopped=str(reason))
+
+    async def _draw(self, request: Request, limit: int | None) -> Generation | Reject:
+        prompt = await asyncio.to_thread(self.renderer.prepare, request)
+        if isinstance(prompt, Reject):
+            return prompt
+        call = self._call(request, prompt, limit=limit)
+        return self._row(request, prompt, await self.endpoint.complete(call))
+
     def figures(self) -> dict[str, Any]:
         """What the endpoint has done, and its money."""
         return {"endpoint": self.endpoint.tally.figures()}
 
-    def _call(self, request: Request, prompt: Prompt) -> Call:
+    def _call(self, request: Request, prompt: Prompt, *, limit: int | None) -> Call:
         http, decoding = self.http, self.sampling.decoding
         payload = completion_payload(
             prompt.token_ids,
             model=http.model or self.sampling.model.path,
             decoding=decoding,
-            max_tokens=self.renderer.max_tokens(prompt),
+            max_tokens=self.renderer.max_tokens(prompt, limit=limit),
             seed=request.seed,
             vllm_extras=http.vllm_extras,
             keep_special=self.renderer.special_tags,
         )
         return Call(request.row_id, "/completions", amend(payload, changes=http.request))
 
-    def _row(self, request: Request, prompt: Any, answer: Reply | Failure) -> Any:
+    def _row(self, request: Request, prompt: Any, answer: Reply | Failure) -> Generation | Reject:
         completion = read_completion(answer.body) if isinstance(answer, Reply) else answer
         if isinstance(completion, Failure):
             question, dataset = request.question, request.dataset

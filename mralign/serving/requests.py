@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 
@@ -35,8 +35,25 @@ from mralign.chat.thought import split_thinking
 from mralign.chat.user_message import user_message, with_choices
 from mralign.config import Decoding, Engine, Http, Model, RunConfig, resolve_path
 from mralign.rows import Generation, Mode, Question, Reject, Request, from_table, row_id_of, thinking_mode, to_table
+from mralign.rows.vocabulary import question_of
 from mralign.run.store import absolute
 from mralign.serving.adapter import check_adapter
+
+
+class DrawOrder(Protocol):
+    """Says which draws of a question are made, one after the other."""
+
+    def next_draw(self, rows: Sequence[Generation]) -> tuple[Mode, int] | None:
+        """The draw to make after `rows`, all of one question; None: no more."""
+        ...
+
+    def enough_tokens(self, mode: Mode, draw: int) -> int | None:
+        """Tokens after which a draw may be cut, if `is_too_long` then says so; None: it is drawn to its end."""
+        ...
+
+    def is_too_long(self, row: Generation) -> bool:
+        """Whether nothing that would have followed can matter."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -55,6 +72,7 @@ class Sampling:
     probe: str = ""  # directory with the probe of a training that the engines must serve
     refinement: Refinement | None = None  # what follows the first answer, thinking on
     prompts: Mapping[str, str] = field(default_factory=dict)  # data set -> its own prompt
+    order: DrawOrder | None = None  # which draws of a question are made; None: all
 
     def prompt_of(self, dataset: str) -> str:
         """The user's message to a question of a data set."""
@@ -88,8 +106,16 @@ def draw_request(question: Question, *, mode: Mode, draw: int, seed: int) -> Req
 
 
 def request_of(sampling: Sampling) -> Callable[[str], str]:
-    """What maps the row_id of a row to that of its request: the later turns of Self-Refine belong to their first."""
+    """What maps the row_id of a row to that of its request: the later turns of Self-Refine belong to their first, and
+    where draws are made as they are needed all of a question belong to one."""
+    if sampling.order is not None:
+        return first_draw_id
     return str if sampling.refinement is None else first_id
+
+
+def first_draw_id(row_id: str) -> str:
+    """The row_id of the draw that stands for all draws of a question."""
+    return row_id_of(question_of(row_id), mode=Mode.OFF, draw=0)
 
 
 class Renderer:
@@ -144,9 +170,10 @@ class Renderer:
             seed_of=partial(row_seed, self.sampling.seed),
         )
 
-    def max_tokens(self, prompt: Prompt) -> int:
-        """Tokens that a completion of `prompt` may have."""
-        return min(self.sampling.decoding.max_tokens, self.room - len(prompt.token_ids))
+    def max_tokens(self, prompt: Prompt, *, limit: int | None = None) -> int:
+        """Tokens that a completion of `prompt` may have, at most `limit`."""
+        most = min(self.sampling.decoding.max_tokens, self.room - len(prompt.token_ids))
+        return most if limit is None else min(most, limit)
 
     def row(
         self, request: Request, prompt: Prompt, *, text: str, token_ids: list[int], finish_reason: str
@@ -224,7 +251,7 @@ def check_model(model: Model) -> None:
         check_modes(tokenizer, name=model.path, on=family.on, off=family.off, tags=model.thought_tags)
 
 
-def sampling_of_rollouts(config: RunConfig) -> Sampling:
+def sampling_of_rollouts(config: RunConfig, *, order: DrawOrder | None) -> Sampling:
     """What the stage `rollouts` asks."""
     return Sampling(
         model=config.model,
@@ -235,6 +262,7 @@ def sampling_of_rollouts(config: RunConfig) -> Sampling:
         prompt=config.rollouts.prompt,
         draws=config.rollouts.n,
         seed=config.run.seed,
+        order=order,
     )
 
 

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mralign.config import Engine, Http, RunConfig, Search
+from mralign.rows import Mode
 from mralign.rows.schema import GENERATIONS, QUESTIONS
 from mralign.run.placement import DEALING, NodeFault, Workers, pool_arguments
 from mralign.run.store import StageDir
@@ -32,8 +33,9 @@ def generate(questions: StageDir, parts: Sequence[str], *, sampling: Sampling, o
     engine was ready and those after it, and what the actors told. Raises ValueError, when everything that arrived is
     committed, if an endpoint's budget is spent or it refuses us, or if an engine does not serve what was trained.
     """
+    a_question = 1 if sampling.order else len(sampling.modes) * sampling.draws
     done = stream(
-        {part: questions.rows(part) * len(sampling.modes) * sampling.draws for part in parts},
+        {part: questions.rows(part) * a_question for part in parts},
         requests=partial(_requests_of, questions=questions, sampling=sampling),
         pools=[_pool(sampling)],
         out=out,
@@ -56,6 +58,8 @@ def generate(questions: StageDir, parts: Sequence[str], *, sampling: Sampling, o
 def _requests_of(part: str, *, questions: StageDir, sampling: Sampling) -> pa.Table:
     """The requests of one part of questions."""
     table = questions.read_parts([part], schema=QUESTIONS)
+    if sampling.order is not None:  # the first draw stands for all of its question
+        return build_requests(table, modes=[Mode.OFF], draws=1, seed=sampling.seed)
     return build_requests(table, modes=sampling.modes, draws=sampling.draws, seed=sampling.seed)
 
 

@@ -37,6 +37,7 @@ from mralign.run.placement import NodeFault
 from mralign.run.rejects import Reject
 from mralign.run.stream import Answer, answers_of
 from mralign.serving.adapter import save_merged, served_beside
+from mralign.serving.draws import settle_question
 from mralign.serving.orphans import start_guard
 from mralign.serving.probe import fault, mean_difference, read_probe
 from mralign.serving.requests import Sampling, renderer_of, request_of
@@ -304,6 +305,8 @@ class Generator:
         if self.fault is not None:
             return [Answer(stopped=self.fault)] * len(requests)
         asked = [Request(**request) for request in requests]
+        if self.sampling.order is not None:
+            return list(await asyncio.gather(*(self._settle(first) for first in asked)))
         rows, rejects = await self.complete(asked)
         for turn in self.sampling.refinement.turns if self.sampling.refinement else ():
             more, refused = await self.complete(self.renderer.next_turn(turn, rows=rows))
@@ -311,23 +314,39 @@ class Generator:
         came = [vars(row) for row in rows]
         return answers_of(requests, rows=came, rejects=rejects, request_of=request_of(self.sampling))
 
+    async def _settle(self, first: Request) -> Answer:
+        """The draws of one question that are needed."""
+        assert self.sampling.order is not None
+        ask = self._draw
+        return await settle_question(first, order=self.sampling.order, seed=self.sampling.seed, ask=ask)
+
+    async def _draw(self, request: Request, limit: int | None) -> Generation | Reject:
+        rows, rejects = await self.complete([request], limit=limit)
+        return rows[0] if rows else rejects[0]
+
     def figures(self) -> dict[str, Any]:
         """The engine's difference from the trainer, where there is a probe."""
         return {} if self.difference is None else {"served_minus_trained_logp": self.difference}
 
-    async def complete(self, requests: Sequence[Request]) -> tuple[list[Generation], list[Reject]]:
-        """Generations of the requests, and a reject for each that could not be asked or answered."""
-        prompts, work = await asyncio.to_thread(self._prepare, requests)
+    async def complete(
+        self, requests: Sequence[Request], *, limit: int | None = None
+    ) -> tuple[list[Generation], list[Reject]]:
+        """Generations of the requests, each of at most `limit` tokens, and a reject for each that could not be asked or
+        answered."""
+        prompts, work = await asyncio.to_thread(self._prepare, requests, limit)
         outputs = await asyncio.wrap_future(self.engine.submit(work))
         return await asyncio.to_thread(self._judge, requests, prompts, outputs)
 
-    def _prepare(self, requests: Sequence[Request]) -> tuple[list[Prompt | Reject], list[tuple[list[int], Any]]]:
+    def _prepare(
+        self, requests: Sequence[Request], limit: int | None
+    ) -> tuple[list[Prompt | Reject], list[tuple[list[int], Any]]]:
         prompts = [self.renderer.prepare(request) for request in requests]
         asked = [(r, p) for r, p in zip(requests, prompts, strict=True) if isinstance(p, Prompt)]
-        return prompts, [(list(prompt.token_ids), self._parameters(request, prompt)) for request, prompt in asked]
+        work = [(list(prompt.token_ids), self._parameters(request, prompt, limit)) for request, prompt in asked]
+        return prompts, work
 
-    def _parameters(self, request: Request, prompt: Prompt) -> Any:
-        decoding, room = self.sampling.decoding, self.renderer.max_tokens(prompt)
+    def _parameters(self, request: Request, prompt: Prompt, limit: int | None) -> Any:
+        decoding, room = self.sampling.decoding, self.renderer.max_tokens(prompt, limit=limit)
         keep = self.renderer.special_tags
         return sampling_parameters(decoding, max_tokens=room, seed=request.seed, keep_special=keep)
 
