@@ -1,0 +1,127 @@
+"""Tokens, requests, money and seconds for the same candidates: every draw of every question, against draws as needed.
+
+    python tests/benchmarks/thrift.py [--quick] [--repeats 3] [--limit QUESTIONS]
+
+The embedded world under the paper's verdict (three draws a mode, all of one mind, the first thought within its length).
+The two ways take turns on one engine that is kept, each time in a new run directory, and must leave equal candidates.
+Money: the completion tokens at the price of `prices` (for a million tokens).
+"""
+
+import argparse
+import json
+import logging
+import os
+import platform
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import ray  # noqa: E402
+
+from mralign.config import load  # noqa: E402
+from mralign.plan import pipeline  # noqa: E402
+from mralign.rows.schema import CANDIDATES, GENERATIONS  # noqa: E402
+from mralign.run.held import holding  # noqa: E402
+
+PRESETS = ROOT / "jobs" / "presets"
+PRICE = 0.2  # of a million completion tokens of an 8B model at a host, as in the documentation of the settings
+WAYS = {"all": "rollouts.order=all", "needed": "rollouts.order=needed"}
+
+
+def measure(way, *, work, number, limit):
+    """Walk to the candidates; the rows that are kept, and what they took."""
+    source = "pkg://mralign.miniworld/data/questions/train.jsonl"
+    settings = [
+        f"run.dir={work}/{way}-{number}",
+        f"questions.train=[{{name: miniworld, path: {source!r}, limit: {limit}}}]",
+        "questions.test=[]",
+        "questions.dev=[]",
+        "engine.batch_size=64",
+        "candidates.keep_neutral=false",
+        "candidates.keep_all_draws=false",
+        "candidates.max_thought_tokens=80",
+        WAYS[way],
+    ]
+    config = load("miniworld", overrides=settings, presets_dir=PRESETS)
+    planned = pipeline.plan(config, until="candidates")
+    pipeline.run(config, planned, start_ray=lambda: None)
+    rollouts, judged = (pipeline.find(planned, name).out for name in ("rollouts", "candidates"))
+    made = rollouts.read(schema=GENERATIONS, columns=["completion_tokens"])
+    figures = rollouts.manifest().figures
+    took = {
+        "requests": made.num_rows,
+        "tokens": sum(made.column("completion_tokens").to_pylist()) + figures.get("tokens_asked_again", 0),
+        "seconds": figures["generating_s"],
+    }
+    kept = sorted(judged.read(schema=CANDIDATES).to_pylist(), key=lambda row: row["row_id"])
+    return kept, took, figures
+
+
+def run(*, repeats, limit, work):
+    """What each way took, by repeat; the candidates are compared each time."""
+    found = {way: [] for way in WAYS}
+    estimates = []
+    with holding():
+        measure("all", work=work, number="warm", limit=32)  # the engine's start and its first steps count for neither
+        for number in range(repeats):
+            kept = {}
+            for way in WAYS:
+                kept[way], took, figures = measure(way, work=work, number=number, limit=limit)
+                found[way].append(took)
+            assert kept["all"] == kept["needed"] and kept["all"]
+            estimates.append(figures["share_of_tokens_sampled_estimate"])
+    return found, estimates, len(kept["all"])
+
+
+def report(found, *, estimates, kept, limit):
+    """The table, and the line that programs read."""
+    medians = {}
+    for way, runs in found.items():
+        medians[way] = {name: statistics.median(took[name] for took in runs) for name in runs[0]}
+        medians[way]["money"] = medians[way]["tokens"] * PRICE / 1e6
+    print(f"{limit} questions, {kept} candidates, the same both ways")
+    print(f"{'':8} {'draws':>9} {'tokens':>10} {'seconds':>9} {'money':>10}")
+    for way, took in medians.items():
+        print(f"{way:8} {took['requests']:9} {took['tokens']:10} {took['seconds']:9.2f} {took['money']:10.6f}")
+    ratios = {name: round(medians["needed"][name] / medians["all"][name], 3) for name in medians["all"]}
+    print(f"{'ratio':8} " + " ".join(f"{name} {value}" for name, value in ratios.items()))
+    print(f"the stage's own estimate of the share of tokens: {estimates}")
+    machine = f"{platform.machine()}, {os.cpu_count()} cores"
+    figures = {"medians": medians, "candidates": kept, "share_estimates": estimates}
+    print(json.dumps({"benchmark": "thrift", "ratios": ratios, "figures": figures, "machine": machine}))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--repeats", type=int)
+    parser.add_argument("--limit", type=int)
+    args = parser.parse_args()
+    repeats, limit = args.repeats or (1 if args.quick else 3), args.limit or (150 if args.quick else 600)
+    with tempfile.TemporaryDirectory(prefix="mralign-bench-", dir="/tmp") as directory:
+        work = Path(directory)
+        ray.init(
+            address="local",
+            num_cpus=6,
+            include_dashboard=False,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+            _temp_dir=str(work / "ray"),
+            runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(sys.path[:2])}},
+        )
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        logging.getLogger("ray.data").setLevel(logging.WARNING)
+        logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
+        found, estimates, kept = run(repeats=repeats, limit=limit, work=work)
+        ray.shutdown()
+    report(found, estimates=estimates, kept=kept, limit=limit)
+
+
+if __name__ == "__main__":
+    main()
