@@ -33,7 +33,7 @@ def test_the_section_shown_is_the_default(tmp_path):
 
 
 def test_a_search_has_the_settings_that_the_page_promises():
-    ours = set(re.findall(r"^  (\w+):", TEXT, re.MULTILINE)) - {"base_url", "tokens_per_minute", "budget"}
+    ours = set(re.findall(r"^  (\w+):", TEXT, re.MULTILINE)) - {"base_url", "tokens_per_minute", "budget", "batch"}
     assert ours <= set(Search.model_fields) and ours <= set(Http.model_fields)
 
 

@@ -157,6 +157,19 @@ class Http(Section):
     max_rate_limited_s: Speed[float] = Field(
         7200, gt=0, description="Seconds with nothing but 429 after which the run stops; the next one goes on."
     )
+    batch: Speed[bool] = Field(
+        False,
+        description="Ask annotators and judges through the endpoint's Batch API (a day's patience, half the price): "
+        "requests are gathered, uploaded together, and what a batch leaves unanswered is asked one by one.",
+    )
+    batch_requests: Speed[int] = Field(2000, ge=1, description="Most requests of one batch (OpenAI allows 50,000).")
+    batch_gather_s: Speed[float] = Field(
+        30, gt=0, description="Seconds without a further request after which what has gathered is uploaded."
+    )
+    batch_poll_s: Speed[float] = Field(30, gt=0, description="Seconds between two looks at a batch.")
+    batch_price: Speed[float] = Field(
+        0.5, ge=0, description="What a token of a batch costs, as a share of price_prompt and price_completion."
+    )
     max_refusals: Speed[int | None] = Field(
         5,
         ge=1,

@@ -32,6 +32,7 @@ from mralign.config import Http
 from mralign.run.store import Directory
 from mralign.serving.api_key import ApiKey
 from mralign.serving.backoff import Clock, backoff_s, used_up_wait_s
+from mralign.serving.batches import Batches
 from mralign.serving.calls import (
     BudgetExceeded,
     Call,
@@ -59,6 +60,7 @@ class EndpointUse:
     requests: int = 0  # sent, further tries included
     accepted: int = 0  # answered whole
     cached: int = 0
+    batched: int = 0  # of those that were accepted, by a batch
     failed: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -107,6 +109,7 @@ class Endpoint:
         self._prices = Decimal(str(settings.price_prompt)), Decimal(str(settings.price_completion))
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._opening, self._session = asyncio.Lock(), None
+        self._batches = self._make_batches(cache) if settings.batch else None
         self._ending, self._reached = "", False  # why nothing more is sent; whether any response has ever come
 
     _session: aiohttp.ClientSession | None
@@ -118,8 +121,21 @@ class Endpoint:
     async def __aexit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await self.close()
 
+    def _make_batches(self, cache: Directory) -> Batches:
+        return Batches(
+            self.settings,
+            key=self._key,
+            cache=cache,
+            read=self._cached,
+            keep=self._keep_of_batch,
+            room=self._left,
+            clock=self._clock,
+        )
+
     async def close(self) -> None:
         """Close the connections."""
+        if self._batches is not None:
+            await self._batches.close()
         if self._session is not None:
             await self._session.close()
             self._session = None
@@ -132,15 +148,26 @@ class Endpoint:
         await self._open()
         key = call_key(call, base_url=self._base_url)
         async with self._locks.setdefault(key, asyncio.Lock()):
+            if self._batches is not None:
+                assert self._session is not None
+                batched = await self._batches.reply(self._session, call, key=key)
+                if batched is not None:
+                    return batched
             with self._refusals.asking():
-                entry = await asyncio.to_thread(self._cache.read, key)
-                if entry is not None:
-                    self.tally.cached += 1
-                    self._refusals.answered = True
-                    return entry.reply()
+                known = await self._cached(key)
+                if known is not None:
+                    return known
                 answer = await self._ask(call, key=key)
         self.tally.failed += isinstance(answer, Failure)
         return answer
+
+    async def _cached(self, key: str) -> Reply | None:
+        entry = await asyncio.to_thread(self._cache.read, key)
+        if entry is None:
+            return None
+        self.tally.cached += 1
+        self._refusals.answered = True
+        return entry.reply()
 
     async def stream(self, calls: Iterable[Call]) -> AsyncIterator[tuple[Call, Reply | Failure]]:
         """Each call with its reply or failure, as they come; `calls` is drawn from only when there is room.
@@ -260,10 +287,14 @@ class Endpoint:
             raise EndpointRefused(self._ending)
         return failure
 
-    async def _keep(self, reply: Reply, *, key: str, row_id: str) -> None:
+    async def _keep_of_batch(self, reply: Reply, key: str, row_id: str, share: Decimal) -> None:
+        self.tally.batched += 1
+        await self._keep(reply, key=key, row_id=row_id, share=share)
+
+    async def _keep(self, reply: Reply, *, key: str, row_id: str, share: Decimal = Decimal(1)) -> None:
         """Count the money at once, so that no request is sent beyond it, then write the entry."""
         prompt_price, completion_price = self._prices
-        cost = (reply.prompt_tokens * prompt_price + reply.completion_tokens * completion_price) / _MILLION
+        cost = share * (reply.prompt_tokens * prompt_price + reply.completion_tokens * completion_price) / _MILLION
         self.tally.accepted += 1
         self.tally.prompt_tokens += reply.prompt_tokens
         self.tally.completion_tokens += reply.completion_tokens
@@ -305,6 +336,12 @@ class Endpoint:
             self._end(self._messages.down(failure))
         if self._ending:
             raise EndpointRefused(self._ending)
+
+    def _left(self) -> Decimal | None:
+        """Money that may still be spent; None: no limit."""
+        if self.settings.budget is None:
+            return None
+        return Decimal(str(self.settings.budget)) - self.tally.spent_before - self.tally.spent
 
     def _reason_to_stop(self) -> Stopped | None:
         if self._ending:

@@ -124,7 +124,8 @@ def endpoint_pool(endpoint: Http | Search, *, batch_size: int) -> dict[str, Any]
     """
     import ray
 
-    calls = 2 * -(-endpoint.concurrency // batch_size) + 1
+    gathered = endpoint.batch_requests if isinstance(endpoint, Http) and endpoint.batch else 0
+    calls = 2 * -(-max(endpoint.concurrency, gathered) // batch_size) + 1
     return {
         "compute": ray.data.ActorPoolStrategy(
             size=1, max_concurrent_calls_per_actor=calls, max_tasks_in_flight_per_actor=2 * calls

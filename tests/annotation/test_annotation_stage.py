@@ -3,6 +3,7 @@ import json
 
 import pyarrow as pa
 import pytest
+from loopback_batches import BatchServer
 from loopback_server import LoopbackServer
 from scripted_annotators import answer_to, request_of
 
@@ -88,6 +89,30 @@ def test_a_spent_budget_stops_every_row_and_a_raised_one_finds_what_was_paid_for
     assert all(answer.took["first"]["trajectories"] == 1 for answer in answers)
     found = [row for answer in answers for row in answer.rows]
     assert pa.Table.from_pylist(found, schema=ANNOTATIONS).num_rows == len(found) > 0
+
+
+def test_a_panel_asked_in_batches_says_what_it_says_live(tmp_path):
+    rows = [candidate(n) for n in range(12)]
+
+    async def labelled(place, *, base_url, **more):
+        resolved = resolve_annotation(config_of(place, base_url=base_url, **more))
+        states = rows
+        for roles in resolved.engines:
+            actor = Annotating(resolved=resolved, roles=roles, last=roles == resolved.engines[-1])
+            answers = await actor.answer(states)
+            states = [row | {"state": json.loads(json.dumps(a.state))} for row, a in zip(rows, answers, strict=True)]
+        return [(answer.rows, answer.rejects) for answer in answers]
+
+    with LoopbackServer(prompt=request_of, answer=answer_to) as server:
+        live = asyncio.run(labelled(tmp_path / "live", base_url=server.base_url))
+    quick = {"batch": True, "batch_gather_s": 0.1, "batch_poll_s": 0.02}
+    with BatchServer(prompt=request_of, answer=answer_to) as server:
+        batched = asyncio.run(labelled(tmp_path / "batch", base_url=server.base_url, **quick))
+        first = [json.loads(request) for request in server.batched]
+        assert len(server.batches) == 2  # what all were asked, and what had to be asked again
+        assert {model for model, _ in first} == {"a"} and len(first) > 12
+        assert {json.loads(request)[0] for request in server.live} == {"judge"}  # its endpoint has no batches
+    assert batched == live
 
 
 def test_the_plan_says_what_annotation_will_take(tmp_path):

@@ -27,6 +27,7 @@ MARKED = {
         *("Engine.min_replicas", "Engine.pipeline_parallel", "Engine.tensor_parallel"),
         *("Http.budget", "Http.concurrency", "Http.key_env", "Http.max_backoff_s", "Http.max_retries"),
         *("Http.max_rate_limited_s", "Http.max_refusals", "Http.price_completion", "Http.price_prompt"),
+        *("Http.batch", "Http.batch_gather_s", "Http.batch_poll_s", "Http.batch_price", "Http.batch_requests"),
         *("Http.requests_per_minute", "Http.timeout_s", "Http.tokens_per_minute"),
         *("Search.concurrency", "Search.key_env", "Search.key_header", "Search.max_backoff_s", "Search.max_retries"),
         *("Search.max_rate_limited_s", "Search.max_refusals", "Search.requests_per_minute", "Search.timeout_s"),
