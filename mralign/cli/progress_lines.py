@@ -1,0 +1,88 @@
+"""A run as plain lines, for a log and where standard output is no terminal.
+
+Events enter; lines without control characters leave, at a bounded pace: one where a stage begins and one where it
+ends, and between them at most one every half minute.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from mralign.cli import amounts
+from mralign.cli.progress import RunProgress, StageProgress
+from mralign.run.events import Event, RunBegan, StageBegan, StageEnded, StageSkipped, TrainingStepped, WorkAdvanced
+from mralign.run.printable import one_line
+
+EVERY_S = 30.0
+
+
+class ProgressLines:
+    """A listener that hands on lines. `clock` is monotonic, in seconds."""
+
+    def __init__(self, write: Callable[[str], None], *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.write, self.clock = write, clock
+        self.progress = RunProgress()
+        self.said = 0.0
+
+    def __call__(self, event: Event) -> None:
+        """Hear an event; say a line where it is time for one."""
+        now = self.clock()
+        self.progress = self.progress.after(event, now=now)
+        if isinstance(event, WorkAdvanced | TrainingStepped):
+            self._say_between(event.stage, now=now)
+        elif line := line_of(event, words=self._words(event)):
+            self.write(line)
+            self.said = now
+
+    def _words(self, event: Event) -> str:
+        name = getattr(event, "stage", "")
+        return next((stage.words for stage in self.progress.stages if stage.name == name), "")
+
+    def _say_between(self, name: str, *, now: float) -> None:
+        if now - self.said < EVERY_S:
+            return
+        self.said = now
+        stage = next((stage for stage in self.progress.stages if stage.name == name), None)
+        if stage is not None:
+            self.write(line_between(stage, self.progress, now=now))
+
+
+def line_of(event: Event, *, words: str = "") -> str:
+    """The line that an event is worth; empty for one that is told otherwise."""
+    match event:
+        case RunBegan(title=title) if title:
+            return f"{one_line(title)}: {len(event.stages)} stages"
+        case StageSkipped():
+            return f"{_head(event)}: done before ({event.rows_out} rows), skipped"
+        case StageBegan():
+            told = f" ({words})" if words and words != event.stage else ""
+            went = f"goes on from {event.kept_parts} committed parts" if event.kept_parts else "starts"
+            return f"{_head(event)}: {went}{told}"
+        case StageEnded():
+            rejects = f", rejects {dict(event.rejects)}" if event.rejects else ""
+            rows = f"{event.rows_in} rows in, {event.rows_out} out"
+            return one_line(f"{_head(event)}: {rows}{rejects}, {event.seconds:.1f} s")
+    return ""
+
+
+def _head(event: StageSkipped | StageBegan | StageEnded) -> str:
+    return f"[{event.number}/{event.of}] {event.stage}"
+
+
+def line_between(stage: StageProgress, progress: RunProgress, *, now: float) -> str:
+    """Where a stage is: count, rate, time left, rejects, money, figures of the training."""
+    parts = [f"{amounts.count(stage.done, stage.total)} {stage.unit}"]
+    if stage.rate is not None:
+        parts.append(amounts.rate(stage.rate, unit=stage.unit))
+    left = stage.left_s(now=now)
+    if left is not None:
+        parts.append(f"{amounts.duration(left)} left")
+    whole = amounts.time_left(progress.left_s(now=now))
+    if whole:
+        parts.append(f"the run {whole}")
+    if stage.rejects:
+        parts.append(f"{stage.rejects:,} rejects")
+    parts += [text for text in (amounts.spent(progress), amounts.training_figures(stage)) if text]
+    what = f", {stage.what}" if stage.what else ""
+    return one_line(f"{stage.name}{what}: {', '.join(parts)}")
