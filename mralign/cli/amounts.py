@@ -5,7 +5,6 @@ from __future__ import annotations
 from mralign.cli.progress import RunProgress, StageProgress, TimeLeft
 
 _SHOWN_FIGURES = ("loss", "reward_chosen", "reward_rejected", "margin", "z0")
-_NAMES = {"reward_chosen": "reward +", "reward_rejected": "reward −"}
 
 
 def duration(seconds: float) -> str:
@@ -42,15 +41,14 @@ def money(amount: float, *, currency: str) -> str:
     return f"{currency} {amount:,.{digits}f}".strip()
 
 
-def spent(progress: RunProgress) -> str:
-    """What the endpoints of a run have cost, and what they will; empty where none is paid."""
+def spent(progress: RunProgress) -> list[str]:
+    """What the endpoints of a run have cost, and what they will, by currency; empty where none is paid."""
     parts = []
     for currency, (so_far, expected) in progress.money().items():
-        text = f"{money(so_far, currency=currency)} spent"
+        parts.append(f"{money(so_far, currency=currency)} spent")
         if expected is not None and expected > so_far:
-            text += f", about {money(expected, currency=currency)} forecast"
-        parts.append(text)
-    return "; ".join(parts)
+            parts.append(f"about {money(expected, currency=currency)} forecast")
+    return parts
 
 
 def time_left(left: TimeLeft | None) -> str:
@@ -60,7 +58,7 @@ def time_left(left: TimeLeft | None) -> str:
     return f"{'about' if left.whole else 'at least'} {duration(left.seconds)}"
 
 
-def training_figures(stage: StageProgress) -> str:
-    """Loss and rewards of the last optimizer step."""
+def training_figures(stage: StageProgress) -> list[str]:
+    """Loss and rewards of the last optimizer step, each with its name."""
     shown = [name for name in _SHOWN_FIGURES if name in stage.figures]
-    return "  ".join(f"{_NAMES.get(name, name)} {stage.figures[name]:.3f}" for name in shown)
+    return [f"{name.replace('_', ' ')} {stage.figures[name]:.3f}" for name in shown]

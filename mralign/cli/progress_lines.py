@@ -83,6 +83,6 @@ def line_between(stage: StageProgress, progress: RunProgress, *, now: float) -> 
         parts.append(f"the run {whole}")
     if stage.rejects:
         parts.append(f"{stage.rejects:,} rejects")
-    parts += [text for text in (amounts.spent(progress), amounts.training_figures(stage)) if text]
+    parts += [*amounts.spent(progress), *amounts.training_figures(stage)]
     what = f", {stage.what}" if stage.what else ""
     return one_line(f"{stage.name}{what}: {', '.join(parts)}")

@@ -78,7 +78,7 @@ def test_money_and_the_figures_of_a_training_are_said():
         (0, MoneySpent(stage="rollouts", spent=1.5, currency="USD")),
         (40, TrainingStepped(stage="rollouts", step=3, of=9, figures={"loss": 0.25, "reward_chosen": 1.0})),
     )
-    assert told == ["rollouts: 3 of 9 steps, USD 1.50 spent, loss 0.250 reward + 1.000"]
+    assert told == ["rollouts: 3 of 9 steps, USD 1.50 spent, loss 0.250, reward chosen 1.000"]
 
 
 def test_hostile_words_stay_in_their_line():
