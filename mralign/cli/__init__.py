@@ -1,1 +1,1 @@
-"""The command `mralign`."""
+"""The command `mralign`: one file a command, and what the commands share."""

@@ -9,10 +9,11 @@ from __future__ import annotations
 import re
 import unicodedata
 
-# CSI and OSC sequences, whole; a lone escape character is a control character.
 _SEQUENCES = re.compile(
-    r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[@-Z\\-_]|\x9b[0-?]*[ -/]*[@-~]"
-)
+    r"\x1b\[[0-?]*[ -/]*[@-~]"  # CSI: colours, movements of the cursor
+    r"|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)"  # OSC: titles, links
+    r"|\x1b[@-Z\\-_]|\x9b[0-?]*[ -/]*[@-~]"  # two characters; CSI in one
+)  # a lone escape character is a control character
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
 
 
