@@ -39,8 +39,7 @@ def picture(progress: RunProgress, *, now: float, width: int, height: int | None
     if height is not None:
         rows = _squeezed(rows, most=max(height - len(below) - 2, 3))
     table = Table.grid(padding=(0, 2 if width >= _WIDE else 1, 0, 0))
-    for column in _columns(width):
-        table.add_column(**column)
+    _add_columns(table, width=width)
     for row in rows:
         table.add_row(*_cells(row, now=now, width=width))
     return Group(_title(progress, now=now), table, *below)
@@ -66,13 +65,15 @@ def _stages(number: int) -> str:
     return f"{number} stage" if number == 1 else f"{number} stages"
 
 
-def _columns(width: int) -> list[dict[str, object]]:
-    one: dict[str, object] = {"no_wrap": True, "overflow": "ellipsis"}
-    if width >= _WIDE:
-        return [one, {**one, "max_width": 38}, {}, one, one, one, one]
+def _add_columns(table: Table, *, width: int) -> None:
+    """Mark and words; then what `_cells` gives for this width."""
+    words, others = max(width - 18, 8), 2
     if width >= _MIDDLE:
-        return [one, {**one, "max_width": 26}, {}, one, one]
-    return [one, {**one, "max_width": max(width - 18, 8)}, {**one, "justify": "right"}, one]
+        words, others = (38, 5) if width >= _WIDE else (26, 3)
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True, overflow="ellipsis", max_width=words)
+    for _ in range(others):
+        table.add_column(no_wrap=True, overflow="ellipsis")
 
 
 def _cells(row: _Row, *, now: float, width: int) -> list[RenderableType]:
@@ -129,8 +130,7 @@ def _time(stage: StageProgress, *, now: float, short: bool = False) -> str:
 def _aside(stage: StageProgress) -> str:
     """Rejects and money of a stage."""
     parts = [f"{stage.rejects:,} rejects"] if stage.rejects else []
-    if stage.money is not None:
-        parts.append(amounts.money(stage.money.spent, currency=stage.money.currency))
+    parts += [amounts.money(money.spent, currency=currency) for currency, money in stage.money.items()]
     return ", ".join(parts)
 
 

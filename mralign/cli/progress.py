@@ -56,7 +56,7 @@ class StageProgress:
     worked_s: float = 0.0
     advanced: float = 0.0  # when the last item came
     rejects: int = 0
-    money: MoneySpent | None = None
+    money: Mapping[str, MoneySpent] = field(default_factory=dict)  # by currency
     figures: Mapping[str, float] = field(default_factory=dict)  # of the last optimizer step
     counts_from: tuple[int, float] | None = None  # first step seen, and when
 
@@ -77,17 +77,14 @@ class StageProgress:
             return None
         return max(0.0, (self.total - self.done) / self.rate - (now - self.advanced))
 
-    @property
-    def forecast(self) -> float | None:
+    def forecast(self, money: MoneySpent) -> float | None:
         """Money of the whole stage: what was expected before the first answer came, then what the answers cost."""
-        if self.money is None:
-            return None
         fresh = self.done - self.kept
         if self.standing is not Standing.RUNNING:
-            return self.money.spent
+            return money.spent
         if fresh > 0 and self.total:
-            return self.money.spent * (self.total - self.kept) / fresh
-        return self.money.expected
+            return money.spent * (self.total - self.kept) / fresh
+        return money.expected
 
     def elapsed_s(self, *, now: float) -> float:
         """Seconds that it took, or has taken so far."""
@@ -128,6 +125,10 @@ class RunProgress:
         stages = tuple(_stage_after(one, event, now=now) if one.name == name else one for one in self.stages)
         return replace(self, stages=stages)
 
+    def stage(self, name: str) -> StageProgress | None:
+        """The stage of that name."""
+        return next((stage for stage in self.stages if stage.name == name), None)
+
     @property
     def running(self) -> StageProgress | None:
         """The stage that is under way."""
@@ -154,11 +155,11 @@ class RunProgress:
         begun are done."""
         total: dict[str, tuple[float, float | None]] = {}
         for stage in self.stages:
-            if stage.money is not None:
-                spent, expected = total.get(stage.money.currency, (0.0, 0.0))
-                forecast = stage.forecast
+            for currency, money in stage.money.items():
+                spent, expected = total.get(currency, (0.0, 0.0))
+                forecast = stage.forecast(money)
                 more = None if expected is None or forecast is None else expected + forecast
-                total[stage.money.currency] = spent + stage.money.spent, more
+                total[currency] = spent + money.spent, more
         return total
 
 
@@ -188,14 +189,15 @@ def _stage_after(stage: StageProgress, event: Event, *, now: float) -> StageProg
             seconds, rows = event.seconds, event.rows_out
             return replace(stage, standing=Standing.DONE, seconds=seconds, rows_out=rows, rejects=rejects, what="")
         case WorkBegan():
-            counts = {"total": event.total, "done": event.done, "kept": event.done}
-            return replace(stage, what=event.what, unit=event.unit, worked_s=0.0, advanced=now, **counts)
+            fresh = replace(stage, what=event.what, unit=event.unit, worked_s=0.0, advanced=now, counts_from=None)
+            return replace(fresh, total=event.total, done=event.done, kept=event.done)
         case WorkAdvanced():
             worked, rejects = event.worked_s, event.rejects
             return replace(stage, done=event.done, worked_s=worked, advanced=now, rejects=rejects)
         case MoneySpent():
-            before = stage.money.expected if stage.money else None
-            return replace(stage, money=replace(event, expected=before if event.expected is None else event.expected))
+            before = stage.money.get(event.currency)
+            told = before.expected if event.expected is None and before is not None else event.expected
+            return replace(stage, money={**stage.money, event.currency: replace(event, expected=told)})
         case TrainingStepped():
             return _stepped(stage, event, now=now)
     return stage

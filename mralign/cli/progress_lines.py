@@ -31,43 +31,42 @@ class ProgressLines:
         self.progress = self.progress.after(event, now=now)
         if isinstance(event, WorkAdvanced | TrainingStepped):
             self._say_between(event.stage, now=now)
-        elif line := line_of(event, words=self._words(event)):
+        elif line := line_of(event, progress=self.progress):
             self.write(line)
             self.said = now
-
-    def _words(self, event: Event) -> str:
-        name = getattr(event, "stage", "")
-        return next((stage.words for stage in self.progress.stages if stage.name == name), "")
 
     def _say_between(self, name: str, *, now: float) -> None:
         if now - self.said < EVERY_S:
             return
         self.said = now
-        stage = next((stage for stage in self.progress.stages if stage.name == name), None)
+        stage = self.progress.stage(name)
         if stage is not None:
             self.write(line_between(stage, self.progress, now=now))
 
 
-def line_of(event: Event, *, words: str = "") -> str:
-    """The line that an event is worth; empty for one that is told otherwise."""
+def line_of(event: Event, *, progress: RunProgress) -> str:
+    """The line that an event is worth; empty for one that is told otherwise. `progress`: after the event."""
     match event:
         case RunBegan(title=title) if title:
             return f"{one_line(title)}: {len(event.stages)} stages"
         case StageSkipped():
-            return f"{_head(event)}: done before ({event.rows_out} rows), skipped"
+            return f"{_head(event, progress)}: done before ({event.rows_out} rows), skipped"
         case StageBegan():
-            told = f" ({words})" if words and words != event.stage else ""
+            stage = progress.stage(event.stage)
+            told = f" ({one_line(stage.words)})" if stage is not None and stage.words != event.stage else ""
             went = f"goes on from {event.kept_parts} committed parts" if event.kept_parts else "starts"
-            return f"{_head(event)}: {went}{told}"
+            return f"{_head(event, progress)}: {went}{told}"
         case StageEnded():
             rejects = f", rejects {dict(event.rejects)}" if event.rejects else ""
             rows = f"{event.rows_in} rows in, {event.rows_out} out"
-            return one_line(f"{_head(event)}: {rows}{rejects}, {event.seconds:.1f} s")
+            return one_line(f"{_head(event, progress)}: {rows}{rejects}, {event.seconds:.1f} s")
     return ""
 
 
-def _head(event: StageSkipped | StageBegan | StageEnded) -> str:
-    return f"[{event.number}/{event.of}] {event.stage}"
+def _head(event: StageSkipped | StageBegan | StageEnded, progress: RunProgress) -> str:
+    names = [stage.name for stage in progress.stages]
+    place = f"[{names.index(event.stage) + 1}/{len(names)}] " if event.stage in names else ""
+    return place + event.stage
 
 
 def line_between(stage: StageProgress, progress: RunProgress, *, now: float) -> str:

@@ -18,6 +18,7 @@ T = TypeVar("T")
 
 _listeners: list[Listener] = []
 _telling = threading.RLock()  # the training tells from a thread of its own
+_APART_S = 0.2  # between two items of a piece of work that are told
 _current = [""]  # the stage that is under way
 
 
@@ -60,8 +61,6 @@ class StageSkipped:
     """A stage was finished by an earlier start."""
 
     stage: Annotated[str, "name of the stage"]
-    number: Annotated[int, "its place in the plan, from 1"]
-    of: Annotated[int, "how many stages the plan has"]
     rows_out: Annotated[int, "rows of its result"]
 
 
@@ -70,8 +69,6 @@ class StageBegan:
     """A stage begins, or goes on where an earlier start left it."""
 
     stage: Annotated[str, "name of the stage"]
-    number: Annotated[int, "its place in the plan, from 1"]
-    of: Annotated[int, "how many stages the plan has"]
     kept_parts: Annotated[int, "parts that an earlier start has committed"] = 0
 
 
@@ -80,8 +77,6 @@ class StageEnded:
     """A stage is finished and sealed."""
 
     stage: Annotated[str, "name of the stage"]
-    number: Annotated[int, "its place in the plan, from 1"]
-    of: Annotated[int, "how many stages the plan has"]
     rows_in: Annotated[int, "rows that it took"]
     rows_out: Annotated[int, "rows of its result"]
     rejects: Annotated[Mapping[str, int], "rows that were put aside, by reason"] = field(default_factory=dict)
@@ -181,9 +176,15 @@ def tell(event: Event) -> None:
 
 
 def counted(items: Iterable[T], *, total: int | None, what: str = "", unit: str = "parts") -> Iterator[T]:
-    """The items as they come, each told as a step of a piece of work."""
+    """The items as they come, told as a piece of work: the first, the last, and a few a second between them."""
     tell(WorkBegan(what=what, unit=unit, total=total))
     began = time.monotonic()
+    done, told, said = 0, 0, -_APART_S
     for done, item in enumerate(items, 1):
-        tell(WorkAdvanced(done=done, worked_s=time.monotonic() - began))
+        worked = time.monotonic() - began
+        if worked - said >= _APART_S:
+            told, said = done, worked
+            tell(WorkAdvanced(done=done, worked_s=worked))
         yield item
+    if done > told:
+        tell(WorkAdvanced(done=done, worked_s=time.monotonic() - began))

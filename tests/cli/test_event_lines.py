@@ -24,14 +24,14 @@ from mralign.run.events import (
 ROOT = Path(__file__).parents[2]
 ONE_OF_EACH = (
     RunBegan(run_dir="s3://a/b", stages=(StageAhead(name="a", words="doing a", done=False, expected_s=1.5),)),
-    StageSkipped(stage="a", number=1, of=2, rows_out=3),
-    StageBegan(stage="b", number=2, of=2),
+    StageSkipped(stage="a", rows_out=3),
+    StageBegan(stage="b"),
     WorkBegan(stage="b", total=None),
     WorkAdvanced(stage="b", done=1, worked_s=0.5),
     MoneySpent(stage="b", spent=0.1, currency="USD"),
     TrainingStepped(stage="b", step=1, of=None, figures={"loss": float("nan"), "z0": 0.5}),
     Noted(stage="", level="WARNING", text="careful"),
-    StageEnded(stage="b", number=2, of=2, rows_in=1, rows_out=1, rejects={"x": 1}),
+    StageEnded(stage="b", rows_in=1, rows_out=1, rejects={"x": 1}),
     RunEnded(status=0, text="report  /a/b"),
 )
 
@@ -65,7 +65,7 @@ def test_how_far_the_work_is_comes_once_a_second_and_at_the_end():
     for done in range(1, 26):  # ten a second
         now[0] = done / 10
         listener(WorkAdvanced(stage="a", done=done, worked_s=now[0]))
-    listener(StageEnded(stage="a", number=1, of=1, rows_in=25, rows_out=25))
+    listener(StageEnded(stage="a", rows_in=25, rows_out=25))
     told = [json.loads(line) for line in said]
     assert [(row["event"], row.get("done")) for row in told] == [
         ("work_advanced", 1),

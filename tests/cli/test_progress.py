@@ -34,11 +34,11 @@ def after(*timed):
 
 
 def start(stage, kept=0):
-    return StageBegan(stage=stage, number=1, of=3, kept_parts=kept)
+    return StageBegan(stage=stage, kept_parts=kept)
 
 
 def test_a_stage_goes_from_ahead_to_done():
-    ended = StageEnded(stage="a", number=1, of=2, rows_in=9, rows_out=7, rejects={"x": 1, "y": 1}, seconds=3.5)
+    ended = StageEnded(stage="a", rows_in=9, rows_out=7, rejects={"x": 1, "y": 1}, seconds=3.5)
     steps = [(0, began(None, None)), (1, start("a")), (4.5, ended)]
     assert [after(*steps[:n]).stages[0].standing for n in (1, 2, 3)] == ["ahead", "running", "done"]
     stage = after(*steps).stages[0]
@@ -47,7 +47,7 @@ def test_a_stage_goes_from_ahead_to_done():
 
 
 def test_what_was_done_before_counts_as_finished():
-    skipped = StageSkipped(stage="a", number=1, of=2, rows_out=5)
+    skipped = StageSkipped(stage="a", rows_out=5)
     progress = after((0, began(None, None, done="a")), (0, skipped))
     assert (progress.finished, progress.stages[0].standing, progress.stages[0].rows_out) == (1, Standing.SKIPPED, 5)
 
@@ -108,7 +108,7 @@ def test_money_is_forecast_from_what_was_expected_and_then_from_what_came():
     timed.append((1, MoneySpent(stage="a", spent=0.2, currency="EUR")))
     ((spent, forecast),) = after(*timed).money().values()
     assert (spent, forecast) == (0.2, pytest.approx(0.5))
-    timed.append((2, StageEnded(stage="a", number=1, of=2, rows_in=30, rows_out=30, seconds=2.0)))
+    timed.append((2, StageEnded(stage="a", rows_in=30, rows_out=30, seconds=2.0)))
     timed += [(3, start("b")), (3, MoneySpent(stage="b", spent=1.0, currency="USD"))]
     assert after(*timed).money() == {"EUR": (0.2, 0.2), "USD": (1.0, None)}
 

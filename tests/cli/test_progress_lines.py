@@ -45,9 +45,9 @@ PLAN = RunBegan(
 def test_a_line_at_the_begin_and_at_the_end_of_a_stage():
     assert lines_of(
         (0, PLAN),
-        (0, StageSkipped(stage="questions", number=1, of=2, rows_out=10)),
-        (0, StageBegan(stage="rollouts", number=2, of=2)),
-        (9, StageEnded(stage="rollouts", number=2, of=2, rows_in=9, rows_out=8, rejects={"x": 1}, seconds=9.04)),
+        (0, StageSkipped(stage="questions", rows_out=10)),
+        (0, StageBegan(stage="rollouts")),
+        (9, StageEnded(stage="rollouts", rows_in=9, rows_out=8, rejects={"x": 1}, seconds=9.04)),
     ) == [
         "[1/2] questions: done before (10 rows), skipped",
         "[2/2] rollouts: starts (sampling answers)",
@@ -56,14 +56,14 @@ def test_a_line_at_the_begin_and_at_the_end_of_a_stage():
 
 
 def test_a_stage_that_goes_on_says_from_where():
-    went = lines_of((0, PLAN), (0, StageBegan(stage="rollouts", number=2, of=2, kept_parts=3)))
+    went = lines_of((0, PLAN), (0, StageBegan(stage="rollouts", kept_parts=3)))
     assert went == ["[2/2] rollouts: goes on from 3 committed parts (sampling answers)"]
 
 
 def test_between_them_at_most_one_line_every_half_minute():
     """1000 rows at 10 a second: 100 s, so lines at 30, 60 and 90 s."""
     work = [(n / 10, WorkAdvanced(stage="rollouts", done=n, worked_s=n / 10, rejects=n // 300)) for n in range(1, 1001)]
-    begin = [(0, PLAN), (0, StageBegan(stage="rollouts", number=2, of=2))]
+    begin = [(0, PLAN), (0, StageBegan(stage="rollouts"))]
     begin.append((0, WorkBegan(stage="rollouts", unit="rows", total=1000)))
     assert lines_of(*begin, *work)[1:] == [
         "rollouts: 300 of 1,000 rows, 10 rows/s, 1 min 10 s left, the run about 1 min 10 s, 1 rejects",
@@ -83,5 +83,5 @@ def test_money_and_the_figures_of_a_training_are_said():
 
 def test_hostile_words_stay_in_their_line():
     rejects = {"bad\r\x1b[2Jreason\n\u202eevil": 1}
-    (line,) = lines_of((0, StageEnded(stage="a", number=1, of=1, rows_in=1, rows_out=0, rejects=rejects)))
+    (line,) = lines_of((0, StageEnded(stage="a", rows_in=1, rows_out=0, rejects=rejects)))
     assert line.isprintable()
