@@ -26,10 +26,10 @@ import ray  # noqa: E402
 
 from mralign.config import load  # noqa: E402
 from mralign.plan import pipeline  # noqa: E402
+from mralign.presets import PRESETS  # noqa: E402
 from mralign.rows.schema import CANDIDATES, GENERATIONS  # noqa: E402
 from mralign.run.held import holding  # noqa: E402
 
-PRESETS = ROOT / "jobs" / "presets"
 PRICE = 0.2  # of a million completion tokens of an 8B model at a host, as in the documentation of the settings
 WAYS = {"all": "rollouts.order=all", "needed": "rollouts.order=needed"}
 

@@ -4,7 +4,6 @@ import json
 import random
 from dataclasses import asdict
 from importlib.resources import files
-from pathlib import Path
 
 import pytest
 from align_process import kill, start, wait_for
@@ -13,6 +12,7 @@ from transformers import AutoTokenizer
 
 from mralign.config import load
 from mralign.plan import pipeline
+from mralign.presets import PRESETS
 from mralign.rows import Candidate, from_table
 from mralign.rows.schema import CANDIDATES, GENERATIONS
 from mralign.run.held import holding
@@ -20,7 +20,6 @@ from mralign.run.held import holding
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
 
 DATA = files("mralign.miniworld") / "data"
-PRESETS = Path(__file__).parents[2] / "jobs" / "presets"
 DECIDED = ["candidates.keep_neutral=false", "candidates.keep_all_draws=false"]  # as the paper does it
 
 
