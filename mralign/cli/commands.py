@@ -15,6 +15,7 @@ from typer.main import get_command
 from mralign import __version__
 from mralign.cli.ablate import ablate
 from mralign.cli.align import align
+from mralign.cli.batch_jobs import batches
 from mralign.cli.compare import compare
 from mralign.cli.doctor import doctor
 from mralign.cli.evaluate import evaluate
@@ -27,7 +28,7 @@ NAME = "mralign"
 _COMPLETES = "_MRALIGN_COMPLETE"  # a shell that wants completions sets it
 
 app = typer.Typer(name=NAME, rich_markup_mode=None, pretty_exceptions_enable=False)
-for command in (align, evaluate, compare, ablate, taxonomy, status, config, doctor):
+for command in (align, evaluate, compare, ablate, taxonomy, status, batches, config, doctor):
     app.command()(command)
 
 

@@ -32,7 +32,7 @@ from mralign.config import Http
 from mralign.run.store import Directory
 from mralign.serving.api_key import ApiKey
 from mralign.serving.backoff import Clock, backoff_s, used_up_wait_s
-from mralign.serving.batches import Batches
+from mralign.serving.batch_requests import Batches
 from mralign.serving.calls import (
     BudgetExceeded,
     Call,

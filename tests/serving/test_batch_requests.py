@@ -15,7 +15,7 @@ from loopback_batches import BatchServer, Plan, answer_to
 
 from mralign.config import Http
 from mralign.run.store import Directory
-from mralign.serving.batches import read_sent
+from mralign.serving.batch_requests import read_sent
 from mralign.serving.calls import BudgetExceeded, Call, EndpointRefused, Reply
 from mralign.serving.endpoint import Endpoint
 
@@ -166,7 +166,7 @@ def test_a_batch_that_the_server_has_forgotten_is_asked_live(tmp_path):
 SCRIPT = """
 import asyncio, sys
 sys.path[:0] = {path!r}
-from serving.test_batches import ask
+from serving.test_batch_requests import ask
 from mralign.config import Http
 asyncio.run(ask(Http.model_validate_json(sys.argv[1]), sys.argv[2]))
 """
