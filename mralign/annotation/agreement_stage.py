@@ -91,7 +91,7 @@ def _agreement(context: Context) -> Outcome:
         if counts
     ]
     context.out.write_text("agreement.json", json.dumps(entries, indent=1))
-    rows_in = sum(annotation.rows(part) for part in annotation.parts())
+    rows_in = sum(annotation.counts().values())
     return Outcome(rows_in, len(entries), {"pairs": entries})
 
 

@@ -75,7 +75,7 @@ def _label(context: Context) -> Outcome:
         money=partial(_spent, labeller=labeller),
     )
     counts = name_counts(out.read(schema=OPEN_LABELS).to_pylist())
-    rows_out = sum(out.rows(part) for part in out.parts())
+    rows_out = sum(out.counts().values())
     figures = {"instances": sum(counts.values()), "distinct": len(counts), "last_session": done.took}
     return Outcome(rows_in, rows_out, figures)
 

@@ -51,7 +51,7 @@ _COLUMNS += ["segment_start", "segment_end"]
 def _run(context: Context) -> Outcome:
     resolved = resolve_annotation(context.config)
     source, out = _source(context), context.out
-    rows_in = sum(source.rows(part) for part in source.parts())
+    rows_in = sum(source.counts().values())
     if not rows_in:
         raise ValueError(
             "no candidate is left: no question was right in every draw of one mode and wrong in every draw of the "
@@ -69,7 +69,7 @@ def _run(context: Context) -> Outcome:
     parts = out.parts()
     tallies = chain.from_iterable(read_tallies(out, part, schema=ANNOTATIONS) for part in parts)
     steps = (out.read_parts([part], schema=ANNOTATIONS, columns=["steps"]) for part in parts)
-    rows_out = sum(out.rows(part) for part in parts)
+    rows_out = sum(out.counts(parts).values())
     return Outcome(rows_in, rows_out, figures(steps, tallies=tallies, resolved=resolved) | times)
 
 
@@ -124,7 +124,7 @@ def _ask_chats(context: Context, *, resolved: ResolvedAnnotation) -> dict[str, f
             tell(cost)
 
     done = stream(
-        {part: source.rows(part) for part in source.parts()},
+        source.counts(),
         requests=partial(_read_candidates, source=source),
         pools=_pools(resolved),
         out=context.out,
@@ -192,7 +192,7 @@ def _expected(context: Context, *, resolved: ResolvedAnnotation, rows: int) -> l
 
 def _forecast(context: Context) -> str:
     resolved, source = resolve_annotation(context.config), _source(context)
-    rows = sum(source.rows(part) for part in source.parts())
+    rows = sum(source.counts().values())
     if not rows or not resolved.engines:
         return "  no model is asked"
     return describe_expected(_expected(context, resolved=resolved, rows=rows))

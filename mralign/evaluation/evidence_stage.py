@@ -63,7 +63,7 @@ def _queries(part: str, *, questions: StageDir) -> pa.Table:
 
 def _run(context: Context) -> Outcome:
     config, questions, out = context.config, context.upstream["questions"], context.out
-    parts = {part: questions.rows(part) for part in questions.parts(config.evaluation.split)}
+    parts = questions.counts(questions.parts(config.evaluation.split))
     prepare_search(config)
     search = config.evaluation.retrieval.search
     stream(
@@ -76,7 +76,7 @@ def _run(context: Context) -> Outcome:
         id_column="question_id",
     )
     committed = out.parts()
-    rows_out = sum(out.rows(part) for part in committed)
+    rows_out = sum(out.counts(committed).values())
     return Outcome(sum(parts.values()), rows_out, _figures(out, committed))
 
 

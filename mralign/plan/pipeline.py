@@ -42,6 +42,7 @@ class Planned:
     inputs: Mapping[str, str]
     settings: Mapping[str, Any]  # what of the configuration and of our code its result depends on
     manifest: Manifest | None
+    damaged: tuple[str, ...] = ()  # parts of a finished stage that are not what they were: it makes them anew
     warnings: tuple[str, ...] = ()  # of a dry run: what this machine lacks, and the one that runs the stage must have
 
 
@@ -205,7 +206,7 @@ def writing(config: RunConfig, planned: Sequence[Planned], *, take_over: bool = 
     Raises ValueError while another driver writes into the directory, see `lease.hold`.
     """
     with lease.hold(config.run.dir, take_over=take_over):
-        yield [replace(item, manifest=item.out.manifest()) for item in planned]
+        yield [_as_it_stands(item) for item in planned]
 
 
 def place(
@@ -223,7 +224,14 @@ def place(
         stage=stage.name, version=stage.version, config=settings, upstream=_fingerprints(upstream), inputs=inputs
     )
     out = StageDir(f"{absolute(config.run.dir)}/{stage.name}/{mark}", stage=stage.name, fingerprint=mark)
-    return Planned(stage, out, upstream, inputs, settings, out.manifest())
+    manifest, damaged = out.standing()
+    return Planned(stage, out, upstream, inputs, settings, manifest, tuple(damaged))
+
+
+def _as_it_stands(item: Planned) -> Planned:
+    """The stage as its directory is now."""
+    manifest, damaged = item.out.standing()
+    return replace(item, manifest=manifest, damaged=tuple(damaged))
 
 
 def _fingerprints(upstream: Mapping[str, StageDir]) -> dict[str, str]:
@@ -231,10 +239,13 @@ def _fingerprints(upstream: Mapping[str, StageDir]) -> dict[str, str]:
 
 
 def runs_anew(planned: Sequence[Planned]) -> list[str]:
-    """What runs though the run directory holds a finished result of it, and because of which settings."""
+    """What runs though the run directory holds a finished result of it, and because of which settings or damage."""
     lines: list[str] = []
     followers: list[str] = []
     for item in planned:
+        if item.damaged:
+            lines.append(_mended(item))
+            continue
         older = newest_result(item.out) if item.manifest is None else None
         if older is None:
             continue
@@ -249,6 +260,14 @@ def runs_anew(planned: Sequence[Planned]) -> list[str]:
     if followers:
         lines.append(f"so do the stages that stand on other results than before: {', '.join(followers)}")
     return lines
+
+
+def _mended(item: Planned) -> str:
+    names = ", ".join(item.damaged[:3]) + (f" and {len(item.damaged) - 3} more" if len(item.damaged) > 3 else "")
+    return (
+        f"{item.stage.name} was finished, but {names} in {item.out.uri} is missing or has another size than it was "
+        f"committed with: what it held is made anew"
+    )
 
 
 def run(
@@ -291,6 +310,8 @@ def _run_stages(config: RunConfig, planned: Sequence[Planned], *, start_ray: Cal
         if not rehearsed[name]:
             _rehearse(config, item.stage, wait=True)
         held.make_room(item.stage.workers(config))
+        if item.damaged:
+            item.out.unseal(item.damaged)
         events.tell(events.StageBegan(stage=name, kept_parts=len(item.out.parts())))
         with events.within(name):
             manifest = run_stage(config, item)

@@ -139,7 +139,7 @@ def _drop_all(context: Context, *, raw: StageDir) -> None:
     splits = [part_key(name).partition("-")[0] for name in names]
     groups = {start: names[start : start + _PARTS] for start in range(0, len(names), _PARTS)}
     keys = [ray.remote(_keys).remote(raw, group) for group in groups.values()]
-    total = sum(raw.rows(name) for name in names)
+    total = sum(raw.counts(names).values())
     buckets = max(1, math.ceil(total / _KEYS_A_BUCKET))
     find: Any = ray.remote(_find)
     ids = [find.remote(splits, "id", (bucket, buckets), 0, *keys) for bucket in range(buckets)]
@@ -246,7 +246,7 @@ def _funnel(context: Context) -> list[SourceFunnel]:
     rows = []
     for one in sources(context.config):
         parts = context.out.parts(one.key)
-        kept = sum(context.out.rows(part) for part in parts)
+        kept = sum(context.out.counts(parts).values())
         dropped = count_reasons(context.out.read_rejects(parts, columns=["reason"]))
         records = kept + sum(dropped.values())
         rows.append(SourceFunnel(one.split, one.source.name, records, dropped, kept))

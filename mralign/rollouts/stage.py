@@ -43,11 +43,11 @@ def _sample(context: Context) -> Outcome:
     order = draw_order(context.config)
     sampling = sampling_of_rollouts(context.config, order=order)
     figures = generate(questions, parts, sampling=sampling, out=context.out)
-    rows = sum(context.out.rows(part) for part in context.out.parts())
-    rejected = sum(context.out.reject_rows(part) for part in context.out.parts())
+    rows = sum(context.out.counts().values())
+    rejected = context.out.read_rejects(columns=["row_id"]).num_rows
     if order is not None:
         asked_again = sum(took["tokens_asked_again"] for took in _tallies(context.out))
-        asked = sum(map(questions.rows, parts))
+        asked = sum(questions.counts(parts).values())
         figures |= saved(_made(context.out), questions=asked, draws=sampling.draws, asked_again=asked_again)
         log.info(
             "rollouts: %d draws were not needed, %d thoughts were cut; sampled about %s of the tokens of all draws",
@@ -200,7 +200,7 @@ def _candidates(context: Context) -> Outcome:
         schema=CANDIDATES,
         upstream_schema=GENERATIONS,
     )
-    rows = sum(source.rows(part) for part in source.parts())
+    rows = sum(source.counts().values())
     kept = from_table(context.out.read(schema=CANDIDATES, columns=["dataset", "polarity", "question_id"]), Kept)
     refused = context.out.read_rejects(columns=["row_id", "reason", "dataset", "polarity"])
     asked = questions.read_parts(train, schema=QUESTIONS, columns=["dataset"]).column("dataset")

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import uuid
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,11 +31,16 @@ from mralign.run.disk import DiskFull, full_disk, no_room
 _SAMPLED_ABOVE = 64 * 2**20
 _BLOCK = 2**20
 _WEIGHTS = (".safetensors", ".bin", ".gguf", ".pt")
+_PART = re.compile(r"(rejects/)?part-[^/]*\.parquet")
+_READERS = 16  # footers that are read at once
+# What Arrow says of a file that is damaged; other errors of a file system may pass.
+_BROKEN = re.compile(r"thrift|corrupt|decompress|magic bytes|footer|end of stream|page|size is", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a finished stage says of itself."""
+    """What a finished stage says of itself. `parts`: rows and bytes of each committed part, and of its rejects under
+    `rejects/<part>`; a run directory from before they were counted has none."""
 
     stage: str
     fingerprint: str
@@ -46,6 +53,11 @@ class Manifest:
     seconds: float
     versions: Mapping[str, str]
     figures: Mapping[str, Any] = field(default_factory=dict)
+    parts: Mapping[str, Sequence[int]] = field(default_factory=dict)
+
+
+class DamagedPart(pa.ArrowInvalid):  # type: ignore[misc]  # pyarrow has no types
+    """A committed part is no Parquet file any more: a disk or somebody's hand has changed it."""
 
 
 def fingerprint(
@@ -208,6 +220,20 @@ class StageDir(Directory):
         """Number of rows of a committed part, from its footer."""
         return self._rows(part)
 
+    def counts(self, parts: Sequence[str] | None = None) -> dict[str, int]:
+        """Number of rows of the given committed parts, or of all: from the manifest of a finished stage, else from
+        their footers, many of which are read at once as a store may be far away."""
+        names = self.parts() if parts is None else list(parts)
+        manifest = self.manifest()
+        known = manifest.parts if manifest is not None else {}
+        missing = [name for name in names if name not in known]
+        found = dict(zip(missing, self._rows_of(missing), strict=True))
+        return {name: found[name] if name in found else known[name][0] for name in names}
+
+    def _rows_of(self, names: Sequence[str]) -> list[int]:
+        with ThreadPoolExecutor(_READERS) as readers:
+            return list(readers.map(self._rows, names))
+
     def columns(self, part: str) -> list[str]:
         """Names of the columns of a committed part, from its footer."""
         with self.filesystem.open_input_file(self.path(part)) as stream:
@@ -241,15 +267,22 @@ class StageDir(Directory):
 
     def read_parts(self, parts: Sequence[str], *, schema: pa.Schema, columns: Sequence[str] | None = None) -> pa.Table:
         wanted = schema if columns is None else pa.schema([schema.field(c) for c in columns])
-        tables = [self._read(name, columns=wanted.names).select(wanted.names).cast(wanted) for name in parts]
-        return pa.concat_tables([wanted.empty_table(), *tables])
+        return self._read_all(parts, schema=wanted)
 
     def read_rejects(self, parts: Sequence[str] | None = None, *, columns: Sequence[str] | None = None) -> pa.Table:
         """The rejects of the given committed parts, or of all."""
         wanted = REJECTS if columns is None else pa.schema([REJECTS.field(c) for c in columns])
         found = [f"rejects/{part}" for part in self._with_rejects(parts)]
-        tables = [self._read(name, columns=wanted.names).select(wanted.names).cast(wanted) for name in found]
-        return pa.concat_tables([wanted.empty_table(), *tables])
+        return self._read_all(found, schema=wanted)
+
+    def _read_all(self, names: Sequence[str], *, schema: pa.Schema) -> pa.Table:
+        """The rows of some files, in their order; many are read at once, as a store may be far away."""
+
+        def read(name: str) -> pa.Table:
+            return self._read(name, columns=schema.names).select(schema.names).cast(schema)
+
+        with ThreadPoolExecutor(_READERS) as readers:
+            return pa.concat_tables([schema.empty_table(), *readers.map(read, names)])
 
     def _with_rejects(self, parts: Sequence[str] | None) -> list[str]:
         """Those of the parts that have rejects; of all parts, by one listing: on an object store each look is a
@@ -262,23 +295,57 @@ class StageDir(Directory):
 
     def manifest(self) -> Manifest | None:
         """The manifest, or None while the stage is unfinished. Raises ValueError for one that cannot be read."""
-        if not self.exists("manifest.json"):
-            return None
         try:
             return Manifest(**json.loads(self.read_text("manifest.json")))
+        except FileNotFoundError:
+            return None
         except (TypeError, ValueError) as error:
             raise ValueError(
                 f"{self.uri}/manifest.json cannot be read ({error}); delete it and run the same command again: the "
                 f"stage goes on from its committed parts"
             ) from None
 
+    def standing(self) -> tuple[Manifest | None, list[str]]:
+        """The manifest of a stage all of whose parts are there; else None, and the parts that are missing or have
+        another size than they were committed with. One listing tells."""
+        sizes = self._sizes()
+        manifest = self.manifest() if "manifest.json" in sizes else None
+        if manifest is None:
+            return None, []
+        damaged = [name for name, (_, size) in manifest.parts.items() if sizes.get(name) != size]
+        return (None if damaged else manifest), damaged
+
     def seal(self, manifest: Manifest) -> None:
-        """Write the manifest: from now on the stage is complete."""
-        self.write_text("manifest.json", json.dumps(asdict(manifest), indent=1))
+        """Write the manifest, with rows and sizes of what is committed: from now on the stage is complete."""
+        sizes = self._sizes()
+        names = sorted(name for name in sizes if _PART.fullmatch(name))
+        rows = self._rows_of(names)
+        parts = {name: (count, sizes[name]) for name, count in zip(names, rows, strict=True)}
+        self.write_text("manifest.json", json.dumps(asdict(replace(manifest, parts=parts)), indent=1))
+
+    def unseal(self, damaged: Sequence[str]) -> None:
+        """Forget that the stage was finished, and what is left of its damaged parts: the stage makes them anew."""
+        for name in ("manifest.json", *damaged):
+            with suppress(FileNotFoundError):
+                self.filesystem.delete_file(self.path(name))
+
+    def _sizes(self) -> dict[str, int]:
+        """Bytes of every file in and below the directory, by its name from here."""
+        selector = fs.FileSelector(self.path(), allow_not_found=True, recursive=True)
+        infos = self.filesystem.get_file_info(selector)
+        return {info.path.removeprefix(self.path()).lstrip("/"): info.size for info in infos if info.is_file}
 
     def _read(self, name: str, *, columns: Sequence[str] | None = None) -> pa.Table:
-        with self.filesystem.open_input_file(self.path(name)) as stream:
-            return open_parquet(stream, name=f"{self.uri}/{name}").read(columns=columns)
+        try:
+            with self.filesystem.open_input_file(self.path(name)) as stream:
+                return open_parquet(stream, name=f"{self.uri}/{name}").read(columns=columns)
+        except (pa.ArrowInvalid, OSError) as error:
+            if isinstance(error, FileNotFoundError) or not _BROKEN.search(str(error)):
+                raise
+            raise DamagedPart(
+                f"{self.uri}/{name} cannot be read: {str(error).splitlines()[0]}. Delete that file and run the same "
+                f"command again: what it held is made anew"
+            ) from error
 
 
 def part_name(key: str) -> str:

@@ -36,7 +36,7 @@ def generate(questions: StageDir, parts: Sequence[str], *, sampling: Sampling, o
     """
     a_question = 1 if sampling.order else len(sampling.modes) * sampling.draws
     done = stream(
-        {part: questions.rows(part) * a_question for part in parts},
+        {part: count * a_question for part, count in questions.counts(parts).items()},
         requests=partial(_requests_of, questions=questions, sampling=sampling),
         pools=[_pool(sampling)],
         out=out,

@@ -91,8 +91,8 @@ def _counts(context: Context, *, annotation: str = "annotation") -> Outcome:
     total = reduce_tree(context.out)
     _below(context.out, "total").commit(part_name("all"), total, schema=COUNTS)
     transitions = int(total.column("count").to_numpy().sum())
-    rows_in = sum(source.rows(part) for part in source.parts())
-    rows_out = sum(context.out.rows(part) for part in parts)
+    rows_in = sum(source.counts().values())
+    rows_out = sum(context.out.counts(parts).values())
     return Outcome(rows_in, rows_out, {"transitions": transitions, "tables": len(parts)})
 
 
@@ -261,7 +261,7 @@ def _weights(context: Context) -> Outcome:
         datasets=datasets,
     )
     map_parts(context, function, source=source, schema=WEIGHTS, upstream_schema=ANNOTATIONS)
-    rows = sum(context.out.rows(part) for part in context.out.parts())
+    rows = sum(context.out.counts().values())
     return Outcome(rows, rows, {"summary": asdict(overview)})
 
 
@@ -277,7 +277,7 @@ def _annotator_matrices(context: Context) -> Outcome:
         if stage not in context.upstream:
             continue
         source = context.upstream[stage]
-        rows_in += sum(source.rows(part) for part in source.parts())
+        rows_in += sum(source.counts().values())
         tables = _count_annotators(source, schema=schema, fields=fields, states=states, labels=config.labels)
         for role, counts in tables.items():
             if not counts.num_rows:

@@ -11,6 +11,7 @@ import pytest
 from mralign.cli.progress_lines import ProgressLines
 from mralign.config import load, resolve_path
 from mralign.plan import pipeline, plan_text
+from mralign.rows.schema import QUESTIONS
 from mralign.run.events import listening
 from mralign.run.rejects import Reject, to_table
 from mralign.run.stage import Outcome, Stage
@@ -80,6 +81,23 @@ def seal(item, *, rows, figures):
             figures=figures,
         )
     )
+
+
+def test_a_finished_stage_with_a_damaged_part_is_made_anew_and_the_plan_says_which(miniworld):
+    config = miniworld()
+    item = pipeline.find(pipeline.survey(config), "questions")
+    for name in ("train-00", "test-00"):
+        item.out.commit(part_name(name), QUESTIONS.empty_table(), schema=QUESTIONS)
+    seal(item, rows=0, figures={})
+    assert pipeline.find(pipeline.plan(config), "questions").manifest is not None
+    Path(item.out.path(part_name("test-00"))).unlink()
+    planned = pipeline.plan(config)
+    found = pipeline.find(planned, "questions")
+    assert found.manifest is None and found.damaged == (part_name("test-00"),)
+    (line,) = pipeline.runs_anew(planned)
+    assert line.startswith("questions was finished, but part-test-00.parquet in ") and "is made anew" in line
+    assert line in plan_text.describe(config, planned)
+    assert item.out.manifest() is not None  # looking changes nothing
 
 
 def test_the_plan_has_every_stage_in_order_and_writes_nothing(miniworld, tmp_path):

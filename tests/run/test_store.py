@@ -3,6 +3,7 @@
 import os
 import pickle
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,6 +14,7 @@ from pyarrow import fs
 from mralign.rows.schema import REJECTS
 from mralign.run.rejects import Reject, to_table
 from mralign.run.store import (
+    DamagedPart,
     Directory,
     Manifest,
     StageDir,
@@ -172,8 +174,68 @@ def test_a_manifest_is_read_back_equal(out):
     out.commit(part_name("a"), table("x"), schema=SCHEMA)
     assert out.manifest() is None
     out.seal(manifest)
-    assert out.manifest() == manifest
+    size = out.filesystem.get_file_info(out.path("part-a.parquet")).size
+    assert out.manifest() == replace(manifest, parts={"part-a.parquet": [1, size]})
     assert out.parts() == ["part-a.parquet"]
+
+
+def sealed(out, *, parts=3):
+    """A finished stage; the rows and rejects of its parts are known."""
+    for number in range(parts):
+        bad = [Reject("r", "odd")] if number == 1 else []
+        out.commit(part_name(f"{number}"), table(*"xyz"[: number + 1]), schema=SCHEMA, rejects=to_table(bad))
+    out.seal(Manifest("counts", "f00d", {}, {}, {}, 6, 6, {"odd": 1}, 1.0, {}))
+
+
+def test_a_finished_stage_knows_its_rows_without_a_footer(bucket):
+    out = stage_dir("s3://bucket/run/counts")
+    sealed(out)
+    bucket.calls.clear()
+    assert out.counts() == {"part-0.parquet": 1, "part-1.parquet": 2, "part-2.parquet": 3}
+    assert sum(out.counts(["part-1.parquet"]).values()) == 2
+    assert not [key for method, key, _ in bucket.calls if key.endswith(".parquet")]
+    out.commit(part_name("3"), table("w"), schema=SCHEMA)  # one that the manifest does not know
+    assert out.counts()["part-3.parquet"] == 1
+
+
+DAMAGES = {
+    "missing": lambda path: path.unlink(),
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:-9]),
+    "empty": lambda path: path.write_bytes(b""),
+    "longer": lambda path: path.write_bytes(path.read_bytes() + b"x"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", ["part-1.parquet", "rejects/part-1.parquet"])
+def test_a_damaged_part_of_a_finished_stage_is_told(damage, name, tmp_path):
+    out = stage_dir(str(tmp_path / "counts"))
+    sealed(out)
+    manifest, damaged = out.standing()
+    assert manifest == out.manifest() and damaged == []
+    DAMAGES[damage](Path(out.path(name)))
+    assert out.standing() == (None, [name])
+    out.unseal([name])
+    assert out.manifest() is None and not out.exists(name) and out.exists("part-2.parquet")
+    assert out.standing() == (None, [])
+
+
+def test_a_part_that_cannot_be_read_is_named_with_what_to_do(tmp_path):
+    out = stage_dir(str(tmp_path / "counts"))
+    sealed(out)
+    path = Path(out.path("part-1.parquet"))
+    whole = path.read_bytes()
+    for broken in (
+        b"PAR1" + bytes(len(whole) - 8) + b"PAR1",
+        whole[:40] + bytes(60) + whole[100:],
+        b"no parquet at all",
+    ):
+        path.write_bytes(broken)
+        with pytest.raises(DamagedPart, match=r"counts/part-1.parquet cannot be read: .* Delete that file and run"):
+            out.read(schema=SCHEMA)
+    path.unlink()
+    with pytest.raises(FileNotFoundError):
+        out.read_parts(["part-1.parquet"], schema=SCHEMA)
 
 
 def test_a_stage_directory_can_be_sent_to_another_process(out):
