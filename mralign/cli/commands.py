@@ -15,6 +15,7 @@ from typer.main import get_command
 from mralign.cli.ablate import ablate
 from mralign.cli.align import align
 from mralign.cli.compare import compare
+from mralign.cli.display_options import shown
 from mralign.cli.evaluate import evaluate
 from mralign.cli.guard import guarded
 from mralign.cli.own_taxonomy import taxonomy
@@ -24,7 +25,7 @@ _COMPLETES = "_MRALIGN_COMPLETE"  # a shell that wants completions sets it
 
 app = typer.Typer(name=NAME, rich_markup_mode=None, pretty_exceptions_enable=False)
 for command in (align, evaluate, compare, ablate, taxonomy):
-    app.command()(command)
+    app.command()(shown(command))
 
 
 @app.callback(invoke_without_command=True)
