@@ -115,7 +115,7 @@ class Decoding(Section):
 
 
 class Engine(Section):
-    """vLLM: one engine per replica."""
+    """How many vLLM engines there are, what each takes, and its limits; a replica is one engine."""
 
     min_replicas: Speed[int] = Field(
         1,
