@@ -17,7 +17,7 @@ import yaml
 from command_line import parsed
 from packaging.requirements import InvalidRequirement, Requirement
 
-from mralign.cli import evaluate
+from mralign.cli import commands, evaluate
 from mralign.comparison import run_tables
 from mralign.config import load
 
@@ -118,6 +118,8 @@ def filled(words, place):
             word = NAMES[before]
         elif word == "FILE" and before in FILES:
             word = str(PRESETS / FILES[before])
+        elif word == "SECTION":
+            word = "training"
         elif word == "S":
             word = "0"
         elif re.fullmatch(r"DIR(\|NAME)?", word):
@@ -133,7 +135,9 @@ def read_mralign(words, place):
         assert parsed(name) is not None
         return
     given = parsed(name, *arguments)
-    if name == "compare" or given.get("compare"):
+    if name == "config":  # it only prints
+        assert commands.run(words) == 0, f"mralign {' '.join(words)}"
+    if "settings" not in given or given.get("compare"):
         return
     if name == "evaluate":
         names = [one for one in given["benchmarks"] or () if one != "NAME"]
@@ -276,6 +280,7 @@ def test_the_documents_hold_the_commands_that_matter():
         "mralign align --presett miniworld",
         "mralign evaluate --suite quick --benchmarks nothing",
         "mralign conpare",
+        "mralign config trainings",
         "python jobs/align.py --presett miniworld",
         "python jobs/align.py training.epoch=1",
         "python jobs/align.py --preset papers",
