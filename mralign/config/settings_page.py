@@ -23,7 +23,7 @@ from mralign.config.section import Section, mark_of
 HEAD = """\
 # All settings
 
-`mralign config SECTION` prints the same in a terminal, and `mralign config --preset NAME` a whole configuration as YAML.
+`mralign config SECTION` prints the same in a terminal, and `mralign config --preset NAME` a whole configuration.
 This page is made from the fields in `mralign/config/` by `python -m mralign.config.settings_page`; do not edit it.
 
 A setting is given on the command line as `section.field=value`, the value in YAML, or in a preset: one of
