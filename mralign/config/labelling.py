@@ -96,7 +96,9 @@ class Annotation(Section):
     def _names_differ(self) -> Annotation:
         names = [annotator.name for annotator in (*self.annotators, self.adjudicator)]
         if len({*names, "human", "final"}) < 5:
-            raise ValueError(f"the annotators are named {names}; three different names, none of them human or final")
+            raise ValueError(
+                f"the annotators are named {names}; give three different names, none of them human or final"
+            )
         return self
 
 
