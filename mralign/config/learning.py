@@ -283,7 +283,7 @@ class Training(Section):
 
     @property
     def resolved(self) -> Training:
-        """These settings with `auto` replaced by what it stands for; `packing` counts through the attention it leads to."""
+        """These settings with `auto` replaced by what it stands for; `packing` counts by the attention it leads to."""
         return self.model_copy(update={"attention": self.attention_used})
 
     @model_validator(mode="after")
