@@ -206,8 +206,8 @@ class Training(Section):
     lambda_rejected: float = Field(
         1.5,
         gt=0,
-        description="Weight of the loss of negative examples. Where the classes are of very different size, the run "
-        "warns and names a value that balances them.",
+        description="Weight of the loss of negative examples. Where it does not fit the sizes of the two classes, "
+        "the run warns and names a range that does.",
     )
     pairs: Literal["batch", "trl", "none"] = Field(
         "batch",
