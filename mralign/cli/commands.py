@@ -21,12 +21,13 @@ from mralign.cli.evaluate import evaluate
 from mralign.cli.guard import guarded
 from mralign.cli.own_taxonomy import taxonomy
 from mralign.cli.settings import config
+from mralign.cli.status import status
 
 NAME = "mralign"
 _COMPLETES = "_MRALIGN_COMPLETE"  # a shell that wants completions sets it
 
 app = typer.Typer(name=NAME, rich_markup_mode=None, pretty_exceptions_enable=False)
-for command in (align, evaluate, compare, ablate, taxonomy, config, doctor):
+for command in (align, evaluate, compare, ablate, taxonomy, status, config, doctor):
     app.command()(command)
 
 
