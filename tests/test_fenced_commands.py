@@ -46,6 +46,7 @@ RUN_BY = {
     "mralign ablate --table lambda --preset miniworld": (
         "tests/comparison/test_run_tables.py::test_every_shipped_table_loads_and_its_rows_differ"
     ),
+    "mralign status runs/first": ("tests/cli/test_status.py::def test_"),
     "python -m mralign.miniworld build --seed S --out DIR": (
         "tests/miniworld/test_miniworld_build.py::test_same_seed_same_questions_and_model"
     ),
