@@ -24,9 +24,10 @@ def ran(capsys, *arguments):
     root = logging.getLogger()
     before = root.handlers[:]
     root.handlers.clear()  # the command sets its own
-    display._lines.stream = sys.stderr  # that of now, which pytest reads
+    stream, display._lines.stream = display._lines.stream, sys.stderr  # that of now, which pytest reads
     try:
         status = commands.run(arguments)
     finally:
         root.handlers[:] = before
+        display._lines.stream = stream
     return status, *capsys.readouterr()
