@@ -107,6 +107,7 @@ EVIDENCE_STAGE = Stage(
     reads=_reads,
     ignores=("evaluation.retrieval.prompt", "evaluation.retrieval.max_characters"),  # of what is made of snippets
     upstream=("questions",),
+    portions=lambda config: {"questions": config.evaluation.split},
     inputs=_inputs,
     check=check_search,
     lacks=_lacks,

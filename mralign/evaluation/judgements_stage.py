@@ -58,6 +58,7 @@ def judgements_stage(subject: Subject) -> Stage:
         ignores=_NOT_JUDGED,
         code=_code,
         upstream=("questions", subject.stage("responses")),
+        portions=lambda config: {"questions": config.evaluation.split},
         inputs=_inputs,
         check=_check,
         lacks=_lacks,

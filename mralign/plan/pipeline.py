@@ -20,6 +20,7 @@ from typing import Any
 from mralign import __version__
 from mralign.config import RunConfig, resolve_path
 from mralign.plan import template_dates
+from mralign.plan.road import stages
 from mralign.rows.subjects import Subject
 from mralign.run import held, lease
 from mralign.run.changes import differences, newest_result
@@ -42,77 +43,9 @@ class Planned:
     inputs: Mapping[str, str]
     settings: Mapping[str, Any]  # what of the configuration and of our code its result depends on
     manifest: Manifest | None
+    # Whether its fingerprint stands: of a stage that reads one portion of another, it is known when that is finished.
+    settled: bool = True
     warnings: tuple[str, ...] = ()  # of a dry run: what this machine lacks, and the one that runs the stage must have
-
-
-def stages(config: RunConfig) -> tuple[Stage, ...]:
-    """The stages of this configuration, in order."""
-    from mralign.annotation import agreement_stage as agreement
-    from mralign.annotation import stage as annotation
-    from mralign.questions import stage as questions
-    from mralign.rollouts import stage as rollouts
-    from mralign.training import stage as training
-    from mralign.transitions import stage as transitions
-
-    if not config.trains:
-        return (questions.QUESTIONS_STAGE, *_evaluation(config, trained=False))
-    road = [
-        questions.QUESTIONS_STAGE,
-        rollouts.IMPORT_STAGE if config.rollouts.import_on else rollouts.ROLLOUTS_STAGE,
-        rollouts.CANDIDATES_STAGE,
-        annotation.ANNOTATION_STAGE,
-    ]
-    objective = training.objective(config)
-    if objective.weights:
-        road += [transitions.COUNTS_STAGE, transitions.MATRICES_STAGE, transitions.WEIGHTS_STAGE]
-    human = config.annotation.human is not None
-    road += [agreement.HUMAN_STAGE] if human else []
-    road += [transitions.annotators_stage(human=human), agreement.agreement_stage(human=human)]
-    road.append(training.EXAMPLES_STAGE)
-    if objective.reference:
-        road.append(training.REFERENCE_STAGE)
-    road.append(training.training_stage(objective))
-    if config.questions.test or config.questions.dev:
-        road += _evaluation(config, trained=True)
-        road += _reannotation() if config.evaluation.reannotate else []
-    return tuple(road)
-
-
-def _evaluation(config: RunConfig, *, trained: bool) -> list[Stage]:
-    """The stages that evaluate the model as it is, and with `trained` what was made of it."""
-    from mralign.evaluation import evidence_stage, judgements_stage, responses_stage
-    from mralign.evaluation import stage as evaluation
-
-    settings = config.evaluation
-    road: list[Stage] = []
-    if responses_stage.asks_with_snippets(settings.methods + (settings.trained_methods if trained else ())):
-        road.append(evidence_stage.EVIDENCE_STAGE)
-    subjects = list(Subject) if trained else [Subject.BASE]
-    for subject in subjects:
-        road.append(responses_stage.responses_stage(config, subject=subject))
-        if evaluation.judges(config):
-            road.append(judgements_stage.judgements_stage(subject))
-        road.append(evaluation.evaluation_stage(config, subject=subject))
-    return road
-
-
-def _reannotation() -> list[Stage]:
-    """The stages that label thoughts of both models anew, for the change between their transition matrices."""
-    from mralign.annotation import stage as annotation
-    from mralign.rollouts import stage as rollouts
-    from mralign.transitions import stage as transitions
-
-    road: list[Stage] = []
-    for subject in Subject:
-        thoughts, labels = subject.stage("thoughts"), subject.stage("thoughts_annotation")
-        counts = subject.stage("thoughts_counts")
-        road += [
-            rollouts.thoughts_stage(subject),
-            annotation.annotation_of(thoughts, name=labels),
-            transitions.counts_of(labels, name=counts),
-            transitions.matrix_of(labels, counts=counts, name=subject.stage("thoughts_matrices")),
-        ]
-    return road
 
 
 def plan(
@@ -188,14 +121,24 @@ def _chosen(road: Sequence[Stage], *, until: str | None, only: str | None) -> li
     return [stage for stage in road if stage.name in needed]
 
 
-def _placed(config: RunConfig, road: Sequence[Stage]) -> list[Planned]:
+def _placed(config: RunConfig, road: Sequence[Stage], *, digests: dict[str, str] | None = None) -> list[Planned]:
     """The stages of `road`, each with its place in the run directory."""
     planned: dict[str, Planned] = {}
-    digests: dict[str, str] = {}
+    known = {} if digests is None else digests
     for stage in road:
         upstream = {name: planned[name].out for name in stage.upstream}
-        planned[stage.name] = place(config, stage, upstream=upstream, digests=digests)
+        item = place(config, stage, upstream=upstream, digests=known)
+        settled = item.settled and all(planned[name].settled for name in stage.upstream)
+        planned[stage.name] = replace(item, settled=settled)
     return list(planned.values())
+
+
+def _placed_again(config: RunConfig, planned: Sequence[Planned]) -> list[Planned]:
+    """The same stages after others were finished: what a fingerprint waited for may be known now."""
+    digests: dict[str, str] = {}
+    for item in planned:
+        digests |= {path: item.inputs[name] for name, path in item.stage.inputs(config).items()}
+    return _placed(config, [item.stage for item in planned], digests=digests)
 
 
 @contextmanager
@@ -205,7 +148,7 @@ def writing(config: RunConfig, planned: Sequence[Planned], *, take_over: bool = 
     Raises ValueError while another driver writes into the directory, see `lease.hold`.
     """
     with lease.hold(config.run.dir, take_over=take_over):
-        yield [replace(item, manifest=item.out.manifest()) for item in planned]
+        yield _placed_again(config, planned)
 
 
 def place(
@@ -219,11 +162,24 @@ def place(
             known[path] = digest(resolve_path(path))
     inputs = {name: known[path] for name, path in paths.items()}
     settings = stage.settings(config)
-    mark = fingerprint(
-        stage=stage.name, version=stage.version, config=settings, upstream=_fingerprints(upstream), inputs=inputs
-    )
+    portions = stage.portions(config)
+    manifests = {name: upstream[name].manifest() for name in portions}
+    stands_on = _fingerprints(upstream) | _contents(portions, manifests=manifests)
+    mark = fingerprint(stage=stage.name, version=stage.version, config=settings, upstream=stands_on, inputs=inputs)
     out = StageDir(f"{absolute(config.run.dir)}/{stage.name}/{mark}", stage=stage.name, fingerprint=mark)
-    return Planned(stage, out, upstream, inputs, settings, out.manifest())
+    settled = None not in manifests.values()
+    return Planned(stage, out, upstream, inputs, settings, out.manifest() if settled else None, settled=settled)
+
+
+def _contents(portions: Mapping[str, str], *, manifests: Mapping[str, Manifest | None]) -> dict[str, str]:
+    """What is in the portions that are read, by upstream stage. A result of an older version does not say."""
+    found: dict[str, str] = {}
+    for name, portion in portions.items():
+        manifest = manifests[name]
+        content = manifest.figures.get("content", {}) if manifest else {}
+        if portion in content:
+            found[name] = content[portion]
+    return found
 
 
 def _fingerprints(upstream: Mapping[str, StageDir]) -> dict[str, str]:
@@ -234,6 +190,7 @@ def runs_anew(planned: Sequence[Planned]) -> list[str]:
     """What runs though the run directory holds a finished result of it, and because of which settings."""
     lines: list[str] = []
     followers: list[str] = []
+    undecided: list[str] = []
     for item in planned:
         older = newest_result(item.out) if item.manifest is None else None
         if older is None:
@@ -244,16 +201,22 @@ def runs_anew(planned: Sequence[Planned]) -> list[str]:
         if reasons:
             kept = f"the old result stays in {out.stage}/{out.fingerprint}"
             lines.append(f"{item.stage.name} runs anew: {', '.join(reasons)}; {kept}")
-        else:
+        elif item.settled:
             followers.append(item.stage.name)
+        else:
+            undecided.append(item.stage.name)
+    if undecided:
+        lines.append(f"run anew only if the questions that they read are others than before: {', '.join(undecided)}")
     if followers:
         lines.append(f"so do the stages that stand on other results than before: {', '.join(followers)}")
     return lines
 
 
-def run(config: RunConfig, planned: Sequence[Planned], *, start_ray: Callable[[], None], explain: bool = True) -> None:
-    """Run what is not sealed; `start_ray` is called once, before the first stage that has work. `explain`: say first
-    what runs anew, and why.
+def run(
+    config: RunConfig, planned: Sequence[Planned], *, start_ray: Callable[[], None], explain: bool = True
+) -> list[Planned]:
+    """Run what is not sealed; `start_ray` is called once, before the first stage that has work. Returns the plan as it
+    ended: some fingerprints are known only when the questions are. `explain`: say first what runs anew, and why.
 
     Before that stage runs, the cluster is looked at for all of them: raises ValueError for what this machine lacks, for
     workers that a Ray of this machine can never place, and for packages and devices that are missing where the work
@@ -261,16 +224,24 @@ def run(config: RunConfig, planned: Sequence[Planned], *, start_ray: Callable[[]
     """
     check_nothing_lacks(config, planned)
     template_dates.remember(config)
-    for line in runs_anew(planned) if explain else []:
-        log.info("%s", line)
+    if explain:
+        _tell_anew(planned)
     with held.holding():
-        _run_stages(config, planned, start_ray=start_ray)
+        return _run_stages(config, list(planned), start_ray=start_ray, explain=explain)
 
 
-def _run_stages(config: RunConfig, planned: Sequence[Planned], *, start_ray: Callable[[], None]) -> None:
+def _tell_anew(planned: Sequence[Planned]) -> None:
+    for line in runs_anew(planned):
+        log.info("%s", line)
+
+
+def _run_stages(
+    config: RunConfig, planned: list[Planned], *, start_ray: Callable[[], None], explain: bool
+) -> list[Planned]:
     started = False
     rehearsed: dict[str, bool] = {}
-    for number, item in enumerate(planned, 1):
+    for number in range(1, len(planned) + 1):
+        item = planned[number - 1]
         check_interruption()
         head = f"[{number}/{len(planned)}] {item.stage.name}"
         if item.manifest is not None:
@@ -290,6 +261,15 @@ def _run_stages(config: RunConfig, planned: Sequence[Planned], *, start_ray: Cal
         log.info(
             "%s: %d rows in, %d out%s, %.1f s", head, manifest.rows_in, manifest.rows_out, rejects, manifest.seconds
         )
+        if not all(later.settled for later in planned[number:]):
+            planned = _placed_again(config, planned)
+            if explain:
+                _tell_anew(planned[number:])
+    return _with_manifests(planned)
+
+
+def _with_manifests(planned: Sequence[Planned]) -> list[Planned]:
+    return [replace(item, manifest=item.out.manifest()) for item in planned]
 
 
 def _look_at_cluster(config: RunConfig, planned: Sequence[Planned]) -> dict[str, bool]:

@@ -3,10 +3,15 @@
 Files and hub data sets enter; schema QUESTIONS leaves in parts of 2,000, named `<split>-<source>-<number>`. Ray Data
 streams each source into raw parts; then only keys meet: a 16-byte hash of every normalised question says which rows
 repeat or also stand in a held-out split, and each part is committed without those. No process holds all questions.
+
+The manifest holds a digest of the rows of each split. What stands on the train questions depends on these rows alone:
+another test source reruns nothing of the training unless one of its questions was a train question.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,7 +30,7 @@ from mralign.rows import Reject, from_table
 from mralign.rows.schema import QUESTIONS
 from mralign.run.placement import NotInstalled
 from mralign.run.rejects import count_reasons, to_table
-from mralign.run.stage import Context, Outcome, Stage, log, progress
+from mralign.run.stage import Context, Outcome, Stage, log, progress, run_tasks
 from mralign.run.store import StageDir, part_key, part_name
 
 _ROWS = 2_000  # questions a part
@@ -188,8 +193,32 @@ def _run(context: Context) -> Outcome:
     for row in funnel:
         kept[row.split] += row.kept
     rows_in = sum(row.records for row in funnel)
-    figures = {**kept, "funnel": [asdict(row) for row in funnel]}
+    figures = {**kept, "funnel": [asdict(row) for row in funnel], "content": _content(context)}
     return Outcome(rows_in=rows_in, rows_out=sum(kept.values()), figures=figures)
+
+
+def _content(context: Context) -> dict[str, str]:
+    """By split a digest of its rows, and of the parts that they lie in: what stands on them names its own by these. A
+    held-out set goes with the benchmark that it is asked as."""
+    out = context.out
+    formats: dict[str, dict[str, str]] = {split: {} for split in SPLITS}
+    for one in sources(context.config):
+        if one.split != "train":
+            formats[one.split][one.source.name] = one.source.format
+    parts = {split: out.parts(split) for split in SPLITS}
+    names = list(chain.from_iterable(parts.values()))
+    groups = [(out, names[start : start + _PARTS]) for start in range(0, len(names), _PARTS)]
+    digests = dict(chain.from_iterable(run_tasks(_digests, groups)))
+    return {split: _digest([formats[split], [digests[name] for name in own]]) for split, own in parts.items()}
+
+
+def _digests(out: StageDir, names: Sequence[str]) -> list[tuple[str, str]]:
+    """Each part with a digest of its name and its rows."""
+    return [(name, _digest([name, out.read_parts([name], schema=QUESTIONS).to_pylist()])) for name in names]
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _check_read(config: RunConfig, *, raw: StageDir) -> None:

@@ -189,6 +189,10 @@ def _thoughts_table(table: pa.Table, *, questions: Collection[str], match: str) 
     return to_table(kept, Candidate), rejects
 
 
+def _train_questions(config: RunConfig) -> Mapping[str, str]:
+    return {"questions": "train"}
+
+
 def thoughts_stage(subject: Subject) -> Stage:
     """Thoughts of one of the two evaluated models, as candidates of polarity 0."""
     responses = subject.stage("responses")
@@ -206,6 +210,7 @@ def thoughts_stage(subject: Subject) -> Stage:
         run=partial(_think, responses=responses),
         reads=("evaluation.reannotate", "evaluation.split", "evaluation.match", "run.seed"),
         upstream=("questions", responses),
+        portions=lambda config: {"questions": config.evaluation.split},
         check=check_think_on,
         version=2,
     )
@@ -217,6 +222,7 @@ ROLLOUTS_STAGE = Stage(
     reads=_reads,
     ignores=("rollouts.import_name", "rollouts.import_fields"),
     upstream=("questions",),
+    portions=_train_questions,
     inputs=lambda config: config.model.inputs(),
     check=_check,
     lacks=_lacks,
@@ -231,6 +237,7 @@ IMPORT_STAGE = Stage(
     reads=("rollouts", "model"),
     ignores=("rollouts.engine", "rollouts.decoding"),
     upstream=("questions",),
+    portions=_train_questions,
     inputs=lambda config: {
         Mode.ON: config.rollouts.import_on or "",
         Mode.OFF: config.rollouts.import_off or "",
@@ -245,5 +252,6 @@ CANDIDATES_STAGE = Stage(
     run=_candidates,
     reads=("candidates", "rollouts.n"),
     upstream=("questions", "rollouts"),
+    portions=_train_questions,
     version=2,
 )

@@ -58,6 +58,9 @@ class Stage:
     # What of our own code counts besides `version`, by name: instructions, sources of objectives.
     code: Callable[[RunConfig], Mapping[str, Any]] = lambda config: {}
     upstream: tuple[str, ...] = ()
+    # Of an upstream stage that says what its portions hold (`figures["content"]`), the one that is read: its content
+    # counts for the fingerprint once it is known, in place of all that the upstream stage was made from.
+    portions: Callable[[RunConfig], Mapping[str, str]] = lambda config: {}
     inputs: Callable[[RunConfig], Mapping[str, str]] = lambda config: {}  # name -> path of outside files
     check: Callable[[RunConfig], None] = lambda config: None  # ValueError for what can be refused before anything runs
     # What the machine that starts the run lacks for it: keys, room. A plan tells, a run is refused.

@@ -3,6 +3,7 @@
 import importlib.util
 import logging
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -211,6 +212,56 @@ def test_snippets_and_judges_are_stages_where_they_are_needed(miniworld, tmp_pat
     ]
     with pytest.raises(ValueError, match="scored by judges, and there is no judge"):
         pipeline.plan(miniworld(judged))
+
+
+OTHER_TEST = "questions.test=[{name: miniworld, path: 'pkg://mralign.miniworld/data/questions/dev.jsonl'}]"
+EVALUATED = {"responses_base", "evaluation_base", *JUDGED}
+
+
+def seal_questions(config, **content):
+    """As if the questions were read, and the splits held what `content` says."""
+    item = pipeline.survey(config)[0]
+    assert item.stage.name == "questions"
+    seal(item, rows=3, figures={"train": 1, "dev": 1, "test": 1, "content": content})
+
+
+@pytest.mark.parametrize(
+    ("content", "dependent"),
+    [
+        ({"train": "a", "dev": "b", "test": "other"}, EVALUATED),  # another test source alone
+        ({"train": "other", "dev": "b", "test": "c"}, {*ROAD[1:12], *JUDGED}),
+        ({"train": "other", "dev": "b", "test": "other"}, set(ROAD[1:])),  # it held a train question, so that one left
+        ({"train": "a", "dev": "other", "test": "c"}, set()),  # the split that is not evaluated
+    ],
+)
+def test_what_stands_on_a_split_depends_on_its_rows_alone(miniworld, content, dependent):
+    config, other = miniworld(), miniworld(OTHER_TEST)
+    seal_questions(config, train="a", dev="b", test="c")
+    seal_questions(other, **content)
+    assert changed(marks(config), marks(other)) == {"questions", *dependent}
+
+
+def test_fingerprints_that_wait_for_the_questions_are_not_yet_settled(miniworld):
+    config, other = miniworld(), miniworld(OTHER_TEST, "training.learning_rate=0.5")
+    assert [item.stage.name for item in pipeline.plan(config) if item.settled] == ["questions"]
+    seal_questions(config, train="a", dev="b", test="c")
+    for item in pipeline.plan(config)[1:]:
+        assert item.settled
+        seal(item, rows=1, figures={})
+    told = pipeline.runs_anew(pipeline.plan(other))
+    assert told[1].startswith("training runs anew: training.learning_rate")
+    assert told[2] == (
+        f"run anew only if the questions that they read are others than before: "
+        f"{', '.join(name for name in ROAD[1:] if name != 'training')}"
+    )
+
+
+def test_a_result_that_does_not_say_what_it_holds_counts_by_its_fingerprint(miniworld):
+    config = miniworld()
+    before = marks(config)
+    seal(pipeline.survey(config)[0], rows=3, figures={"train": 1, "dev": 1, "test": 1})  # of an older version
+    assert marks(config) == before
+    assert all(item.settled for item in pipeline.plan(config))
 
 
 def test_methods_share_what_they_have_in_common(miniworld):
@@ -432,6 +483,32 @@ def test_a_sealed_stage_is_skipped_and_ray_is_started_only_for_work(miniworld, m
     assert manifest.versions["mralign"] == pipeline.__version__
     assert go(miniworld("run.seed=1"), monkeypatch, *road, third) == 1
     assert calls == ["a", "b", "c"] * 2
+
+
+def test_a_stage_whose_portion_stayed_the_same_is_skipped_when_that_is_known(miniworld, monkeypatch, caplog):
+    calls = []
+
+    def run(context):
+        calls.append("questions")
+        context.out.commit(part_name("0"), pa.table({"row_id": ["q"]}), schema=ROWS)
+        return Outcome(1, 1, {"content": {"train": "same", "test": str(context.config.evaluation.draws)}})
+
+    def reader(name, split):
+        stage = writer(name, calls=calls, upstream=("questions",))
+        return replace(stage, portions=lambda config: {"questions": split})
+
+    first = Stage(name="questions", run=run, reads=("evaluation.draws",))
+    follower = writer("follower", calls=calls, upstream=("trains",))
+    road = (first, reader("trains", "train"), follower, reader("tests", "test"))
+    go(miniworld(), monkeypatch, *road)
+    assert calls == ["questions", "trains", "follower", "tests"]
+    with caplog.at_level(logging.INFO, logger="mralign"):
+        go(miniworld("evaluation.draws=5"), monkeypatch, *road)
+    assert calls[4:] == ["questions", "tests"]
+    assert "[2/4] trains: done before (10 rows), skipped" in caplog.messages
+    assert "[3/4] follower: done before (10 rows), skipped" in caplog.messages
+    ended = pipeline.plan(miniworld("evaluation.draws=5"))
+    assert all(item.manifest is not None for item in ended)
 
 
 def test_an_interrupted_stage_goes_on_from_its_parts(miniworld, monkeypatch, caplog):
