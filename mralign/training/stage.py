@@ -284,8 +284,8 @@ def scaling(config: Training) -> Any:
 
 
 def _reference_reads(config: RunConfig) -> dict[str, Any]:
-    pairs = config.training.pairs if objective(config).pairs else "none"
-    settings = as_scored(config.training).model_copy(update={"pairs": pairs})
+    unpaired = {} if objective(config).pairs else {"pairs": "none", "kl_every": 1}
+    settings = as_scored(config.training).model_copy(update=unpaired)
     return {"training": settings, **named(config, "model", "run.seed")}
 
 
