@@ -74,7 +74,7 @@ class Embedding(Section):
 
 
 class Discovery(Section):
-    """From names that an annotator finds freely to a taxonomy (method.md §2b): jobs/taxonomy.py."""
+    """From names that an annotator finds freely to a taxonomy (method.md §2b): `mralign taxonomy`."""
 
     sample: int = Field(2000, ge=1, description="Trajectories that are labelled.")
     labeller: Annotator | None = Field(
