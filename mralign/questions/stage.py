@@ -30,7 +30,7 @@ from mralign.rows import Reject, from_table
 from mralign.rows.schema import QUESTIONS
 from mralign.run.placement import NotInstalled
 from mralign.run.rejects import count_reasons, to_table
-from mralign.run.stage import Context, Outcome, Stage, log, progress, run_tasks
+from mralign.run.stage import Context, Faults, Outcome, Stage, log, progress, run_tasks
 from mralign.run.store import StageDir, part_key, part_name
 
 _ROWS = 2_000  # questions a part
@@ -305,7 +305,7 @@ def _check(config: RunConfig) -> None:
             faults = not_installed if isinstance(error, NotInstalled) else wrong
             faults.append(f"questions.{one.split}, source {one.source.name!r}: {error}")
     if wrong:
-        raise ValueError("\n  ".join(wrong))
+        raise Faults(wrong)
     if not_installed:
         raise NotInstalled("\n  ".join(not_installed))
 

@@ -86,6 +86,21 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
+class Faults(ValueError):
+    """What keeps a run from starting, each fault in a sentence of its own."""
+
+    def __init__(self, faults: Sequence[str]) -> None:
+        self.faults = list(dict.fromkeys(faults))
+        lines = (f"  {number}. {fault}" for number, fault in enumerate(self.faults, 1))
+        many = f"{len(self.faults)} things keep this run from starting:\n" + "\n".join(lines)
+        super().__init__(many if len(self.faults) > 1 else "".join(self.faults))
+
+
+def faults_of(error: ValueError) -> list[str]:
+    """Each fault that an exception tells of."""
+    return error.faults if isinstance(error, Faults) else [str(error)]
+
+
 def all_checks(checks: Iterable[Callable[[], object]]) -> None:
     """Make every check; raise one ValueError with what all of them refuse."""
     faults: list[str] = []
@@ -93,13 +108,11 @@ def all_checks(checks: Iterable[Callable[[], object]]) -> None:
         try:
             check()
         except ValueError as error:
-            faults.append(str(error))
-    faults = list(dict.fromkeys(faults))
-    if len(faults) > 1:
-        lines = "\n".join(f"  {number}. {fault}" for number, fault in enumerate(faults, 1))
-        raise ValueError(f"{len(faults)} things keep this run from starting:\n{lines}")
+            faults += faults_of(error)
+        except OSError as error:  # a file that cannot be read
+            faults.append(f"{error}; correct the path, or the right to read it")
     if faults:
-        raise ValueError(faults[0])
+        raise Faults(faults)
 
 
 def progress(items: Iterable[Any], *, total: int | None, label: str, unit: str = "part") -> Iterable[Any]:

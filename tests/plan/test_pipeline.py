@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from sealed_runs import seal
 
 from mralign.config import load, resolve_path
 from mralign.plan import pipeline, plan_text
 from mralign.run.rejects import Reject, to_table
 from mralign.run.stage import Outcome, Stage
-from mralign.run.store import Manifest, part_name
+from mralign.run.store import part_name
 
 PRESETS = Path(__file__).parents[2] / "mralign" / "presets"
 MODEL = Path(resolve_path("pkg://mralign.miniworld/data/model"))
@@ -55,30 +56,11 @@ def model(tmp_path):
 
 
 def marks(config):
-    return {item.stage.name: item.out.fingerprint for item in pipeline.plan(config)}
+    return {item.stage.name: item.out.fingerprint for item in pipeline.survey(config)}
 
 
 def changed(before, after):
     return {name for name in before if before[name] != after[name]}
-
-
-def seal(item, *, rows, figures):
-    """Write the manifest that `item` would have after its run."""
-    item.out.seal(
-        Manifest(
-            stage=item.stage.name,
-            fingerprint=item.out.fingerprint,
-            config=item.settings,
-            upstream={name: out.fingerprint for name, out in item.upstream.items()},
-            inputs=item.inputs,
-            rows_in=rows,
-            rows_out=rows,
-            rejects={},
-            seconds=3.0,
-            versions={},
-            figures=figures,
-        )
-    )
 
 
 def test_the_plan_has_every_stage_in_order_and_writes_nothing(miniworld, tmp_path):

@@ -17,7 +17,7 @@ from mralign.annotation.discovery_stage import OPEN_LABELS_STAGE
 from mralign.config import RunConfig, Section, counted, parse
 from mralign.config.section import mark_of
 from mralign.evaluation import stage as evaluation
-from mralign.plan import pipeline
+from mralign.plan import pipeline, placing
 
 MARKED = {
     "speed": {
@@ -111,7 +111,7 @@ GIVEN = {"training.method": "kto"}  # where a value must be one of those that th
 @pytest.fixture(autouse=True)
 def paths_as_digests(monkeypatch):
     """No file is read: another path stands for another content."""
-    monkeypatch.setattr(pipeline, "digest", lambda path: path)
+    monkeypatch.setattr(placing, "digest", lambda path: path)
 
 
 def leaves(value, where=()):
