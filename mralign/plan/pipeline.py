@@ -24,7 +24,7 @@ from mralign.plan.checks import NotReady, check_nothing_lacks, check_plan, lacki
 from mralign.plan.placing import Planned, find, fingerprints, place, placed, placed_again
 from mralign.plan.road import stages
 from mralign.rows.subjects import Subject
-from mralign.run import held, lease
+from mralign.run import events, held, lease
 from mralign.run.changes import differences, newest_result
 from mralign.run.interruption import check as check_interruption
 from mralign.run.placement import check_room, rehearse
@@ -145,10 +145,16 @@ def runs_anew(planned: Sequence[Planned]) -> list[str]:
 
 
 def run(
-    config: RunConfig, planned: Sequence[Planned], *, start_ray: Callable[[], None], explain: bool = True
+    config: RunConfig,
+    planned: Sequence[Planned],
+    *,
+    start_ray: Callable[[], None],
+    explain: bool = True,
+    title: str = "",
 ) -> list[Planned]:
     """Run what is not sealed; `start_ray` is called once, before the first stage that has work. Returns the plan as it
     ended: some fingerprints are known only when the questions are. `explain`: say first what runs anew, and why.
+    `title`: which of several runs this is, for whoever watches.
 
     Before that stage runs, the cluster is looked at for all of them: raises ValueError for what this machine lacks, for
     workers that a Ray of this machine can never place, and for packages and devices that are missing where the work
@@ -158,6 +164,7 @@ def run(
     template_dates.remember(config)
     if explain:
         _tell_anew(planned)
+    events.tell(_began(config, planned, title=title))
     with held.holding():
         return _run_stages(config, list(planned), start_ray=start_ray, explain=explain)
 
@@ -175,23 +182,28 @@ def _run_stages(
     for number in range(1, len(planned) + 1):
         item = planned[number - 1]
         check_interruption()
-        head = f"[{number}/{len(planned)}] {item.stage.name}"
+        name = item.stage.name
         if item.manifest is not None:
-            log.info("%s: done before (%s rows), skipped", head, item.manifest.rows_out)
+            events.tell(events.StageSkipped(stage=name, rows_out=item.manifest.rows_out))
             continue
         if not started:
             start_ray()
             started = True
             rehearsed = _look_at_cluster(config, planned)
-        if not rehearsed[item.stage.name]:
+        if not rehearsed[name]:
             _rehearse(config, item.stage, wait=True)
         held.make_room(item.stage.workers(config))
-        kept = len(item.out.parts())
-        log.info("%s: %s", head, f"goes on from {kept} committed parts" if kept else "starts")
-        manifest = run_stage(config, item)
-        rejects = f", rejects {dict(manifest.rejects)}" if manifest.rejects else ""
-        log.info(
-            "%s: %d rows in, %d out%s, %.1f s", head, manifest.rows_in, manifest.rows_out, rejects, manifest.seconds
+        events.tell(events.StageBegan(stage=name, kept_parts=len(item.out.parts())))
+        with events.within(name):
+            manifest = run_stage(config, item)
+        events.tell(
+            events.StageEnded(
+                stage=name,
+                rows_in=manifest.rows_in,
+                rows_out=manifest.rows_out,
+                rejects=manifest.rejects,
+                seconds=manifest.seconds,
+            )
         )
         if not all(later.settled for later in planned[number:]):
             planned = placed_again(config, planned)
@@ -202,6 +214,22 @@ def _run_stages(
 
 def _with_manifests(planned: Sequence[Planned]) -> list[Planned]:
     return [replace(item, manifest=item.out.manifest()) for item in planned]
+
+
+def _began(config: RunConfig, planned: Sequence[Planned], *, title: str) -> events.RunBegan:
+    """The plan as whoever watches hears it."""
+    ahead = []
+    for item in planned:
+        older = newest_result(item.out) if item.manifest is None else None
+        ahead.append(
+            events.StageAhead(
+                name=item.stage.name,
+                words=item.stage.words or item.stage.name,
+                done=item.manifest is not None,
+                expected_s=older[1].seconds if older is not None else None,
+            )
+        )
+    return events.RunBegan(run_dir=absolute(config.run.dir), stages=tuple(ahead), title=title)
 
 
 def _look_at_cluster(config: RunConfig, planned: Sequence[Planned]) -> dict[str, bool]:

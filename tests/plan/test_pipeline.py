@@ -10,8 +10,10 @@ import pyarrow as pa
 import pytest
 from sealed_runs import seal
 
+from mralign.cli.progress_lines import ProgressLines
 from mralign.config import load, resolve_path
 from mralign.plan import pipeline, plan_text
+from mralign.run.events import listening
 from mralign.run.rejects import Reject, to_table
 from mralign.run.stage import Outcome, Stage
 from mralign.run.store import part_name
@@ -467,7 +469,7 @@ def test_a_sealed_stage_is_skipped_and_ray_is_started_only_for_work(miniworld, m
     assert calls == ["a", "b", "c"] * 2
 
 
-def test_a_stage_whose_portion_stayed_the_same_is_skipped_when_that_is_known(miniworld, monkeypatch, caplog):
+def test_a_stage_whose_portion_stayed_the_same_is_skipped_when_that_is_known(miniworld, monkeypatch):
     calls = []
 
     def run(context):
@@ -484,16 +486,17 @@ def test_a_stage_whose_portion_stayed_the_same_is_skipped_when_that_is_known(min
     road = (first, reader("trains", "train"), follower, reader("tests", "test"))
     go(miniworld(), monkeypatch, *road)
     assert calls == ["questions", "trains", "follower", "tests"]
-    with caplog.at_level(logging.INFO, logger="mralign"):
+    said = []
+    with listening(ProgressLines(said.append)):
         go(miniworld("evaluation.draws=5"), monkeypatch, *road)
     assert calls[4:] == ["questions", "tests"]
-    assert "[2/4] trains: done before (10 rows), skipped" in caplog.messages
-    assert "[3/4] follower: done before (10 rows), skipped" in caplog.messages
+    assert "[2/4] trains: done before (10 rows), skipped" in said
+    assert "[3/4] follower: done before (10 rows), skipped" in said
     ended = pipeline.plan(miniworld("evaluation.draws=5"))
     assert all(item.manifest is not None for item in ended)
 
 
-def test_an_interrupted_stage_goes_on_from_its_parts(miniworld, monkeypatch, caplog):
+def test_an_interrupted_stage_goes_on_from_its_parts(miniworld, monkeypatch):
     calls, config = [], miniworld()
 
     def run(context):
@@ -507,11 +510,12 @@ def test_an_interrupted_stage_goes_on_from_its_parts(miniworld, monkeypatch, cap
     with pytest.raises(KeyboardInterrupt):
         go(config, monkeypatch, *road)
     assert [item.manifest is None for item in pipeline.plan(config)] == [False, True]
-    with caplog.at_level(logging.INFO, logger="mralign"):
+    said = []
+    with listening(ProgressLines(said.append)):
         go(config, monkeypatch, *road)
     assert calls == [[], ["part-1.parquet"]]
-    assert "[1/2] a: done before (10 rows), skipped" in caplog.messages
-    assert "[2/2] b: goes on from 1 committed parts" in caplog.messages
+    assert said[:2] == ["[1/2] a: done before (10 rows), skipped", "[2/2] b: goes on from 1 committed parts"]
+    assert said[2].startswith("[2/2] b: 2 rows in, 2 out, ")
     assert pipeline.plan(config)[1].out.read(schema=ROWS).num_rows == 2
 
 
