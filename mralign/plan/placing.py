@@ -27,6 +27,7 @@ class Planned:
     manifest: Manifest | None
     # Whether its fingerprint stands: of a stage that reads one portion of another, it is known when that is finished.
     settled: bool = True
+    reachable: bool = True  # whether the run directory was looked at
     warnings: tuple[str, ...] = ()  # of a dry run: what this machine lacks, and the one that runs the stage must have
 
 
@@ -75,7 +76,7 @@ def place(
     out = StageDir(f"{absolute(config.run.dir)}/{stage.name}/{mark}", stage=stage.name, fingerprint=mark)
     settled = None not in manifests.values()
     manifest = out.manifest() if look and settled else None
-    return Planned(stage, out, upstream, inputs, settings, manifest, settled=settled)
+    return Planned(stage, out, upstream, inputs, settings, manifest, settled=settled, reachable=look)
 
 
 def _digest(path: str) -> str:

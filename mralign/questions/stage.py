@@ -22,7 +22,8 @@ from typing import Any, cast
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mralign.config import NAMED_FORMATS, PLAIN_FORMATS, RunConfig, Source, resolve_path
+from mralign.config import NAMED_FORMATS, RunConfig, Source
+from mralign.questions.configured import SplitSource, resolved, sources
 from mralign.questions.inspection import Yield, check_yield, look, warn_of_choices
 from mralign.questions.repeats import drop_repeats, find_repeats, question_keys
 from mralign.questions.sources import SPLITS, check_source, read_batches
@@ -38,39 +39,6 @@ _ROWS = 2_000  # questions a part
 _SHOWN = 50  # rejects from which the columns of a wrong source are told, and rows that are looked at
 _PARTS = 50  # parts whose keys one task reads
 _KEYS_A_BUCKET = 2_000_000  # keys that one task compares
-
-
-@dataclass(frozen=True)
-class SplitSource:
-    """A configured source, the split it belongs to and its number there."""
-
-    split: str
-    number: int
-    source: Source
-
-    @property
-    def key(self) -> str:
-        """What the names of its parts begin with."""
-        return f"{self.split}-{self.number:02d}"
-
-
-def sources(config: RunConfig) -> list[SplitSource]:
-    """All sources, train first; imported rollouts bring their own train questions."""
-    train = config.questions.train
-    if config.rollouts.import_on:
-        fields = config.rollouts.import_fields
-        train = (
-            Source(
-                name=config.rollouts.import_name,
-                path=config.rollouts.import_on,
-                fields={"id": fields.id, "question": fields.question, "answers": fields.answers},
-            ),
-        )
-    groups = {"train": train, "dev": config.questions.dev, "test": config.questions.test}
-    numbered: list[SplitSource] = []
-    for split, group in groups.items():
-        numbered += [SplitSource(split, number, source) for number, source in enumerate(group)]
-    return numbered
 
 
 def _inputs(config: RunConfig) -> Mapping[str, str]:
@@ -105,13 +73,6 @@ def _read(batch: pa.Table, *, raw: StageDir) -> Iterator[pa.Table]:
 def _mark(key: str) -> str:
     """The file that says that a source has been read to its end."""
     return f"{key}.read"
-
-
-def resolved(source: Source) -> Source:
-    """The source with the path of its file; in a plain one the answers lie in `answer`."""
-    plain = source.format in PLAIN_FORMATS
-    usual = {"answers": "answer"} if plain else {}
-    return source.model_copy(update={"path": resolve_path(source.path), "fields": {**usual, **source.fields}})
 
 
 def _read_all(context: Context, *, raw: StageDir) -> None:

@@ -27,6 +27,7 @@ from mralign.rows.schema import CANDIDATES, GENERATIONS, QUESTIONS
 from mralign.rows.subjects import Subject, Way
 from mralign.run import rejects as reject_tables
 from mralign.run.finished import parts_by_upstream
+from mralign.run.forecast import Cost, chat_cost
 from mralign.run.stage import Context, Outcome, Stage, map_groups
 from mralign.run.store import StageDir, part_key, part_name
 from mralign.serving.endpoint import check_settings
@@ -217,6 +218,25 @@ def thoughts_stage(subject: Subject) -> Stage:
     )
 
 
+def _expects(config: RunConfig, questions: Mapping[str, int]) -> list[Cost]:
+    """What the endpoint will be asked, its completions as long as they may be; prompts stand beside that."""
+    if config.rollouts.engine != "http":
+        return []
+    requests = sum(questions.values()) * 2 * config.rollouts.n
+    completions = requests * config.rollouts.decoding.max_tokens
+    http = config.http
+    return [
+        chat_cost(
+            f"{http.model or config.model.path} (prompts beside it)",
+            http=http,
+            requests=requests,
+            prompt_tokens=0,
+            completion_tokens=completions,
+            most=True,
+        )
+    ]
+
+
 ROLLOUTS_STAGE = Stage(
     name="rollouts",
     words="sampling answers",
@@ -228,6 +248,7 @@ ROLLOUTS_STAGE = Stage(
     inputs=lambda config: config.model.inputs(),
     check=_check,
     lacks=_lacks,
+    expects=_expects,
     workers=lambda config: () if config.rollouts.engine == "http" else stream_workers(config),
     faults=lambda config: () if config.rollouts.engine == "http" else stream_faults(config),
     version=2,

@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from mralign.config import RunConfig, counted, named
 from mralign.run import events
+from mralign.run.forecast import Cost
 from mralign.run.placement import NodeFault, Workers
 from mralign.run.rejects import Reject, to_table
 from mralign.run.store import StageDir
@@ -68,8 +69,10 @@ class Stage:
     check: Callable[[RunConfig], None] = lambda config: None  # ValueError for what can be refused before anything runs
     # What the machine that starts the run lacks for it: keys, room. A plan tells, a run is refused.
     lacks: Callable[[RunConfig], Sequence[str]] = lambda config: ()
-    # What a stage that has work will take, for the plan; its upstream is finished.
-    forecast: Callable[[Context], str] | None = None
+    # Whom a stage that has work will ask, and how much, for the plan: when all that it stands on is finished, ...
+    forecast: Callable[[Context], Sequence[Cost]] | None = None
+    # ... and before, by the expected number of questions of each data set that the stage reads.
+    expects: Callable[[RunConfig, Mapping[str, int]], Sequence[Cost]] | None = None
     # What a stage that has work can say of itself, for the plan, before anything has run.
     tell: Callable[[RunConfig], Sequence[str]] | None = None
     # The workers that it needs at the same time, besides short tasks of one CPU; none: it takes any cluster.

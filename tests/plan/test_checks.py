@@ -64,8 +64,10 @@ def contents(place):
     return {str(path): path.stat().st_mtime_ns for path in place.rglob("*")}
 
 
-def test_a_finished_run_that_cannot_be_written_is_shown_and_left_as_it_is(read_only_run, capsys):
+def test_a_finished_run_that_cannot_be_written_is_shown_and_left_as_it_is(read_only_run, tmp_path, capsys):
     config, before = configured(read_only_run), contents(read_only_run)
+    walk.walk(configured(tmp_path), dry_run=True, take_over=False)  # imports what the user below may not read
+    capsys.readouterr()
     with an_ordinary_user():
         walk.walk(template_dates.settle(config), dry_run=True, take_over=False)
         walk.walk(template_dates.settle(config), dry_run=False, take_over=False)

@@ -311,10 +311,13 @@ def test_the_description_of_a_fresh_run(miniworld, tmp_path):
     assert lines[0] == f"run directory: {tmp_path}/run"
     assert [line.split() for line in lines[2:18]] == [[i.stage.name, i.out.fingerprint, "run"] for i in planned]
     text = "\n".join(lines[19:])
-    assert "requests: known after the questions are read (--until questions)" in text
-    assert f"model: {(MODEL / 'model.safetensors').stat().st_size / 2**20:,.1f} MiB of weights" in text
-    assert "time: 0 s spent" in text
-    assert "the rollouts call no paid endpoint" in text
+    assert lines[19].startswith("questions: train miniworld 600; dev miniworld 160; test miniworld 240 (records in the")
+    assert "model: pkg://mralign.miniworld/data/model, 520.96 k parameters, 2.0 MiB of weights in float32" in lines
+    assert f"{(MODEL / 'model.safetensors').stat().st_size / 2**20:,.1f} MiB of weights" in text
+    # 600 questions x 2 modes x 3 draws, x 200 tokens
+    assert "rollouts: 3,600 requests, about 131.0 thousand tokens (at most 720.0 thousand)" in text
+    assert "assumed: an answer takes 36 tokens, as in a run of the preset miniworld" in text
+    assert "money: none; what is left asks no paid endpoint" in lines
 
 
 def test_the_description_of_a_run_that_stopped_and_of_a_finished_one(miniworld):
@@ -326,13 +329,18 @@ def test_the_description_of_a_run_that_stopped_and_of_a_finished_one(miniworld):
     assert lines[2].endswith("skip: done, 35 rows in 3 s")
     assert lines[3].endswith("run: goes on from 1 committed parts")
     assert lines[4].endswith("  run")
-    assert "rollouts: 60 requests, at most 12,000 tokens" in lines  # 10 questions x 2 modes x 3 draws, x 200 tokens
-    assert "evaluation: 180 requests, at most 36,000 tokens" in lines  # 20 questions x 3 x 3 draws
+    text = "\n".join(lines)
+    assert "questions: train 10, dev 5, test 20" in lines
+    assert "rollouts: 60 requests, about 2.2 thousand tokens (at most 12.0 thousand)" in text
+    assert "responses_base: 120 requests, " in text  # 20 questions x 2 methods x 3 draws
+    assert "responses: 60 requests, " in text
+    assert "time: 3 s spent on finished stages; " in text
     for item in planned[1:]:
         seal(item, rows=7, figures={})
     lines = plan_text.describe(config, pipeline.plan(config)).splitlines()
     assert [line.split(maxsplit=2)[2] for line in lines[3:18]] == ["skip: done, 7 rows in 3 s"] * 15
-    assert "time: 48 s spent on finished stages; the rest is unknown before it is measured" in lines
+    assert "time: 48 s spent on finished stages; nothing is left to do" in lines
+    assert not any(line.startswith(("questions:", "model:", "tokens", "money:")) for line in lines)
 
 
 @pytest.mark.parametrize(
