@@ -22,9 +22,11 @@ _SILENT = 9  # and not thinking
 _LENGTHS = (
     f"an answer takes {_THINKING} tokens with thinking and {_SILENT} without (Qwen3-8B, 800 questions of SimpleQA)"
 )
-_PROMPT = 100  # tokens of a question with what stands around it
+_PROMPT = 60  # tokens of a question with what stands around it
 _YIELD = 0.07  # published: 6,973 training rows of the 99,604 train questions of NQ-Open and SciQ
-_YIELD_SOURCE = "7 of 100 questions become training examples (as published: 6,973 of 99,604)"
+_YIELD_SOURCE = (
+    f"7 of 100 questions become training examples (as published: 6,973 of 99,604), with prompts of {_PROMPT} tokens"
+)
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,9 @@ def assumed_lengths(shipped: ShippedRun | None) -> Lengths:
     """How long answers are, where the run directory has none."""
     if shipped is None:
         return Lengths(_THINKING, _SILENT, _LENGTHS)
-    mean = shipped.answer_tokens
-    return Lengths(mean, mean, f"an answer takes {mean:.0f} tokens, as in {shipped.source}")
+    thinking, silent = shipped.thinking_tokens, shipped.silent_tokens
+    source = f"an answer takes {thinking:.0f} tokens with thinking, {silent:.0f} without, as in {shipped.source}"
+    return Lengths(thinking, silent, source)
 
 
 def lengths(planned: Sequence[Planned], *, shipped: ShippedRun | None) -> Lengths:
@@ -63,8 +66,10 @@ def lengths(planned: Sequence[Planned], *, shipped: ShippedRun | None) -> Length
     tokens = manifest.figures.get("completion_tokens") if manifest else None
     if manifest is None or not tokens or not manifest.rows_out:
         return assumed_lengths(shipped)
-    mean = tokens / manifest.rows_out
-    return Lengths(mean, mean, f"an answer takes {mean:.0f} tokens, as in the finished rollouts of this run directory")
+    mean = tokens / manifest.rows_out  # of as many draws with thinking as without
+    silent = min(mean, assumed_lengths(shipped).silent)
+    source = f"an answer takes {mean:.0f} tokens in the mean, as in the finished rollouts of this run directory"
+    return Lengths(2 * mean - silent, silent, source)
 
 
 def _newest(planned: Sequence[Planned], name: str) -> Manifest | None:
@@ -110,7 +115,8 @@ class Examples:
 
 def examples_expected(config: RunConfig, *, counts: Counts, shipped: ShippedRun | None, length: Lengths) -> Examples:
     """How many training examples there will be, and how long they are."""
-    tokens = min(config.examples.max_length, _PROMPT + length.thinking)
+    prompt = shipped.prompt_tokens if shipped is not None else _PROMPT
+    tokens = min(config.examples.max_length, prompt + length.thinking)
     if counts.examples is not None:
         return Examples(counts.examples, tokens, "")
     train = counts.train or 0

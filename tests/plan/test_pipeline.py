@@ -315,8 +315,8 @@ def test_the_description_of_a_fresh_run(miniworld, tmp_path):
     assert "model: pkg://mralign.miniworld/data/model, 520.96 k parameters, 2.0 MiB of weights in float32" in lines
     assert f"{(MODEL / 'model.safetensors').stat().st_size / 2**20:,.1f} MiB of weights" in text
     # 600 questions x 2 modes x 3 draws, x 200 tokens
-    assert "rollouts: 3,600 requests, about 131.0 thousand tokens (at most 720.0 thousand)" in text
-    assert "assumed: an answer takes 36 tokens, as in a run of the preset miniworld" in text
+    assert "rollouts: 3,600 requests, about 130.9 thousand tokens (at most 720.0 thousand)" in text
+    assert "assumed: an answer takes 71 tokens with thinking, 2 without, as in a run of the preset miniworld" in text
     assert "money: none; what is left asks no paid endpoint" in lines
 
 

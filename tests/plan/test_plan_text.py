@@ -1,13 +1,15 @@
 """What a plan says of size, time and money before anything has run, against numbers made by hand."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from huggingface_hub import constants
 from sealed_runs import seal
 
 from mralign.config import Model, load, resolve_path
@@ -84,7 +86,7 @@ def test_time_comes_from_this_run_directory_or_from_the_run_that_is_shipped(told
     )
     # 600 train questions in place of 300: twice the 3 s of 12 stages, 3 s of the 12 on held-out questions
     assert line(again, "time: ").startswith("time: 86 s to 3 min for what is left (by earlier results in this run")
-    assert line(again, "  assumed: an answer takes 10 tokens, as in the finished rollouts")
+    assert line(again, "  assumed: an answer takes 10 tokens in the mean, as in the finished rollouts")
     assert line(
         told("model.dtype=bfloat16", "run.dir=" + str(tmp_path / "other"), "engine.gpus_per_replica=1"), "time: "
     )
@@ -141,23 +143,24 @@ class OneFile(BaseHTTPRequestHandler):
         pass
 
 
-def test_a_model_on_the_hub_is_known_by_one_file_where_the_hub_answers(monkeypatch, tmp_path):
-    model = Model(path="me/tiny")
-    found, why = model_config.known_config(model)
+def test_a_model_on_the_hub_is_known_by_one_file_where_the_hub_answers(tmp_path):
+    found, why = model_config.known_config(Model(path="me/tiny"))
     assert found is None
     assert "HF_HUB_OFFLINE keeps this process from asking the hub" in why
+    code = (
+        "from mralign.config import Model\n"
+        "from mralign.plan.model_config import known_config\n"
+        "found, why = known_config(Model(path='me/tiny'))\n"
+        "print(why or found.hidden_size)\n"
+    )
     with ThreadingHTTPServer(("127.0.0.1", 0), OneFile) as hub:
         hub.asked = []
         threading.Thread(target=hub.serve_forever, daemon=True).start()
-        url = f"http://127.0.0.1:{hub.server_port}"
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "ENDPOINT", url)
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
-        monkeypatch.setattr(model_config, "_LIMIT_S", 30.0)
-        found, why = model_config.known_config(model)
+        own = {"HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}", "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0"}
+        environment = {**os.environ, **own}
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
         hub.shutdown()
-    assert why == ""
-    assert found.hidden_size == json.loads((TINY / "config.json").read_text())["hidden_size"]
+    assert done.stdout.split() == [str(json.loads((TINY / "config.json").read_text())["hidden_size"])]
     assert {path.rpartition("/")[2] for path in hub.asked} == {"config.json"}
 
 
