@@ -32,7 +32,7 @@ def start(config: RunConfig, *, hears_workers: bool = False) -> None:
 
 
 def settle_data() -> None:
-    """Tell Ray Data how to behave: events count the rows, not its bars, and what a function raises arrives as it was."""
+    """Tell Ray Data to draw no bars, since events count the rows, and to hand on what a function raises as it was."""
     import ray.data
 
     context = ray.data.DataContext.get_current()

@@ -2,7 +2,8 @@
 
     python shown_process.py RUN_DIR HOW [OPTION ...]
 
-HOW: done | waits | deaf | slow | fails | user | ray. It says `ready` on file descriptor 9, where there is one, once it waits.
+HOW: done | waits | deaf | slow | fails | user | ray. Once it waits it says `ready` on file descriptor 9, where there is
+one.
 """
 
 import logging
