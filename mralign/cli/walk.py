@@ -30,7 +30,7 @@ def walk(
         planned = pipeline.plan(config, until=until, only=only, dry_run=dry_run)
     except pipeline.NotReady as refused:
         if dry_run:  # the plan is told, and then what is wrong
-            print(plan_text.describe(config, refused.planned))
+            display.result(plan_text.describe(config, refused.planned))
         raise
     if dry_run:
         display.result(plan_text.describe(config, planned))

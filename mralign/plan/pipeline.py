@@ -216,6 +216,10 @@ def _run_stages(
     return _with_manifests(planned)
 
 
+def _with_manifests(planned: Sequence[Planned]) -> list[Planned]:
+    return [replace(item, manifest=item.out.manifest()) for item in planned]
+
+
 def _ended(manifest: Manifest) -> events.StageEnded:
     return events.StageEnded(
         stage=manifest.stage,
@@ -224,10 +228,6 @@ def _ended(manifest: Manifest) -> events.StageEnded:
         rejects=manifest.rejects,
         seconds=manifest.seconds,
     )
-
-
-def _with_manifests(planned: Sequence[Planned]) -> list[Planned]:
-    return [replace(item, manifest=item.out.manifest()) for item in planned]
 
 
 def _began(config: RunConfig, planned: Sequence[Planned], *, title: str) -> events.RunBegan:

@@ -1,4 +1,4 @@
-"""A finished run that loses parts of its stages, and one that is moved: the same command mends it or has nothing to do."""
+"""A finished run that loses parts of its stages, and one that is moved: the command mends it, has nothing to do."""
 
 import pyarrow.parquet as pq
 import pytest
