@@ -76,6 +76,7 @@ CASES = [(path.relative_to(ROOT).as_posix(), line) for path in DOCUMENTS for lin
 def readings(command):
     """The words of a command; what stands in square brackets is given, and of alternatives each in its turn."""
     words = [re.sub(r"\[:\w+\]", "", word) for word in shlex.split(command, comments=True)]
+    words = words[: words.index("|")] if "| jq" in command else words  # what jq is told is its own affair
     given, skipping = [], False
     for word in words:
         opens = word.startswith("[") and not word.startswith("[{")
