@@ -16,9 +16,11 @@ from mralign import __version__
 from mralign.cli.ablate import ablate
 from mralign.cli.align import align
 from mralign.cli.compare import compare
+from mralign.cli.display_options import shown
 from mralign.cli.doctor import doctor
 from mralign.cli.evaluate import evaluate
 from mralign.cli.guard import guarded
+from mralign.cli.look import report, view
 from mralign.cli.own_taxonomy import taxonomy
 from mralign.cli.settings import config
 from mralign.cli.status import status
@@ -27,7 +29,9 @@ NAME = "mralign"
 _COMPLETES = "_MRALIGN_COMPLETE"  # a shell that wants completions sets it
 
 app = typer.Typer(name=NAME, rich_markup_mode=None, pretty_exceptions_enable=False)
-for command in (align, evaluate, compare, ablate, taxonomy, status, config, doctor):
+for command in (align, evaluate, compare, ablate, taxonomy):
+    app.command()(shown(command))
+for command in (status, report, view, config, doctor):
     app.command()(command)
 
 

@@ -18,7 +18,7 @@ from pyarrow import fs
 
 from mralign.config import RunConfig, parse
 from mralign.plan import pipeline
-from mralign.plan.found_stages import FoundStage, found_under, of_this_run, stage_folders
+from mralign.plan.found_stages import FoundStage, found_under, of_this_run, page_results, stage_folders
 from mralign.rows.subjects import Subject, Way
 from mralign.run import lease
 from mralign.run.store import Directory, Manifest, StageDir, absolute
@@ -75,7 +75,8 @@ def _state(home: Directory, *, names: Sequence[str]) -> RunState:
         hint = "a run writes there once `mralign align run.dir=...` has started"
         raise ValueError(f"{home.uri} {what}{'; ' + faults[0] if faults else ''}; {hint}")
     order = _order(config, found=found)
-    chosen = of_this_run(config, found=found, order=order)
+    page = {} if home.exists(_CONFIGS[0]) else page_results(home)  # it lies beside the configuration that is read
+    chosen = of_this_run(config, found=found, order=order, page=page)
     holders = tuple(lease.holders(home.uri))
     manifests = {name: place.manifest for name, place in chosen.items() if place.manifest is not None}
     stages = [_stage_state(name, chosen.get(name), config=config, manifests=manifests) for name in order]

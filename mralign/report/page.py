@@ -80,7 +80,7 @@ def _run_data(document: Document, *, chunks: Sequence[str]) -> dict[str, object]
 
 def _policy(*, style: str, script: str, inside: bool) -> str:
     """The Content-Security-Policy: this style and this script, pictures that the page itself made, and nothing else."""
-    beside = "" if inside else " 'self'"
+    beside = "" if inside else " 'self' file:"  # a page from the disk is itself to some browsers only
     return "; ".join(
         [
             "default-src 'none'",

@@ -7,7 +7,7 @@ is kept as the model wrote it, in pieces of which every second is a gold answer;
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -144,15 +144,17 @@ def _side(row: Row, *, method: str, role: str, found: Found, names: Sequence[str
     text, start, end = row["text"], row["thought_start"], row["thought_end"]
     spans = _segment_spans(row, text=text, start=start, end=end)
     whole = len(text)
-    text = text[: max(LONGEST, 0)]
-    gold = gold_spans(text, row["answers"])
-    steps = _steps(text, spans, gold=gold, found=found, names=names)
+    text = text[:LONGEST]
     tail = end if start >= 0 else 0
     shown = text[tail:].lstrip()
     skipped = len(text) - len(shown)
     if start >= 0 and shown.startswith(closing):
         skipped += len(closing)
-    answer = pieces(text, gold, start=min(skipped, len(text)), end=len(text))
+    skipped = min(skipped, len(text))
+    thought = gold_spans(text[:tail], row["answers"])
+    steps = _steps(text, spans, gold=thought, found=found, names=names)
+    stated = [(skipped + first, skipped + last) for first, last in gold_spans(text[skipped:], row["answers"])]
+    answer = pieces(text, stated, start=skipped, end=len(text))
     return Side(method, role, steps, answer, cut=max(0, whole - len(text)))
 
 
@@ -174,7 +176,7 @@ def _steps(
         own = spans[step["first_segment"] : step["last_segment"] + 1]
         shown.append(
             ShownStep(
-                segments=[pieces(text, gold, start=start, end=end) for start, end in own],
+                segments=[pieces(text, gold, start=start, end=end) for start, end in _bare(text, own)],
                 labels=step.get("labels", ()),
                 rule=step.get("rule"),
                 opinions=_opinions(step, names=names),
@@ -183,6 +185,13 @@ def _steps(
             )
         )
     return shown
+
+
+def _bare(text: str, spans: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """The spans without the white space at either end."""
+    for start, end in spans:
+        inner = text[start:end]
+        yield start + len(inner) - len(inner.lstrip()), start + len(inner.rstrip())
 
 
 def _tokens_of_steps(token_step: Sequence[int] | None, steps: int) -> list[int | None]:

@@ -4,37 +4,18 @@ import json
 import shutil
 from datetime import UTC, datetime, timedelta
 
-import pyarrow as pa
 import pytest
 from command_line import ran
+from sealed_run import COLUMNS, planned, rows, seal
 
 from mralign.cli import status as status_command
 from mralign.config import load, parse, to_yaml
 from mralign.plan import pipeline
 from mralign.plan.run_state import expected_rows, read_run
-from mralign.presets import PRESETS, SUITES
+from mralign.presets import PRESETS
 from mralign.run import lease
 from mralign.run.rejects import Reject, to_table
 from mralign.run.store import Directory, Manifest
-
-COLUMNS = pa.schema([("row_id", pa.string())])
-
-
-def rows(count):
-    return pa.table({"row_id": [str(n) for n in range(count)]}, schema=COLUMNS)
-
-
-def seal(item, *, rows_out=7, upstream=None, **figures):
-    mark, stands_on = item.out.fingerprint, upstream or {name: out.fingerprint for name, out in item.upstream.items()}
-    made = Manifest(item.stage.name, mark, {}, stands_on, {}, 9, rows_out, {"malformed_json": 2}, 61.0, {}, figures)
-    item.out.seal(made)
-
-
-def planned(uri, *overrides):
-    """The stages of the miniworld's evaluation in a run directory, by name; its configuration lies there."""
-    config = load("miniworld", overrides=[f"run.dir={uri}", *overrides], presets_dir=SUITES)
-    Directory(str(uri)).write_text("config.yaml", to_yaml(config))
-    return {item.stage.name: item for item in pipeline.survey(config)}
 
 
 @pytest.fixture

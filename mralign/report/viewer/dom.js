@@ -105,8 +105,8 @@ function button(text, label, onclick) {
 // A wide thing in a box that scrolls by itself, can be focused, and says where more of it is.
 function scroller(inner, label) {
   const box = h("div", { class: "scroller", tabindex: "0", role: "region", "aria-label": label }, inner);
-  const sign = h("div", { class: "more-right", "aria-hidden": "true" }, "more →");
-  const frame = h("div", { class: "scroll-frame" }, box, sign);
+  const sign = h("div", { class: "more-right", "aria-hidden": "true" }, "more to the right →");
+  const frame = h("div", { class: "scroll-frame" }, sign, box);
   const update = () => {
     const hidden = box.scrollWidth - box.clientWidth - box.scrollLeft;
     frame.classList.toggle("cut-right", hidden > 2);
