@@ -7,7 +7,7 @@ raises becomes a sentence and an exit status, see guard.py.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import typer
 from typer.main import get_command
@@ -29,9 +29,9 @@ NAME = "mralign"
 _COMPLETES = "_MRALIGN_COMPLETE"  # a shell that wants completions sets it
 
 app = typer.Typer(name=NAME, rich_markup_mode=None, pretty_exceptions_enable=False)
-for command in (align, evaluate, compare, ablate, taxonomy):
-    app.command()(shown(command))
-for command in (status, report, view, config, doctor):
+RUNS: tuple[Callable[..., None], ...] = (align, evaluate, compare, ablate, taxonomy)
+LOOKS: tuple[Callable[..., None], ...] = (status, report, view, config, doctor)
+for command in (*map(shown, RUNS), *LOOKS):
     app.command()(command)
 
 
@@ -50,16 +50,16 @@ def version() -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Exit status of the command that `arguments` name."""
+    if _COMPLETES in os.environ:
+        get_command(app).main(list(arguments), prog_name=NAME)  # ends the process
     return guarded(lambda: _dispatch(list(arguments)))
 
 
 def _dispatch(arguments: list[str]) -> None:
     """Parse and run. Typer's own `main` would turn an interruption into its own exit status."""
     group = get_command(app)
-    if _COMPLETES in os.environ:
-        group.main(arguments, prog_name=NAME)
     try:
         with group.make_context(NAME, arguments) as context:
             group.invoke(context)
-    except typer.Exit:  # after --help, and the like
+    except (typer.Exit, SystemExit):  # after --help, --show-completion and the like
         return

@@ -25,7 +25,7 @@ from mralign.cli.progress_lines import ProgressLines
 from mralign.cli.run_log import FOREIGN, JsonLine, PlainLine, RunLog, add_stage, new_run_id
 from mralign.cli.screen import Screen, shows_tables
 from mralign.run import interruption
-from mralign.run.events import Listener, Noted, RunEnded, current_stage, listening, tell
+from mralign.run.events import Event, Listener, Noted, RunEnded, StageBegan, StageEnded, current_stage, listening, tell
 from mralign.run.faults import own_sentence
 from mralign.run.printable import printable
 
@@ -53,6 +53,7 @@ class Display:
         self.screen: Screen | None = None
         self.log: RunLog | None = None
         self.told = ""  # the result
+        self._stage = ""  # that is under way
         self._output: ForeignOutput | None = None
         self._lines = _TerminalLines(self)
         self._listening = ExitStack()
@@ -68,10 +69,10 @@ class Display:
         self.log = RunLog(run_dir, run=self.run, as_json=self.wishes.log_format == "json")
         logging.getLogger().addHandler(self.log.handler)
         foreign.setLevel(logging.INFO)
-        self._output = ForeignOutput(self.log.file.with_suffix(".printed"), hand_on=partial(foreign.info, "%s"))
+        self._output = ForeignOutput(self.log.file.with_suffix(".printed"), hand_on=self._log_foreign)
         self._output.start()
         self._lines.setStream(self._output.err)
-        listeners: list[Listener] = [ProgressLines(partial(progress.info, "%s"))]
+        listeners: list[Listener] = [self._note_stage, ProgressLines(partial(progress.info, "%s"))]
         if self.wishes.json:
             listeners.append(EventLines(self._write_event, run=self.run))
         elif self._draws(self._output):
@@ -128,6 +129,17 @@ class Display:
             logging.getLogger().removeHandler(self.log.handler)
             self.log.keep()
             self.log.handler.close()
+
+    def _note_stage(self, event: Event) -> None:
+        """What is printed while a stage is under way is logged as of that stage."""
+        if isinstance(event, StageBegan):
+            self._stage = event.stage
+        elif isinstance(event, StageEnded) and self._output is not None:
+            self._output.catch_up()
+            self._stage = ""
+
+    def _log_foreign(self, line: str) -> None:
+        foreign.info("%s", line, extra={"stage": self._stage})
 
     def _draws(self, output: ForeignOutput) -> bool:
         plain = self.wishes.quiet or self.wishes.log_format == "json"

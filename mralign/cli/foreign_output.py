@@ -34,6 +34,7 @@ class ForeignOutput:
         self._over = threading.Event()
         self._reading = threading.Thread(target=self._read, name="foreign output", daemon=True)
         self._read_to, self._rest = 0, b""
+        self._lock = threading.Lock()
 
     def start(self) -> None:
         """Capture. Raises OSError where the file cannot be written."""
@@ -55,27 +56,33 @@ class ForeignOutput:
         faulthandler.disable()
         for number, saved in enumerate(self._saved, 1):
             os.dup2(saved, number)
-        self._saved = None
         self._over.set()
         self._reading.join(timeout=5)
+        self.catch_up()
+        self._hand_on(self._rest)
+        self._saved = None
         self.file.unlink(missing_ok=True)
+
+    def catch_up(self) -> None:
+        """Hand on what has been printed so far."""
+        with self._lock:
+            if self._saved is None:
+                return
+            with self.file.open("rb") as stream:
+                stream.seek(self._read_to)
+                new = stream.read()
+            self._read_to += len(new)
+            *lines, self._rest = _BREAK.split(self._rest + new)
+            for line in lines:
+                self._hand_on(line)
 
     def _read(self) -> None:
         while not self._over.wait(_LOOKED_AT_S):
-            self._hand_on_new()
-        self._hand_on_new()
-        if self._rest.strip():
-            self.hand_on(self._rest.decode("utf-8", "replace"))
+            self.catch_up()
 
-    def _hand_on_new(self) -> None:
-        with self.file.open("rb") as stream:
-            stream.seek(self._read_to)
-            new = stream.read()
-        self._read_to += len(new)
-        *lines, self._rest = _BREAK.split(self._rest + new)
-        for line in lines:
-            if line.strip():
-                self.hand_on(line.decode("utf-8", "replace"))
+    def _hand_on(self, line: bytes) -> None:
+        if line.strip():
+            self.hand_on(line.decode("utf-8", "replace"))
 
 
 def _stream(number: int) -> TextIO:

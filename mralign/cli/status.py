@@ -64,10 +64,7 @@ def as_json_object(state: RunState) -> dict[str, Any]:
         "run_dir": state.uri,
         "finished": all(stage.state == FINISHED for stage in state.stages),
         "stages": [_stage_object(stage) for stage in state.stages],
-        "drivers": [
-            {name: getattr(holder, name) for name in ("job", "host", "pid", "taken", "renewed")}
-            for holder in state.holders
-        ],
+        "drivers": list(map(_driver_object, state.holders)),
         "last_activity": state.last_activity.isoformat() if state.last_activity else None,
         "report": state.report,
         "faults": list(state.faults),
@@ -86,6 +83,10 @@ def _stage_object(stage: StageState) -> dict[str, Any]:
         "fault": stage.fault or None,
         "directory": stage.out.uri if stage.out is not None else None,
     }
+
+
+def _driver_object(holder: Holder) -> dict[str, Any]:
+    return {name: getattr(holder, name) for name in ("job", "host", "pid", "taken", "renewed")}
 
 
 def told(state: RunState) -> str:

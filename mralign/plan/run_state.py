@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import chain
 from typing import Any
 
 import pyarrow as pa
@@ -80,7 +81,7 @@ def _state(home: Directory, *, names: Sequence[str]) -> RunState:
     holders = tuple(lease.holders(home.uri))
     manifests = {name: place.manifest for name, place in chosen.items() if place.manifest is not None}
     stages = [_stage_state(name, chosen.get(name), config=config, manifests=manifests) for name in order]
-    moments = [place.changed for places in found.values() for place in places]
+    moments = [place.changed for place in chain(*found.values())]
     moments += [datetime.fromisoformat(holder.renewed) for holder in holders]
     return RunState(
         uri=home.uri,
