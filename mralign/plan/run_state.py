@@ -107,7 +107,8 @@ def _no_run(home: Directory, *, faults: Sequence[str]) -> str:
     below = sorted(info.base_name for info in infos if info.type == fs.FileType.Directory)[:_LOOKED_INTO]
     runs = [name for name in below if home.exists(f"{name}/config.yaml")]
     hint = f"the runs in it are {', '.join(runs)}" if runs else "give the directory of a run (run.dir)"
-    return "; ".join(["holds no run: neither a config.yaml nor the table of a stage", *faults, hint])
+    why = "; ".join(faults) or "neither a config.yaml nor the table of a stage"
+    return f"holds no run: {why}; {hint}"
 
 
 def _configuration(home: Directory) -> tuple[RunConfig | None, list[str]]:
