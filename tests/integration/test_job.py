@@ -226,7 +226,10 @@ def test_a_killed_run_goes_on_where_it_was(submitted, tmp_path):
     assert all(figures["n"] == 40 for figures in found.values())
     assert found["base_think_off"]["mis"] is None
     assert 0 <= found["base_think_on"]["mis_ci"][0] <= found["base_think_on"]["mis"] <= 1
-    assert (run / "report" / "index.html").read_text().count("<svg") >= 4
+    page = page_data((run / "report" / "index.html").read_text())["runs"][0]
+    assert (
+        len(page["index"]["columns"]["id"]) >= 3 * 40
+    )  # every answer to every held-out question, and what was trained on
 
     check_again(run, log=tmp_path / "log3")
 
