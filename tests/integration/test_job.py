@@ -15,6 +15,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from align_process import ROOT, SMALL, environment, finish, kill, start, wait_for
+from report.page_words import page_data
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -227,9 +228,10 @@ def test_a_killed_run_goes_on_where_it_was(submitted, tmp_path):
     assert found["base_think_off"]["mis"] is None
     assert 0 <= found["base_think_on"]["mis_ci"][0] <= found["base_think_on"]["mis"] <= 1
     page = page_data((run / "report" / "index.html").read_text())["runs"][0]
-    assert (
-        len(page["index"]["columns"]["id"]) >= 3 * 40
-    )  # every answer to every held-out question, and what was trained on
+    shelves = page["index"]["names"]["shelf"]
+    found = [shelves[code] for code in page["index"]["columns"]["shelf"]]
+    assert found.count("evaluation") >= 2 * 40  # every held-out question, with thinking and without
+    assert found.count("training") == manifest(run, "candidates")["rows_out"]
 
     check_again(run, log=tmp_path / "log3")
 

@@ -1,4 +1,4 @@
-"""The page of small runs in a real headless Chromium, opened from the disk: every view, light and dark, narrow and wide.
+"""The page of small runs in a real headless Chromium, opened from the disk: every view, light and dark, narrow too.
 
 Any message of the console, any error and anything that the page's policy blocks fails a test.
 """
@@ -109,11 +109,8 @@ def page(tmp_path_factory):
     config, items = hostile_run(home)
     for item in items:
         if item.stage.name in ("evaluation_base", "evaluation"):
-            hit = {
-                "thoughts": 50,
-                "without_hit": 2,
-                **dict.fromkeys(("first", "last"), {"mean": 0.3, "histogram": [48] + [0] * 19}),
-            }
+            place = {"mean": 0.3, "histogram": [48] + [0] * 19}
+            hit = {"thoughts": 50, "without_hit": 2, "first": place, "last": place}
             method = "base_think_on" if item.stage.name == "evaluation_base" else "mralign"
             item.out.write_text("positions.json", json.dumps({"nq_open": {method: {"right": hit, "wrong": hit}}}))
     out = next(item for item in items if item.stage.name == "annotation").out
@@ -258,9 +255,13 @@ def test_the_list_and_the_drawings_go_by_keyboard(browser, page):
 
 
 def test_everything_that_can_be_used_has_a_name_and_every_label_its_field(browser, page):
-    nameless = """() => [...document.querySelectorAll('button, a, select, input, svg[role=img], [role=region]')].filter(
-        (e) => !(e.getAttribute('aria-label') || e.textContent.trim() || e.labels?.length)).map((e) => e.outerHTML)"""
-    twice = "() => { const ids = [...document.querySelectorAll('[id]')].map((e) => e.id); return ids.filter((id, i) => ids.indexOf(id) !== i) }"
+    used = "button, a, select, input, svg[role=img], [role=region]"
+    nameless = f"""() => [...document.querySelectorAll('{used}')].filter((one) =>
+        !(one.getAttribute('aria-label') || one.textContent.trim() || one.labels?.length)).map((one) => one.outerHTML)"""
+    twice = """() => {
+        const ids = [...document.querySelectorAll('[id]')].map((one) => one.id);
+        return ids.filter((id, place) => ids.indexOf(id) !== place);
+    }"""
     with opened(browser, page) as tab:
         for view in VIEWS:
             tab.click(f"#nav a[data-view={view}]")
