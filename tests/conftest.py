@@ -10,6 +10,11 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# Times say little on a machine that is shared: an example that takes long is no fault.
+settings.register_profile("shared machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("shared machine")
 
 ENDED = Path(__file__).parents[1] / ".pytest_cache" / "ended"
 

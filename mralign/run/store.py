@@ -297,7 +297,7 @@ class StageDir(Directory):
         """The manifest, or None while the stage is unfinished. Raises ValueError for one that cannot be read."""
         try:
             return Manifest(**json.loads(self.read_text("manifest.json")))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except (TypeError, ValueError) as error:
             raise ValueError(
