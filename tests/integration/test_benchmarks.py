@@ -42,6 +42,7 @@ def answer_to(request):
     return json.dumps({"supported": is_supported(shown["claim"])})
 
 
+@pytest.mark.long
 def test_a_suite_of_three_benchmarks(tmp_path):
     run = tmp_path / "run"
     asked = [json.loads(line) for line in Path(resolve_path(TEST)).read_text(encoding="utf-8").splitlines()[:SIZE]]

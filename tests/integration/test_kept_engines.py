@@ -114,6 +114,7 @@ def test_one_engine_serves_the_base_and_then_the_trained_model_as_new_engines_wo
     assert not engines()
 
 
+@pytest.mark.long
 def test_an_engine_that_the_probe_refuses_or_that_has_a_tied_head_is_replaced(questions, tmp_path):
     wrong = save_moved(tmp_path / "wrong", wrong_by=0.5)
     tied = save_moved(tmp_path / "tied", tied=True)
@@ -130,6 +131,7 @@ def test_an_engine_that_the_probe_refuses_or_that_has_a_tied_head_is_replaced(qu
     assert figures["served_minus_trained_logp"] < 1e-4
 
 
+@pytest.mark.long
 def test_a_pool_that_ray_data_scales_keeps_its_engines_to_itself(questions, tmp_path):
     with holding():
         rows, _ = ask(questions, sampling(max_replicas=2, draws=1), tmp_path / "scaled")

@@ -82,6 +82,7 @@ def model_of_one_mind(gold):
     return answer
 
 
+@pytest.mark.long
 def test_an_endpoint_killed_on_the_way_pays_no_draw_twice(tmp_path):
     count = 80
     lines = (DATA / "questions" / "train.jsonl").read_text().splitlines()[:count]
