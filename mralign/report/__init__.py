@@ -37,17 +37,16 @@ def begin(config: RunConfig) -> None:
     home.write_text("config.yaml", text)
 
 
-def publish(config: RunConfig, planned: Sequence[PlannedStage]) -> str:
+def publish(config: RunConfig, planned: Sequence[PlannedStage], *, out: str | None = None) -> str:
     """Write the metrics and the page of a run, and return the text that ends it.
 
-    `planned`: every stage of the run, finished or not.
+    `planned`: every stage of the run, finished or not. `out`: the directory that all is written into in place of the
+    run directory, which is then only read.
     """
     acts = survey(planned)
     metrics = merged_metrics(acts)
     finished = all(act.manifest is not None for act in acts.values())
-    home, text = _run_directory(config), to_yaml(config)
-    if not finished and _shows_finished_run(home):
-        home = _unfinished(config)
+    home, text = _home_of_page(config, finished=finished, out=out), to_yaml(config)
     home.write_text("config.yaml", text)
     if metrics:
         home.write_text("evaluation/config.yaml", text)  # the next run may have no metrics that take their place
@@ -80,6 +79,14 @@ def _write_page(home: Directory, page: Page) -> None:
     for info in home.filesystem.get_file_info(below):
         if f"{DATA}/{info.base_name}" not in page.files:
             home.filesystem.delete_file(info.path)
+
+
+def _home_of_page(config: RunConfig, *, finished: bool, out: str | None) -> Directory:
+    """Where the page of a run goes."""
+    if out is not None:
+        return Directory(absolute(out))
+    home = _run_directory(config)
+    return _unfinished(config) if not finished and _shows_finished_run(home) else home
 
 
 def _run_directory(config: RunConfig) -> Directory:
