@@ -126,6 +126,12 @@ class Evaluation(Section):
     """Held-out questions, methods, decoding, judges, and the interval of every figure (method.md §6)."""
 
     split: Literal["dev", "test"] = "test"
+    predictions: Content[str | None] = Field(
+        None,
+        description="JSONL of responses that were made elsewhere, one a line: they are scored in place of asking the "
+        "model; `evaluate --predictions` writes it from your file.",
+        exclude_if=lambda path: path is None,
+    )
     label: str = Field("base", pattern=r"^[\w.-]+$", description="Name of `model` in tables: base_think_on, ...")
     methods: tuple[Way, ...] = Field((Way.THINK_OFF, Way.THINK_ON), description="How the model `model` is asked.")
     trained_methods: tuple[Way, ...] = Field((Way.THINK_ON,), description="How the trained model is asked.")
