@@ -2,7 +2,7 @@
 
 Questions (rows of schema QUESTIONS) and predictions enter; the predictions by question, mode and number of the draw
 leave, and those that answer no question of these. A prediction names its question by its id (with or without the data
-set before it) or by its text. Where it says both, both must fit: in another file the same number names another question.
+set before it) or by its text. Where it says both, both must fit: in another file the same number is another question.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ sample that says none. Which form a file has is seen from what stands in it:
   is of type `reasoning` is the thought. A sample that ended in an error is left out, as inspect_ai's own scores do.
 - lines with `doc` and `resps` are what lm-eval 0.4 writes as samples_<task>_<date>.jsonl under --log_samples. The
   question is `doc.question`, else the prompt; `target` the gold answers; the texts of `resps` are draws, as they came
-  from the model; what a filter made of them is left aside. A task that compares likelihoods has no texts and is refused.
+  from the model; what a filter made of them is left aside. A task that compares likelihoods has none and is refused.
 - anything else: records with the fields of predictions.py, a line each (or an array, CSV, Parquet).
 """
 
