@@ -30,10 +30,10 @@ help: ## list the commands
 	@echo "  ARGS=... is handed on, e.g. make align ARGS=\"--dry-run training.epochs=1\""
 
 align: $(RUN_STAMP) ## the whole run, from questions to an aligned model and a report
-	$(if $(findstring --preset,$(ARGS)),,HF_HUB_OFFLINE=1) $(PY) jobs/align.py $(ARGS)
+	$(if $(findstring --preset,$(ARGS)),,HF_HUB_OFFLINE=1) $(PY) -m mralign align $(ARGS)
 
 compare: $(RUN_STAMP) ## compare training methods on the same annotated candidates
-	$(PY) jobs/compare.py $(ARGS)
+	$(PY) -m mralign compare $(ARGS)
 
 PYTEST := HF_HUB_OFFLINE=1 RAY_AUTH_MODE=disabled $(PY) -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from mralign.cli import ablate as ablate_command
 from mralign.comparison import run_tables
 from mralign.config import load
 from mralign.evaluation.scoring import SCORES
@@ -17,7 +17,7 @@ from mralign.plan import pipeline
 from mralign.run.store import Directory, Manifest, part_name
 
 ROOT = Path(__file__).parents[1]
-PRESETS = ROOT / "jobs" / "presets"
+PRESETS = ROOT / "mralign" / "presets"
 
 
 def ablate(*arguments):
@@ -127,10 +127,9 @@ def test_finished_rows_become_one_table_with_its_files(tmp_path):
 
 def test_what_runs_anew_is_said_of_the_first_row_only(tmp_path, monkeypatch):
     """The rows differ from each other by design."""
-    job = runpy.run_path(str(ROOT / "jobs" / "ablate.py"), run_name="ablate")
     said = []
     monkeypatch.setattr(pipeline, "plan", lambda config: [])
     monkeypatch.setattr(pipeline, "run", lambda config, planned, *, start_ray, explain: said.append(explain))
     config = load("miniworld", overrides=[f"run.dir={tmp_path}"], presets_dir=PRESETS)
-    job["run_rows"]({"one": config, "two": config, "three": config}, home=Directory(str(tmp_path)))
+    ablate_command.run_rows({"one": config, "two": config, "three": config}, home=Directory(str(tmp_path)))
     assert said == [True, False, False]

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from mralign.config import RunConfig, load, parse, resolve_path, to_yaml
 
 ROOT = Path(__file__).parents[1]
-PRESETS = ROOT / "jobs" / "presets"
+PRESETS = ROOT / "mralign" / "presets"
 QUESTIONS = {"train": [{"name": "a", "path": "a.jsonl"}]}
 NEEDED = {"import-rollouts": ["rollouts.import_on=on.jsonl", "rollouts.import_off=off.jsonl"]}
 

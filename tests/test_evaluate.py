@@ -1,17 +1,18 @@
 """`python jobs/evaluate.py` as a user starts it, before anything is asked: suites, files, messages."""
 
-import importlib
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from command_line import parsed
 
+from mralign.cli.evaluate import configure
 from mralign.config import load
 
 ROOT = Path(__file__).parents[1]
-SUITES = ROOT / "jobs" / "presets" / "suites"
+SUITES = ROOT / "mralign" / "presets" / "suites"
 DATA = ROOT.parent / "shared" / "data"
 
 
@@ -27,15 +28,10 @@ def evaluate(*arguments):
     )
 
 
-@pytest.fixture(scope="module")
-def job():
-    sys.path.insert(0, str(ROOT / "jobs"))
-    yield importlib.import_module("evaluate")
-    sys.path.remove(str(ROOT / "jobs"))
-
-
-def configured(job, *arguments):
-    return job.configure(job._parser().parse_intermixed_args(list(arguments)))
+def configured(*arguments):
+    given = parsed("evaluate", *arguments)
+    wanted = {key: given[key] for key in ("model", "adapter", "suite", "data", "benchmarks")}
+    return configure(given["settings"] or (), **wanted)
 
 
 @pytest.mark.parametrize("path", sorted(SUITES.glob("*.yaml")), ids=lambda path: path.stem)
@@ -45,48 +41,48 @@ def test_every_suite_loads_and_trains_nothing(path):
     assert not config.questions.train
 
 
-def test_a_model_gives_the_label_and_the_run_directory(job):
-    config = configured(job, "--model", "org/Some Model:v2", "evaluation.draws=2")
+def test_a_model_gives_the_label_and_the_run_directory():
+    config = configured("--model", "org/Some Model:v2", "evaluation.draws=2")
     assert config.model.path == "org/Some Model:v2"
     assert (config.evaluation.label, config.run.dir) == ("org_Some_Model_v2", "runs/evaluate/org_Some_Model_v2")
     assert config.evaluation.draws == 2
-    assert configured(job, "--model", "m", "run.dir=mine").run.dir == "mine"
+    assert configured("--model", "m", "run.dir=mine").run.dir == "mine"
 
 
-def test_no_two_models_share_a_run_directory(job, tmp_path):
+def test_no_two_models_share_a_run_directory(tmp_path):
     models = [tmp_path / run / "training" / mark / "model" for run, mark in (("one", "a"), ("one", "b"), ("two", "a"))]
     for path in models:
         path.mkdir(parents=True)
     (tmp_path / "007").mkdir()
-    configs = [configured(job, "--model", str(path)) for path in [*models, tmp_path / "007"]]
-    configs.append(configured(job, "--model", str(models[0]), "--adapter", "my: adapter"))
+    configs = [configured("--model", str(path)) for path in [*models, tmp_path / "007"]]
+    configs.append(configured("--model", str(models[0]), "--adapter", "my: adapter"))
     assert [config.evaluation.label for config in configs] == ["one", "one", "two", "007", "one-my_adapter"]
     assert configs[-1].model.adapter == "my: adapter"
     assert len({config.run.dir for config in configs}) == 5
 
 
-def test_the_configuration_of_a_training_is_evaluated_in_a_directory_of_its_own_only(job):
-    preset = str(ROOT / "jobs" / "presets" / "miniworld.yaml")
+def test_the_configuration_of_a_training_is_evaluated_in_a_directory_of_its_own_only():
+    preset = str(ROOT / "mralign" / "presets" / "miniworld.yaml")
     with pytest.raises(ValueError, match="is the configuration of a training, whose run directory is runs/miniworld"):
-        configured(job, "--suite", preset)
-    config = configured(job, "--suite", preset, "run.dir=runs/other")
+        configured("--suite", preset)
+    config = configured("--suite", preset, "run.dir=runs/other")
     assert (config.questions.train, config.questions.dev, len(config.questions.test)) == ((), (), 1)
 
 
-def test_files_lie_under_the_data_directory_and_benchmarks_can_be_chosen(job):
-    config = configured(job, "--suite", "paper", "--data", "s3://bucket/data/", "--benchmarks", "sciq", "nq_open")
+def test_files_lie_under_the_data_directory_and_benchmarks_can_be_chosen():
+    config = configured("--suite", "paper", "--data", "s3://bucket/data/", "--benchmarks", "sciq,nq_open")
     assert {source.name: source.path for source in config.questions.test} == {
         "nq_open": "s3://bucket/data/NQ-open.dev.jsonl",
         "sciq": "s3://bucket/data/SciQ.zip",
     }
-    assert configured(job, "--suite", "quick", "--benchmarks", "sciq", "evaluation.draws=2").evaluation.draws == 2
-    assert configured(job, "--data", "d").questions.test[0].path.startswith("pkg://")
+    assert configured("--suite", "quick", "--benchmarks", "sciq", "evaluation.draws=2").evaluation.draws == 2
+    assert configured("--data", "d").questions.test[0].path.startswith("pkg://")
     with pytest.raises(ValueError, match="--benchmarks sciqq: not in this suite; allowed are nq_open, sciq, simpleqa"):
-        configured(job, "--suite", "quick", "--benchmarks", "sciqq")
+        configured("--suite", "quick", "--benchmarks", "sciqq")
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="the published data sets are not here")
-def test_the_published_files_fit_the_suites(job, tmp_path):
+def test_the_published_files_fit_the_suites(tmp_path):
     published = {
         "NQ-open.dev.jsonl": DATA / "nq_open" / "NQ-open.dev.jsonl",
         "SciQ.zip": DATA / "sciq" / "SciQ.zip",
@@ -98,7 +94,7 @@ def test_the_published_files_fit_the_suites(job, tmp_path):
         (tmp_path / name).symlink_to(path)
     from mralign.questions.sources import read_batches
 
-    config = configured(job, "--suite", "paper", "--data", str(tmp_path))
+    config = configured("--suite", "paper", "--data", str(tmp_path))
     read = {}
     for source in config.questions.test:
         settings = {"format": source.format, "fields": source.fields, "sample": source.sample, "rows": 10_000}

@@ -15,6 +15,7 @@ from mralign.annotation.taxonomy import PAPER
 from mralign.config import load, parse
 from mralign.plan import pipeline
 from mralign.rows.schema import ANNOTATIONS
+from mralign.run import local_ray
 from mralign.run.store import Manifest
 
 ROOT = Path(__file__).parents[1]
@@ -102,7 +103,7 @@ def annotated(row_id, *pairs):
 def test_only_the_agreement_of_an_annotated_run_with_a_human_beside_it(tmp_path):
     run, human = tmp_path / "run", tmp_path / "human.csv"
     human.write_text("row_id,first_segment,last_segment,labels\np/on/0,0,0,framing\np/on/0,1,1,\n")
-    config = load("miniworld", overrides=[f"run.dir={run}"], presets_dir=ROOT / "jobs" / "presets")
+    config = load("miniworld", overrides=[f"run.dir={run}"], presets_dir=ROOT / "mralign" / "presets")
     road = {item.stage.name: item for item in pipeline.plan(config)}
     out = road["annotation"].out
     out.write_text("taxonomy.json", json.dumps({"states": PAPER.states, "macro": dict(PAPER.macro)}))
@@ -184,7 +185,6 @@ def test_a_submitted_job_needs_a_run_directory_that_stays(tmp_path):
 
 def test_a_ray_that_did_not_start_in_time_is_started_once_more(monkeypatch):
     """With a stand-in for ray.init: how busy a machine must be for the real one to give up cannot be arranged."""
-    import align
     import ray
 
     config = parse({"questions": {"test": [{"name": "q", "path": "q.jsonl"}]}})
@@ -197,7 +197,7 @@ def test_a_ray_that_did_not_start_in_time_is_started_once_more(monkeypatch):
 
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(ray, "init", init)
-    align._init_ray(config)
+    local_ray._init(config)
     assert len(tries) == 2
     assert tries[0] == tries[1]
     assert tries[0]["address"] == "local"
@@ -207,4 +207,4 @@ def test_a_ray_that_did_not_start_in_time_is_started_once_more(monkeypatch):
 
     monkeypatch.setattr(ray, "init", refuse)
     with pytest.raises(ValueError, match="another fault"):
-        align._init_ray(config)
+        local_ray._init(config)

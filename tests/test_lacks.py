@@ -1,26 +1,20 @@
 """What later stages need is looked for before the first: models, packages, keys, all of it in one message."""
 
-import sys
-from pathlib import Path
-
 import pytest
 
+from mralign.cli import own_taxonomy
 from mralign.config import load
 from mralign.plan import pipeline, plan_text
+from mralign.presets import PRESETS
 from mralign.serving import lacks, vllm
 from mralign.training import requirements
-
-ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT / "jobs")]
-
-import taxonomy  # noqa: E402
 
 LABELLER = "{name: labeller, engine: vllm, model: {path: /nowhere/model}}"
 ENDPOINT = "{name: far, engine: http, http: {base_url: 'https://far.example/v1', key_env: FAR_KEY, model: m}}"
 
 
 def configured(tmp_path, *overrides):
-    return load("miniworld", overrides=[f"run.dir={tmp_path}/run", *overrides], presets_dir=ROOT / "jobs" / "presets")
+    return load("miniworld", overrides=[f"run.dir={tmp_path}/run", *overrides], presets_dir=PRESETS)
 
 
 def unexpected(*_, **__):
@@ -126,7 +120,7 @@ def test_the_labeller_of_a_taxonomy_is_looked_for_before_the_rollouts(tmp_path, 
         monkeypatch.setattr(vllm, "find_spec", lambda name: None)
     monkeypatch.setattr("mralign.annotation.discovery_stage.check_embedding", lambda settings: None)
     monkeypatch.setattr("mralign.annotation.discovery_stage.check_installed", lambda: None)
-    monkeypatch.setattr(taxonomy.pipeline, "run", unexpected)
-    arguments = [f"run.dir={tmp_path}/run", f"discovery.labeller={labeller}"]
+    monkeypatch.setattr(own_taxonomy.pipeline, "run", unexpected)
+    settings = [f"run.dir={tmp_path}/run", f"discovery.labeller={labeller}"]
     with pytest.raises(ValueError, match=said[fault]):
-        taxonomy.run(taxonomy._parser().parse_intermixed_args(arguments))
+        own_taxonomy.taxonomy(settings)

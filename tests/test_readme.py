@@ -9,18 +9,20 @@ import importlib
 import re
 import shlex
 import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 import yaml
+from command_line import parsed
 from packaging.requirements import InvalidRequirement, Requirement
 
+from mralign.cli import evaluate
+from mralign.comparison import run_tables
 from mralign.config import load
 
 ROOT = Path(__file__).parents[1]
-PRESETS = ROOT / "jobs" / "presets"
+PRESETS = ROOT / "mralign" / "presets"
 EXTRAS = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
 DOCUMENTS = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "cluster/README.md", "cluster/Dockerfile")),
@@ -28,7 +30,7 @@ DOCUMENTS = [
     *sorted(PRESETS.rglob("*.yaml")),
     *sorted((ROOT / "jobs").glob("*.py")),
 ]
-HEADS = ("make", "python", "pip", "ray", "docker", "kubectl", "export")
+HEADS = ("make", "mralign", "python", "pip", "ray", "docker", "kubectl", "export")
 # Fenced text that is no command, by how it begins: what was printed, and trees of files.
 SHOWN = ("method ", "<run.dir>/", "mralign/\n", "## [")
 FENCE = re.compile(r"^[ ]*```(\w*)\n(.*?)^[ ]*```", re.MULTILINE | re.DOTALL)
@@ -123,28 +125,26 @@ def filled(words, place):
     return found
 
 
-def read_job(script, arguments, place):
-    """A job's own parser, and the configuration that it would make of the arguments."""
-    assert (ROOT / script).is_file(), f"there is no {script}"
-    job = importlib.import_module(Path(script).stem)
-    try:
-        args = job._parser().parse_intermixed_args(arguments)
-    except SystemExit:
-        raise ValueError(f"{script} does not take {arguments}") from None
-    if script == "jobs/compare.py" or getattr(args, "compare", None):
+def read_mralign(words, place):
+    """The parser of the command, and the configuration that it would make of the arguments."""
+    name, arguments = words[0], words[1:]
+    given = parsed(name, *arguments)
+    if name == "compare" or given.get("compare"):
         return
-    if script == "jobs/evaluate.py":
-        args.benchmarks = [name for name in args.benchmarks or () if name != "NAME"] or None
-        job.configure(args)
+    if name == "evaluate":
+        names = [one for one in given["benchmarks"] or () if one != "NAME"]
+        wanted = {key: given[key] for key in ("model", "adapter", "suite", "data")}
+        evaluate.configure(given["settings"] or (), benchmarks=names, **wanted)
         return
-    load(args.preset, overrides=args.overrides, presets_dir=PRESETS)
-    if script == "jobs/ablate.py":
-        job.run_tables.read_table(args.table, tables_dir=PRESETS / "tables")
+    load(given["preset"], overrides=given["settings"] or (), presets_dir=PRESETS)
+    if name == "ablate":
+        run_tables.read_table(given["table"], tables_dir=PRESETS / "tables")
 
 
 def read_python(words, place):
     if words[0].endswith(".py") and words[0].startswith("jobs/"):
-        read_job(words[0], words[1:], place)
+        assert (ROOT / words[0]).is_file(), f"there is no {words[0]}"
+        read_mralign([Path(words[0]).stem, *words[1:]], place)
     elif words[:2] == ["-m", "pytest"]:
         assert (ROOT / words[2].partition("::")[0]).exists(), f"there is no {words[2]}"
     elif words[:2] == ["-m", "mralign.miniworld"]:
@@ -161,7 +161,7 @@ def read_make(words, place):
         raise ValueError(done.stderr)
     given = next((word.removeprefix("ARGS=") for word in words if word.startswith("ARGS=")), "")
     if given and targets[0] in ("align", "compare"):
-        read_job(f"jobs/{targets[0]}.py", filled([w for w in shlex.split(given) if w != "..."], place), place)
+        read_mralign([targets[0], *filled([w for w in shlex.split(given) if w != "..."], place)], place)
 
 
 def read_pip(words, place):
@@ -225,7 +225,6 @@ def read(command, place):
 
 @pytest.fixture(autouse=True)
 def _jobs(monkeypatch):
-    monkeypatch.setattr(sys, "path", [str(ROOT / "jobs"), *sys.path])
     monkeypatch.chdir(ROOT)
 
 
@@ -258,6 +257,9 @@ def test_the_documents_hold_the_commands_that_matter():
         "pip install -e '.[gpus]'",
         "make aline",
         'make compare ARGS="--metods sft"',
+        "mralign align --presett miniworld",
+        "mralign evaluate --suite quick --benchmarks nothing",
+        "mralign conpare",
         "python jobs/align.py --presett miniworld",
         "python jobs/align.py training.epoch=1",
         "python jobs/align.py --preset papers",
@@ -273,8 +275,9 @@ def test_the_documents_hold_the_commands_that_matter():
 )
 def test_a_wrong_command_is_noticed(command, tmp_path):
     from click import ClickException
+    from typer import TyperException
 
-    wrong = (AssertionError, ValueError, OSError, InvalidRequirement, ClickException, SystemExit)
+    wrong = (AssertionError, ValueError, OSError, InvalidRequirement, ClickException, TyperException, SystemExit)
     with pytest.raises(wrong):
         read(command, tmp_path)
 

@@ -89,7 +89,7 @@ def sample(candidates: StageDir, *, size: int, seed: int) -> dict[str, list[str]
         by_part[part] = table.column("row_id").to_pylist()
     chosen = set(sample_ids(chain(*by_part.values()), size=size, seed=seed))
     if not chosen:
-        raise ValueError("no candidate is left to label; `jobs/align.py --until candidates` prints how many went where")
+        raise ValueError("no candidate is left to label; `mralign align --until candidates` prints how many went where")
     return {part: [row_id for row_id in row_ids if row_id in chosen] for part, row_ids in by_part.items()}
 
 

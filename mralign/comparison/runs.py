@@ -2,7 +2,7 @@
 
 Two run directories, each with `evaluation/index.json` (where the scores of its methods lie), enter; a table of every
 measure of every benchmark that both have, with the paired difference, its interval and its significance, leaves as
-text, and as comparison.json, .md and .tex. Any run will do: of `jobs/align.py`, of `jobs/evaluate.py`, old or new.
+text, and as comparison.json, .md and .tex. Any run will do: of `mralign align`, of `mralign evaluate`, old or new.
 """
 
 from __future__ import annotations

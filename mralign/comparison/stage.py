@@ -154,6 +154,20 @@ def start_server(prepared: Prepared) -> Any:
     return ray.remote(Server).options(**place, runtime_env=environment).remote(prepared.config)
 
 
+def end_server(server: Any) -> None:
+    """End the process of a remote Server."""
+    import ray
+
+    ray.kill(server)
+
+
+def start_trainers(count: int) -> list[Any]:
+    """So many remote Trainers, one CPU each."""
+    import ray
+
+    return [ray.remote(Trainer).options(num_cpus=1).remote() for _ in range(count)]
+
+
 def evaluate_base(
     prepared: Prepared,
     *,

@@ -39,12 +39,12 @@ These search results may help:
 class SelfRefine(Section):
     """Answer, feedback, revised answer, by the same model, thinking on. Texts are messages of the user."""
 
-    rounds: int = Field(1, ge=1, le=9, description="Feedback and revision so many times.")
-    feedback: str = Field(_FEEDBACK, description="Asks for feedback; holds {question} and {answer}.")
+    rounds: int = Field(1, ge=1, le=9, description="Number of rounds of feedback and revision.")
+    feedback: str = Field(_FEEDBACK, description="Message that asks for feedback; holds {question} and {answer}.")
     revise: str = Field(
         _REVISE,
-        description="Asks for a revised answer; holds {question} (with evaluation.prompt around it), {answer} and "
-        "{feedback}.",
+        description="Message that asks for a revised answer; holds {question} (with evaluation.prompt around it), "
+        "{answer} and {feedback}.",
     )
 
     @model_validator(mode="after")
@@ -59,42 +59,74 @@ class SelfRefine(Section):
 class Search(Section):
     """A search endpoint: POST of a JSON object, an answer in JSON. The key comes from the environment."""
 
-    url: str = Field("http://127.0.0.1:8000/search", description="http:// or https:// address.")
+    url: str = Field("http://127.0.0.1:8000/search", description="Address of the search endpoint, http:// or https://.")
     request: dict[str, Any] = Field(
         default_factory=lambda: {"query": "{query}", "top_k": "{top_k}"},
-        description="The object that is sent; the texts {query} and {top_k} are filled in (top_k as a number).",
+        description="The JSON object that is sent. {query} and {top_k} are filled in, {top_k} as a number.",
     )
-    results: str = Field("results", description="Where the list of results lies in the answer; dots go deeper.")
+    results: str = Field(
+        "results", description="Where the list of results lies in the answer; a dot goes one level deeper."
+    )
     fields: dict[str, str] = Field(
-        default_factory=dict, description="Our names -> the endpoint's; left out: id, title, text, score."
+        default_factory=dict,
+        description="Maps our names (id, title, text, score) to the endpoint's; those left out are the same.",
     )
-    key_env: Speed[str | None] = Field(None, description="Environment variable that holds the key; null: no key.")
+    key_env: Speed[str | None] = Field(
+        None, description="Name of the environment variable that holds the key; null: no key is sent."
+    )
     key_header: Speed[str] = Field(
-        "Authorization", description="Header of the key; Authorization gets `Bearer ` before it."
+        "Authorization", description="Header in which the key is sent; Authorization gets `Bearer ` before the key."
     )
-    concurrency: Speed[int] = Field(16, ge=1)
-    timeout_s: Speed[float] = Field(60, gt=0)
-    max_retries: Speed[int] = Field(8, ge=0)
-    max_backoff_s: Speed[float] = Field(60, gt=0)
-    requests_per_minute: Speed[float | None] = Field(None, gt=0, description="As in http, like the two below.")
-    max_rate_limited_s: Speed[float] = Field(7200, gt=0)
-    max_refusals: Speed[int | None] = Field(5, ge=1)
+    concurrency: Speed[int] = Field(16, ge=1, description="Requests in flight at once.")
+    timeout_s: Speed[float] = Field(60, gt=0, description="Seconds for one whole response.")
+    max_retries: Speed[int] = Field(
+        8,
+        ge=0,
+        description="Further tries of a request after 5xx, timeouts and broken bodies; a 429 uses up none of them.",
+    )
+    max_backoff_s: Speed[float] = Field(
+        60, gt=0, description="Longest pause between two tries, in seconds, unless the server asks for more."
+    )
+    requests_per_minute: Speed[float | None] = Field(
+        None,
+        gt=0,
+        description="Requests in a minute; they are spread evenly. null: as fast as the endpoint answers.",
+    )
+    max_rate_limited_s: Speed[float] = Field(
+        7200, gt=0, description="Seconds with nothing but 429 after which the run stops; the same command goes on."
+    )
+    max_refusals: Speed[int | None] = Field(
+        5,
+        ge=1,
+        description="Refusals of one kind in a row, with no answer between them, after which the run stops; null: "
+        "refusals never stop it.",
+    )
 
 
 class Retrieval(Section):
     """Where snippets come from, for +Ret and for the evidence of claims."""
 
-    engine: Literal["none", "bm25", "http"] = "none"
+    engine: Literal["none", "bm25", "http"] = Field(
+        "none",
+        description="Who finds snippets: nobody, BM25 over a corpus of yours (mralign[retrieval]), or a search "
+        "endpoint.",
+    )
     corpus: Content[str | None] = Field(
-        None, description="bm25: JSONL or Parquet, a file or a directory of them; a row a text."
+        None, description="The corpus of bm25: a JSONL or Parquet file, or a directory of them, with one text a row."
     )
     fields: dict[str, str] = Field(
-        default_factory=dict, description="bm25: our names -> the corpus's; left out: id, title, text."
+        default_factory=dict,
+        description="Maps our names (id, title, text) to those of bm25's corpus; those left out are the same.",
     )
-    search: Search = Search()
-    top_k: int = Field(5, ge=1, description="Snippets in a prompt (+Ret).")
-    max_characters: int = Field(2000, ge=1, description="A longer snippet is cut in a prompt (+Ret).")
-    prompt: str = Field(_SNIPPETS, description="Takes the place of the question; holds {question} and {snippets}.")
+    search: Search = Field(Search(), description="The search endpoint, for engine http.")
+    top_k: int = Field(5, ge=1, description="Snippets in a prompt of think_off_ret and think_on_ret.")
+    max_characters: int = Field(
+        2000, ge=1, description="Longest snippet in such a prompt, in characters; the rest is cut."
+    )
+    prompt: str = Field(
+        _SNIPPETS,
+        description="Text that takes the place of the question in such a prompt; holds {question} and {snippets}.",
+    )
 
     @property
     def searched(self) -> Retrieval:
@@ -118,48 +150,76 @@ class Retrieval(Section):
 class LongFact(Section):
     """VeriScore: claims of a response, evidence for each, a verdict on each."""
 
-    k: int | None = Field(None, ge=1, description="K of F1@K; null: median claims of the base model, thinking on.")
-    evidence: int = Field(10, ge=1, description="Snippets that a claim of a long answer is checked against.")
+    k: int | None = Field(
+        None, ge=1, description="K of F1@K; null: the median number of claims of the untrained model with thinking."
+    )
+    evidence: int = Field(10, ge=1, description="Number of snippets against which a claim of a long answer is checked.")
 
 
 class Evaluation(Section):
     """Held-out questions, methods, decoding, judges, and the interval of every figure (method.md §6)."""
 
-    split: Literal["dev", "test"] = "test"
+    split: Literal["dev", "test"] = Field(
+        "test", description="Which questions are asked. Use dev while you choose settings, and test once at the end."
+    )
     predictions: Content[str | None] = Field(
         None,
-        description="JSONL of responses that were made elsewhere, one a line: they are scored in place of asking the "
-        "model; `evaluate --predictions` writes it from your file.",
+        description="File of responses that were made elsewhere. They are scored, and no model is asked. "
+        "`mralign evaluate --predictions FILE` sets this and what belongs to it.",
         exclude_if=lambda path: path is None,
     )
-    label: str = Field("base", pattern=r"^[\w.-]+$", description="Name of `model` in tables: base_think_on, ...")
-    methods: tuple[Way, ...] = Field((Way.THINK_OFF, Way.THINK_ON), description="How the model `model` is asked.")
-    trained_methods: tuple[Way, ...] = Field((Way.THINK_ON,), description="How the trained model is asked.")
-    draws: int = Field(1, ge=1)
+    label: str = Field(
+        "base",
+        pattern=r"^[\w.-]+$",
+        description="Name of the untrained model in tables, which show base_think_on and the like.",
+    )
+    methods: tuple[Way, ...] = Field(
+        (Way.THINK_OFF, Way.THINK_ON),
+        description="How the untrained model is asked: without or with thinking, by Self-Refine, or with snippets "
+        "(_ret).",
+    )
+    trained_methods: tuple[Way, ...] = Field(
+        (Way.THINK_ON,), description="How the trained model is asked; the same choices."
+    )
+    draws: int = Field(
+        1,
+        ge=1,
+        description="Answers to every question by each method; all count in the figures. More make them steadier.",
+    )
     match: Match = "exact"
     prompt: str = Field(
         "{question}",
-        description="The user's message; `{question}` stands for the question, `{choices}` for its choices, a line "
-        "each; without that place they follow the question.",
+        description="The user's message. `{question}` stands for the question, `{choices}` for its choices, one a "
+        "line; without `{choices}` they follow the question.",
     )
     prompts: dict[str, str] = Field(
-        default_factory=dict, description="Benchmark -> its own message in place of `prompt`, e.g. for long answers."
+        default_factory=dict,
+        description="Messages that take the place of `prompt`, by the name of the data set, e.g. for long answers.",
     )
-    decoding: Decoding = Decoding(temperature=0.6, top_p=0.95, top_k=20)
-    self_refine: SelfRefine = SelfRefine()
-    retrieval: Retrieval = Retrieval()
-    judge: Annotator | None = Field(None, description="Judges answers, engine vllm or http.")
-    extractor: Annotator | None = Field(None, description="Finds the claims of a long answer; null is the judge.")
-    verifier: Annotator | None = Field(None, description="Checks a claim; null is the judge.")
-    longfact: LongFact = LongFact()
+    decoding: Decoding = Field(
+        Decoding(temperature=0.6, top_p=0.95, top_k=20), description="How tokens of the answers are sampled."
+    )
+    self_refine: SelfRefine = Field(SelfRefine(), description="Rounds and messages of the method self_refine.")
+    retrieval: Retrieval = Field(
+        Retrieval(), description="Where snippets come from, for the methods with _ret and for the evidence of claims."
+    )
+    judge: Annotator | None = Field(
+        None,
+        description="Who judges answers (engine vllm or http). TruthfulQA, LongFact, FActScore and FRAMES need one.",
+    )
+    extractor: Annotator | None = Field(None, description="Who finds the claims of a long answer; null: the judge.")
+    verifier: Annotator | None = Field(None, description="Who checks a claim against its evidence; null: the judge.")
+    longfact: LongFact = Field(LongFact(), description="How long answers are scored.")
     reannotate: int = Field(
         0,
         ge=0,
-        description="Thoughts of the base and of the trained model that are labelled anew, for the difference "
-        "between their transition matrices; 0 is none.",
+        description="Number of questions whose thoughts, before and after training, are labelled anew, to show how "
+        "the transitions changed; 0: none. They are paid for like other annotations.",
     )
-    bootstrap_samples: int = Field(2000, ge=100)
-    level: float = Field(0.95, gt=0, lt=1)
+    bootstrap_samples: int = Field(
+        2000, ge=100, description="Bootstrap samples behind every interval. More take longer and change little."
+    )
+    level: float = Field(0.95, gt=0, lt=1, description="Confidence of the intervals: 0.95 is 95 %.")
 
     @model_validator(mode="after")
     def _can_be_asked(self) -> Evaluation:

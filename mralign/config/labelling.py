@@ -13,16 +13,41 @@ from mralign.config.section import Content, Repeated, Section
 class Annotator(Section):
     """One annotator: a model that vLLM serves here, one behind an endpoint, or the offline cue phrases."""
 
-    name: str
-    engine: Literal["cues", "vllm", "http"] = "cues"
-    rule_book: Content[str | None] = Field(None, description="cues: the YAML file of its cue phrases.")
-    model: Model | None = Field(None, description="vllm: null is the section `model`. Equal ones share their engines.")
-    serving: Engine | None = Field(None, description="vllm: null is the section `engine`.")
-    http: Http | None = Field(None, description="http: null is the section `http`. Equal ones share their purse.")
-    mode: ThinkMode | None = Field(None, description="How a chat is asked; null is thinking off, where that is known.")
-    decoding: Decoding = Decoding(temperature=0.0, top_p=1.0, max_tokens=2048)
+    name: str = Field(description="Name in tables, rejects and the report. Unique among annotators and adjudicator.")
+    engine: Literal["cues", "vllm", "http"] = Field(
+        "cues",
+        description="What it is: cue phrases (cues; a first draft only), a model that the run serves (vllm), or one "
+        "behind an endpoint (http).",
+    )
+    rule_book: Content[str | None] = Field(
+        None, description="The YAML file of cue phrases; for engine cues, which needs one."
+    )
+    model: Model | None = Field(
+        None,
+        description="The model to serve, for engine vllm; null: the section model. Annotators with equal `model` and "
+        "`serving` share their engines.",
+    )
+    serving: Engine | None = Field(
+        None, description="How that model is served, for engine vllm; null: the section engine."
+    )
+    http: Http | None = Field(
+        None,
+        description="The endpoint, for engine http; null: the section http. Annotators with equal ones share one "
+        "budget.",
+    )
+    mode: ThinkMode | None = Field(
+        None,
+        description="How the model is asked to think or not; null: without thinking where the family is known, since "
+        "a schema leaves no room for a thought.",
+    )
+    decoding: Decoding = Field(
+        Decoding(temperature=0.0, top_p=1.0, max_tokens=2048),
+        description="How its replies are sampled. Raise max_tokens where replies are cut off.",
+    )
     structured: Literal["json_schema", "json_object", "none"] = Field(
-        "json_schema", description="What holds the reply while it is written; not every endpoint knows schemas."
+        "json_schema",
+        description="What holds the reply to a form while it is written. Take json_object or none for an endpoint "
+        "that knows no schemas.",
     )
 
     @model_validator(mode="after")
@@ -39,18 +64,32 @@ class Annotator(Section):
 class Annotation(Section):
     """Two annotators, an adjudicator, and the taxonomy they label with (method.md §2a)."""
 
-    annotators: tuple[Annotator, Annotator] = (
-        Annotator(name="first", rule_book="pkg://mralign.annotation/rule_books/first.yaml"),
-        Annotator(name="second", rule_book="pkg://mralign.annotation/rule_books/second.yaml"),
+    annotators: tuple[Annotator, Annotator] = Field(
+        (
+            Annotator(name="first", rule_book="pkg://mralign.annotation/rule_books/first.yaml"),
+            Annotator(name="second", rule_book="pkg://mralign.annotation/rule_books/second.yaml"),
+        ),
+        description="The two annotators that label every thought. The default are cue phrases; for real thoughts "
+        "give two language models.",
     )
-    adjudicator: Annotator = Annotator(
-        name="adjudicator", rule_book="pkg://mralign.annotation/rule_books/adjudicator.yaml"
+    adjudicator: Annotator = Field(
+        Annotator(name="adjudicator", rule_book="pkg://mralign.annotation/rule_books/adjudicator.yaml"),
+        description="Decides the steps on which the two annotators cannot agree.",
     )
-    taxonomy: Content[str | None] = Field(None, description="Taxonomy YAML; null is the paper's 15 labels.")
-    threshold: float = Field(7.0, ge=0, le=10)
-    show_answers: bool = Field(True, description="Show annotators the gold answers, as the paper does.")
+    taxonomy: Content[str | None] = Field(
+        None, description="YAML file of the strategies to label with; null: the paper's 15."
+    )
+    threshold: float = Field(
+        7.0,
+        ge=0,
+        le=10,
+        description="Confidence (0 to 10) above which a label is taken that only one annotator gave.",
+    )
+    show_answers: bool = Field(True, description="Show the gold answers to the annotators, as the paper does.")
     human: Content[str | None] = Field(
-        None, description="CSV of a human's labels: one more annotator in the agreement."
+        None,
+        description="CSV file of a human's labels, who becomes one more annotator in the agreement: row_id, "
+        "first_segment, last_segment, labels.",
     )
 
     @model_validator(mode="after")
@@ -64,31 +103,54 @@ class Annotation(Section):
 class Embedding(Section):
     """The model that turns short texts into vectors: vLLM's pooling runner, or sentence-transformers."""
 
-    engine: Literal["vllm", "sentence_transformers"] = "vllm"
-    path: str = Field("BAAI/bge-m3", description="Model directory or hub name.")
-    prefix: str = Field("", description="Put before every text, where a model asks for it, e.g. `query: `.")
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    max_model_len: int | None = Field(None, ge=8, description="Tokens of a text; null is the model's own bound.")
-    batch_size: int = Field(64, ge=1)
-    gpu: bool = False
+    engine: Literal["vllm", "sentence_transformers"] = Field(
+        "vllm",
+        description="What computes the vectors: vLLM's pooling runner, or sentence-transformers (mralign[discovery]).",
+    )
+    path: str = Field("BAAI/bge-m3", description="The embedding model: a local directory or a name on the hub.")
+    prefix: str = Field("", description="Text before every name, where the model asks for one, e.g. `query: `.")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="Number format in which the embedding model computes."
+    )
+    max_model_len: int | None = Field(None, ge=8, description="Longest text in tokens; null: the model's own bound.")
+    batch_size: int = Field(64, ge=1, description="Texts that are embedded together.")
+    gpu: bool = Field(False, description="Embed on a GPU; false: on the CPU.")
 
 
 class Discovery(Section):
-    """From names that an annotator finds freely to a taxonomy (method.md §2b): jobs/taxonomy.py."""
+    """From names that an annotator finds freely to a taxonomy (method.md §2b): `mralign taxonomy`."""
 
-    sample: int = Field(2000, ge=1, description="Trajectories that are labelled.")
+    sample: int = Field(2000, ge=1, description="Number of thoughts in which strategies are named freely.")
     labeller: Annotator | None = Field(
-        None, description="Who finds the names and later names the clusters; null is annotation.adjudicator."
+        None,
+        description="Who finds the names and later names the clusters, engine vllm or http; null: "
+        "annotation.adjudicator.",
     )
-    min_frequency: Repeated[int] = Field(5, ge=1, description="A name found less often is left out.")
-    embedding: Repeated[Embedding] = Embedding()
+    min_frequency: Repeated[int] = Field(
+        5, ge=1, description="A name must be found so often to be clustered. Lower it for a small sample."
+    )
+    embedding: Repeated[Embedding] = Field(
+        Embedding(), description="The model that turns names into vectors, by which they are clustered."
+    )
     min_samples: Repeated[int] = Field(
-        5, ge=2, description="OPTICS: names within reach that make a name a core of a cluster."
+        5,
+        ge=2,
+        description="Names within reach that make a name the core of a cluster (OPTICS). Raise it for fewer, denser "
+        "clusters.",
     )
     min_cluster_share: Repeated[float] = Field(
-        0.03, ge=0, le=1, description="Least share of the names in a cluster, and never fewer than min_samples."
+        0.03,
+        ge=0,
+        le=1,
+        description="Smallest cluster as a share of all names; never fewer names than min_samples.",
     )
-    xi: Repeated[float] = Field(0.05, gt=0, lt=1, description="OPTICS: how steep the edge of a cluster is.")
+    xi: Repeated[float] = Field(
+        0.05,
+        gt=0,
+        lt=1,
+        description="How steep the edge of a cluster must be (OPTICS). Change it where the map of the clusters shows "
+        "what should be one, or apart.",
+    )
     representatives: Repeated[int] = Field(
-        10, ge=1, description="Names of a cluster that are shown to whoever names it."
+        10, ge=1, description="Names of a cluster that are shown to the labeller when it names the cluster."
     )

@@ -16,17 +16,40 @@ class Transitions(Section):
     `preset: converged` runs EM undamped until no entry moves by 1e-9 or more; values given beside a preset win.
     """
 
-    preset: Alias[Literal["paper", "converged"]] = "paper"
-    estimator: Literal["em", "frequency"] = "em"
-    labels: Literal["all", "single"] = "all"
-    em: Speed[Literal["reduced", "sharded"]] = Field(
-        "reduced", description="E-step on the summed count table, or on the table of each part, once an iteration."
+    preset: Alias[Literal["paper", "converged"]] = Field(
+        "paper",
+        description="Fills max_iter, tol and damping. paper: five damped iterations. converged: undamped, until no "
+        "entry moves by 1e-9.",
     )
-    bootstrap: int = Field(50, ge=0, description="Replicates for the standard errors; 0 is none, 1 is no spread.")
-    max_iter: int = Field(5, ge=1)
-    tol: float = Field(1e-6, ge=0)
-    damping: float = Field(0.6, gt=0, le=1)
-    prior: float = Field(0.1, ge=0)
+    estimator: Literal["em", "frequency"] = Field(
+        "em",
+        description="How P is estimated: by EM, or by frequencies, which spread every pair evenly over its edges (an "
+        "ablation of the paper).",
+    )
+    labels: Literal["all", "single"] = Field(
+        "all", description="Use all labels of a step, or only its most confident one (an ablation of the paper)."
+    )
+    em: Speed[Literal["reduced", "sharded"]] = Field(
+        "reduced",
+        description="Run EM on the summed table of counts, or on the table of each part. Take sharded only where the "
+        "sum is too large for one task.",
+    )
+    bootstrap: int = Field(
+        50,
+        ge=0,
+        description="Bootstrap replicates for the standard errors of P, ratios and weights; 0: no errors. Not 1.",
+    )
+    max_iter: int = Field(5, ge=1, description="Most iterations of EM.")
+    tol: float = Field(1e-6, ge=0, description="EM ends when no entry of P moves by this much in an iteration.")
+    damping: float = Field(
+        0.6, gt=0, le=1, description="Share of the new P in an iteration; the rest is the last P. 1: undamped."
+    )
+    prior: float = Field(
+        0.1,
+        ge=0,
+        description="Count that is added to every allowed transition, so that none has probability 0. Raise it for "
+        "little data.",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -45,10 +68,18 @@ class Transitions(Section):
 class Weights(Section):
     """Step weights (method.md §4)."""
 
-    anchor: Literal["global", "opposite"] = "global"
-    control: Literal["none", "shuffle", "mean", "uniform"] = "none"
-    clip_min: float = Field(1 / math.e, gt=0)
-    clip_max: float = Field(math.e, gt=0)
+    anchor: Literal["global", "opposite"] = Field(
+        "global",
+        description="Matrix by which a polarity's probability is divided: P of all thoughts (the paper), or that of "
+        "the other polarity (an extension of ours).",
+    )
+    control: Literal["none", "shuffle", "mean", "uniform"] = Field(
+        "none",
+        description="Weights of a control experiment: shuffled within each thought, each polarity's mean everywhere, "
+        "or 1 everywhere.",
+    )
+    clip_min: float = Field(1 / math.e, gt=0, description="Smallest weight of a step; the paper's is 1/e.")
+    clip_max: float = Field(math.e, gt=0, description="Largest weight of a step; the paper's is e.")
 
     @model_validator(mode="after")
     def _ordered(self) -> Weights:
@@ -60,25 +91,34 @@ class Weights(Section):
 class Examples(Section):
     """Training examples; a longer sequence is a reject, never cut."""
 
-    max_length: int = Field(4096, ge=2, description="Tokens of prompt and completion together.")
+    max_length: int = Field(
+        4096,
+        ge=2,
+        description="Most tokens of prompt and completion together. Raise it where the report shows too_long.",
+    )
 
 
 class Lora(Section):
     """The adapter: its size, and what of the model it changes."""
 
-    r: int = Field(32, ge=1)
-    alpha: int = Field(64, ge=1)
-    dropout: float = Field(0.0, ge=0, lt=1)
+    r: int = Field(32, ge=1, description="Rank of the adapter: its size.")
+    alpha: int = Field(64, ge=1, description="Scale of the adapter: what it adds is multiplied by alpha / r.")
+    dropout: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Share of the adapter's inputs that is dropped in training. Above 0 it trains slower.",
+    )
     target_modules: Literal["all-linear"] | tuple[str, ...] = Field(
         "all-linear",
-        description="Linear layers that are adapted, by the end of their names ([q_proj, v_proj]); all-linear: all of "
-        "them, the head left out. Experts that lie fused in one tensor are no linear layers.",
+        description="Linear layers that are adapted, by the end of their names ([q_proj, v_proj]); all-linear: all "
+        "but the head. Experts that are fused into one tensor do not count as linear layers.",
         exclude_if=lambda names: names == "all-linear",
     )
     target_parameters: tuple[str, ...] = Field(
         (),
-        description="Parameters that are adapted though no linear layer holds them, by the end of their names: fused "
-        "experts, [mlp.experts.gate_up_proj, mlp.experts.down_proj]. Not with dropout, nor under tuning=dora.",
+        description="Parameters outside linear layers that are adapted, by the end of their names, such as fused "
+        "experts: [mlp.experts.gate_up_proj, mlp.experts.down_proj]. Not with dropout or tuning=dora.",
         exclude_if=lambda names: not names,
     )
     modules_to_save: tuple[str, ...] = Field(
@@ -96,79 +136,143 @@ class Lora(Section):
 class Training(Section):
     """KTO with token weights (method.md §5), or another objective by the same loop."""
 
-    method: str = Field("mralign", description="An objective by the name of its file in mralign/training/objectives.")
+    method: str = Field(
+        "mralign",
+        description="What the training minimises: mralign, kto, sft, apo_zero, or an objective of your own by the "
+        "name of its file in mralign/training/objectives.",
+    )
     datasets: tuple[str, ...] = Field(
         (),
-        description="Train, and estimate P, on these data sets only; empty: on all.",
+        description="Data sets, by name, to train on and to estimate P from; empty: all.",
         exclude_if=lambda names: not names,  # where all are used, no fingerprint tells of it
     )
-    learning_rate: float | None = Field(None, gt=0, description="null is the objective's own: 1e-4 for SFT, else 5e-6.")
-    epochs: int = Field(3, ge=1)
-    max_steps: int | None = Field(None, ge=1, description="Stop after so many optimizer steps.")
-    warmup_ratio: float = Field(0.1, ge=0, le=1)
-    weight_decay: float = Field(0.0, ge=0)
-    max_grad_norm: float = Field(1.0, gt=0)
-    batch_size: int = Field(64, ge=2, description="Examples an optimizer step, over all workers.")
+    learning_rate: float | None = Field(
+        None,
+        gt=0,
+        description="Highest learning rate; null: the objective's own, 1e-4 for SFT, else 5e-6 (the paper's, for 8 B "
+        "parameters). The first setting to try others of, on dev.",
+    )
+    epochs: int = Field(3, ge=1, description="How often every example is trained on.")
+    max_steps: int | None = Field(
+        None, ge=1, description="Stop after this many optimizer steps; null: after the last epoch. For quick tries."
+    )
+    warmup_ratio: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="Share of the steps in which the learning rate rises; then it falls to 0 in a line.",
+    )
+    weight_decay: float = Field(0.0, ge=0, description="Weight decay of AdamW.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Norm to which a larger gradient is scaled down.")
+    batch_size: int = Field(
+        64,
+        ge=2,
+        description="Examples in an optimizer step, over all workers together; the number of GPUs does not change it.",
+    )
     micro_batch_tokens: Speed[int] = Field(
-        4096, ge=1, description="Tokens a forward and backward pass on one worker; a longer sequence goes alone."
+        4096,
+        ge=1,
+        description="Tokens in one forward and backward pass on one worker; a longer sequence goes alone. Lower it "
+        "when memory runs out, raise it to fill a large GPU.",
     )
     packing: Speed[Literal["auto", "on", "off"]] = Field(
         "auto",
-        description="Sequences one after another in one row; auto: where attention is varlen or a flash attention.",
+        description="Put sequences one after another into one row, without padding; auto: where attention is varlen "
+        "or a flash attention.",
     )
     attention: str = Field(
         "auto",
-        description="varlen (packed sequences, by torch's flash attention on a GPU in bfloat16, elsewhere one by one), "
-        "or transformers' name: sdpa, flash_attention_2, eager; auto: varlen on a GPU in bfloat16, else sdpa.",
+        description="How attention is computed. varlen: torch's flash attention over packed sequences. sdpa, "
+        "flash_attention_2, eager: transformers' own. auto: varlen on a GPU in bfloat16, else sdpa. Gemma 2 needs "
+        "eager, and models with a state or with windows need sdpa.",
     )
     kernels: Literal["torch", "liger"] = Field(
         "torch",
-        description="liger: norms, rotary embedding and gated MLP by Liger's kernels (GPU, liger-kernel).",
+        description="What computes norms, rotary embedding and gated MLP: torch, or Liger's faster kernels, which "
+        "need a GPU and come with mralign[gpu].",
         exclude_if=lambda name: name == "torch",
     )
     rope_length: int | None = Field(
         None,
         ge=2,
-        description="Length for which a rotary embedding that depends on the longest sequence (LongRoPE, dynamic NTK) "
-        "is set in every micro-batch: engine.max_model_len, for which the server sets it; null: nothing is set.",
+        description="Length, in tokens, for which a rotary embedding is set that depends on the longest sequence "
+        "(LongRoPE, dynamic NTK). Give it the value of engine.max_model_len; null, for other models: nothing is set.",
         exclude_if=lambda length: length is None,
     )
-    beta: float = Field(0.1, gt=0)
-    lambda_chosen: float = Field(1.0, gt=0)
-    lambda_rejected: float = Field(1.5, gt=0)
+    beta: float = Field(
+        0.1, gt=0, description="KTO's beta: a larger one keeps the policy closer to the untrained model."
+    )
+    lambda_chosen: float = Field(1.0, gt=0, description="Weight of the loss of positive examples.")
+    lambda_rejected: float = Field(
+        1.5,
+        gt=0,
+        description="Weight of the loss of negative examples. Where the classes are of very different size, the run "
+        "warns and names a value that balances them.",
+    )
     pairs: Literal["batch", "trl", "none"] = Field(
-        "batch", description="Mismatched pairs of z0: anew in every batch, as TRL fixes them, or none (z0 = 0)."
+        "batch",
+        description="Mismatched pairs from which z0 is estimated: drawn anew in every batch, fixed as in TRL (for "
+        "comparisons), or none (z0 is 0).",
     )
-    kl_every: int = Field(1, ge=1, description="Estimate z0 at every so many-th step and keep it between.")
-    kl_ema: float = Field(0.0, ge=0, lt=1, description="Share of the last z0 in the next.")
+    kl_every: int = Field(
+        1, ge=1, description="Estimate z0 once in this many steps and keep it between them. 4 trains faster."
+    )
+    kl_ema: float = Field(0.0, ge=0, lt=1, description="Share of the last z0 in the next one; 0: no smoothing.")
     tuning: Literal["lora", "dora", "qlora", "full"] = Field(
-        "lora", description="What is trained: an adapter (qlora: on a base in 4 bits, needs bitsandbytes), or all."
+        "lora",
+        description="What is trained: a LoRA or DoRA adapter, an adapter on a base in 4 bits (qlora; a GPU and "
+        "mralign[qlora]), or the whole model.",
     )
-    lora: Lora = Lora()
-    dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    workers: Speed[int] = Field(2, ge=1)
-    gpu: bool = False
-    threads_per_worker: Speed[int] = Field(1, ge=1, description="Torch threads of a CPU worker.")
-    zero_stage: Literal[0, 1, 2, 3] = 2
+    lora: Lora = Field(Lora(), description="Size and place of the adapter.")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "bfloat16", description="Number format in which the trainer and the reference compute."
+    )
+    workers: Speed[int] = Field(
+        2,
+        ge=1,
+        description="Training processes: one a GPU where gpu is true, so set it to the number of GPUs. A checkpoint "
+        "belongs to its number of workers.",
+    )
+    gpu: bool = Field(False, description="Train and score the reference on GPUs; false: on CPUs.")
+    threads_per_worker: Speed[int] = Field(1, ge=1, description="Threads of a worker that trains on a CPU.")
+    zero_stage: Literal[0, 1, 2, 3] = Field(
+        2,
+        description="What DeepSpeed cuts up among the workers: nothing (0, float32 only), the optimizer's state (1), "
+        "gradients too (2), parameters too (3). Raise it when memory runs out.",
+    )
     offload: Literal["none", "optimizer", "all"] = Field(
-        "none", description="Keep in the memory of the host: the optimizer (ZeRO 1 to 3), with the parameters (ZeRO 3)."
+        "none",
+        description="What is kept in the host's memory to spare the GPU's: the optimizer (ZeRO 1 to 3), or the "
+        "parameters as well (all; ZeRO 3). Slower.",
     )
     gradient_checkpointing: Speed[bool] = Field(
-        False, description="Recompute activations in the backward pass: less memory, more time."
+        False,
+        description="Recompute activations in the backward pass: less memory, more time. Turn it on when memory runs "
+        "out.",
     )
-    checkpoint_every: Speed[int] = Field(20, ge=1, description="Optimizer steps between checkpoints.")
-    log_every: Speed[int] = Field(1, ge=1, description="Optimizer steps between rows of metrics.")
+    checkpoint_every: Speed[int] = Field(
+        20, ge=1, description="Optimizer steps between two checkpoints; what a kill can cost."
+    )
+    log_every: Speed[int] = Field(1, ge=1, description="Optimizer steps between two rows of metrics.jsonl.")
     trackers: Speed[tuple[Literal["tensorboard", "wandb", "mlflow"], ...]] = Field(
-        (), description="Where metrics go besides metrics.jsonl."
+        (), description="Where metrics go besides metrics.jsonl; wandb and mlflow come with mralign[trackers]."
     )
-    max_failures: Speed[int] = Field(3, ge=0)
+    max_failures: Speed[int] = Field(
+        3, ge=0, description="How often a training whose worker died is started again from its last checkpoint."
+    )
     resume: Speed[Literal["exact", "adapter"]] = Field(
-        "exact", description="adapter: a checkpoint of another number of workers gives its weights, not its optimizer."
+        "exact",
+        description="What to do with a checkpoint of another number of workers: stop (exact), or take its weights "
+        "and begin with a fresh optimizer (adapter).",
     )
     push_to: Speed[str | None] = Field(
-        None, description="Repository on the hub, OWNER/NAME, for adapter and card when training ends."
+        None,
+        description="Repository on the hub, OWNER/NAME, to which the adapter (under tuning=full the model) and its "
+        "card are uploaded when the training ends; null: nowhere.",
     )
-    push_token_env: Speed[str] = Field("HF_TOKEN", description="Environment variable that holds the hub's token.")
+    push_token_env: Speed[str] = Field(
+        "HF_TOKEN", description="Name of the environment variable that holds the hub's token."
+    )
 
     @property
     def attention_used(self) -> str:

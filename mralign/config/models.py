@@ -16,11 +16,14 @@ class ThinkMode(Section):
     """How one mode of thinking is asked for, where the family's own way is not wanted or not known."""
 
     template: dict[str, bool | int | str] = Field(
-        default_factory=dict, description="Variables handed to the chat template, e.g. {enable_thinking: false}."
+        default_factory=dict,
+        description="Variables that are handed to the chat template, e.g. {enable_thinking: false}.",
     )
     system: str | None = Field(None, description="System message, e.g. `detailed thinking on`.")
-    prompt: str = Field("{question}", description="Put around the user's message; `{question}` stands for it.")
-    prefill: str = Field("", description="Text that the answer is made to begin with; it counts as prompt.")
+    prompt: str = Field("{question}", description="Text around the user's message, which stands where `{question}` is.")
+    prefill: str = Field(
+        "", description="Text with which the completion is made to begin; it counts as part of the prompt."
+    )
 
     @model_validator(mode="after")
     def _asks(self) -> ThinkMode:
@@ -32,15 +35,35 @@ class ThinkMode(Section):
 class Model(Section):
     """The model that thinks: the policy before alignment, and pi_ref."""
 
-    path: Content[str] = Field("pkg://mralign.miniworld/data/model", description="Model directory or hub name.")
-    adapter: Content[str | None] = Field(
-        None, description="LoRA adapter directory on top of `path`; the policy is then both."
+    path: Content[str] = Field(
+        "pkg://mralign.miniworld/data/model",
+        description="The model to align or evaluate: a local directory, a name on the hub, or pkg://PACKAGE/PATH.",
     )
-    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
-    trust_remote_code: bool = False
-    family: str = Field("auto", description="How thinking is switched: a name in chat/families.py, or auto.")
-    think_on: ThinkMode | None = Field(None, description="In place of the family's way; goes with think_off.")
-    think_off: ThinkMode | None = None
+    adapter: Content[str | None] = Field(
+        None, description="Directory of a LoRA adapter that is put on top of `path`; the policy is then both together."
+    )
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "bfloat16",
+        description="Number format in which vLLM serves the model and the merged model is saved. The trainer has its "
+        "own, training.dtype.",
+    )
+    trust_remote_code: bool = Field(
+        False,
+        description="Run Python code that lies in the model's directory. Needed only by a model that transformers "
+        "does not know; set it only for authors whom you trust.",
+    )
+    family: str = Field(
+        "auto",
+        description="How thinking is switched on and off: qwen3, nemotron_nano_v2, nemotron, deepseek_r1, prompted, "
+        "or auto, which goes by the chat template and the name. prompted asks any chat model to think.",
+    )
+    think_on: ThinkMode | None = Field(
+        None,
+        description="How to ask for thinking, where the family's own way is wrong or not known; goes with think_off.",
+    )
+    think_off: ThinkMode | None = Field(
+        None, description="How to ask for an answer without thinking; goes with think_on, from which it must differ."
+    )
     thought_tags: tuple[str, str] = Field(
         ("<think>", "</think>"),
         description="What the model writes before and after a thought, e.g. ['[THINK]', '[/THINK]'] (Magistral).",
@@ -48,8 +71,8 @@ class Model(Section):
     )
     template_date: datetime.date | None = Field(
         None,
-        description="The day that a chat template writes for today; null is the day on which the run directory was "
-        "made. It means nothing to a template without a date.",
+        description="The day that a chat template writes as today's date; null: the day on which the run directory "
+        "was made. It changes nothing where the template writes no date.",
         exclude_if=lambda day: day is None,  # prompts without a date change no fingerprint
     )
 
@@ -71,31 +94,91 @@ class Model(Section):
 class Decoding(Section):
     """Sampling parameters of an engine."""
 
-    temperature: float = Field(0.2, ge=0)
-    top_p: float = Field(0.9, gt=0, le=1)
-    top_k: int = Field(0, ge=0, description="0 keeps the whole vocabulary.")
-    max_tokens: int = Field(8192, ge=1)
+    temperature: float = Field(
+        0.2, ge=0, description="How much chance there is in the choice of a token; 0: the likeliest token is taken."
+    )
+    top_p: float = Field(
+        0.9,
+        gt=0,
+        le=1,
+        description="Sample from the likeliest tokens that together have this probability; 1: from all.",
+    )
+    top_k: int = Field(
+        0, ge=0, description="Sample from this many of the likeliest tokens; 0: from the whole vocabulary."
+    )
+    max_tokens: int = Field(
+        8192,
+        ge=1,
+        description="Longest completion in tokens, thought included. What is cut there counts as truncated: raise it "
+        "if the report shows many truncated answers.",
+    )
 
 
 class Engine(Section):
     """vLLM: one engine per replica."""
 
-    min_replicas: Speed[int] = Field(1, ge=1, description="Engines kept while there is work.")
+    min_replicas: Speed[int] = Field(
+        1,
+        ge=1,
+        description="Engines that are kept while there is work. Equal to max_replicas, the engines also stay between "
+        "the stages of a run, which saves their start.",
+    )
     max_replicas: Speed[int] = Field(
-        1, ge=1, description="Engines that may run at once: Ray Data scales between the two."
+        1,
+        ge=1,
+        description="Engines that may run at once. Set it to the number of GPUs divided by gpus_per_replica.",
     )
-    cpus_per_replica: Speed[int] = Field(1, ge=1, description="Also the threads of an engine without a GPU.")
+    cpus_per_replica: Speed[int] = Field(
+        1,
+        ge=1,
+        description="CPUs that Ray reserves for one engine; an engine without a GPU computes with as many threads.",
+    )
     gpus_per_replica: Speed[float] = Field(
-        0, ge=0, description="GPUs of one engine: tensor_parallel x pipeline_parallel."
+        0,
+        ge=0,
+        description="GPUs of one engine: 0 on a CPU, 1 for a model that fits one GPU, a share such as 0.5 to put two "
+        "engines on one, tensor_parallel x pipeline_parallel for a larger model.",
     )
-    tensor_parallel: Speed[int] = Field(1, ge=1)
-    pipeline_parallel: Speed[int] = Field(1, ge=1)
-    max_model_len: int = Field(8192, ge=16)
-    max_num_seqs: Speed[int] = Field(64, ge=1, description="Sequences that one engine decodes together.")
-    batch_size: Speed[int] = Field(64, ge=1, description="Requests that are committed together as one part.")
-    enforce_eager: Speed[bool] = False
-    gpu_memory_utilization: Speed[float] = Field(0.9, gt=0, le=1)
-    cpu_kv_cache_gib: Speed[int] = Field(1, ge=1, description="Key-value cache of an engine without a GPU.")
+    tensor_parallel: Speed[int] = Field(
+        1,
+        ge=1,
+        description="GPUs that share every layer of one engine's model. Raise it (2, 4, 8) for a model that does not "
+        "fit one GPU.",
+    )
+    pipeline_parallel: Speed[int] = Field(
+        1,
+        ge=1,
+        description="Groups of GPUs that each hold a part of the layers. Raise it where tensor_parallel cannot be "
+        "raised further.",
+    )
+    max_model_len: int = Field(
+        8192,
+        ge=16,
+        description="Longest prompt and completion together, in tokens. A longer prompt is a reject. Fewer tokens "
+        "leave room for more sequences in the memory.",
+    )
+    max_num_seqs: Speed[int] = Field(
+        64, ge=1, description="Sequences that one engine decodes together. The preset paper takes 256 on a GPU."
+    )
+    batch_size: Speed[int] = Field(
+        64,
+        ge=1,
+        description="Requests that are committed together as one Parquet part. A killed engine loses at most the "
+        "batches in flight.",
+    )
+    enforce_eager: Speed[bool] = Field(
+        False, description="Do without CUDA graphs: a faster start, less memory, slower decoding. A CPU always does."
+    )
+    gpu_memory_utilization: Speed[float] = Field(
+        0.9,
+        gt=0,
+        le=1,
+        description="Share of a GPU's memory that one engine may take. Lower it where engines share a GPU, or where "
+        "other programs use it.",
+    )
+    cpu_kv_cache_gib: Speed[int] = Field(
+        1, ge=1, description="GiB of memory for the key-value cache of an engine without a GPU."
+    )
 
     @property
     def concurrent_batches(self) -> int:
@@ -124,41 +207,66 @@ class Engine(Section):
 class Http(Section):
     """An OpenAI-compatible endpoint. The key comes from the environment variable named here, never from a file."""
 
-    base_url: str = Field("http://127.0.0.1:8000/v1", description="Up to and with /v1.")
-    model: str | None = Field(None, description="The name the endpoint knows; null is model.path.")
-    key_env: Speed[str] = Field("OPENAI_API_KEY", description="Environment variable that holds the key; unset: no key.")
-    concurrency: Speed[int] = Field(32, ge=1, description="Requests in flight, and connections.")
+    base_url: str = Field("http://127.0.0.1:8000/v1", description="Address of the endpoint, up to and with /v1.")
+    model: str | None = Field(None, description="The model's name at the endpoint; null: model.path.")
+    key_env: Speed[str] = Field(
+        "OPENAI_API_KEY",
+        description="Name of the environment variable that holds the key; where it is not set, no key is sent.",
+    )
+    concurrency: Speed[int] = Field(
+        32,
+        ge=1,
+        description="Requests in flight at once, and connections. Lower it for a server that is easily overloaded.",
+    )
     vllm_extras: bool = Field(
-        True, description="Ask for what only vLLM's server knows: top_k and the sampled token ids. OpenAI refuses it."
+        True,
+        description="Ask for what only vLLM's server knows: top_k and the sampled token ids. Set it to false for any "
+        "other server; OpenAI refuses these fields.",
     )
     request: dict[str, Any] = Field(
         default_factory=dict,
-        description="Fields put into every request, or taken out by null: {temperature: null, reasoning_effort: low}.",
+        description="Fields that are put into every request, or taken out of it by null: {temperature: null, "
+        "reasoning_effort: low}. For endpoints that name or refuse some.",
     )
     timeout_s: Speed[float] = Field(600, gt=0, description="Seconds for one whole response.")
     max_retries: Speed[int] = Field(
-        8, ge=0, description="Further tries of a request after 429, 5xx, timeouts, broken bodies."
+        8,
+        ge=0,
+        description="Further tries of a request after 5xx, timeouts and broken bodies; a 429 uses up none of them.",
     )
     max_backoff_s: Speed[float] = Field(
-        60, gt=0, description="Longest wait between tries, unless Retry-After asks for more."
+        60, gt=0, description="Longest pause between two tries, in seconds, unless the server asks for more."
     )
-    price_prompt: Speed[float] = Field(0, ge=0, description="Money for a million prompt tokens.")
-    price_completion: Speed[float] = Field(0, ge=0, description="Money for a million completion tokens.")
+    price_prompt: Speed[float] = Field(
+        0, ge=0, description="Price of a million prompt tokens, in your currency; needed by budget."
+    )
+    price_completion: Speed[float] = Field(
+        0, ge=0, description="Price of a million completion tokens, in your currency; needed by budget."
+    )
     # Cached responses cost nothing; a budget needs a price to count by.
     budget: Speed[float | None] = Field(
-        None, ge=0, description="Money that this run directory may spend here, earlier runs on it included."
+        None,
+        ge=0,
+        description="Money that this run directory may spend at this endpoint, earlier runs on it included; then the "
+        "run stops, and goes on when you raise it. null: no bound.",
     )
     requests_per_minute: Speed[float | None] = Field(
-        None, gt=0, description="Requests are spread so that no more are sent; null: as fast as it answers."
+        None,
+        gt=0,
+        description="Requests in a minute; they are spread evenly. null: as fast as the endpoint answers.",
     )
     tokens_per_minute: Speed[float | None] = Field(
-        None, gt=0, description="The same for tokens of prompts and answers: estimated, then corrected by the usage."
+        None,
+        gt=0,
+        description="Tokens of prompts and answers in a minute, estimated beforehand and corrected by what the "
+        "answer says it used. null: no bound.",
     )
     max_rate_limited_s: Speed[float] = Field(
-        7200, gt=0, description="Seconds with nothing but 429 after which the run stops; the next one goes on."
+        7200, gt=0, description="Seconds with nothing but 429 after which the run stops; the same command goes on."
     )
     max_refusals: Speed[int | None] = Field(
         5,
         ge=1,
-        description="Refusals of one kind in a row, and no answer, after which the run stops; null: none stops it.",
+        description="Refusals of one kind in a row, with no answer between them, after which the run stops; null: "
+        "refusals never stop it.",
     )

@@ -15,35 +15,64 @@ from mralign.config.section import Section, Speed
 class Run(Section):
     """Where the run lives and what holds for all of it."""
 
-    dir: Speed[str] = Field("runs/default", description="Run directory: a local path or any pyarrow file-system URI.")
-    seed: int = Field(0, ge=0)
-    reject_limit: Speed[float] = Field(0.2, ge=0, le=1, description="Share of rows a stage may reject before it fails.")
+    dir: Speed[str] = Field(
+        "runs/default",
+        description="Directory of everything that the run makes: a local path, or a URI such as s3://bucket/run. On "
+        "a cluster all nodes must see it. Another directory begins anew.",
+    )
+    seed: int = Field(
+        0, ge=0, description="Seed of every draw, order and sample of the run. Another one gives a repetition."
+    )
+    reject_limit: Speed[float] = Field(
+        0.2,
+        ge=0,
+        le=1,
+        description="Share of its rows that a stage may put aside before it fails. Raise it when you have looked at "
+        "the rejects.",
+    )
     lost_limit: Speed[float] = Field(
         0,
         ge=0,
         le=1,
-        description="Share of rows that a stage may give up which an endpoint failed to answer; 0: it asks them again.",
+        description="Share of its rows that a stage may give up because an endpoint does not answer them; 0: none, "
+        "the next run asks them again.",
     )
-    local_cpus: Speed[int] = Field(6, ge=2, description="Logical CPUs of the local Ray when no cluster is running.")
+    local_cpus: Speed[int] = Field(
+        6,
+        ge=2,
+        description="Logical CPUs of the local Ray that is started where no cluster is given; how many tasks run at "
+        "once. It may exceed the real number.",
+    )
 
 
 class RunConfig(Section):
     """Everything a run needs to know."""
 
-    run: Run = Run()
-    model: Model = Model()
-    questions: Questions = Questions()
-    engine: Engine = Engine()
-    http: Http = Http()
-    rollouts: Rollouts = Rollouts()
-    candidates: Candidates = Candidates()
-    annotation: Annotation = Annotation()
-    discovery: Discovery = Discovery()
-    transitions: Transitions = Transitions()
-    weights: Weights = Weights()
-    examples: Examples = Examples()
-    training: Training = Training()
-    evaluation: Evaluation = Evaluation()
+    run: Run = Field(Run(), description="Where the run lives, its seed, and what it tolerates.")
+    model: Model = Field(Model(), description="The model that is aligned or evaluated.")
+    questions: Questions = Field(Questions(), description="The questions to train on and to evaluate with.")
+    engine: Engine = Field(
+        Engine(), description="How vLLM serves the model; annotators and judges use it where they name no `serving`."
+    )
+    http: Http = Field(
+        Http(), description="An OpenAI-compatible endpoint; used where an engine is http and names no other."
+    )
+    rollouts: Rollouts = Field(
+        Rollouts(),
+        description="How every question is asked with and without thinking, or where such answers come from.",
+    )
+    candidates: Candidates = Field(Candidates(), description="Which thoughts are trained on.")
+    annotation: Annotation = Field(
+        Annotation(), description="Who labels the steps of thoughts, and with which strategies."
+    )
+    discovery: Discovery = Field(
+        Discovery(), description="How a taxonomy of your own is made; no other command reads it."
+    )
+    transitions: Transitions = Field(Transitions(), description="How the matrices P, P⁺ and P⁻ are estimated.")
+    weights: Weights = Field(Weights(), description="How a step's weight follows from the matrices.")
+    examples: Examples = Field(Examples(), description="What becomes a training example.")
+    training: Training = Field(Training(), description="How the model is trained.")
+    evaluation: Evaluation = Field(Evaluation(), description="How models are asked, judged and compared.")
 
     @property
     def trains(self) -> bool:

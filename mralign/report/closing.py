@@ -56,13 +56,13 @@ def _next(config: RunConfig, *, acts: Mapping[str, Act], places: Places) -> list
     if training is not None:
         steps.append(f"vllm serve {shlex.quote(f'{training.uri}/model')}")
     evaluates = bool(config.questions.test or config.questions.dev)
-    job = "align.py --preset" if config.trains else "evaluate.py --suite"
+    command = "align --preset" if config.trains else "evaluate --suite"
     wanted = [
         *(["training"] if config.trains else []),
         *(METRIC_STAGES[: 2 if config.trains else 1] if evaluates else []),
     ]
     if any(finished(acts, name) is None for name in wanted):
-        steps.append(f"python jobs/{job} {shlex.quote(places.config)}   (goes on with the stages that are left)")
+        steps.append(f"mralign {command} {shlex.quote(places.config)}   (goes on with the stages that are left)")
     elif not evaluates:
         steps.append("give questions.test and run again to evaluate; finished stages are skipped")
     return steps

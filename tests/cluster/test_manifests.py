@@ -54,7 +54,7 @@ def entrypoint_config(manifest: dict[str, Any]) -> RunConfig:
     assert (ROOT / script).is_file()
     option, preset, *overrides = arguments
     assert option == "--preset"
-    return load(preset, overrides=overrides, presets_dir=ROOT / "jobs" / "presets")
+    return load(preset, overrides=overrides, presets_dir=ROOT / "mralign" / "presets")
 
 
 def pod_specs(manifest: dict[str, Any]) -> list[dict[str, Any]]:

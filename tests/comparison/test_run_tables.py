@@ -13,7 +13,7 @@ from mralign.plan import pipeline
 from mralign.run.store import Manifest, part_name
 
 ROOT = Path(__file__).parents[2]
-PRESETS = ROOT / "jobs" / "presets"
+PRESETS = ROOT / "mralign" / "presets"
 TABLES = PRESETS / "tables"
 TWO = (
     'questions.train=[{name: one, path: "pkg://mralign.miniworld/data/questions/train.jsonl", limit: 300},'

@@ -79,7 +79,7 @@ def test_a_real_model_annotates_and_everything_it_said_is_found_again(tmp_path, 
     rejects = read(run, "annotation/*/rejects/part-*.parquet")
     assert len(rows) + len(rejects) == 4
 
-    presets = ROOT / "jobs" / "presets"
+    presets = ROOT / "mralign" / "presets"
     config = load("import-rollouts", overrides=[f"run.dir={run}", *overrides], presets_dir=presets)
     resolved, tokenizer = resolve_annotation(config), AutoTokenizer.from_pretrained(model)
     assert len(resolved.engines) == 1

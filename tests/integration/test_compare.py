@@ -57,8 +57,7 @@ def test_the_command_on_one_small_world(tmp_path):
         "--out",
         tmp_path / "out",
         "--methods",
-        "sft",
-        "mralign",
+        "sft,mralign",
     ]
     arguments += ["--rates", "1e-3", "--epochs", "1", "--trainers", "1"]
     command = [sys.executable, "jobs/compare.py", *map(str, arguments)]

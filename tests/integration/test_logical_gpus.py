@@ -35,7 +35,7 @@ from mralign.training.stage import REFERENCE_STAGE, objective, scaling, training
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
-PRESETS = Path(__file__).parents[2] / "jobs" / "presets"
+PRESETS = Path(__file__).parents[2] / "mralign" / "presets"
 WORLD = "pkg://mralign.miniworld/data/questions"
 GPUS = 2
 

@@ -11,13 +11,13 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "jobs")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from align import start_ray  # noqa: E402
 from tiny_policy import commit_examples  # noqa: E402
 
 from mralign.config import parse  # noqa: E402
 from mralign.plan import pipeline  # noqa: E402
+from mralign.run import local_ray  # noqa: E402
 from mralign.run.store import StageDir  # noqa: E402
 from mralign.training.stage import REFERENCE_STAGE, objective, training_stage  # noqa: E402
 
@@ -44,7 +44,7 @@ def train(home, model, name, training):
         mark = name if stage.name == "training" else "tiny"
         out = StageDir(f"{home}/{stage.name}/{mark}", stage=stage.name, fingerprint=mark)
         if out.manifest() is None:
-            start_ray(config)
+            local_ray.start(config)
             upstream = {name: there[name] for name in stage.upstream}
             try:
                 pipeline.run_stage(config, pipeline.Planned(stage, out, upstream, {}, {}, None))

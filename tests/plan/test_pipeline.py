@@ -14,7 +14,7 @@ from mralign.run.rejects import Reject, to_table
 from mralign.run.stage import Outcome, Stage
 from mralign.run.store import Manifest, part_name
 
-PRESETS = Path(__file__).parents[2] / "jobs" / "presets"
+PRESETS = Path(__file__).parents[2] / "mralign" / "presets"
 MODEL = Path(resolve_path("pkg://mralign.miniworld/data/model"))
 ROAD = (
     *("questions", "rollouts", "candidates", "annotation", "counts", "matrices", "weights"),

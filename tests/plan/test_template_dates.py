@@ -21,7 +21,7 @@ def model(tmp_path):
 
 def configured(run, model, *overrides):
     given = [f"run.dir={run}", f"model.path={model}", *overrides]
-    return load("miniworld", overrides=given, presets_dir=ROOT / "jobs" / "presets")
+    return load("miniworld", overrides=given, presets_dir=ROOT / "mralign" / "presets")
 
 
 def marks(config):

@@ -361,7 +361,7 @@ def test_closing_text_has_the_table_and_the_places(complete: tuple[Path, str, st
     assert f"report    {home}/report/index.html" in rows
     assert f"adapter   {home}/training/trai0123/adapter" in rows
     assert f"vllm serve {home}/training/trai0123/model" in text
-    assert "align.py" not in text
+    assert "mralign align" not in text
 
 
 def test_a_run_until_annotation_leaves_sections_out_and_says_so(tmp_path: Path) -> None:
@@ -372,7 +372,7 @@ def test_a_run_until_annotation_leaves_sections_out_and_says_so(tmp_path: Path) 
     assert "weight –, equal" in words
     assert not (tmp_path / "evaluation").exists()
     assert "stages done: questions, rollouts, candidates, annotation" in text
-    assert f"python jobs/align.py --preset {tmp_path}/config.yaml" in text
+    assert f"mralign align --preset {tmp_path}/config.yaml" in text
     assert "vllm" not in text
 
 
@@ -416,7 +416,7 @@ def test_an_unfinished_stage_is_named_and_the_base_alone_is_reported(tmp_path: P
     text = publish(make_config(tmp_path), list(plan.values()))
     assert json.loads((tmp_path / "evaluation" / "metrics.json").read_text()) == BASE
     assert "Training: left out, stage training is not finished yet." in plain(page_of(tmp_path))
-    assert "base_think_on" in text and "37.3" not in text and "align.py" in text
+    assert "base_think_on" in text and "37.3" not in text and "mralign align" in text
 
 
 def test_candidates_without_annotation_show_bare_segments(tmp_path: Path) -> None:
@@ -461,7 +461,7 @@ def test_a_run_that_is_not_finished_leaves_the_page_of_a_finished_one_alone(tmp_
     assert files_of(tmp_path) == before
     assert set(files_of(tmp_path / "unfinished")) == {"config.yaml", "report/index.html"}
     assert f"report   {tmp_path}/unfinished/report/index.html" in text
-    assert f"python jobs/align.py --preset {tmp_path}/unfinished/config.yaml" in text
+    assert f"mralign align --preset {tmp_path}/unfinished/config.yaml" in text
 
     publish(other, planned)  # it is finished: its page takes the place of the other
     after = files_of(tmp_path)

@@ -150,10 +150,10 @@ def test_an_evaluation_alone_ends_with_its_own_command(tmp_path):
     source = {"name": "nq_open", "path": "questions.jsonl"}
     config = parse({"run": {"dir": str(tmp_path)}, "questions": {"test": [source]}})
     item = Item(Named("evaluation_base"), StageDir(f"{tmp_path}/evaluation_base/0", stage="evaluation_base"))
-    assert f"python jobs/evaluate.py --suite {tmp_path}/config.yaml   (goes on" in publish(config, [item])
+    assert f"mralign evaluate --suite {tmp_path}/config.yaml   (goes on" in publish(config, [item])
     item.out.write_text("metrics.json", json.dumps(BASE))
     seal(item)
     text = publish(config, [item])
-    assert "jobs/" not in text and "vllm" not in text
+    assert "mralign evaluate" not in text and "vllm" not in text
     assert "base_think_on    34.1" in text
     assert make_config(tmp_path).evaluation.label == config.evaluation.label == "base"

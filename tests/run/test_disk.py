@@ -11,12 +11,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from mralign.cli.guard import guarded
 from mralign.rows.schema import REJECTS
 from mralign.run.disk import DiskFull, free, full_disk, own_temporary_directory
 from mralign.run.store import Directory, StageDir
 
 ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT / "jobs")]
 
 
 @pytest.fixture
@@ -96,16 +96,14 @@ def test_the_fault_is_found_where_libraries_carry_it_along():
 
 
 def test_a_job_ends_with_the_sentence_and_exit_status_2(caplog):
-    import align
-
     def act():
         raise RuntimeError("a task failed") from DiskFull("no space left on the disk of /data")
 
     with caplog.at_level(logging.ERROR):
-        assert align.guarded(act) == 2
+        assert guarded(act) == 2
     assert caplog.messages == ["stopped: no space left on the disk of /data"]
     with pytest.raises(RuntimeError, match="something else"):
-        align.guarded(lambda: (_ for _ in ()).throw(RuntimeError("something else")))
+        guarded(lambda: (_ for _ in ()).throw(RuntimeError("something else")))
 
 
 def test_directories_of_processes_that_are_no_more_are_removed(tmp_path, monkeypatch):

@@ -312,7 +312,7 @@ def test_every_job_that_writes_is_refused_before_it_has_written(tmp_path, name):
 
 def test_a_comparison_is_refused_while_another_driver_writes_into_the_run_of_one_of_its_worlds(tmp_path):
     with hold(tmp_path / "world-1" / "run"):
-        done = job("compare.py", ["--out", "RUN", "--worlds", "0", "1"], tmp_path)
+        done = job("compare.py", ["--out", "RUN", "--worlds", "0,1"], tmp_path)
     assert done.returncode == 2, done.stderr
     assert f"another driver writes into {tmp_path}/world-1/run" in done.stderr
 

@@ -20,7 +20,7 @@ from mralign.training.modules import adapt, lines, tell, trained, warning
 
 FUSED = ("mlp.experts.gate_up_proj", "mlp.experts.down_proj")
 ATTENTION = "q_proj, k_proj, v_proj, o_proj"
-PRESETS = Path(__file__).parents[2] / "jobs" / "presets"
+PRESETS = Path(__file__).parents[2] / "mralign" / "presets"
 
 
 def what_trains(name, *, changes=None, **lora):

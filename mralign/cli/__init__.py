@@ -1,0 +1,1 @@
+"""The command `mralign`: one file a command, and what the commands share."""

@@ -1,0 +1,67 @@
+"""`mralign compare`: every method over several worlds, each at its own choice on dev from one grid."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mralign.cli.arguments import TakeOver, listed
+from mralign.comparison import choice
+from mralign.comparison.worlds import Comparison
+from mralign.run import lease
+
+WORLDS, RATES, EPOCHS = "0,1,2,3", "5e-4,1e-3,2e-3,4e-3", "2,4"
+METHODS = ",".join(choice.METHODS)
+
+
+def compare(
+    *,
+    worlds: Annotated[
+        list[str] | None, typer.Option(metavar="SEED,...", help="Seeds of the worlds.", show_default=WORLDS)
+    ] = None,
+    worlds_dir: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Where worlds are found or built, one folder world-SEED each.")
+    ] = None,
+    out: Annotated[str, typer.Option(metavar="DIR", help="Where all of it goes.")] = "runs/compare",
+    methods: Annotated[
+        list[str] | None, typer.Option(metavar="NAME,...", help="The methods.", show_default=METHODS)
+    ] = None,
+    rates: Annotated[
+        list[str] | None, typer.Option(metavar="RATE,...", help="Learning rates of the grid.", show_default=RATES)
+    ] = None,
+    epochs: Annotated[
+        list[str] | None, typer.Option(metavar="N,...", help="Epochs of the grid.", show_default=EPOCHS)
+    ] = None,
+    trainers: Annotated[int, typer.Option(min=1, help="Trainings (and world builds) at a time.")] = 2,
+    take_over: TakeOver = False,
+) -> None:
+    """Every method over several worlds, each method's learning rate and epochs chosen on dev from one grid.
+
+    Worlds that are not there yet are built. Results are appended to OUT/results.jsonl, one line a checkpoint; a stopped
+    comparison goes on where it was. The table is printed and written to OUT/table.txt.
+    """
+    place = Path(out).absolute()
+    comparison = Comparison(
+        worlds=listed(worlds or [WORLDS], option="--worlds", of=int, allowed="whole numbers"),
+        worlds_dir=Path(worlds_dir or place / "worlds").absolute(),
+        out=place,
+        methods=listed(methods or [METHODS], option="--methods", of=_method, allowed=METHODS),
+        rates=listed(rates or [RATES], option="--rates", of=float, allowed="numbers"),
+        epochs=listed(epochs or [EPOCHS], option="--epochs", of=int, allowed="whole numbers"),
+        trainers=trainers,
+    )
+    from mralign.comparison import grid_search  # takes its time
+
+    with ExitStack() as leases:
+        for held in [place, *map(comparison.run_dir, comparison.worlds)]:
+            leases.enter_context(lease.hold(str(held), take_over=take_over))
+        print(grid_search.run(comparison))
+
+
+def _method(name: str) -> str:
+    if name not in choice.METHODS:
+        raise KeyError(name)
+    return name

@@ -1,0 +1,8 @@
+"""The configurations that come with the package, as YAML files: presets of a run, `suites/` of benchmarks, `tables/` of
+several trainings."""
+
+from pathlib import Path
+
+PRESETS = Path(__file__).parent
+SUITES = PRESETS / "suites"
+TABLES = PRESETS / "tables"

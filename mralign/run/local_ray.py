@@ -1,0 +1,74 @@
+"""The Ray that a run works on: the cluster that this process belongs to, or a local one that is started and stopped."""
+
+from __future__ import annotations
+
+import logging
+import os
+import site
+import sys
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from mralign.config import RunConfig
+
+log = logging.getLogger("mralign")
+
+
+def start(config: RunConfig) -> None:
+    """Join the cluster that this process belongs to, or start a local one."""
+    # Ray's core writes remarks on its own actors to our standard error; faults still arrive as exceptions.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    import ray
+
+    if ray.is_initialized():
+        return
+    _init(config)
+    ray.data.DataContext.get_current().enable_progress_bars = False  # ours count rows
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
+
+
+def stop() -> None:
+    """Leave the cluster, and end it if it is our own."""
+    ray = sys.modules.get("ray")
+    if ray is not None and ray.is_initialized():
+        ray.shutdown()
+
+
+def _init(config: RunConfig) -> None:
+    import ray
+
+    given: dict[str, Any] = {"runtime_env": {"env_vars": import_environment()}, "logging_level": logging.WARNING}
+    given["log_to_driver"] = False  # an exception still arrives with its trace; the rest is in Ray's log files
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(**given)
+        return
+    # One of our own, even if a cluster runs (or was killed) on this machine.
+    given |= {"address": "local", "num_cpus": config.run.local_cpus, "include_dashboard": False}
+    try:
+        ray.init(**given)
+    except Exception as error:  # Ray has no type for it
+        if "timed out during startup" not in str(error):
+            raise
+        log.warning("Ray did not start within its 30 s: this machine is busy. It is started once more")
+        ray.shutdown()
+        ray.init(**given)
+
+
+def import_environment() -> dict[str, str]:
+    """Environment variables by which another Python process imports the same code of ours as this one."""
+    home = Path(__file__).resolve().parents[2]
+    given = os.environ.get("PYTHONPATH", "")
+    return import_path(home, installed=[*site.getsitepackages(), site.getusersitepackages()], given=given)
+
+
+def import_path(home: Path, *, installed: Collection[str], given: str) -> dict[str, str]:
+    """The variable PYTHONPATH for a package that lies in `home`; empty where the process needs none.
+
+    Where packages are installed, every Python finds them by itself, and the place must not be named: PYTHONPATH comes
+    before the standard library.
+    """
+    found = home in [Path(place).resolve() for place in installed]
+    path = os.pathsep.join(filter(None, ["" if found else str(home), given]))
+    return {"PYTHONPATH": path} if path else {}
