@@ -16,6 +16,7 @@ from mralign.cli.ablate import ablate
 from mralign.cli.align import align
 from mralign.cli.compare import compare
 from mralign.cli.evaluate import evaluate
+from mralign.cli.export_run import export
 from mralign.cli.guard import guarded
 from mralign.cli.own_taxonomy import taxonomy
 
@@ -23,7 +24,7 @@ NAME = "mralign"
 _COMPLETES = "_MRALIGN_COMPLETE"  # a shell that wants completions sets it
 
 app = typer.Typer(name=NAME, rich_markup_mode=None, pretty_exceptions_enable=False)
-for command in (align, evaluate, compare, ablate, taxonomy):
+for command in (align, evaluate, compare, ablate, taxonomy, export):
     app.command()(command)
 
 

@@ -101,6 +101,8 @@ def _run(context: Context) -> Outcome:
     rows_out = index_responses(context, asked=asked)
     write_parts(context.out, [asked])
     rows_in = sum(map(questions.rows, asked.questions)) * requests_each(asked)
+    if rows_out < rows_in:
+        log.warning("%d of %d responses are missing in %s and count as wrong", rows_in - rows_out, rows_in, path)
     figures = {"asked": describe([asked]), "unmatched": len(joined.unmatched)}
     return Outcome(rows_in, rows_out, figures)
 

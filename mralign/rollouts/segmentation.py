@@ -17,7 +17,7 @@ def segments(text: str, *, start: int = 0, end: int | None = None) -> list[tuple
     The thought is cut at every "\n\n"; "\r\n" is a line end like "\\n". Blank segments are left out. A segment
     begins where the blank line behind the one before ends, so the white space before its first visible character is in
     its span (the first one begins with the thought); it ends with its last visible character. (-1, -1), a completion
-    without a thought, has no segments.
+    without a thought, has no segments; no text is an error.
 
     >>> import mralign
     >>> thought = "It may be Rome.\n\nNo: Paris."
