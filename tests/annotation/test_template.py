@@ -30,8 +30,8 @@ ROW = {
     "question": "Who {segments}?",
     "answers": ["Ada", "A. L."],
     "text": TEXT,
-    "segment_start": SPANS[0],
-    "segment_end": SPANS[1],
+    "segment_start": STARTS,
+    "segment_end": ENDS,
 }
 
 
