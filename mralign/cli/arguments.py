@@ -70,6 +70,7 @@ Settings = Annotated[
         metavar="section.field=value", help="Settings that win over the preset's.", autocompletion=complete_setting
     ),
 ]
+RunDir = Annotated[str, typer.Argument(metavar="RUN_DIR", help="The directory of a run: a local path or a URI.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")]
 TakeOver = Annotated[

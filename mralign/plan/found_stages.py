@@ -6,6 +6,7 @@ of them is meant. Older results of other settings lie beside it. Only listings a
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -59,25 +60,44 @@ def _place(out: StageDir) -> FoundStage:
 
 
 def of_this_run(
-    config: RunConfig | None, *, found: Mapping[str, Sequence[FoundStage]], order: Sequence[str]
+    config: RunConfig | None,
+    *,
+    found: Mapping[str, Sequence[FoundStage]],
+    order: Sequence[str],
+    page: Mapping[str, str],
 ) -> dict[str, FoundStage]:
     """Which directory of each stage is that of this run.
 
-    It is the one that the plan names. Where the plan finds nothing at all (inputs have moved, a manifest is torn), it
-    is the newest that stands on what was chosen before it.
+    It is the one that the plan names; else that which the run's page shows (`page`: fingerprints by stage), if it
+    stands on what was chosen before it: it was made by another version of this program. Where neither finds anything
+    (inputs have moved, a manifest is torn), it is the newest that stands on what was chosen before it.
     """
-    wanted = _planned(config) if config is not None else {}
-    by_plan: dict[str, FoundStage] = {}
-    for name, places in found.items():
-        by_plan.update((name, place) for place in places if place.out.fingerprint == wanted.get(name))
-    if by_plan:
-        return by_plan
+    planned = _planned(config) if config is not None else {}
+    chosen: dict[str, FoundStage] = {}
+    for name in order:
+        fitting = {place.out.fingerprint: place for place in found.get(name, ()) if _stands_on(place, chosen=chosen)}
+        for mark in (planned.get(name), page.get(name)):
+            if mark in fitting:
+                chosen.setdefault(name, fitting[mark])
+    return chosen or _newest(found, order=order)
+
+
+def _newest(found: Mapping[str, Sequence[FoundStage]], *, order: Sequence[str]) -> dict[str, FoundStage]:
     chosen: dict[str, FoundStage] = {}
     for name in order:
         fitting = [place for place in found.get(name, ()) if _stands_on(place, chosen=chosen)]
         if fitting:
             chosen[name] = max(fitting, key=lambda place: place.changed)
     return chosen
+
+
+def page_results(home: Directory) -> dict[str, str]:
+    """The fingerprint by stage of what the page of a run shows; empty where no page says so."""
+    try:
+        results = json.loads(home.read_text("report/stages.json"))["results"]
+        return {name: str(place).rpartition("/")[2] for name, place in results.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
 
 
 def _planned(config: RunConfig) -> dict[str, str]:

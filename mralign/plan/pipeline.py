@@ -193,18 +193,9 @@ def _run_stages(
         if not rehearsed[name]:
             _rehearse(config, item.stage, wait=True)
         held.make_room(item.stage.workers(config))
-        events.tell(events.StageBegan(stage=name, kept_parts=len(item.out.parts())))
         with events.within(name):
-            manifest = run_stage(config, item)
-        events.tell(
-            events.StageEnded(
-                stage=name,
-                rows_in=manifest.rows_in,
-                rows_out=manifest.rows_out,
-                rejects=manifest.rejects,
-                seconds=manifest.seconds,
-            )
-        )
+            events.tell(events.StageBegan(stage=name, kept_parts=len(item.out.parts())))
+            events.tell(_ended(run_stage(config, item)))
         if not all(later.settled for later in planned[number:]):
             planned = placed_again(config, planned)
             if explain:
@@ -214,6 +205,16 @@ def _run_stages(
 
 def _with_manifests(planned: Sequence[Planned]) -> list[Planned]:
     return [replace(item, manifest=item.out.manifest()) for item in planned]
+
+
+def _ended(manifest: Manifest) -> events.StageEnded:
+    return events.StageEnded(
+        stage=manifest.stage,
+        rows_in=manifest.rows_in,
+        rows_out=manifest.rows_out,
+        rejects=manifest.rejects,
+        seconds=manifest.seconds,
+    )
 
 
 def _began(config: RunConfig, planned: Sequence[Planned], *, title: str) -> events.RunBegan:
