@@ -52,8 +52,8 @@ class Screen:
             if isinstance(event, RunBegan):
                 self._begin()
             self.progress = self.progress.after(event, now=self.clock())
-            if isinstance(event, RunEnded):
-                self.close()
+        if isinstance(event, RunEnded):
+            self.close()
 
     def note(self, text: str) -> None:
         """Write a line above the table."""
@@ -66,6 +66,7 @@ class Screen:
         self._over.set()
         with self._lock:
             self._stop()
+            self.console.show_cursor(True)
             self._forget()
         if self._drawing.is_alive() and threading.current_thread() is not self._drawing:
             self._drawing.join(timeout=5)
