@@ -15,6 +15,7 @@ from mralign.report.gold_marks import gold_spans, pieces
 from mralign.rollouts.segmentation import segments
 
 LONGEST = 200_000  # characters of a text that the page shows
+VERDICTS = {"thought holds gold": "em_thought", "answer right": "em_answer", "misleading": "mis"}  # -> column
 Row = Mapping[str, Any]
 
 
@@ -99,9 +100,14 @@ def training_record(row: Row, *, found: Found, names: Sequence[str], closing: st
 def evaluated_side(row: Row, *, score: Row, role: str, found: Found, names: Sequence[str], closing: str) -> Side:
     """A response (schema RESPONSES) and its score (schema SCORES)."""
     side = _side(row, method=row["method"], role=role, found=found, names=names, closing=closing)
-    asked = {"thought holds gold": "em_thought", "answer right": "em_answer", "misleading": "mis"}
-    verdict = {name: score.get(column) for name, column in asked.items() if score.get(column) is not None}
-    return _with(side, verdict=verdict, invalid=row["invalid"], tokens=row["completion_tokens"])
+    verdict = {name: score[column] for name, column in VERDICTS.items() if score.get(column) is not None}
+    return _with(side, verdict=verdict or _other_scores(score), invalid=row["invalid"], tokens=row["completion_tokens"])
+
+
+def _other_scores(score: Row) -> dict[str, bool | float]:
+    """What a benchmark without gold answers says of a response: its own columns, a number to three digits."""
+    told = {name: value for name, value in score.items() if isinstance(value, bool | float)}
+    return {name.replace("_", " "): round(value, 3) for name, value in told.items()}
 
 
 def outcome_of(before: float | None, after: float | None) -> str:
@@ -141,21 +147,28 @@ def _with(side: Side, **changes: Any) -> Side:
 
 
 def _side(row: Row, *, method: str, role: str, found: Found, names: Sequence[str], closing: str) -> Side:
-    text, start, end = row["text"], row["thought_start"], row["thought_end"]
-    spans = _segment_spans(row, text=text, start=start, end=end)
-    whole = len(text)
-    text = text[:LONGEST]
-    tail = end if start >= 0 else 0
-    shown = text[tail:].lstrip()
-    skipped = len(text) - len(shown)
-    if start >= 0 and shown.startswith(closing):
-        skipped += len(closing)
-    skipped = min(skipped, len(text))
-    thought = gold_spans(text[:tail], row["answers"])
-    steps = _steps(text, spans, gold=thought, found=found, names=names)
-    stated = [(skipped + first, skipped + last) for first, last in gold_spans(text[skipped:], row["answers"])]
-    answer = pieces(text, stated, start=skipped, end=len(text))
-    return Side(method, role, steps, answer, cut=max(0, whole - len(text)))
+    whole, start, end = row["text"], row["thought_start"], row["thought_end"]
+    spans = _segment_spans(row, text=whole, start=start, end=end)
+    text = whole[:LONGEST]
+    gold = _gold(text, row["answers"], start=max(start, 0), end=max(end, 0))
+    steps = _steps(text, spans, gold=gold, found=found, names=names)
+    begin = min(_answer_start(text, end=end, closing=closing), len(text))
+    stated = _gold(text, row["answers"], start=begin, end=len(text))
+    answer = pieces(text, stated, start=begin, end=len(text))
+    return Side(method, role, steps, answer, cut=len(whole) - len(text))
+
+
+def _gold(text: str, answers: Sequence[str], *, start: int, end: int) -> list[tuple[int, int]]:
+    """Gold answers in text[start:end] taken by itself: a tag beside a word must not hide it."""
+    return [(start + first, start + last) for first, last in gold_spans(text[start:end], answers)]
+
+
+def _answer_start(text: str, *, end: int, closing: str) -> int:
+    """Where the text behind the thought and its closing tag begins; 0 without a thought (`end` -1)."""
+    start = max(end, 0)
+    behind = text[start:]
+    bare = behind.lstrip().removeprefix(closing if end >= 0 else "").lstrip()
+    return start + len(behind) - len(bare)
 
 
 def _segment_spans(row: Row, *, text: str, start: int, end: int) -> list[tuple[int, int]]:
