@@ -16,6 +16,7 @@ from mralign import report
 from mralign.config import RunConfig
 from mralign.plan import pipeline
 from mralign.plan.pipeline import Planned
+from mralign.plan.stage_seconds import expected_seconds
 from mralign.run import local_ray
 
 
@@ -44,7 +45,8 @@ def walk(
     with pipeline.writing(config, planned, take_over=take_over) as held, showing or nullcontext():
         report.begin(config)
         start_ray = partial(local_ray.start, config, hears_workers=hears_workers)
-        ended = pipeline.run(config, held, start_ray=start_ray)
+        expected_s = expected_seconds(config, held)
+        ended = pipeline.run(config, held, start_ray=start_ray, expected_s=expected_s)
         shown = ended if whole else pipeline.survey(config)
         return Walked(tuple(shown), report.publish(config, shown))
 
