@@ -70,7 +70,7 @@ def _add(
     labels = codes["labels"]
     sets = [label_sets(side) for side in record.sides]
     seen = sorted({_code(labels, label) for label in chain.from_iterable(chain.from_iterable(sets))})
-    moves = sorted({(_code(labels, a), _code(labels, b)) for side in sets for a, b in moves_of(side)})
+    moves = sorted({(_code(labels, a), _code(labels, b)) for side in sets for a, b in sorted(moves_of(side))})
     columns["id"].append(_anchor(record.row_id, anchors))
     columns["question"].append(_short(record.question, _QUESTION))
     columns["gold"].append(_short(" | ".join(record.answers), _GOLD))
