@@ -1,7 +1,7 @@
 """A run as one document: views of sections of blocks, and the shelves of its trajectories.
 
-Configuration, stages and merged metrics enter; a `Document` leaves. A section whose stage is missing is left out, and
-says why. Nothing is drawn here: the page draws the blocks.
+Configuration, stages and merged metrics enter; a `RunDocument` leaves. A section whose stage is missing is left out,
+and says why. Nothing is drawn here: the page draws the blocks.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _NO_POSITIONS = "no method was asked to think on a benchmark with gold answers"
 
 
 @dataclass(frozen=True)
-class Document:
+class RunDocument:
     """A run to look at. `macros`: the macro-strategy of each label; `bounds`: where weights are clipped."""
 
     name: str
@@ -53,12 +53,12 @@ def findings_of(config: RunConfig, acts: Mapping[str, Act]) -> RunFindings:
     return RunFindings(absolute(config.run.dir).rsplit("/", 1)[-1], config, acts, merged_metrics(acts))
 
 
-def document_of(run: RunFindings) -> Document:
+def document_of(run: RunFindings) -> RunDocument:
     """The whole document of a run; its trajectories are read from the committed tables."""
     done = [act.manifest for act in run.acts.values() if act.manifest is not None]
     seconds = wording.duration(sum(manifest.seconds for manifest in done))
     versions = done[-1].versions if done else {}
-    return Document(
+    return RunDocument(
         name=run.name,
         summary=f"mralign run: {len(done)} of {len(run.acts)} planned stages finished, {seconds} of work",
         views=_views(run),

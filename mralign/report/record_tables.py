@@ -19,11 +19,11 @@ from mralign.evaluation.responses import read_responses
 from mralign.evaluation.scoring import read_scores
 from mralign.evaluation.strata import STRATA, stratum
 from mralign.report.findings import Act, finished
-from mralign.report.records import (
+from mralign.report.trajectory_records import (
     Found,
-    Record,
     Row,
-    Side,
+    ShownSide,
+    TrajectoryRecord,
     evaluated_side,
     outcome_of,
     rejected_record,
@@ -47,7 +47,7 @@ class _Reading:
     closing: str
 
 
-def read_records(config: RunConfig, *, acts: Mapping[str, Act]) -> Iterator[Record]:
+def read_records(config: RunConfig, *, acts: Mapping[str, Act]) -> Iterator[TrajectoryRecord]:
     """The records of a run: evaluated questions first, then training trajectories, then what was put aside."""
     names = tuple(annotator.name for annotator in config.annotation.annotators)
     reading = _Reading(names, config.model.thought_tags[1])
@@ -56,7 +56,7 @@ def read_records(config: RunConfig, *, acts: Mapping[str, Act]) -> Iterator[Reco
     yield from _put_aside(acts)
 
 
-def _trained_on(acts: Mapping[str, Act], *, reading: _Reading) -> Iterator[Record]:
+def _trained_on(acts: Mapping[str, Act], *, reading: _Reading) -> Iterator[TrajectoryRecord]:
     """The candidates, part by part; the later stages keep the names of their parts."""
     candidates = finished(acts, "candidates")
     if candidates is None:
@@ -99,13 +99,13 @@ class _Answered:
     steps: Mapping[str, Sequence[Row]]  # labels of thoughts that were annotated anew, by row id
 
 
-def _evaluated(config: RunConfig, acts: Mapping[str, Act], *, reading: _Reading) -> Iterator[Record]:
+def _evaluated(config: RunConfig, acts: Mapping[str, Act], *, reading: _Reading) -> Iterator[TrajectoryRecord]:
     """Every way in which the models were asked, question by question, the untrained model's answer and the other's."""
     before, after = (_answered(acts, subject) for subject in Subject)
     kinds = of_config(config)
     strata = _strata(before, label=config.evaluation.label)
     for way, row_id in dict.fromkeys([*before.rows, *after.rows]):
-        sides: list[Side] = []
+        sides: list[ShownSide] = []
         values: list[float | None] = []
         for role, said in (("base", before), ("trained", after)):
             row = said.rows.get((way, row_id))
@@ -116,7 +116,7 @@ def _evaluated(config: RunConfig, acts: Mapping[str, Act], *, reading: _Reading)
             sides.append(_side_of(row, score=score, role=role, said=said, reading=reading))
             values.append(_scored(score, kind=kinds.get(row["dataset"], "short_answer")))
         row = before.rows.get((way, row_id)) or after.rows[way, row_id]
-        yield Record(
+        yield TrajectoryRecord(
             row_id=row_id,
             shelf="evaluation",
             dataset=row["dataset"],
@@ -129,7 +129,7 @@ def _evaluated(config: RunConfig, acts: Mapping[str, Act], *, reading: _Reading)
         )
 
 
-def _side_of(row: Row, *, score: Row, role: str, said: _Answered, reading: _Reading) -> Side:
+def _side_of(row: Row, *, score: Row, role: str, said: _Answered, reading: _Reading) -> ShownSide:
     found = Found(said.steps.get(row["row_id"]) if way_of(row["method"]) is Way.THINK_ON else None)
     return evaluated_side(row, score=score, role=role, found=found, names=reading.names, closing=reading.closing)
 
@@ -170,7 +170,7 @@ def _strata(before: _Answered, *, label: str) -> dict[str, str]:
     return {question: _STRATUM_NAMES[stratum(scores)] for question, scores in draws.items()}
 
 
-def _put_aside(acts: Mapping[str, Act]) -> Iterator[Record]:
+def _put_aside(acts: Mapping[str, Act]) -> Iterator[TrajectoryRecord]:
     """The rejects of the stages on the way to training, with the question where it is known."""
     asked = _questions(acts)
     for name in _SETTLED:
@@ -180,7 +180,7 @@ def _put_aside(acts: Mapping[str, Act]) -> Iterator[Record]:
         for row in out.read_rejects().to_pylist():
             known = asked.get(row["row_id"]) or asked.get(question_of(row["row_id"])) or {}
             record = rejected_record(row, stage=name)
-            yield Record(**{**vars(record), **known, "dataset": record.dataset or known.get("dataset", "")})
+            yield TrajectoryRecord(**{**vars(record), **known, "dataset": record.dataset or known.get("dataset", "")})
 
 
 def _questions(acts: Mapping[str, Act]) -> dict[str, dict[str, Any]]:
