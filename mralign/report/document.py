@@ -18,6 +18,7 @@ from mralign.report.findings import METRIC_STAGES, Act, finished, merged_metrics
 from mralign.report.record_shelves import Shelves, shelve
 from mralign.report.record_tables import read_records
 from mralign.report.results import Metrics
+from mralign.report.spending import spending
 from mralign.run.store import absolute
 
 MOST = 60_000  # trajectories of a run that a page holds
@@ -99,6 +100,7 @@ def _views(run: RunFindings) -> list[View]:
         passage("annotation", "Annotation", "annotation", lambda: sections.annotation(acts)),
         passage("agreement", "Agreement", "agreement", lambda: sections.agreement(acts)),
         passage("training", "Training", "training", lambda: sections.training(acts)),
+        Passage("costs", "Costs", spending(acts), "no finished stage has counted any"),
         Passage("rejects", "Rejects", sections.rejects(acts)),
     ]
     return [

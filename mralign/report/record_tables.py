@@ -7,6 +7,7 @@ no weights.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +34,8 @@ from mralign.rows.schema import ANNOTATIONS, CANDIDATES, EXAMPLES, QUESTIONS, WE
 from mralign.rows.subjects import Subject, Way, way_of
 from mralign.rows.vocabulary import question_of
 from mralign.run.store import StageDir
+
+log = logging.getLogger("mralign")
 
 _SHOWN_CANDIDATE = [name for name in CANDIDATES.names if not name.endswith("token_ids")]
 _SETTLED = ("questions", "rollouts", "candidates", "annotation", "examples")  # their rejects are trajectories, or rows
@@ -146,10 +149,7 @@ def _answered(acts: Mapping[str, Act], subject: Subject) -> _Answered:
     responses = finished(acts, subject.stage("responses"))
     if responses is None:
         return _Answered({}, {}, {})
-    rows: dict[tuple[Way, str], Row] = {}
-    for table in read_responses(responses):
-        for row in table.drop_columns(["prompt_token_ids", "token_ids"]).to_pylist():
-            rows[way_of(row["method"]), row["row_id"]] = row
+    rows = _response_rows(responses)
     evaluation = finished(acts, subject.stage("evaluation"))
     scores = read_scores(evaluation).to_pylist() if evaluation is not None else []
     annotated = finished(acts, subject.stage("thoughts_annotation"))
@@ -158,6 +158,20 @@ def _answered(acts: Mapping[str, Act], subject: Subject) -> _Answered:
         table = annotated.read(schema=ANNOTATIONS, columns=["row_id", "steps"])
         steps = dict(zip(table.column("row_id").to_pylist(), table.column("steps").to_pylist(), strict=True))
     return _Answered(rows, {(row["method"], row["row_id"]): row for row in scores}, steps)
+
+
+def _response_rows(responses: StageDir) -> dict[tuple[Way, str], Row]:
+    """The responses by way and row id. Where their texts are gone (they lie on a shelf of the run directory that may
+    have been cleared since), there are none, and the log says so."""
+    rows: dict[tuple[Way, str], Row] = {}
+    try:
+        for table in read_responses(responses):
+            for row in table.drop_columns(["prompt_token_ids", "token_ids"]).to_pylist():
+                rows[way_of(row["method"]), row["row_id"]] = row
+    except FileNotFoundError as error:
+        log.warning("the page shows no answers of stage %s: %s", responses.stage, error)
+        return {}
+    return rows
 
 
 def _strata(before: _Answered, *, label: str) -> dict[str, str]:

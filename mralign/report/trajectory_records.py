@@ -2,8 +2,8 @@
 
 Rows of the committed tables enter as dictionaries; frozen records leave, which become JSON. A `TrajectoryRecord` is a
 training trajectory, an evaluated question (the untrained and the aligned model side by side) or a row that was put
-aside. Text is kept as the model wrote it, in pieces of which every second is a gold answer; a very long text is cut, and
-says so.
+aside. Text is kept as the model wrote it, in pieces of which every second is a gold answer; a very long text is cut,
+and says so.
 """
 
 from __future__ import annotations
