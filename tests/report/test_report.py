@@ -556,7 +556,7 @@ def test_states_of_a_macro_strategy_stand_side_by_side_between_start_and_stop() 
     assert drawn.values[1][3] is None  # a -> b
 
 
-def test_curves_hold_what_a_step_has() -> None:
+def test_a_figure_that_some_steps_lack_is_drawn_where_it_is() -> None:
     """Batches of one class have no margin: the first lacks it, and the last."""
     given: list[dict[str, Any]] = [{}, {"margin": 4.0}, {"margin": 6.0}, {}]
     history = [{"step": step, "loss": 1.0, "z0": 0.0, **more} for step, more in enumerate(given, 1)]
