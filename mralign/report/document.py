@@ -16,10 +16,11 @@ from mralign.report import analyses, headline, ratios, sections, wording
 from mralign.report.blocks import Bar, Bars, Block, Facts, Grid, Listing, Passage, Text, View
 from mralign.report.findings import METRIC_STAGES, Act, finished, merged_metrics, read_macros
 from mralign.report.record_shelves import Shelves, shelve
-from mralign.report.record_tables import MOST, read_records
+from mralign.report.record_tables import read_records
 from mralign.report.results import Metrics
 from mralign.run.store import absolute
 
+MOST = 60_000  # trajectories of a run that a page holds
 _NO_STRATA = "the untrained model was not asked to think on a benchmark with gold answers"
 _NO_POSITIONS = "no method was asked to think on a benchmark with gold answers"
 
@@ -63,7 +64,7 @@ def document_of(run: RunFindings) -> Document:
         views=_views(run),
         macros=read_macros(run.acts),
         bounds=(run.config.weights.clip_min, run.config.weights.clip_max),
-        shelves=shelve(read_records(run.config, acts=run.acts, most=MOST)),
+        shelves=shelve(read_records(run.config, acts=run.acts), most=MOST),
         footer=" · ".join(f"{package} {number}" for package, number in versions.items()),
     )
 

@@ -28,8 +28,8 @@ class Shelves:
     chunks: Sequence[str]
 
 
-def shelve(records: Iterable[Record], *, chunk_bytes: int = CHUNK_BYTES) -> Shelves:
-    """All records, in their order."""
+def shelve(records: Iterable[Record], *, chunk_bytes: int = CHUNK_BYTES, most: int | None = None) -> Shelves:
+    """The records in their order, at most `most` of them; the index says by `full` that there are more."""
     columns: dict[str, list[Any]] = {name: [] for name in ("id", "question", "gold", "labels", "moves", "chunk")}
     columns |= {name: [] for name in _CODED}
     codes: dict[str, dict[str, int]] = {name: {} for name in (*_CODED, "labels")}
@@ -37,7 +37,11 @@ def shelve(records: Iterable[Record], *, chunk_bytes: int = CHUNK_BYTES) -> Shel
     open_chunk: list[str] = []
     size = 0
     anchors: dict[str, int] = {}
+    full = False
     for record in records:
+        full = most is not None and len(columns["id"]) == most
+        if full:
+            break
         text = to_script(record)
         if open_chunk and size + len(text) > chunk_bytes:
             chunks.append(_array(open_chunk))
@@ -48,7 +52,7 @@ def shelve(records: Iterable[Record], *, chunk_bytes: int = CHUNK_BYTES) -> Shel
     if open_chunk:
         chunks.append(_array(open_chunk))
     names = {name: list(found) for name, found in codes.items()}
-    return Shelves({"columns": columns, "names": names, "chunks": len(chunks)}, chunks)
+    return Shelves({"columns": columns, "names": names, "chunks": len(chunks), "full": full}, chunks)
 
 
 def _array(texts: Sequence[str]) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import pyarrow as pa
@@ -35,7 +34,6 @@ from mralign.rows.subjects import Subject, Way, way_of
 from mralign.rows.vocabulary import question_of
 from mralign.run.store import StageDir
 
-MOST = 60_000  # records that a page holds
 _SHOWN_CANDIDATE = [name for name in CANDIDATES.names if not name.endswith("token_ids")]
 _SETTLED = ("questions", "rollouts", "candidates", "annotation", "examples")  # their rejects are trajectories, or rows
 _STRATUM_NAMES = {name: name.replace("_", " ") for name in STRATA}
@@ -49,13 +47,8 @@ class _Reading:
     closing: str
 
 
-def read_records(config: RunConfig, *, acts: Mapping[str, Act], most: int = MOST) -> Iterator[Record]:
-    """The records of a run: evaluated questions first, then training trajectories, then what was put aside; at most
-    `most` of them."""
-    yield from islice(_all_records(config, acts), most)
-
-
-def _all_records(config: RunConfig, acts: Mapping[str, Act]) -> Iterator[Record]:
+def read_records(config: RunConfig, *, acts: Mapping[str, Act]) -> Iterator[Record]:
+    """The records of a run: evaluated questions first, then training trajectories, then what was put aside."""
     names = tuple(annotator.name for annotator in config.annotation.annotators)
     reading = _Reading(names, config.model.thought_tags[1])
     yield from _evaluated(config, acts, reading=reading)

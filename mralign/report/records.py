@@ -15,6 +15,7 @@ from mralign.report.gold_marks import gold_spans, pieces
 from mralign.rollouts.segmentation import segments
 
 LONGEST = 200_000  # characters of a text that the page shows
+VERDICTS = {"thought holds gold": "em_thought", "answer right": "em_answer", "misleading": "mis"}  # -> column
 Row = Mapping[str, Any]
 
 
@@ -99,9 +100,14 @@ def training_record(row: Row, *, found: Found, names: Sequence[str], closing: st
 def evaluated_side(row: Row, *, score: Row, role: str, found: Found, names: Sequence[str], closing: str) -> Side:
     """A response (schema RESPONSES) and its score (schema SCORES)."""
     side = _side(row, method=row["method"], role=role, found=found, names=names, closing=closing)
-    asked = {"thought holds gold": "em_thought", "answer right": "em_answer", "misleading": "mis"}
-    verdict = {name: score.get(column) for name, column in asked.items() if score.get(column) is not None}
-    return _with(side, verdict=verdict, invalid=row["invalid"], tokens=row["completion_tokens"])
+    verdict = {name: score[column] for name, column in VERDICTS.items() if score.get(column) is not None}
+    return _with(side, verdict=verdict or _other_scores(score), invalid=row["invalid"], tokens=row["completion_tokens"])
+
+
+def _other_scores(score: Row) -> dict[str, bool | float]:
+    """What a benchmark without gold answers says of a response: its own columns, a number to three digits."""
+    told = {name: value for name, value in score.items() if isinstance(value, bool | float)}
+    return {name.replace("_", " "): round(value, 3) for name, value in told.items()}
 
 
 def outcome_of(before: float | None, after: float | None) -> str:

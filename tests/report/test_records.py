@@ -98,6 +98,19 @@ def test_an_evaluated_side_without_a_thought_shows_its_whole_text():
     assert (side.invalid, side.verdict) == ("no_thought", {"thought holds gold": False, "answer right": False})
 
 
+def test_a_response_that_judges_scored_has_their_verdicts():
+    score = {
+        "row_id": "q",
+        "em_answer": None,
+        "truthful": True,
+        "informative": False,
+        "f1_at_k": 0.12345,
+        "claims": None,
+    }
+    side = evaluated_side(row("No."), score=score, role="base", found=Found(), names=(), closing="</think>")
+    assert side.verdict == {"truthful": True, "informative": False, "f1 at k": 0.123}
+
+
 def test_a_very_long_text_is_cut_and_says_so():
     text = "<think>" + "x" * (LONGEST + 1000) + "</think>Paris"
     said = row(text, start=7, end=text.index("</think>"))
