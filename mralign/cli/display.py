@@ -85,13 +85,15 @@ class Display:
 
     def result(self, text: str) -> None:
         """Show the last text of a command: its result, where it lies, what to do next."""
-        self.told = text
+        self.told = text = printable(text)
         log.debug("%s", text)
         if self.screen is not None:
             self.screen.close()
         if not self.wishes.json:
             out = self._output.out if self._output else sys.stdout
             print(text, file=out, flush=True)
+            if self.screen is not None and self.log is not None:
+                print(f"\nlog    {self.log.place}", file=out, flush=True)
 
     def end(self, status: int, text: str) -> None:
         """Say how the command ended; `text`: why it stopped, empty where it is done."""

@@ -11,6 +11,7 @@ from mralign import report
 from mralign.cli.display import display
 from mralign.config import RunConfig, load
 from mralign.plan import pipeline, plan_text, template_dates
+from mralign.plan.stage_seconds import expected_seconds
 from mralign.presets import PRESETS
 from mralign.run import local_ray
 
@@ -40,7 +41,8 @@ def walk(
         return
     with pipeline.writing(config, planned, take_over=take_over) as planned, display.running(config.run.dir):
         report.begin(config)
-        planned = pipeline.run(config, planned, start_ray=partial(local_ray.start, config, hears_workers=True))
+        start, expected_s = partial(local_ray.start, config, hears_workers=True), expected_seconds(config, planned)
+        planned = pipeline.run(config, planned, start_ray=start, expected_s=expected_s)
         display.result(report.publish(config, pipeline.survey(config) if until or only else planned))
 
 
