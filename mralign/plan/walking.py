@@ -14,6 +14,7 @@ from pathlib import Path
 from mralign import report
 from mralign.config import RunConfig
 from mralign.plan import pipeline
+from mralign.plan.model_cards import complete_cards
 from mralign.plan.pipeline import Planned
 from mralign.run import local_ray
 
@@ -42,7 +43,9 @@ def walk(
         report.begin(config)
         pipeline.run(config, held, start_ray=partial(local_ray.start, config))
         shown = held if whole else pipeline.survey(config)
-        return Walked(tuple(shown), report.publish(config, shown))
+        text = report.publish(config, shown)
+        complete_cards(config, shown)
+        return Walked(tuple(shown), text)
 
 
 def check_trains(config: RunConfig) -> None:
