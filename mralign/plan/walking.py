@@ -45,19 +45,13 @@ def walk(
     """
     with pipeline.writing(config, planned, take_over=take_over) as held, showing or nullcontext():
         report.begin(config)
-<<<<<<< HEAD
         start_ray = partial(local_ray.start, config, hears_workers=hears_workers)
         expected_s = expected_seconds(config, held)
         ended = pipeline.run(config, held, start_ray=start_ray, expected_s=expected_s)
         shown = ended if whole else pipeline.survey(config)
-        return Walked(tuple(shown), report.publish(config, shown))
-=======
-        pipeline.run(config, held, start_ray=partial(local_ray.start, config))
-        shown = held if whole else pipeline.survey(config)
         text = report.publish(config, shown)
         complete_cards(config, shown)
         return Walked(tuple(shown), text)
->>>>>>> api
 
 
 def check_trains(config: RunConfig) -> None:
