@@ -36,10 +36,12 @@ class Hours:
     stages: list[str] = field(default_factory=list)
     sources: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
+    by_stage: dict[str, float] = field(default_factory=dict)  # seconds that are most likely
 
     def add(self, stage: str, low_s: float, high_s: float, *, source: str) -> None:
         """Add the time of a stage."""
         self.stages.append(stage)
+        self.by_stage[stage] = (low_s + high_s) / 2
         self.low_s += low_s
         self.high_s += high_s
         if source not in self.sources:
@@ -48,6 +50,7 @@ class Hours:
     def measured(self, stage: str, seconds: float, *, source: str) -> None:
         """Add the time of a stage that took so long when it was measured."""
         self.add(stage, seconds * _SPREAD[0], seconds * _SPREAD[1], source=source)
+        self.by_stage[stage] = seconds
 
 
 def expected_hours(
@@ -77,7 +80,9 @@ def expected_hours(
         elif name == "training" and shape is not None and _on_gpus(config) and counts.train:
             found.add(name, *_training_s(config, examples=examples, shape=shape), source=_MFU_SOURCE)
         elif item.stage.workers(config) or item.stage.expects is not None:
-            found.unknown.append(name)  # the others take seconds
+            found.unknown.append(name)
+        else:
+            found.by_stage[name] = 0.0  # it takes seconds
     return found
 
 
