@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from mralign.cli.arguments import DryRun, Settings, TakeOver, listed
+from mralign.cli.arguments import DryRun, Settings, TakeOver, complete_suite, listed
+from mralign.cli.display import display
 from mralign.cli.walk import walk
 from mralign.plan import template_dates
 from mralign.plan.prediction_runs import configure_predictions
@@ -24,7 +25,12 @@ def evaluate(
         str | None, typer.Option(metavar="DIR", help="LoRA adapter directory on top of the model.")
     ] = None,
     suite: Annotated[
-        str | None, typer.Option(metavar="NAME|FILE", help="A suite by name, or a YAML file; default: miniworld.")
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE",
+            help="A suite by name, or a YAML file; default: miniworld.",
+            autocompletion=complete_suite,
+        ),
     ] = None,
     data: Annotated[str | None, typer.Option(metavar="DIR", help="Where the suite's files lie.")] = None,
     benchmarks: Annotated[
@@ -58,18 +64,21 @@ def evaluate(
             raise ValueError(f"--compare takes no settings, given {settings}; it compares what is finished")
         from mralign.comparison import runs
 
-        print(runs.compare_runs(*compare, common=common, out=out))
+        display.result(runs.compare_runs(*compare, common=common, out=out))
         return
     names = listed(benchmarks, option="--benchmarks", of=str, allowed="names") if benchmarks else ()
     chosen: dict[str, Any] = {"suite": suite, "data": data, "benchmarks": names}
     if predictions is None:
         wanted = configure(settings or (), model=model, adapter=adapter, **chosen)
     else:
-        if model or adapter:
-            raise ValueError(
-                "--predictions are scored as they are, and no model is asked; leave --model and --adapter out"
-            )
+        _check_no_model(model, adapter)
         wanted = configure_predictions(settings or (), path=predictions, keep=not dry_run, **chosen)
     config = template_dates.settle(wanted)
     check_run_directory(config)
     walk(config, dry_run=dry_run, take_over=take_over)
+
+
+def _check_no_model(*given: str | None) -> None:
+    """Raise ValueError if --model or --adapter is given beside predictions."""
+    if any(given):
+        raise ValueError("--predictions are scored as they are, and no model is asked; leave --model and --adapter out")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mralign.cli.display import display
 from mralign.config import RunConfig, load
 from mralign.plan import pipeline, plan_text, template_dates, walking
 from mralign.plan.walking import check_run_directory
@@ -21,8 +22,24 @@ def walk(
     config: RunConfig, *, dry_run: bool, take_over: bool, until: str | None = None, only: str | None = None
 ) -> None:
     """Plan a run; tell the plan and stop where that is asked for, else do what is not finished and print its end."""
-    planned = pipeline.plan(config, until=until, only=only, dry_run=dry_run)
+    try:
+        planned = pipeline.plan(config, until=until, only=only, dry_run=dry_run)
+    except pipeline.NotReady as refused:
+        if dry_run:  # the plan is told, and then what is wrong
+            display.result(plan_text.describe(config, refused.planned))
+        raise
     if dry_run:
-        print(plan_text.describe(config, planned))
+        display.result(plan_text.describe(config, planned))
         return
-    print(walking.walk(config, planned, take_over=take_over, whole=not (until or only)).text)
+    if told := pipeline.nothing_left(config, planned):
+        display.result(told)
+        return
+    walked = walking.walk(
+        config,
+        planned,
+        take_over=take_over,
+        whole=not (until or only),
+        showing=display.running(config.run.dir),
+        hears_workers=True,
+    )
+    display.result(walked.text)

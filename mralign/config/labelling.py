@@ -37,8 +37,8 @@ class Annotator(Section):
     )
     mode: ThinkMode | None = Field(
         None,
-        description="How the model is asked to think or not; null: without thinking where the family is known, since "
-        "a schema leaves no room for a thought.",
+        description="How the model is asked to think or not; null: a plain chat at an endpoint, and without thinking "
+        "in a served model whose family is known, since a schema leaves no room for a thought.",
     )
     decoding: Decoding = Field(
         Decoding(temperature=0.0, top_p=1.0, max_tokens=2048),
@@ -79,6 +79,11 @@ class Annotation(Section):
     taxonomy: Content[str | None] = Field(
         None, description="YAML file of the strategies to label with; null: the paper's 15."
     )
+    instruction: Content[str | None] = Field(
+        None,
+        description="Text file that takes the place of what the two annotators are told; it holds {taxonomy}, "
+        "{question}, {answers} and {segments}. null: the built-in instruction.",
+    )
     threshold: float = Field(
         7.0,
         ge=0,
@@ -96,7 +101,9 @@ class Annotation(Section):
     def _names_differ(self) -> Annotation:
         names = [annotator.name for annotator in (*self.annotators, self.adjudicator)]
         if len({*names, "human", "final"}) < 5:
-            raise ValueError(f"the annotators are named {names}; three different names, none of them human or final")
+            raise ValueError(
+                f"the annotators are named {names}; give three different names, none of them human or final"
+            )
         return self
 
 

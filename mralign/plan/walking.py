@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from mralign.config import RunConfig
 from mralign.plan import pipeline
 from mralign.plan.model_cards import complete_cards
 from mralign.plan.pipeline import Planned
+from mralign.plan.stage_seconds import expected_seconds
 from mralign.run import local_ray
 
 
@@ -33,16 +35,20 @@ def walk(
     *,
     take_over: bool = False,
     whole: bool = True,
+    showing: AbstractContextManager[object] | None = None,
+    hears_workers: bool = False,
 ) -> Walked:
     """Do what is not finished of a plan, and write the page.
 
-    `whole` False: the plan holds a part of the run only, and the page shows all of it. Raises ValueError for what the
-    user can mend.
+    `whole` False: the plan holds a part of the run only, and the page shows all of it. `showing` is entered while the
+    run goes on, with `hears_workers` it gets what they print. Raises ValueError for what the user can mend.
     """
-    with pipeline.writing(config, planned, take_over=take_over) as held:
+    with pipeline.writing(config, planned, take_over=take_over) as held, showing or nullcontext():
         report.begin(config)
-        pipeline.run(config, held, start_ray=partial(local_ray.start, config))
-        shown = held if whole else pipeline.survey(config)
+        start_ray = partial(local_ray.start, config, hears_workers=hears_workers)
+        expected_s = expected_seconds(config, held)
+        ended = pipeline.run(config, held, start_ray=start_ray, expected_s=expected_s)
+        shown = ended if whole else pipeline.survey(config)
         text = report.publish(config, shown)
         complete_cards(config, shown)
         return Walked(tuple(shown), text)
