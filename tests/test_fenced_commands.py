@@ -42,7 +42,9 @@ RUN_BY = {
     "mralign evaluate --predictions mine.jsonl --suite paper --data DIR --benchmarks nq_open": (
         "tests/integration/test_api.py::test_predictions_find_the_questions_of_a_suite"
     ),
-    "mralign export runs/first --to first-examples": "tests/exchange/test_dataset.py::test_the_command_says_what_it_wrote",
+    "mralign export runs/first --to first-examples": (
+        "tests/exchange/test_dataset.py::test_the_command_says_what_it_wrote"
+    ),
     "mralign ablate --table main --preset miniworld": (
         "tests/test_ablate.py::test_finished_rows_become_one_table_with_its_files"
     ),
