@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from mralign.evaluation.intervals import bootstrap_interval
     from mralign.evaluation.paired import sign_flip_p
     from mralign.evaluation.predictions import score
+    from mralign.exchange.finished_run import read_run
+    from mralign.exchange.rollout_files import write_rollouts
     from mralign.questions.matching import answer_matches as matches
     from mralign.questions.matching import thought_matches
     from mralign.questions.normalisation import normalize
@@ -51,6 +53,7 @@ _HOMES = {
     "load_config": ("mralign.api", "load_config"),
     "matches": ("mralign.questions.matching", "answer_matches"),
     "normalize": ("mralign.questions.normalisation", "normalize"),
+    "read_run": ("mralign.exchange.finished_run", "read_run"),
     "score": ("mralign.evaluation.predictions", "score"),
     "segments": ("mralign.rollouts.segmentation", "segments"),
     "sign_flip_p": ("mralign.evaluation.paired", "sign_flip_p"),
@@ -58,6 +61,7 @@ _HOMES = {
     "thought_matches": ("mralign.questions.matching", "thought_matches"),
     "token_weights": ("mralign.training.examples", "token_weights"),
     "weights": ("mralign.transitions.lists", "weights"),
+    "write_rollouts": ("mralign.exchange.rollout_files", "write_rollouts"),
 }
 
 __all__ = [
@@ -77,6 +81,7 @@ __all__ = [
     "load_config",
     "matches",
     "normalize",
+    "read_run",
     "score",
     "segments",
     "sign_flip_p",
@@ -84,6 +89,7 @@ __all__ = [
     "thought_matches",
     "token_weights",
     "weights",
+    "write_rollouts",
 ]
 
 

@@ -15,7 +15,7 @@ import torch
 import mralign
 
 HEAVY = ("torch", "ray", "vllm", "transformers", "pyarrow", "numpy", "pydantic")
-RUN_BY_OTHER_TESTS = ("align", "evaluate", "compare", "export")  # whole runs: tests/integration/test_api.py
+RUN_BY_OTHER_TESTS = ("align", "evaluate", "compare", "export", "read_run")  # tests/integration/test_api.py, exchange/
 
 
 def test_the_import_loads_nothing_heavy_and_a_name_only_what_it_needs():

@@ -14,7 +14,7 @@ import yaml
 from mralign import __version__
 from mralign.config import RunConfig
 from mralign.config.run import train_names
-from mralign.training.card import on_hub, shown
+from mralign.training.card import hub_datasets, shown
 
 _TEXT = """
 Made with mralign {version} (MR-ALIGN, arXiv 2510.24794): {method}; the thoughts are those of {model}.
@@ -71,9 +71,7 @@ def dataset_card(config: RunConfig, *, rows: Mapping[str, int], same_tokens: int
             },
         ],
     }
-    sources = [source.path.removeprefix("hub://").partition("?")[0] for source in config.questions.train]
-    public = sorted({name for name in sources if on_hub(name) and "/" in name})
-    if public:
+    if public := hub_datasets(config):
         front["source_datasets"] = public
     weights = "`weights` are those of equation 4.1 of its method." if weighted else "All `weights` are 1."
     body = _TEXT.format(

@@ -15,6 +15,7 @@ from pathlib import Path
 from mralign import report
 from mralign.config import RunConfig
 from mralign.plan import pipeline
+from mralign.plan.model_cards import complete_cards
 from mralign.plan.pipeline import Planned
 from mralign.plan.stage_seconds import expected_seconds
 from mralign.run import local_ray
@@ -48,7 +49,9 @@ def walk(
         expected_s = expected_seconds(config, held)
         ended = pipeline.run(config, held, start_ray=start_ray, expected_s=expected_s)
         shown = ended if whole else pipeline.survey(config)
-        return Walked(tuple(shown), report.publish(config, shown))
+        text = report.publish(config, shown)
+        complete_cards(config, shown)
+        return Walked(tuple(shown), text)
 
 
 def check_trains(config: RunConfig) -> None:

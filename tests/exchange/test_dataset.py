@@ -9,6 +9,7 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import mralign
 from mralign.config import ImportFields, resolve_path
 from mralign.exchange.dataset import export_dataset
 from mralign.rollouts.imported import read_rollouts
@@ -114,6 +115,18 @@ def test_without_weights_every_token_weighs_1(tmp_path):
     assert not found.weighted
     assert {weight for weights in rows["weights"] for weight in weights} == {1.0}
     assert "All `weights` are 1." in Path(found.uri, "README.md").read_text()
+
+
+def test_a_run_is_read_by_its_stages(tmp_path):
+    run = mralign.read_run(small_run.write(tmp_path / "run"))
+    assert list(run.stages) == ["rollouts", "candidates", "annotation", "examples", "weights"]
+    assert run.config.questions.train[0].name == "tiny"
+    assert run.table("weights").column("step_weights").to_pylist() == small_run.STEP_WEIGHTS
+    assert run.table("rollouts", columns=["mode"]).column("mode").to_pylist() == ["on", "off"] * 4
+    assert run.rejects("candidates").num_rows == 0
+    assert run.figures == {}
+    with pytest.raises(ValueError, match="the stage training is not finished; finished are rollouts, candidates"):
+        run.table("training")
 
 
 def test_what_cannot_be_exported_is_told(tmp_path):
