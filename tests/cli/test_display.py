@@ -70,6 +70,7 @@ def test_ctrl_c_ends_it_in_one_sentence_and_the_table_shows_where(tmp_path):
     assert "interrupted: what was committed is kept; run the same command to go on" in terminal.lines[-1]
     assert "Traceback" not in terminal.raw.decode()
     assert terminal.cursor_is_shown
+    assert "noise of print" in log_of(tmp_path / "run").read_text()
 
 
 def test_ctrl_c_twice_gives_the_cursor_back(tmp_path):
@@ -81,6 +82,7 @@ def test_ctrl_c_twice_gives_the_cursor_back(tmp_path):
     terminal.type("\x03")
     assert terminal.end() == 130
     assert terminal.cursor_is_shown
+    assert log_of(tmp_path / "run").suffix == ".log"  # and nothing beside it
 
 
 @pytest.mark.parametrize(
