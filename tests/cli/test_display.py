@@ -20,9 +20,9 @@ def log_of(run):
     return file
 
 
-@pytest.mark.parametrize("columns", [40, 100, 130])
-def test_the_table_stays_as_the_last_picture_and_the_result_follows(tmp_path, columns):
-    terminal = Terminal(str(tmp_path / "run"), "done", columns=columns)
+@pytest.mark.parametrize(("columns", "types"), [(40, True), (40, False), (130, True)])
+def test_the_table_stays_as_the_last_picture_and_the_result_follows(tmp_path, columns, types):
+    terminal = Terminal(str(tmp_path / "run"), "done", columns=columns, types=types)
     assert terminal.end() == 0, terminal.raw.decode()
     lines = terminal.lines
     assert sum(line.startswith("✓ ") for line in lines) == 4  # one table, drawn in one place
