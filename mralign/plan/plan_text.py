@@ -107,8 +107,9 @@ def _tokens(
     asked: dict[str, expected.ExpectedRequests] = {}
     if "rollouts" in todo and not config.rollouts.import_on and counts.train is not None:
         asked["rollouts"] = expected.of_rollouts(config, questions=counts.train, length=length)
+    asks = config.evaluation.predictions is None
     for name, trained in (("responses_base", False), ("responses", True)):
-        if name in todo and counts.held_out is not None:
+        if asks and name in todo and counts.held_out is not None:
             asked[name] = expected.of_responses(config, questions=counts.held_out, length=length, trained=trained)
     lines = [f"  {name}: {one}" for name, one in asked.items()]
     assumed = [length.source] if asked else []
