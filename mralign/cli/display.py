@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -32,6 +33,7 @@ from mralign.run.printable import printable
 log = logging.getLogger("mralign")
 progress = logging.getLogger("mralign.progress")  # the lines that a table takes the place of
 foreign = logging.getLogger(FOREIGN)
+_SAYS_NOTHING = re.compile(r"\([^ ].* pid=\d+(, ip=\S+)?\)\s*")  # the head that Ray puts before an empty line
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,11 @@ class Wishes:
     verbose: bool = False
     quiet: bool = False
     log_format: str = "text"
+
+
+def said_of(argv: Sequence[str]) -> str:
+    """The command for a log, its settings by name only: the value of one may be a key."""
+    return " ".join(re.sub(r"=.*", "=…", word, flags=re.DOTALL) for word in argv)
 
 
 class Display:
@@ -71,6 +78,7 @@ class Display:
         foreign.setLevel(logging.INFO)
         self._output = ForeignOutput(self.log.file.with_suffix(".printed"), hand_on=self._log_foreign)
         self._output.start()
+        interruption.at_end(self._output.drop)
         self._lines.setStream(self._output.err)
         listeners: list[Listener] = [self._note_stage, ProgressLines(partial(progress.info, "%s"))]
         if self.wishes.json:
@@ -80,22 +88,26 @@ class Display:
             listeners.append(self.screen)
         for listener in listeners:
             self._listening.enter_context(listening(listener))
-        log.debug("command: %s", " ".join(sys.argv))
+        log.debug("command: %s", said_of(sys.argv))
         yield
 
     def result(self, text: str) -> None:
         """Show the last text of a command: its result, where it lies, what to do next."""
-        self.told = text
+        self.told = text = printable(text)
         log.debug("%s", text)
         if self.screen is not None:
             self.screen.close()
         if not self.wishes.json:
             out = self._output.out if self._output else sys.stdout
             print(text, file=out, flush=True)
+            if self.screen is not None and self.log is not None:
+                print(f"\nlog    {self.log.place}", file=out, flush=True)
 
     def end(self, status: int, text: str) -> None:
         """Say how the command ended; `text`: why it stopped, empty where it is done."""
         place = self.log.place if self.log else ""
+        if self._output is not None:
+            self._output.catch_up()
         ended = RunEnded(status=status, text=printable(text or self.told), log=place)
         if self.wishes.json and self.log is None:
             EventLines(partial(print, flush=True), run=self.run)(ended)
@@ -145,6 +157,8 @@ class Display:
 
     def _log_foreign(self, line: str) -> None:
         """Log what was printed; a line of ours that a worker printed is a line of ours again."""
+        if _SAYS_NOTHING.fullmatch(line):
+            return
         told = worker_lines.read(line)
         where, level, text = (foreign, logging.INFO, line) if told is None else (log, told.level, told.text)
         where.log(level, "%s", text, extra={"stage": self._stage})

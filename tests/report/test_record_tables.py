@@ -1,5 +1,6 @@
 """Which trajectories a page has: read from committed tables of small runs, through the store."""
 
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
@@ -8,6 +9,7 @@ from report.answered import fill_responses, fill_scores
 from report.test_report import Item, Named, make_config, make_run
 
 from mralign.report.findings import survey
+from mralign.report.record_shelves import shelve
 from mralign.report.record_tables import read_records
 from mralign.rows.schema import QUESTIONS, REJECTS
 from mralign.run.store import part_name
@@ -72,6 +74,15 @@ def test_what_was_put_aside_has_its_reason_and_its_question(tmp_path):
     ]
 
 
+def test_answers_whose_texts_are_gone_are_left_out_with_a_word(tmp_path, caplog):
+    config, planned = make_run(tmp_path)
+    items = add_answers(tmp_path, planned)
+    shutil.rmtree(tmp_path / "responses_by_content" / "responses")
+    found = list(read_records(config, acts=survey(items)))
+    assert [len(record.sides) for record in found if record.shelf == "evaluation"] == [1, 1, 1]
+    assert "the page shows no answers of stage responses: " in caplog.text
+
+
 def test_a_run_that_only_evaluates_has_no_training_trajectories(tmp_path):
     out, rows = fill_responses(tmp_path, "responses_base", BEFORE, method="base_think_on")
     found = list(read_records(make_config(tmp_path), acts=survey([Item(Named("responses_base"), out)])))
@@ -79,8 +90,10 @@ def test_a_run_that_only_evaluates_has_no_training_trajectories(tmp_path):
     assert len(rows) == 3 and all(len(record.sides) == 1 for record in found)
 
 
-@pytest.mark.parametrize("most", [0, 2, 5])
-def test_no_more_are_read_than_a_page_holds(tmp_path, most):
+@pytest.mark.parametrize(("most", "full"), [(2, True), (7, False), (8, False)])
+def test_a_page_that_cannot_hold_all_says_so(tmp_path, most, full):
     config, planned = make_run(tmp_path)
     acts = survey(add_answers(tmp_path, planned))
-    assert len(list(read_records(config, acts=acts, most=most))) == most
+    index = shelve(read_records(config, acts=acts), most=most).index
+    assert len(index["columns"]["id"]) == min(most, 7)
+    assert index["full"] is full

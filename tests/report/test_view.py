@@ -2,8 +2,12 @@
 
 import http.client
 import os
+import re
+import signal
 import socket
 import stat
+import subprocess
+import sys
 import threading
 from contextlib import contextmanager
 
@@ -135,6 +139,21 @@ def test_the_page_of_a_directory_is_the_page_that_the_run_wrote(tmp_path):
     config, items = written(tmp_path)
     publish(config, items)
     assert page_of(str(tmp_path)).html == (tmp_path / "report" / "index.html").read_text()
+
+
+def test_serve_says_where_it_serves_and_ends_quietly_when_it_is_interrupted(tmp_path):
+    written(tmp_path)
+    code = f"from mralign.report.view import serve; serve([{str(tmp_path)!r}], port=0, open_browser=False)"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as viewer:
+        said = viewer.stdout.readline()
+        port = int(re.search(r"http://127\.0\.0\.1:(\d+)/", said)[1])
+        status, _, body = ask(port, "/")
+        viewer.send_signal(signal.SIGINT)
+        _, errors = viewer.communicate(timeout=60)
+    assert (status, viewer.returncode, errors) == (200, 0, "")
+    assert body.decode() == page_of([str(tmp_path)]).html
 
 
 def test_what_the_last_report_of_a_finished_run_showed_is_shown_again(tmp_path):

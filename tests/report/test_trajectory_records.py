@@ -7,12 +7,12 @@ import pytest
 from mralign.report.blocks import to_script
 from mralign.report.gold_marks import gold_spans, pieces
 from mralign.report.record_shelves import moves_of, shelve
-from mralign.report.records import (
+from mralign.report.trajectory_records import (
     LONGEST,
     Found,
-    Record,
+    ShownSide,
     ShownStep,
-    Side,
+    TrajectoryRecord,
     evaluated_side,
     outcome_of,
     rejected_record,
@@ -98,6 +98,19 @@ def test_an_evaluated_side_without_a_thought_shows_its_whole_text():
     assert (side.invalid, side.verdict) == ("no_thought", {"thought holds gold": False, "answer right": False})
 
 
+def test_a_response_that_judges_scored_has_their_verdicts():
+    score = {
+        "row_id": "q",
+        "em_answer": None,
+        "truthful": True,
+        "informative": False,
+        "f1_at_k": 0.12345,
+        "claims": None,
+    }
+    side = evaluated_side(row("No."), score=score, role="base", found=Found(), names=(), closing="</think>")
+    assert side.verdict == {"truthful": True, "informative": False, "f1 at k": 0.123}
+
+
 def test_a_very_long_text_is_cut_and_says_so():
     text = "<think>" + "x" * (LONGEST + 1000) + "</think>Paris"
     said = row(text, start=7, end=text.index("</think>"))
@@ -131,8 +144,8 @@ def test_moves_go_from_start_over_every_pair_of_neighbouring_labels_to_stop():
 
 def labelled(number, *, text="t"):
     steps = [ShownStep([[text]], ["framing"]), ShownStep([[text]], []), ShownStep([[text]], ["retrieval"])]
-    return Record(
-        f"q/{number}", "training", "q", "positive", question=f"no {number}", sides=[Side("m", "base", steps, [""])]
+    return TrajectoryRecord(
+        f"q/{number}", "training", "q", "positive", question=f"no {number}", sides=[ShownSide("m", "base", steps, [""])]
     )
 
 
