@@ -107,11 +107,12 @@ def _tokens(
     asked: dict[str, expected.ExpectedRequests] = {}
     if "rollouts" in todo and not config.rollouts.import_on and counts.train is not None:
         asked["rollouts"] = expected.of_rollouts(config, questions=counts.train, length=length)
+    asks = config.evaluation.predictions is None
     for name, trained in (("responses_base", False), ("responses", True)):
-        if name in todo and counts.held_out is not None and config.evaluation.predictions is None:
+        if asks and name in todo and counts.held_out is not None:
             asked[name] = expected.of_responses(config, questions=counts.held_out, length=length, trained=trained)
     lines = [f"  {name}: {one}" for name, one in asked.items()]
-    if todo & {"responses_base", "responses"} and counts.held_out is None:
+    if asks and todo & {"responses_base", "responses"} and counts.held_out is None:
         lines.append("  evaluation: unknown until questions is finished")
     assumed = [length.source] if asked else []
     if "training" in todo and examples.number:

@@ -10,6 +10,7 @@ import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import mralign
+from mralign.cli import commands
 from mralign.config import ImportFields, resolve_path
 from mralign.exchange.dataset import export_dataset
 from mralign.rollouts.imported import read_rollouts
@@ -115,6 +116,16 @@ def test_without_weights_every_token_weighs_1(tmp_path):
     assert not found.weighted
     assert {weight for weights in rows["weights"] for weight in weights} == {1.0}
     assert "All `weights` are 1." in Path(found.uri, "README.md").read_text()
+
+
+def test_the_command_says_what_it_wrote(tmp_path, capsys):
+    run = small_run.write(tmp_path / "run")
+    assert commands.run(["export", run, "--to", str(tmp_path / "set")]) == 0
+    said = capsys.readouterr().out
+    assert "rollouts/off         4 rows" in said
+    assert "4 of 4 examples" in said
+    assert commands.run(["export", run, "--to", str(tmp_path / "set")]) == 2
+    assert "give a new or an empty directory" in capsys.readouterr().err
 
 
 def test_a_run_is_read_by_its_stages(tmp_path):
