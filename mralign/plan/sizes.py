@@ -54,7 +54,7 @@ def lines(config: RunConfig, known: KnownModel, *, planned: Sequence[Planned]) -
     told = [head]
     if known.shape is None:
         return [*told, "memory: unknown for a model of this kind"]
-    todo = {item.stage.name for item in planned if item.manifest is None}
+    todo = {item.stage.name for item in planned if item.manifest is None and item.stage.workers(config)}
     if todo & {"rollouts", "responses_base", "responses"}:
         told.append(_serving(config, known.shape))
     if "training" in todo:
