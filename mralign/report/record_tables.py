@@ -107,7 +107,7 @@ def _evaluated(config: RunConfig, acts: Mapping[str, Act], *, reading: _Reading)
     before, after = (_answered(acts, subject) for subject in Subject)
     kinds = of_config(config)
     strata = _strata(before, label=config.evaluation.label)
-    for way, row_id in dict.fromkeys([*before.rows, *after.rows]):
+    for way, row_id in dict.fromkeys([*after.rows, *before.rows]):  # first those with both sides
         sides: list[ShownSide] = []
         values: list[float | None] = []
         for role, said in (("base", before), ("trained", after)):
