@@ -52,7 +52,8 @@ class _Reading:
 
 def read_records(config: RunConfig, *, acts: Mapping[str, Act]) -> Iterator[TrajectoryRecord]:
     """The records of a run: evaluated questions first, then training trajectories, then what was put aside."""
-    names = tuple(annotator.name for annotator in config.annotation.annotators)
+    settings = config.annotation
+    names = tuple(annotator.name for annotator in (*settings.annotators, settings.adjudicator))
     reading = _Reading(names, config.model.thought_tags[1])
     yield from _evaluated(config, acts, reading=reading)
     yield from _trained_on(acts, reading=reading)
