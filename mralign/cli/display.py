@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 import tempfile
 import traceback
@@ -24,7 +25,7 @@ from mralign.cli.foreign_output import ForeignOutput
 from mralign.cli.progress_lines import ProgressLines
 from mralign.cli.run_log import FOREIGN, JsonLine, PlainLine, RunLog, add_stage, new_run_id
 from mralign.cli.screen import Screen, shows_tables
-from mralign.run import interruption
+from mralign.run import interruption, worker_lines
 from mralign.run.events import Event, Listener, Noted, RunEnded, StageBegan, StageEnded, current_stage, listening, tell
 from mralign.run.faults import own_sentence
 from mralign.run.printable import printable
@@ -32,6 +33,7 @@ from mralign.run.printable import printable
 log = logging.getLogger("mralign")
 progress = logging.getLogger("mralign.progress")  # the lines that a table takes the place of
 foreign = logging.getLogger(FOREIGN)
+_SAYS_NOTHING = re.compile(r"\([^ ].* pid=\d+(, ip=\S+)?\)\s*")  # the head that Ray puts before an empty line
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ class Display:
         foreign.setLevel(logging.INFO)
         self._output = ForeignOutput(self.log.file.with_suffix(".printed"), hand_on=self._log_foreign)
         self._output.start()
+        interruption.at_end(self._output.drop)
         self._lines.setStream(self._output.err)
         listeners: list[Listener] = [self._note_stage, ProgressLines(partial(progress.info, "%s"))]
         if self.wishes.json:
@@ -85,17 +88,21 @@ class Display:
 
     def result(self, text: str) -> None:
         """Show the last text of a command: its result, where it lies, what to do next."""
-        self.told = text
+        self.told = text = printable(text)
         log.debug("%s", text)
         if self.screen is not None:
             self.screen.close()
         if not self.wishes.json:
             out = self._output.out if self._output else sys.stdout
             print(text, file=out, flush=True)
+            if self.screen is not None and self.log is not None:
+                print(f"\nlog    {self.log.place}", file=out, flush=True)
 
     def end(self, status: int, text: str) -> None:
         """Say how the command ended; `text`: why it stopped, empty where it is done."""
         place = self.log.place if self.log else ""
+        if self._output is not None:
+            self._output.catch_up()
         ended = RunEnded(status=status, text=printable(text or self.told), log=place)
         if self.wishes.json and self.log is None:
             EventLines(partial(print, flush=True), run=self.run)(ended)
@@ -104,6 +111,11 @@ class Display:
             log.error("%s", text, extra={"ends": True})
         if self.log is not None:
             self.log.keep()
+
+    def remember(self, error: BaseException) -> None:
+        """Keep the traceback of what stopped a run, for those who look into its log."""
+        if self.log is not None:
+            log.debug("what stopped it", exc_info=error)
 
     def own_fault(self, error: BaseException) -> str:
         """The sentence for a fault of ours; its traceback goes into the log."""
@@ -139,7 +151,12 @@ class Display:
             self._stage = ""
 
     def _log_foreign(self, line: str) -> None:
-        foreign.info("%s", line, extra={"stage": self._stage})
+        """Log what was printed; a line of ours that a worker printed is a line of ours again."""
+        if _SAYS_NOTHING.fullmatch(line):
+            return
+        told = worker_lines.read(line)
+        where, level, text = (foreign, logging.INFO, line) if told is None else (log, told.level, told.text)
+        where.log(level, "%s", text, extra={"stage": self._stage})
 
     def _draws(self, output: ForeignOutput) -> bool:
         plain = self.wishes.quiet or self.wishes.log_format == "json"

@@ -37,6 +37,12 @@ class Run(Section):
         description="Share of its rows that a stage may give up because an endpoint does not answer them; 0: none, "
         "the next run asks them again.",
     )
+    gpu_memory_gib: Speed[float | None] = Field(
+        None,
+        gt=0,
+        description="Memory of one GPU where the run will be, by which a plan says what fits; null: that of the GPUs "
+        "of this machine, or 80 where it has none.",
+    )
     local_cpus: Speed[int] = Field(
         6,
         ge=2,
@@ -98,6 +104,15 @@ class RunConfig(Section):
         for name, prompt in (plain | own).items():
             if "{question}" not in prompt:
                 raise ValueError(f"{name}={prompt!r} does not hold {{question}}; put it where the question goes")
+        return self
+
+    @model_validator(mode="after")
+    def _predictions_are_not_trained_on(self) -> RunConfig:
+        if self.evaluation.predictions and self.trains:
+            raise ValueError(
+                "evaluation.predictions are scored as they are, and this run trains; leave out questions.train and "
+                "rollouts.import_on, or evaluation.predictions"
+            )
         return self
 
     @model_validator(mode="after")

@@ -20,15 +20,16 @@ def log_of(run):
     return file
 
 
-@pytest.mark.parametrize("columns", [40, 100, 130])
-def test_the_table_stays_as_the_last_picture_and_the_result_follows(tmp_path, columns):
-    terminal = Terminal(str(tmp_path / "run"), "done", columns=columns)
+@pytest.mark.parametrize(("columns", "types"), [(40, True), (40, False), (130, True)])
+def test_the_table_stays_as_the_last_picture_and_the_result_follows(tmp_path, columns, types):
+    terminal = Terminal(str(tmp_path / "run"), "done", columns=columns, types=types)
     assert terminal.end() == 0, terminal.raw.decode()
     lines = terminal.lines
     assert sum(line.startswith("✓ ") for line in lines) == 4  # one table, drawn in one place
     assert "careful: evilred gnp[bold]" in " ".join(" ".join(lines).split())
     end = lines.index("4 of 4 stages done")
-    assert "".join(lines[end + 1 :]).replace(" ", "") == f"report{tmp_path}/run/report/index.htmlnextopenit"
+    rest = "".join(lines[end + 1 :]).replace(" ", "")
+    assert rest == f"report{tmp_path}/run/report/index.htmlnextopenitlog{log_of(tmp_path / 'run')}"
     assert terminal.cursor_is_shown
     assert not any(noise in "\n".join(lines) for noise in NOISE)
 
@@ -69,6 +70,7 @@ def test_ctrl_c_ends_it_in_one_sentence_and_the_table_shows_where(tmp_path):
     assert "interrupted: what was committed is kept; run the same command to go on" in terminal.lines[-1]
     assert "Traceback" not in terminal.raw.decode()
     assert terminal.cursor_is_shown
+    assert "noise of print" in log_of(tmp_path / "run").read_text()
 
 
 def test_ctrl_c_twice_gives_the_cursor_back(tmp_path):
@@ -80,6 +82,7 @@ def test_ctrl_c_twice_gives_the_cursor_back(tmp_path):
     terminal.type("\x03")
     assert terminal.end() == 130
     assert terminal.cursor_is_shown
+    assert log_of(tmp_path / "run").suffix == ".log"  # and nothing beside it
 
 
 @pytest.mark.parametrize(
@@ -103,7 +106,7 @@ def piped(run, how, *options):
         [sys.executable, str(PROCESS), str(run), how, *options],
         cwd=ROOT,
         capture_output=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
 
@@ -181,6 +184,20 @@ def test_what_the_user_can_mend_ends_it_with_2(tmp_path):
     done = piped(tmp_path / "run", "user")
     assert done.returncode == 2
     assert done.stderr.decode().splitlines()[-1][9:] == "stopped: give a number, not a word"
+
+
+@pytest.mark.integration
+def test_a_worker_s_warning_and_fault_reach_the_user_and_its_noise_the_log(tmp_path):
+    done = piped(tmp_path / "run", "ray")
+    assert done.returncode == 2, done.stderr.decode()
+    said = done.stderr.decode()
+    assert said.splitlines()[-1][9:] == "stopped: give a number, not a word"
+    assert "the endpoint is left alone: evilred" in said
+    assert "noise" not in said and "Traceback" not in said and "\x1b" not in said
+    text = log_of(tmp_path / "run").read_text()
+    assert re.search(r"WARNING mralign \[s1\] the endpoint is left alone: evilred", text)
+    assert re.search(r"INFO foreign \[s1\] \(work pid=\d+\) noise of a worker", text)
+    assert "ValueError: give a number, not a word" in text  # the traceback
 
 
 def test_the_log_file_has_everything(tmp_path):
