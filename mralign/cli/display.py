@@ -73,6 +73,7 @@ class Display:
         foreign.setLevel(logging.INFO)
         self._output = ForeignOutput(self.log.file.with_suffix(".printed"), hand_on=self._log_foreign)
         self._output.start()
+        interruption.at_end(self._output.drop)
         self._lines.setStream(self._output.err)
         listeners: list[Listener] = [self._note_stage, ProgressLines(partial(progress.info, "%s"))]
         if self.wishes.json:
@@ -100,6 +101,8 @@ class Display:
     def end(self, status: int, text: str) -> None:
         """Say how the command ended; `text`: why it stopped, empty where it is done."""
         place = self.log.place if self.log else ""
+        if self._output is not None:
+            self._output.catch_up()
         ended = RunEnded(status=status, text=printable(text or self.told), log=place)
         if self.wishes.json and self.log is None:
             EventLines(partial(print, flush=True), run=self.run)(ended)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
-from rich.console import Console
+from rich.console import Console, ConsoleDimensions
 from rich.live import Live
 from rich.text import Text
 
@@ -74,7 +74,7 @@ class Screen:
     def _begin(self) -> None:
         """Start the picture of a run; the last one of the run before stays above it."""
         self._stop()
-        self.size = (self.console.width, self.console.height)
+        self._measure()
         self.live = self._new_live()
         if not self._drawing.is_alive() and not self._over.is_set():
             self._drawing.start()
@@ -88,7 +88,7 @@ class Screen:
         if self.live is None:
             return
         live, self.live = self.live, None
-        live.update(picture(self.progress, now=self.clock(), width=self.console.width))
+        live.update(picture(self.progress, now=self.clock(), width=self.size[0]))
         live.stop()
 
     def _draw_again(self) -> None:
@@ -100,10 +100,21 @@ class Screen:
         with self._lock:
             if self.live is None:
                 return
-            if self.console.size != self.size:
+            if self._measure():
                 self._clear()
-            width, height = self.console.size
+            width, height = self.size
             self.live.update(picture(self.progress, now=self.clock(), width=width, height=height), refresh=True)
+
+    def _measure(self) -> bool:
+        """Look how large the terminal is; whether it has another size than before.
+
+        Rich would look at the standard streams of this process, which are not the terminal any more.
+        """
+        before = self.size
+        columns, lines = os.get_terminal_size(self.console.file.fileno())
+        self.size = max(columns, 1), max(lines, 1)
+        self.console.size = ConsoleDimensions(*self.size)
+        return self.size != before
 
     def _clear(self) -> None:
         assert self.live is not None
@@ -112,7 +123,6 @@ class Screen:
         self.console.clear()
         for note in self.notes:
             self.console.print(Text(note))
-        self.size = (self.console.width, self.console.height)
         self.live = self._new_live()
 
     def _leave(self) -> None:
