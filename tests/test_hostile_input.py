@@ -145,7 +145,7 @@ def test_a_packed_question_file_is_bounded_in_memory(tmp_path, monkeypatch, name
     assert path.stat().st_size < 200_000
     tracemalloc.start()
     try:
-        with pytest.raises(ValueError, match="unpacks to more than 1000000|longer than 1000000"):
+        with pytest.raises(ValueError, match=r"unpacks to more than 1000000|longer than 1000000"):
             list(read_records(str(path)))
         _, peak = tracemalloc.get_traced_memory()
     finally:

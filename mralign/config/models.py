@@ -115,7 +115,7 @@ class Decoding(Section):
 
 
 class Engine(Section):
-    """vLLM: one engine per replica."""
+    """How many vLLM engines there are, what each takes, and its limits; a replica is one engine."""
 
     min_replicas: Speed[int] = Field(
         1,
@@ -211,7 +211,8 @@ class Http(Section):
     model: str | None = Field(None, description="The model's name at the endpoint; null: model.path.")
     key_env: Speed[str] = Field(
         "OPENAI_API_KEY",
-        description="Name of the environment variable that holds the key; where it is not set, no key is sent.",
+        description="Name of the environment variable that holds the key. An https address must find it set; '' "
+        "where it wants no key.",
     )
     concurrency: Speed[int] = Field(
         32,
@@ -243,6 +244,7 @@ class Http(Section):
     price_completion: Speed[float] = Field(
         0, ge=0, description="Price of a million completion tokens, in your currency; needed by budget."
     )
+    currency: Speed[str] = Field("USD", description="Name of the money of the prices and the budget, as it is shown.")
     # Cached responses cost nothing; a budget needs a price to count by.
     budget: Speed[float | None] = Field(
         None,

@@ -21,21 +21,24 @@ import pyarrow as pa
 
 from mralign.asking.annotator import ResolvedAnnotator, by_engine, check_annotator, check_budgets, resolve
 from mralign.asking.chats import SharedEngine
-from mralign.asking.interview import price
+from mralign.asking.interview import money_spent, price
 from mralign.asking.json_reply import reply_schema
 from mralign.config import Annotator, Engine, RunConfig, named
 from mralign.evaluation.benchmarks import find, of_config
 from mralign.evaluation.benchmarks.benchmark import ROLES, Case, Role, Step
+from mralign.evaluation.costs import judge_costs
 from mralign.evaluation.judging import Judgements, Judges, Verdict, judge, response_of, verdicts
-from mralign.evaluation.responses import read_response_part, response_parts
+from mralign.evaluation.responses import methods_of, read_response_part, response_parts
 from mralign.retrieval.search import check_search, prepare_search, start_search
 from mralign.rows.schema import JUDGEMENTS, QUESTIONS
 from mralign.rows.subjects import Subject
+from mralign.run.events import MoneySpent
+from mralign.run.forecast import Cost
 from mralign.run.placement import DEALING, NodeFault, Workers
 from mralign.run.rejects import check_limit
 from mralign.run.stage import Context, Outcome, Stage, all_checks, log
 from mralign.run.store import StageDir
-from mralign.run.stream import Answer, Pool, stream
+from mralign.run.stream import Answer, Pool, Streamed, stream
 from mralign.serving.calls import Stopped
 from mralign.serving.lacks import annotator_lacks, search_lacks
 from mralign.serving.streaming import engine_workers, pool_of
@@ -53,14 +56,17 @@ def judgements_stage(subject: Subject) -> Stage:
     """The stage that judges the responses of one model."""
     return Stage(
         name=subject.stage("judgements"),
+        words="judging the untrained model" if subject is Subject.BASE else "judging the trained model",
         run=partial(_run, subject=subject),
         reads=_reads,
         ignores=_NOT_JUDGED,
         code=_code,
         upstream=("questions", subject.stage("responses")),
+        portions=lambda config: {"questions": config.evaluation.split},
         inputs=_inputs,
         check=_check,
         lacks=_lacks,
+        expects=partial(_expects, subject=subject),
         workers=_workers,
         faults=_faults,
         version=3,
@@ -153,6 +159,14 @@ def _lacks(config: RunConfig) -> list[str]:
     return found
 
 
+def _expects(config: RunConfig, questions: Mapping[str, int], *, subject: Subject) -> list[Cost]:
+    """Whom the responses of one model will cost how much."""
+    each = len(methods_of(config, subject)) * config.evaluation.draws
+    responses = {name: questions.get(name, 0) * each for name in _judged(config)}
+    chats = {role: config.filled(annotator) for role, annotator in _judges(config).items()}
+    return judge_costs(config, responses=responses, benchmarks=_judged(config), judges=chats)
+
+
 # Of where evidence is found: what +Ret makes of snippets.
 _NOT_JUDGED = tuple(f"evaluation.retrieval.{name}" for name in ("top_k", "prompt", "max_characters"))
 
@@ -206,6 +220,7 @@ def _run(context: Context, *, subject: Subject) -> Outcome:
         batch=PART_ROWS,
         id_column="row_id",
         request_of=response_of,
+        money=partial(_spent, config=config),
     )
     rows, rejects = out.read(schema=JUDGEMENTS).to_pylist(), out.read_rejects().to_pylist()
     found = verdicts(rows, rejects)
@@ -351,6 +366,13 @@ def _check_rejected(found: Mapping[str, Verdict], *, out: StageDir, limit: float
 def _reasons(found: Iterable[Verdict]) -> Counter[str]:
     """How many responses have no verdict, by reason."""
     return Counter(verdict.rejected for verdict in found if verdict.rejected)
+
+
+def _spent(done: Streamed, *, config: RunConfig) -> list[MoneySpent]:
+    """What the judgements of this call have cost."""
+    paid = {role: judge for role, judge in _judges(config).items() if judge.engine == "http"}
+    endpoints = {str(role): config.filled(judge).http for role, judge in paid.items()}
+    return money_spent(done.took, endpoints=endpoints)
 
 
 def _session(took: Mapping[str, Mapping[str, int]], *, config: RunConfig) -> dict[str, Any]:

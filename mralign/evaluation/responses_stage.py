@@ -210,11 +210,13 @@ def responses_stage(config: RunConfig, *, subject: Subject) -> Stage:
     is_base = subject is Subject.BASE
     return Stage(
         name=subject.stage("responses"),
+        words="asking the untrained model" if subject is Subject.BASE else "asking the trained model",
         run=partial(_run, subject=subject),
         reads=_READS,
         ignores=_ignores(config, subject=subject),
         code=_code,
         upstream=tuple(upstream),
+        portions=lambda config: {"questions": config.evaluation.split},
         inputs=lambda config: config.model.inputs() if is_base else {},
         check=_check if is_base else _check_trained,
         workers=stream_workers,

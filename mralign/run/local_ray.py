@@ -11,22 +11,33 @@ from pathlib import Path
 from typing import Any
 
 from mralign.config import RunConfig
+from mralign.run import worker_lines
 
 log = logging.getLogger("mralign")
 
 
-def start(config: RunConfig) -> None:
-    """Join the cluster that this process belongs to, or start a local one."""
+def start(config: RunConfig, *, hears_workers: bool = False) -> None:
+    """Join the cluster that this process belongs to, or start a local one. `hears_workers`: what workers print is
+    printed here as well; else it stands only in Ray's own log files."""
     # Ray's core writes remarks on its own actors to our standard error; faults still arrive as exceptions.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     import ray
 
     if ray.is_initialized():
         return
-    _init(config)
-    ray.data.DataContext.get_current().enable_progress_bars = False  # ours count rows
+    _init(config, hears_workers=hears_workers)
+    settle_data()
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
+
+
+def settle_data() -> None:
+    """Tell Ray Data to draw no bars, since events count the rows, and to hand on what a function raises as it was."""
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.raise_original_map_exception = True
 
 
 def stop() -> None:
@@ -36,11 +47,14 @@ def stop() -> None:
         ray.shutdown()
 
 
-def _init(config: RunConfig) -> None:
+def _init(config: RunConfig, *, hears_workers: bool = False) -> None:
     import ray
 
-    given: dict[str, Any] = {"runtime_env": {"env_vars": import_environment()}, "logging_level": logging.WARNING}
-    given["log_to_driver"] = False  # an exception still arrives with its trace; the rest is in Ray's log files
+    environment: dict[str, Any] = {"env_vars": import_environment()}
+    if hears_workers:
+        environment["worker_process_setup_hook"] = worker_lines.HOOK
+    given: dict[str, Any] = {"runtime_env": environment, "logging_level": logging.WARNING}
+    given["log_to_driver"] = hears_workers
     if os.environ.get("RAY_ADDRESS"):
         ray.init(**given)
         return
