@@ -101,6 +101,7 @@ def test_the_code_is_installed_and_its_command_starts(tmp_path):
 
 
 @pytest.mark.long
+@pytest.mark.timeout(3000)
 @pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="the packages are pinned for CPython 3.11")
 def test_every_line_of_the_cpu_image_runs(tmp_path):
     """Installs all packages; about 1 GB is downloaded."""
