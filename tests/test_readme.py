@@ -35,8 +35,6 @@ DOCUMENTS = [
     *sorted((ROOT / "jobs").glob("*.py")),
 ]
 HEADS = ("make", "mralign", "python", "pip", "ray", "docker", "kubectl", "export", "sed", "sbatch", "squeue", "scancel")
-# Fenced text that is no command, by how it begins: what was printed, and trees of files.
-SHOWN = ("method ", "<run.dir>/", "mralign/\n", "## [")
 FENCE = re.compile(r"^[ ]*```(\w*)\n(.*?)^[ ]*```", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"(?<!`)`([^`]+)`(?!`)")
 

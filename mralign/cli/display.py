@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 import tempfile
 import traceback
@@ -32,6 +33,7 @@ from mralign.run.printable import printable
 log = logging.getLogger("mralign")
 progress = logging.getLogger("mralign.progress")  # the lines that a table takes the place of
 foreign = logging.getLogger(FOREIGN)
+_SAYS_NOTHING = re.compile(r"\([^ ].* pid=\d+(, ip=\S+)?\)\s*")  # the head that Ray puts before an empty line
 
 
 @dataclass(frozen=True)
@@ -85,13 +87,15 @@ class Display:
 
     def result(self, text: str) -> None:
         """Show the last text of a command: its result, where it lies, what to do next."""
-        self.told = text
+        self.told = text = printable(text)
         log.debug("%s", text)
         if self.screen is not None:
             self.screen.close()
         if not self.wishes.json:
             out = self._output.out if self._output else sys.stdout
             print(text, file=out, flush=True)
+            if self.screen is not None and self.log is not None:
+                print(f"\nlog    {self.log.place}", file=out, flush=True)
 
     def end(self, status: int, text: str) -> None:
         """Say how the command ended; `text`: why it stopped, empty where it is done."""
@@ -145,6 +149,8 @@ class Display:
 
     def _log_foreign(self, line: str) -> None:
         """Log what was printed; a line of ours that a worker printed is a line of ours again."""
+        if _SAYS_NOTHING.fullmatch(line):
+            return
         told = worker_lines.read(line)
         where, level, text = (foreign, logging.INFO, line) if told is None else (log, told.level, told.text)
         where.log(level, "%s", text, extra={"stage": self._stage})

@@ -1,7 +1,7 @@
 """The live table of a run on a terminal.
 
 Events enter; one picture is drawn again and again in its place, and stays when the run is over. Lines that the user
-should keep (warnings) go above it. A terminal that changes its width is cleared and drawn anew: what stood on it has
+should keep (warnings) go above it. A terminal that changes its size is cleared and drawn anew: what stood on it has
 been wrapped in a way that nobody knows.
 """
 
@@ -41,7 +41,7 @@ class Screen:
         self.clock, self.progress = clock, RunProgress()
         self.notes: list[str] = []
         self.live: Live | None = None
-        self.width = 0
+        self.size = (0, 0)  # columns and lines of the terminal that was drawn on
         self._lock, self._over = threading.RLock(), threading.Event()
         self._drawing = threading.Thread(target=self._draw_again, name="screen", daemon=True)
         self._forget = at_end(self._leave)
@@ -52,8 +52,8 @@ class Screen:
             if isinstance(event, RunBegan):
                 self._begin()
             self.progress = self.progress.after(event, now=self.clock())
-            if isinstance(event, RunEnded):
-                self.close()
+        if isinstance(event, RunEnded):
+            self.close()
 
     def note(self, text: str) -> None:
         """Write a line above the table."""
@@ -66,6 +66,7 @@ class Screen:
         self._over.set()
         with self._lock:
             self._stop()
+            self.console.show_cursor(True)
             self._forget()
         if self._drawing.is_alive() and threading.current_thread() is not self._drawing:
             self._drawing.join(timeout=5)
@@ -73,7 +74,7 @@ class Screen:
     def _begin(self) -> None:
         """Start the picture of a run; the last one of the run before stays above it."""
         self._stop()
-        self.width = self.console.width
+        self.size = (self.console.width, self.console.height)
         self.live = self._new_live()
         if not self._drawing.is_alive() and not self._over.is_set():
             self._drawing.start()
@@ -99,7 +100,7 @@ class Screen:
         with self._lock:
             if self.live is None:
                 return
-            if self.console.width != self.width:
+            if self.console.size != self.size:
                 self._clear()
             width, height = self.console.size
             self.live.update(picture(self.progress, now=self.clock(), width=width, height=height), refresh=True)
@@ -111,7 +112,7 @@ class Screen:
         self.console.clear()
         for note in self.notes:
             self.console.print(Text(note))
-        self.width = self.console.width
+        self.size = (self.console.width, self.console.height)
         self.live = self._new_live()
 
     def _leave(self) -> None:

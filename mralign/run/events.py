@@ -44,7 +44,7 @@ class StageAhead:
     name: Annotated[str, "name of the stage, as in the run directory"]
     words: Annotated[str, "what it does, in words"]
     done: Annotated[bool, "whether an earlier start of the command has finished it"]
-    expected_s: Annotated[float | None, "seconds that an older result of this stage took; null: there is none"] = None
+    expected_s: Annotated[float | None, "seconds that it is expected to take; null: nothing was measured yet"] = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,7 +28,8 @@ def test_the_table_stays_as_the_last_picture_and_the_result_follows(tmp_path, co
     assert sum(line.startswith("✓ ") for line in lines) == 4  # one table, drawn in one place
     assert "careful: evilred gnp[bold]" in " ".join(" ".join(lines).split())
     end = lines.index("4 of 4 stages done")
-    assert "".join(lines[end + 1 :]).replace(" ", "") == f"report{tmp_path}/run/report/index.htmlnextopenit"
+    rest = "".join(lines[end + 1 :]).replace(" ", "")
+    assert rest == f"report{tmp_path}/run/report/index.htmlnextopenitlog{log_of(tmp_path / 'run')}"
     assert terminal.cursor_is_shown
     assert not any(noise in "\n".join(lines) for noise in NOISE)
 
