@@ -1,14 +1,19 @@
 """Metrics of a run: what events and batches become, and what a real Ray hands to Prometheus of it."""
 
+import asyncio
 import re
 import socket
 import sys
 import time
 import urllib.request
 
+import pyarrow as pa
 import pytest
 
-from mralign.run import metrics
+from mralign.config import load
+from mralign.plan import pipeline
+from mralign.presets import PRESETS
+from mralign.run import metrics, stream
 from mralign.run.events import (
     MoneySpent,
     Noted,
@@ -20,6 +25,9 @@ from mralign.run.events import (
     listening,
     tell,
 )
+from mralign.run.rejects import Reject
+from mralign.run.store import StageDir
+from mralign.run.stream import Answer
 
 
 @pytest.fixture
@@ -84,6 +92,41 @@ def test_money_and_training_are_shown_as_they_are_told(shown):
         ("training_loss", 0.5, {}),
         ("training_tokens_per_second", 900.0, {}),
         ("training_step", 3, {}),
+    ]
+
+
+def test_a_run_is_heard_while_it_goes_on(shown, monkeypatch, tmp_path):
+    def stages(*_, **__):
+        tell(TrainingStepped(step=9))
+        return []
+
+    monkeypatch.setattr(pipeline, "_run_stages", stages)
+    config = load("miniworld", overrides=[f"run.dir={tmp_path}"], presets_dir=PRESETS)
+    pipeline.run(config, [], start_ray=lambda: None)
+    tell(TrainingStepped(step=10))
+    assert shown == [("training_step", 9, {})]
+
+
+class Answering:
+    """An actor that puts the first row aside and answers the others."""
+
+    async def answer(self, rows):
+        first, *others = [row["row_id"] for row in rows]
+        took = {"annotator_a": {"completion_tokens": 4}}
+        return [Answer(rejects=[Reject(first, "empty")])] + [Answer([{"row_id": name}], took=took) for name in others]
+
+
+def test_what_an_actor_commits_is_counted(shown, tmp_path):
+    schema = pa.schema([("row_id", pa.string())])
+    out = StageDir(str(tmp_path), stage="annotation", fingerprint="0")
+    worker = stream._Worker(actor=Answering, given={}, out=out, schema=schema)
+    columns = {"row_id": ["a", "b", "c"], "_part": ["0"] * 3, "_state": ["null"] * 3, "_stopped": [""] * 3}
+    (block,) = stream.pack(pa.table(columns), rows=3)
+    asyncio.run(worker(block))
+    assert shown == [
+        ("rows_total", 3, {"stage": "annotation"}),
+        ("rejects_total", 1, {"stage": "annotation", "reason": "empty"}),
+        ("tokens_total", 8, {"stage": "annotation", "kind": "completion"}),
     ]
 
 
