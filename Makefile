@@ -22,7 +22,7 @@ BENCHMARKS := $(filter-out tests/benchmarks/_% tests/benchmarks/test_% tests/ben
 export RAY_USAGE_STATS_ENABLED ?= 0
 export VLLM_NO_USAGE_STATS ?= 1
 
-.PHONY: help align compare test test-all lint bench install clean
+.PHONY: help align compare test test-all lint bench audit install clean
 .DEFAULT_GOAL := help
 
 help: ## list the commands
@@ -51,10 +51,19 @@ lint: $(TEST_STAMP) ## ruff, mypy and the rules of who may import whom
 bench: $(TEST_STAMP) ## every benchmark, quickly; the last line of each is one JSON object
 	@set -e; for file in $(BENCHMARKS); do echo "== $$file"; HF_HUB_OFFLINE=1 $(PY) $$file --quick; done
 
+# In an environment of its own, and on the pinned versions as they are written. It asks the network, so CI leaves it out.
+LOCKS := requirements-cpu.txt requirements-gpu.txt requirements-test.txt
+audit: ## ask for known faults of the pinned packages (pip-audit; needs the network)
+	$(PYTHON) -m venv $(VENV)-audit
+	$(VENV)-audit/bin/python -m pip install --quiet pip-audit==2.10.1
+	@for file in $(LOCKS); do \
+	  echo "== $$file"; $(VENV)-audit/bin/pip-audit --no-deps --disable-pip --requirement $$file || failed=1; \
+	done; exit $${failed:-0}
+
 install: $(TEST_STAMP) ## make .venv with all that runs and tests need
 
 clean: ## remove .venv, caches and build outputs; runs/ stays
-	rm -rf $(VENV) build dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-audit build dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find mralign jobs tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(PY):

@@ -6,6 +6,7 @@ the prompt alone, so that a test can tell a right reply without the code under t
 """
 
 import asyncio
+import gzip
 import json
 import random
 import threading
@@ -34,6 +35,8 @@ class Fault(Enum):
     TRUNCATED = auto()  # half of the body, then a proper end of the connection
     RESET = auto()  # charged, then a reset connection instead of an answer
     GARBAGE = auto()  # no HTTP at all
+    ENDLESS = auto()  # 200 with a body that never ends
+    BOMB = auto()  # 200 with a packed body of 100 KB that unpacks to 100 MB of blanks
     WRONG_JSON = auto()
     WRONG_TYPE = auto()  # 200 with HTML
     ERROR_IN_200 = auto()
@@ -131,6 +134,7 @@ class LoopbackServer:
         self.charged: Counter[str] = Counter()
         self.keys: dict[str, set[str]] = {}
         self.connections = self.busy = self.most_busy = 0
+        self.sent = 0  # bytes of bodies without end
         self.log: list[tuple[float, str, Fault | Said]] = []
         self._loop = asyncio.new_event_loop()
 
@@ -211,6 +215,19 @@ class LoopbackServer:
             return False
         if fault is Fault.GARBAGE:
             writer.write(b"\x00\xffnot HTTP\r\n\r\n")
+            return False
+        if fault is Fault.ENDLESS:
+            writer.write(b"HTTP/1.1 200 X\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n")
+            piece = b" " * 2**16
+            while True:  # until the client leaves: then drain raises ConnectionError
+                writer.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+                await writer.drain()
+                self.sent += len(piece)
+        if fault is Fault.BOMB:
+            packed = gzip.compress(b" " * 100_000_000)
+            head = f"HTTP/1.1 200 X\r\nContent-Type: application/json\r\nContent-Length: {len(packed)}\r\n"
+            writer.write(head.encode() + b"Content-Encoding: gzip\r\n\r\n" + packed)
+            await writer.drain()
             return False
         writer.write(response_to(fault, prompt, credential, self.answer(prompt)))
         await writer.drain()

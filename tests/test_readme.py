@@ -13,7 +13,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-import yaml
+from cluster_commands import read_docker, read_kubectl, read_ray, read_script, read_sed
 from command_line import parsed
 from packaging.requirements import InvalidRequirement, Requirement
 
@@ -29,11 +29,12 @@ PAGES = [path for path in sorted((ROOT / "docs").glob("*.md")) if path.stem not 
 DOCUMENTS = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "cluster/README.md", "cluster/Dockerfile")),
     *PAGES,
-    ROOT / "cluster" / "kuberay" / "rayjob.yaml",
+    *sorted((ROOT / "cluster").rglob("*.yaml")),
+    ROOT / "cluster" / "mralign.sbatch",
     *sorted(PRESETS.rglob("*.yaml")),
     *sorted((ROOT / "jobs").glob("*.py")),
 ]
-HEADS = ("make", "mralign", "python", "pip", "ray", "docker", "kubectl", "export")
+HEADS = ("make", "mralign", "python", "pip", "ray", "docker", "kubectl", "export", "sed", "sbatch", "squeue", "scancel")
 FENCE = re.compile(r"^[ ]*```(\w*)\n(.*?)^[ ]*```", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"(?<!`)`([^`]+)`(?!`)")
 
@@ -58,15 +59,17 @@ def commands_of(text):
     inline = [" ".join(code.split()) for code in INLINE.findall(plain)]
     found += [code for code in inline if is_command(code)]
     for line in joined(plain):
-        told = re.match(r"(?:    |#   |RUN |  entrypoint: )\s*(.*)", line)
+        told = re.match(r"(?:    |#   )\s*(.*)", line)
         pieces = told[1].split(" && ") if told else []
         found += [piece.strip() for piece in pieces if is_command(piece.strip())]
     return found
 
 
 def text_of(document):
-    """What a document says to its reader; of a program, its docstring."""
+    """What a document says to its reader; of a program its docstring, of the files in cluster/ their comments."""
     text = document.read_text()
+    if document.is_relative_to(ROOT / "cluster") and document.suffix != ".md":
+        return "".join(line for line in text.splitlines(keepends=True) if line.lstrip().startswith("#"))
     return ast.get_docstring(ast.parse(text), clean=False) if document.suffix == ".py" else text
 
 
@@ -195,37 +198,52 @@ def read_pip(words, place):
             assert wanted.name != "mralign" or wanted.extras <= EXTRAS, f"{word}: allowed extras are {sorted(EXTRAS)}"
 
 
-def read_ray(words, place):
+def read_command_of_ray(words, place):
     """Ray's own command line; what it would start is read as well."""
-    assert words[:2] == ["job", "submit"] or words[:2] == ["job", "stop"], f"no reader for ray {words}"
-    if words[1] == "submit" and len(words) > 2:
+    if words[:2] in (["job", "stop"], ["job", "logs"]):
+        return
+    if words[:2] != ["job", "submit"]:
+        given = read_ray(words, root=ROOT)
+        if words[0] == "exec":
+            read(given["cmd"], place)
+    elif len(words) > 2:
         from ray.dashboard.modules.job.cli import submit
 
         entrypoint = submit.make_context("submit", list(words[2:])).params["entrypoint"]
-        assert entrypoint[0] == "python"
-        read_python(list(entrypoint[1:]), place)
+        assert entrypoint[0] in ("python", "mralign")
+        READERS[entrypoint[0]](list(entrypoint[1:]), place)
 
 
-def read_docker(words, place):
-    if words[0] == "build":
-        file, target = words[words.index("-f") + 1], words[words.index("--target") + 1]
-        assert re.search(rf"^FROM .* AS {target}$", (ROOT / file).read_text(), re.MULTILINE)
-    else:
-        assert words[0] == "push"
+def read_command_of_docker(words, place):
+    read_docker(words, root=ROOT)
+    if "exec" in words:
+        started = words[words.index("exec") + 2 :]
+        READERS[started[0]](started[1:], place)
 
 
-def read_kubectl(words, place):
-    if words[0] == "apply":
-        assert yaml.safe_load((ROOT / words[words.index("-f") + 1]).read_text())["kind"]
-    else:
-        assert words[0] == "get"
+def read_command_of_slurm(words, place):
+    assert words == ["--name", "mralign"], f"no reader for {words}"
 
 
 def read_export(words, place):
     assert all(re.fullmatch(r"[A-Z_]+=\S+", word) for word in words if word != "...")
 
 
-READERS = {name: globals()[f"read_{name}"] for name in HEADS}
+READERS = {
+    "make": read_make,
+    "mralign": read_mralign,
+    "python": read_python,
+    "pip": read_pip,
+    "export": read_export,
+    "ray": read_command_of_ray,
+    "docker": read_command_of_docker,
+    "kubectl": lambda words, place: read_kubectl(words, root=ROOT),
+    "sed": lambda words, place: read_sed(words, root=ROOT),
+    "sbatch": lambda words, place: read_mralign(["align", *read_script(words, root=ROOT)], place),
+    "squeue": read_command_of_slurm,
+    "scancel": read_command_of_slurm,
+}
+assert set(READERS) == set(HEADS)
 
 
 def read(command, place):
@@ -291,7 +309,16 @@ def test_the_documents_hold_the_commands_that_matter():
         "python -m mralign.miniworld built",
         "ray job submit --workdir . -- python jobs/align.py",
         "docker build -f cluster/Dockerfile --target tpu -t x .",
+        "docker compose -f cluster/compose.yaml logs driver",
+        "docker compose -f cluster/compose.yaml exec head ray job submit -- mralign aline",
         "kubectl apply -f cluster/gone.yaml",
+        "kubectl apply -k cluster/kuberay/overlays/tpu",
+        "kubectl delete rayservice mralign",
+        "ray up -y cluster/aws.yaml",
+        "ray upp mine.yaml",
+        'ray exec mine.yaml "ray job submit -- mralign align training.epoch=1"',
+        "sed -e s,YOUR_AMI,x, cluster/aws.yaml > mine.yaml",
+        "sbatch cluster/mralign.sbatch --preset papers",
         "curl https://example.org",
     ],
 )

@@ -24,7 +24,7 @@ from mralign.plan.checks import NotReady, check_nothing_lacks, check_plan, lacki
 from mralign.plan.placing import Planned, find, fingerprints, place, placed, placed_again
 from mralign.plan.road import stages
 from mralign.rows.subjects import Subject
-from mralign.run import events, held, lease
+from mralign.run import events, held, lease, metrics
 from mralign.run.changes import differences, newest_result
 from mralign.run.interruption import check as check_interruption
 from mralign.run.placement import check_room, rehearse
@@ -177,7 +177,7 @@ def run(
     if explain:
         _tell_anew(planned)
     events.tell(_began(config, planned, title=title, expected_s=expected_s or {}))
-    with held.holding():
+    with held.holding(), events.listening(metrics.hear):
         return _run_stages(config, list(planned), start_ray=start_ray, explain=explain)
 
 

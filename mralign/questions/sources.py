@@ -41,6 +41,8 @@ def check_source(
     """
     if "/" in name or not name:
         raise ValueError(f"data set name {name!r} must not be empty or hold a '/': question ids are name/id; rename it")
+    if not name.isprintable():
+        raise ValueError(f"data set name {name!r} holds signs that no terminal or page may show; rename it")
     if split not in SPLITS:
         raise ValueError(f"split {split!r} is not known; allowed are {', '.join(SPLITS)}; choose one of them")
     suffixes = choose(format, fields=fields, **settings).suffixes

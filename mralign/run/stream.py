@@ -55,6 +55,7 @@ from typing import Any, Protocol, cast
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mralign.run import metrics
 from mralign.run.events import MoneySpent, WorkAdvanced, WorkBegan, tell
 from mralign.run.finished import add_tallies, settle, tally_name
 from mralign.run.rejects import Reject, to_table
@@ -321,7 +322,14 @@ class _Worker:
         took = add_tallies(tallies.values())
         number = next(self.batches)
         figures: dict[str, Any] = getattr(self.actor, "figures", dict)()
-        rejects = sum(len(answer.rejects) for answer in finished.values())
+        put_aside = [reject for answer in finished.values() for reject in answer.rejects]
+        rejects = len(put_aside)
+        metrics.committed(
+            self.out.stage,
+            rows=len(finished),
+            reasons=[reject.reason for reject in put_aside],
+            tokens=metrics.tokens_of([took, *(row for answer in finished.values() for row in answer.rows)]),
+        )
         return _Report(len(finished), rejects, self.ready, took, self.halted, self.name, number, figures)
 
     def _write(self, part: str, finished: Mapping[str, Answer]) -> None:

@@ -51,6 +51,7 @@ from mralign.serving.stop_messages import StopMessages
 
 _CONNECT_S = 30.0  # longest wait for a connection
 _MILLION = 1_000_000
+LARGEST_BODY = 2**26  # bytes, unpacked: a response without end must not fill the memory
 
 
 @dataclass
@@ -265,7 +266,9 @@ class Endpoint:
                 self._base_url + call.path, data=json.dumps(call.payload), headers=headers, allow_redirects=False
             ) as response:
                 self._reached = True
-                raw, now = await response.read(), time.time()
+                raw, now = await body_of(response), time.time()
+                if raw is None:
+                    return Failure("malformed_reply", f"the body is longer than {LARGEST_BODY} bytes")
                 whole = Response(response.status, response.content_type, raw, response.headers, now)
         except aiohttp.ClientConnectorCertificateError as error:
             detail = failure_detail(f"{type(error).__name__}: {error}", key=self._key)
@@ -350,6 +353,18 @@ class Endpoint:
         if budget is not None and spent >= Decimal(str(budget)):
             return BudgetExceeded(self._messages.spent(spent, cache=self._cache.directory.uri))
         return None
+
+
+async def body_of(response: aiohttp.ClientResponse) -> bytes | None:
+    """The body of a response, unpacked; None, and nothing more is read, where it is longer than LARGEST_BODY."""
+    pieces, size = [], 0
+    async for piece in response.content.iter_any():
+        size += len(piece)
+        if size > LARGEST_BODY:
+            response.close()
+            return None
+        pieces.append(piece)
+    return b"".join(pieces)
 
 
 def _reason(error: Exception) -> str:
