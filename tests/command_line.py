@@ -1,5 +1,7 @@
 """The command `mralign` inside a test's own process: what its parser makes of arguments, and what it prints."""
 
+import logging
+
 from typer.main import get_command
 
 from mralign.cli import commands
@@ -12,3 +14,16 @@ def parsed(name, *arguments):
         command = group.get_command(context, name)
         assert command is not None, f"there is no command {name}"
         return command.make_context(name, list(arguments), parent=context).params
+
+
+def ran(capsys, *arguments):
+    """Exit status, output and errors of the command."""
+    capsys.readouterr()
+    root = logging.getLogger()
+    before = root.handlers[:]
+    root.handlers.clear()  # the command sets its own, on the standard error of now
+    try:
+        status = commands.run(arguments)
+    finally:
+        root.handlers[:] = before
+    return status, *capsys.readouterr()

@@ -1,14 +1,10 @@
 """The package as a user installs it: its wheel, in an environment of its own, far from any checkout."""
 
-import json
 import os
-import re
 import shutil
-import socket
 import subprocess
 import sys
 import sysconfig
-import urllib.request
 import venv
 import zipfile
 from pathlib import Path

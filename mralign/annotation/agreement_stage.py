@@ -151,6 +151,7 @@ def _check_human(config: RunConfig) -> None:
 
 HUMAN_STAGE = Stage(
     name="human_labels",
+    words="reading human labels",
     run=_human_labels,
     upstream=("annotation",),
     inputs=lambda config: {"human": str(config.annotation.human)},
@@ -162,6 +163,7 @@ def agreement_stage(*, human: bool) -> Stage:
     """The agreement of the annotators; with `human`, stage `human_labels` is one more."""
     return Stage(
         name="agreement",
+        words="comparing annotators",
         run=_agreement,
         reads=("annotation",),
         upstream=("annotation", "annotator_matrices", *(["human_labels"] if human else [])),

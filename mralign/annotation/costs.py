@@ -27,6 +27,7 @@ from mralign.annotation.instruction import (
 from mralign.annotation.resolved import ADJUDICATOR, ROLES, ResolvedAnnotation
 from mralign.annotation.step_labels import StepLabels
 from mralign.asking.interview import price
+from mralign.run.events import MoneySpent
 from mralign.run.finished import add_tallies
 
 
@@ -98,6 +99,16 @@ def describe_expected(expected: Sequence[ExpectedCost]) -> str:
         )
     note = "  replies of earlier runs cost nothing; a reply that cannot be used is asked for once more"
     return "\n".join([*lines, note])
+
+
+def expected_by_currency(expected: Sequence[ExpectedCost], *, resolved: ResolvedAnnotation) -> list[MoneySpent]:
+    """The money that paid annotators are expected to take, before any of it is spent."""
+    total: dict[str, float] = {}
+    for cost in expected:
+        http = resolved.chats[cost.role].http
+        if http is not None and cost.money:
+            total[http.currency] = total.get(http.currency, 0.0) + cost.money
+    return [MoneySpent(spent=0.0, currency=currency, expected=money) for currency, money in total.items()]
 
 
 def _name_money(cost: ExpectedCost) -> str:

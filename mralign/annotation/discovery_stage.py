@@ -19,12 +19,14 @@ from mralign.annotation.open_interview import OpenLabelling
 from mralign.annotation.open_labels import INSTRUCTION, sample_ids
 from mralign.asking.annotator import ResolvedAnnotator, check_annotator, resolve
 from mralign.asking.chats import SharedEngine, asking_faults
+from mralign.asking.interview import money_spent
 from mralign.config import Annotator, RunConfig, named
 from mralign.rows.schema import CANDIDATES, OPEN_LABELS
+from mralign.run.events import MoneySpent
 from mralign.run.placement import DEALING, NodeFault, Workers
 from mralign.run.stage import Context, Outcome, Stage, all_checks, log
 from mralign.run.store import StageDir
-from mralign.run.stream import Pool, stream
+from mralign.run.stream import Pool, Streamed, stream
 from mralign.serving.conversation import Chat
 from mralign.serving.embedding import check_embedding, embedding_faults, embedding_workers
 from mralign.serving.lacks import annotator_lacks
@@ -70,11 +72,17 @@ def _label(context: Context) -> Outcome:
         out=out,
         schema=OPEN_LABELS,
         batch=labeller.serving.batch_size,
+        money=partial(_spent, labeller=labeller),
     )
     counts = name_counts(out.read(schema=OPEN_LABELS).to_pylist())
     rows_out = sum(out.rows(part) for part in out.parts())
     figures = {"instances": sum(counts.values()), "distinct": len(counts), "last_session": done.took}
     return Outcome(rows_in, rows_out, figures)
+
+
+def _spent(done: Streamed, *, labeller: ResolvedAnnotator) -> list[MoneySpent]:
+    """What the labels of this call have cost."""
+    return money_spent({labeller.name: done.took}, endpoints={labeller.name: labeller.http})
 
 
 def _start_chat(labeller: ResolvedAnnotator) -> Chat:
@@ -129,6 +137,7 @@ def _lacks(config: RunConfig) -> list[str]:
 
 OPEN_LABELS_STAGE = Stage(
     name="open_labels",
+    words="naming strategies freely",
     run=_label,
     reads=_reads,
     code=lambda config: {"instruction": INSTRUCTION},

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -19,7 +19,7 @@ from typing import Any
 import pyarrow as pa
 
 from mralign.annotation.ask import Opinions, annotators_at, ask
-from mralign.annotation.costs import describe_expected, expect, figures, money
+from mralign.annotation.costs import ExpectedCost, describe_expected, expect, expected_by_currency, figures
 from mralign.annotation.cues import load_rule_book
 from mralign.annotation.decide import annotate_by_cues, annotate_row
 from mralign.annotation.instruction import Trajectory, instructions, trajectory_of
@@ -27,15 +27,17 @@ from mralign.annotation.resolved import ResolvedAnnotation, Roles, resolve_annot
 from mralign.annotation.taxonomy import PAPER
 from mralign.asking.annotator import ResolvedAnnotator, check_annotator, check_budgets
 from mralign.asking.chats import SharedEngine
+from mralign.asking.interview import money_spent
 from mralign.chat.model_files import load_tokenizer, model_path
 from mralign.config import RunConfig, resolve_path
 from mralign.rows.schema import ANNOTATIONS, CANDIDATES
+from mralign.run.events import MoneySpent, tell
 from mralign.run.finished import read_tallies
 from mralign.run.placement import DEALING, NodeFault, Workers
 from mralign.run.rejects import Reject
 from mralign.run.stage import Context, Outcome, Stage, all_checks, log, map_parts
 from mralign.run.store import Directory, StageDir
-from mralign.run.stream import Answer, Pool, stream
+from mralign.run.stream import Answer, Pool, Streamed, stream
 from mralign.serving.calls import Stopped
 from mralign.serving.lacks import annotator_lacks
 from mralign.serving.streaming import engine_workers, pool_of
@@ -117,7 +119,9 @@ def _ask_chats(context: Context, *, resolved: ResolvedAnnotation) -> dict[str, f
         if resolved.twins:
             log.warning("annotation.annotators are one model at temperature 0: both will say the same, always")
         expected = _expected(context, resolved=resolved, rows=left)
-        log.info("annotation of %d trajectories will take\n%s", left, expected)
+        log.info("annotation of %d trajectories will take\n%s", left, describe_expected(expected))
+        for cost in expected_by_currency(expected, resolved=resolved):
+            tell(cost)
 
     done = stream(
         {part: source.rows(part) for part in source.parts()},
@@ -127,7 +131,7 @@ def _ask_chats(context: Context, *, resolved: ResolvedAnnotation) -> dict[str, f
         schema=ANNOTATIONS,
         batch=resolved.served(resolved.engines[0]).serving.batch_size,
         announce=announce,
-        postfix=partial(_name_spent, resolved=resolved),
+        money=partial(_spent, resolved=resolved),
     )
     return {"engine_start_s": done.engine_start_s, "annotating_s": done.working_s}
 
@@ -147,13 +151,9 @@ def _pools(resolved: ResolvedAnnotation) -> list[Pool]:
     return pools
 
 
-def _name_spent(took: Mapping[str, Any], *, resolved: ResolvedAnnotation) -> str:
-    """What the progress bar says: tokens and money of this call."""
-    tokens, spent = 0, 0.0
-    for role, tally in took.items():
-        tokens += tally.get("fresh_prompt_tokens", 0) + tally.get("fresh_completion_tokens", 0)
-        spent += money(tally, resolved=resolved, role=role, fresh=True)
-    return f"{tokens:,} tokens, money {spent:,.2f}"
+def _spent(done: Streamed, *, resolved: ResolvedAnnotation) -> list[MoneySpent]:
+    """What the trajectories of this call have cost."""
+    return money_spent(done.took, endpoints={role: chat.http for role, chat in resolved.chats.items()})
 
 
 def _ours(config: RunConfig) -> list[ResolvedAnnotator]:
@@ -174,8 +174,8 @@ def _faults(config: RunConfig) -> Sequence[NodeFault]:
     return engine_faults(annotator.serving for annotator in _ours(config))
 
 
-def _expected(context: Context, *, resolved: ResolvedAnnotation, rows: int) -> str:
-    """The expected cost as text, measured on the first candidates with the tokenizer of the model that thought."""
+def _expected(context: Context, *, resolved: ResolvedAnnotation, rows: int) -> list[ExpectedCost]:
+    """The expected cost, measured on the first candidates with the tokenizer of the model that thought."""
     source, model = _source(context), context.config.model
     sample: list[Trajectory] = []
     for part in source.parts():
@@ -187,7 +187,7 @@ def _expected(context: Context, *, resolved: ResolvedAnnotation, rows: int) -> s
     def count(text: str) -> int:
         return len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    return describe_expected(expect(sample, rows=rows, resolved=resolved, count=count))
+    return expect(sample, rows=rows, resolved=resolved, count=count)
 
 
 def _forecast(context: Context) -> str:
@@ -195,7 +195,7 @@ def _forecast(context: Context) -> str:
     rows = sum(source.rows(part) for part in source.parts())
     if not rows or not resolved.engines:
         return "  no model is asked"
-    return _expected(context, resolved=resolved, rows=rows)
+    return describe_expected(_expected(context, resolved=resolved, rows=rows))
 
 
 def _reads(config: RunConfig) -> dict[str, Any]:
@@ -260,6 +260,7 @@ def _lacks(config: RunConfig) -> list[str]:
 
 ANNOTATION_STAGE = Stage(
     name="annotation",
+    words="labelling thoughts",
     run=_run,
     reads=_reads,
     code=_code,
@@ -276,4 +277,4 @@ ANNOTATION_STAGE = Stage(
 
 def annotation_of(source: str, *, name: str) -> Stage:
     """The same annotators on the trajectories of another stage, whose parts are of schema CANDIDATES."""
-    return replace(ANNOTATION_STAGE, name=name, upstream=(source,))
+    return replace(ANNOTATION_STAGE, name=name, words="labelling its thoughts", upstream=(source,))

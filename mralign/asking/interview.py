@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar
 from mralign.asking.json_reply import Fault, readable
 from mralign.chat.endings import TRUNCATED, ending_fault
 from mralign.config import Http
+from mralign.run.events import MoneySpent
 from mralign.run.rejects import Reject
 from mralign.serving.calls import Failure, Stopped
 from mralign.serving.conversation import Chat, ChatReply, ChatRequest, Message
@@ -148,6 +149,16 @@ def price(tokens: Mapping[str, int], *, http: Http | None, fresh: bool = False) 
     prefix = "fresh_" if fresh else ""
     prompt, completion = tokens.get(f"{prefix}prompt_tokens", 0), tokens.get(f"{prefix}completion_tokens", 0)
     return (prompt * http.price_prompt + completion * http.price_completion) / _MILLION
+
+
+def money_spent(took: Mapping[str, Mapping[str, int]], *, endpoints: Mapping[str, Http | None]) -> list[MoneySpent]:
+    """By currency, what this call has spent at priced endpoints; `took`: role -> tokens, counted as by `interview`."""
+    total: dict[str, float] = {}
+    for role, http in endpoints.items():
+        if http is not None and (http.price_prompt or http.price_completion):
+            spent = price(took.get(role, {}), http=http, fresh=True)
+            total[http.currency] = total.get(http.currency, 0.0) + spent
+    return [MoneySpent(spent=spent, currency=currency) for currency, spent in total.items()]
 
 
 async def _reply(chat: Chat, request: ChatRequest, *, tally: Counter[str]) -> ChatReply | Failure:

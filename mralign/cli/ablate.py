@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from mralign.cli.arguments import DryRun, Preset, Settings, TakeOver
+from mralign.cli.arguments import DryRun, Preset, Settings, TakeOver, complete_table
 from mralign.cli.walk import check_run_directory, check_trains
 from mralign.comparison import run_tables
 from mralign.config import RunConfig, to_yaml
@@ -29,7 +29,12 @@ log = logging.getLogger("mralign")
 def ablate(
     settings: Settings = None,
     *,
-    table: Annotated[str, typer.Option(metavar="NAME|FILE", help="main, ablation, lambda, or a YAML file.")],
+    table: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME|FILE", help="main, ablation, lambda, or a YAML file.", autocompletion=complete_table
+        ),
+    ],
     preset: Preset = "miniworld",
     dry_run: DryRun = False,
     published: Annotated[bool, typer.Option("--published", help="Add the paper's figures as rows.")] = False,

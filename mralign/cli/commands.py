@@ -12,18 +12,23 @@ from collections.abc import Sequence
 import typer
 from typer.main import get_command
 
+from mralign import __version__
 from mralign.cli.ablate import ablate
 from mralign.cli.align import align
 from mralign.cli.compare import compare
+from mralign.cli.doctor import doctor
 from mralign.cli.evaluate import evaluate
 from mralign.cli.guard import guarded
+from mralign.cli.look import report, view
 from mralign.cli.own_taxonomy import taxonomy
+from mralign.cli.settings import config
+from mralign.cli.status import status
 
 NAME = "mralign"
 _COMPLETES = "_MRALIGN_COMPLETE"  # a shell that wants completions sets it
 
 app = typer.Typer(name=NAME, rich_markup_mode=None, pretty_exceptions_enable=False)
-for command in (align, evaluate, compare, ablate, taxonomy):
+for command in (align, evaluate, compare, ablate, taxonomy, status, report, view, config, doctor):
     app.command()(command)
 
 
@@ -32,6 +37,12 @@ def mralign(context: typer.Context) -> None:
     """Align how a reasoning model thinks, so that a right thought ends in a right answer."""
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
+
+
+@app.command()
+def version() -> None:
+    """The version of mralign."""
+    typer.echo(f"mralign {__version__}")
 
 
 def run(arguments: Sequence[str]) -> int:

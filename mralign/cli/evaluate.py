@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mralign.cli.arguments import DryRun, Settings, TakeOver, listed
+from mralign.cli.arguments import DryRun, Settings, TakeOver, complete_suite, listed
 from mralign.cli.walk import check_run_directory, walk
 from mralign.config import RunConfig, load, parse
 from mralign.plan import template_dates
@@ -27,7 +27,10 @@ def evaluate(
     adapter: Annotated[
         str | None, typer.Option(metavar="DIR", help="LoRA adapter directory on top of the model.")
     ] = None,
-    suite: Annotated[str, typer.Option(metavar="NAME|FILE", help="A suite by name, or a YAML file.")] = "miniworld",
+    suite: Annotated[
+        str,
+        typer.Option(metavar="NAME|FILE", help="A suite by name, or a YAML file.", autocompletion=complete_suite),
+    ] = "miniworld",
     data: Annotated[str | None, typer.Option(metavar="DIR", help="Where the suite's files lie.")] = None,
     benchmarks: Annotated[
         list[str] | None, typer.Option(metavar="NAME,...", help="Only these benchmarks of the suite.")

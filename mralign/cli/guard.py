@@ -36,4 +36,6 @@ def _usage(error: TyperException) -> str:
     """What is wrong with the arguments, and which help says what is allowed."""
     context = getattr(error, "ctx", None)
     command = context.command_path if context else "mralign"
-    return f"{error.format_message().rstrip('.')}; see {command} --help"
+    message = error.format_message().rstrip(".")
+    several = "; several values of an option go with commas" if "extra argument" in message else ""
+    return f"{message}{several}; see {command} --help"

@@ -243,6 +243,7 @@ class Http(Section):
     price_completion: Speed[float] = Field(
         0, ge=0, description="Price of a million completion tokens, in your currency; needed by budget."
     )
+    currency: Speed[str] = Field("USD", description="Name of the money of the prices and the budget, as it is shown.")
     # Cached responses cost nothing; a budget needs a price to count by.
     budget: Speed[float | None] = Field(
         None,

@@ -1,4 +1,4 @@
-"""Evaluation: a model and held-out questions become accuracy, misalignment and more, with intervals and paired tests.
+"""Evaluation: a model and held-out questions become accuracy, misleading thoughts and more, with intervals.
 
 What is measured is said by the benchmarks, one file each (`benchmarks/`). These functions work on scores and figures,
 in a notebook, without Ray; the stages (stage.py, responses_stage.py, judgements_stage.py) run them on whole data sets.

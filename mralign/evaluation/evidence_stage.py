@@ -103,6 +103,7 @@ def _lacks(config: RunConfig) -> list[str]:
 
 EVIDENCE_STAGE = Stage(
     name="evidence",
+    words="searching for evidence",
     run=_run,
     reads=_reads,
     ignores=("evaluation.retrieval.prompt", "evaluation.retrieval.max_characters"),  # of what is made of snippets

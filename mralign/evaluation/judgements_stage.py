@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from mralign.asking.annotator import ResolvedAnnotator, by_engine, check_annotator, check_budgets, resolve
 from mralign.asking.chats import SharedEngine
-from mralign.asking.interview import price
+from mralign.asking.interview import money_spent, price
 from mralign.asking.json_reply import reply_schema
 from mralign.config import Annotator, Engine, RunConfig, named
 from mralign.evaluation.benchmarks import find, of_config
@@ -31,11 +31,12 @@ from mralign.evaluation.responses import read_response_part, response_parts
 from mralign.retrieval.search import check_search, prepare_search, start_search
 from mralign.rows.schema import JUDGEMENTS, QUESTIONS
 from mralign.rows.subjects import Subject
+from mralign.run.events import MoneySpent
 from mralign.run.placement import DEALING, NodeFault, Workers
 from mralign.run.rejects import check_limit
 from mralign.run.stage import Context, Outcome, Stage, all_checks, log
 from mralign.run.store import StageDir
-from mralign.run.stream import Answer, Pool, stream
+from mralign.run.stream import Answer, Pool, Streamed, stream
 from mralign.serving.calls import Stopped
 from mralign.serving.lacks import annotator_lacks, search_lacks
 from mralign.serving.streaming import engine_workers, pool_of
@@ -53,6 +54,7 @@ def judgements_stage(subject: Subject) -> Stage:
     """The stage that judges the responses of one model."""
     return Stage(
         name=subject.stage("judgements"),
+        words="judging the untrained model" if subject is Subject.BASE else "judging the trained model",
         run=partial(_run, subject=subject),
         reads=_reads,
         ignores=_NOT_JUDGED,
@@ -206,6 +208,7 @@ def _run(context: Context, *, subject: Subject) -> Outcome:
         batch=PART_ROWS,
         id_column="row_id",
         request_of=response_of,
+        money=partial(_spent, config=config),
     )
     rows, rejects = out.read(schema=JUDGEMENTS).to_pylist(), out.read_rejects().to_pylist()
     found = verdicts(rows, rejects)
@@ -351,6 +354,13 @@ def _check_rejected(found: Mapping[str, Verdict], *, out: StageDir, limit: float
 def _reasons(found: Iterable[Verdict]) -> Counter[str]:
     """How many responses have no verdict, by reason."""
     return Counter(verdict.rejected for verdict in found if verdict.rejected)
+
+
+def _spent(done: Streamed, *, config: RunConfig) -> list[MoneySpent]:
+    """What the judgements of this call have cost."""
+    paid = {role: judge for role, judge in _judges(config).items() if judge.engine == "http"}
+    endpoints = {str(role): config.filled(judge).http for role, judge in paid.items()}
+    return money_spent(done.took, endpoints=endpoints)
 
 
 def _session(took: Mapping[str, Mapping[str, int]], *, config: RunConfig) -> dict[str, Any]:

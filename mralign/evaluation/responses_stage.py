@@ -210,6 +210,7 @@ def responses_stage(config: RunConfig, *, subject: Subject) -> Stage:
     is_base = subject is Subject.BASE
     return Stage(
         name=subject.stage("responses"),
+        words="asking the untrained model" if subject is Subject.BASE else "asking the trained model",
         run=partial(_run, subject=subject),
         reads=_READS,
         ignores=_ignores(config, subject=subject),

@@ -93,6 +93,7 @@ def evaluation_stage(config: RunConfig, *, subject: Subject) -> Stage:
         upstream.append(Subject.BASE.stage("evaluation"))
     return Stage(
         name=subject.stage("evaluation"),
+        words="scoring the untrained model" if subject is Subject.BASE else "scoring the trained model",
         run=partial(_evaluate, subject=subject),
         reads=("evaluation",),
         ignores=("evaluation.reannotate", *(["evaluation.trained_methods"] if is_base else [])),

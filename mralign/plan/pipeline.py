@@ -21,7 +21,7 @@ from mralign import __version__
 from mralign.config import RunConfig, resolve_path
 from mralign.plan import template_dates
 from mralign.rows.subjects import Subject
-from mralign.run import held, lease
+from mralign.run import events, held, lease
 from mralign.run.changes import differences, newest_result
 from mralign.run.interruption import check as check_interruption
 from mralign.run.placement import NotInstalled, check_room, rehearse
@@ -251,9 +251,16 @@ def runs_anew(planned: Sequence[Planned]) -> list[str]:
     return lines
 
 
-def run(config: RunConfig, planned: Sequence[Planned], *, start_ray: Callable[[], None], explain: bool = True) -> None:
+def run(
+    config: RunConfig,
+    planned: Sequence[Planned],
+    *,
+    start_ray: Callable[[], None],
+    explain: bool = True,
+    title: str = "",
+) -> None:
     """Run what is not sealed; `start_ray` is called once, before the first stage that has work. `explain`: say first
-    what runs anew, and why.
+    what runs anew, and why. `title`: which of several runs this is, for whoever watches.
 
     Before that stage runs, the cluster is looked at for all of them: raises ValueError for what this machine lacks, for
     workers that a Ray of this machine can never place, and for packages and devices that are missing where the work
@@ -263,6 +270,7 @@ def run(config: RunConfig, planned: Sequence[Planned], *, start_ray: Callable[[]
     template_dates.remember(config)
     for line in runs_anew(planned) if explain else []:
         log.info("%s", line)
+    events.tell(_began(config, planned, title=title))
     with held.holding():
         _run_stages(config, planned, start_ray=start_ray)
 
@@ -270,26 +278,47 @@ def run(config: RunConfig, planned: Sequence[Planned], *, start_ray: Callable[[]
 def _run_stages(config: RunConfig, planned: Sequence[Planned], *, start_ray: Callable[[], None]) -> None:
     started = False
     rehearsed: dict[str, bool] = {}
-    for number, item in enumerate(planned, 1):
+    for item in planned:
         check_interruption()
-        head = f"[{number}/{len(planned)}] {item.stage.name}"
+        name = item.stage.name
         if item.manifest is not None:
-            log.info("%s: done before (%s rows), skipped", head, item.manifest.rows_out)
+            events.tell(events.StageSkipped(stage=name, rows_out=item.manifest.rows_out))
             continue
         if not started:
             start_ray()
             started = True
             rehearsed = _look_at_cluster(config, planned)
-        if not rehearsed[item.stage.name]:
+        if not rehearsed[name]:
             _rehearse(config, item.stage, wait=True)
         held.make_room(item.stage.workers(config))
-        kept = len(item.out.parts())
-        log.info("%s: %s", head, f"goes on from {kept} committed parts" if kept else "starts")
-        manifest = run_stage(config, item)
-        rejects = f", rejects {dict(manifest.rejects)}" if manifest.rejects else ""
-        log.info(
-            "%s: %d rows in, %d out%s, %.1f s", head, manifest.rows_in, manifest.rows_out, rejects, manifest.seconds
+        events.tell(events.StageBegan(stage=name, kept_parts=len(item.out.parts())))
+        with events.within(name):
+            manifest = run_stage(config, item)
+        events.tell(
+            events.StageEnded(
+                stage=name,
+                rows_in=manifest.rows_in,
+                rows_out=manifest.rows_out,
+                rejects=manifest.rejects,
+                seconds=manifest.seconds,
+            )
         )
+
+
+def _began(config: RunConfig, planned: Sequence[Planned], *, title: str) -> events.RunBegan:
+    """The plan as whoever watches hears it."""
+    ahead = []
+    for item in planned:
+        older = newest_result(item.out) if item.manifest is None else None
+        ahead.append(
+            events.StageAhead(
+                name=item.stage.name,
+                words=item.stage.words or item.stage.name,
+                done=item.manifest is not None,
+                expected_s=older[1].seconds if older is not None else None,
+            )
+        )
+    return events.RunBegan(run_dir=absolute(config.run.dir), stages=tuple(ahead), title=title)
 
 
 def _look_at_cluster(config: RunConfig, planned: Sequence[Planned]) -> dict[str, bool]:

@@ -23,9 +23,10 @@ from mralign.questions.repeats import drop_repeats, find_repeats, question_keys
 from mralign.questions.sources import SPLITS, check_source, read_batches
 from mralign.rows import Reject, from_table
 from mralign.rows.schema import QUESTIONS
+from mralign.run.events import counted
 from mralign.run.placement import NotInstalled
 from mralign.run.rejects import count_reasons, to_table
-from mralign.run.stage import Context, Outcome, Stage, log, progress
+from mralign.run.stage import Context, Outcome, Stage, log
 from mralign.run.store import StageDir, part_key, part_name
 
 _ROWS = 2_000  # questions a part
@@ -126,7 +127,7 @@ def _read_all(context: Context, *, raw: StageDir) -> None:
     )
     batches = read.iter_batches(batch_size=None, batch_format="pyarrow")
     names = chain.from_iterable(batch.column("part") for batch in batches)
-    for _ in progress(names, total=None, label="questions, reading"):
+    for _ in counted(names, total=None, what="reading"):
         pass
 
 
@@ -149,7 +150,7 @@ def _drop_all(context: Context, *, raw: StageDir) -> None:
     pending = [
         commit.remote(raw, context.out, group, start, imported, *ids, *questions) for start, group in groups.items()
     ]
-    for done in progress(pending, total=len(pending), label="questions, repeats", unit=f"{_PARTS} parts"):
+    for done in counted(pending, total=len(pending), what="finding repeats", unit=f"× {_PARTS} parts"):
         ray.get(done)
 
 
@@ -281,4 +282,13 @@ def _check(config: RunConfig) -> None:
         raise NotInstalled("\n  ".join(not_installed))
 
 
-QUESTIONS_STAGE = Stage(name="questions", run=_run, reads=_reads, code=_code, inputs=_inputs, check=_check, version=3)
+QUESTIONS_STAGE = Stage(
+    name="questions",
+    words="reading questions",
+    run=_run,
+    reads=_reads,
+    code=_code,
+    inputs=_inputs,
+    check=_check,
+    version=3,
+)

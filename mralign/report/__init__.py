@@ -1,6 +1,7 @@
 """Report: a finished run becomes one page to look at, its metrics and the last lines on the terminal.
 
-All planned stages of a run enter, finished or not. `report/index.html`, `evaluation/metrics.json`, the same as
+All planned stages of a run enter, finished or not. `report/index.html` (and `report/data/`, where the texts of the
+trajectories are too long for one page), `evaluation/metrics.json`, the same as
 `table.json`, `.md` and `.tex`, and `index.json` (where the scores of each method lie) appear in the run directory, and
 the text that ends the run leaves. Only committed tables and manifests are read: no Ray, no torch.
 
@@ -13,16 +14,18 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
+from pyarrow import fs
+
 from mralign.config import RunConfig, to_yaml
 from mralign.report.closing import Places, closing_text
+from mralign.report.document import document_of, findings_of
 from mralign.report.findings import PlannedStage, merged_metrics, score_places, survey
-from mralign.report.page import render
+from mralign.report.page import DATA, Page, make_page
 from mralign.report.result_tables import result_table, write_tables
+from mralign.report.run_directories import STAGES
 from mralign.run.store import Directory, absolute
 
 __all__ = ["begin", "publish"]
-
-_STAGES = "report/stages.json"  # which results the page shows
 
 
 def begin(config: RunConfig) -> None:
@@ -34,17 +37,16 @@ def begin(config: RunConfig) -> None:
     home.write_text("config.yaml", text)
 
 
-def publish(config: RunConfig, planned: Sequence[PlannedStage]) -> str:
+def publish(config: RunConfig, planned: Sequence[PlannedStage], *, out: str | None = None) -> str:
     """Write the metrics and the page of a run, and return the text that ends it.
 
-    `planned`: every stage of the run, finished or not.
+    `planned`: every stage of the run, finished or not. `out`: the directory that all is written into in place of the
+    run directory, which is then only read.
     """
     acts = survey(planned)
     metrics = merged_metrics(acts)
     finished = all(act.manifest is not None for act in acts.values())
-    home, text = _run_directory(config), to_yaml(config)
-    if not finished and _shows_finished_run(home):
-        home = _unfinished(config)
+    home, text = _home_of_page(config, finished=finished, out=out), to_yaml(config)
     home.write_text("config.yaml", text)
     if metrics:
         home.write_text("evaluation/config.yaml", text)  # the next run may have no metrics that take their place
@@ -52,9 +54,9 @@ def publish(config: RunConfig, planned: Sequence[PlannedStage]) -> str:
         places = score_places(acts)
         home.write_text("evaluation/index.json", json.dumps(places, indent=1))
         write_tables(Directory(f"{home.uri}/evaluation"), table=result_table(metrics), more={"scores": places})
-    home.write_text("report/index.html", render(config, acts=acts, metrics=metrics))
+    _write_page(home, make_page([document_of(findings_of(config, acts))]))
     results = {name: f"{name}/{act.out.fingerprint}" for name, act in acts.items() if act.manifest is not None}
-    home.write_text(_STAGES, json.dumps({"finished": finished, "results": results}, indent=1))
+    home.write_text(STAGES, json.dumps({"finished": finished, "results": results}, indent=1))
     if home == _run_directory(config) and _read(_unfinished(config), "config.yaml") == text:
         _unfinished(config).remove()
     found = Places(
@@ -63,6 +65,28 @@ def publish(config: RunConfig, planned: Sequence[PlannedStage]) -> str:
         config=f"{home.uri}/config.yaml",
     )
     return closing_text(config, acts=acts, metrics=metrics, places=found)
+
+
+def _write_page(home: Directory, page: Page) -> None:
+    """Write the page after the files that it needs, then delete those that an older page needed.
+
+    The names of those files hold digests of what is in them, so the page that stands is never short of one.
+    """
+    for name, text in page.files.items():
+        home.write_text(f"report/{name}", text)
+    home.write_text("report/index.html", page.html)
+    below = fs.FileSelector(home.path(f"report/{DATA}"), allow_not_found=True)
+    for info in home.filesystem.get_file_info(below):
+        if f"{DATA}/{info.base_name}" not in page.files:
+            home.filesystem.delete_file(info.path)
+
+
+def _home_of_page(config: RunConfig, *, finished: bool, out: str | None) -> Directory:
+    """Where the page of a run goes."""
+    if out is not None:
+        return Directory(absolute(out))
+    home = _run_directory(config)
+    return _unfinished(config) if not finished and _shows_finished_run(home) else home
 
 
 def _run_directory(config: RunConfig) -> Directory:
@@ -81,5 +105,5 @@ def _shows_finished_run(home: Directory) -> bool:
     """Whether the page in `home` is that of a finished run; one that does not say is taken for one."""
     if not home.exists("report/index.html"):
         return False
-    stages = _read(home, _STAGES)
+    stages = _read(home, STAGES)
     return stages is None or bool(json.loads(stages)["finished"])

@@ -1,7 +1,6 @@
 """What stands in the page about thoughts: where they hold the answer, where training gained, how their ways changed.
 
-Finished evaluations and two transition matrices enter; texts and drawings leave, for the macros positions, strata and
-change in `page.html.j2` (method.md §6, Fig. 1 and 4).
+Finished evaluations and two transition matrices enter; blocks of the page leave (method.md §6, Fig. 1 and 4).
 
 Axes: K states of the chain (row: from, column: to), B bootstrap replicates.
 """
@@ -14,20 +13,31 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from markupsafe import Markup
 
 from mralign.evaluation.benchmarks import measures
-from mralign.report import figures as draw
-from mralign.report.findings import Act, Chain, finished, read_chain, read_positions, read_strata
+from mralign.report.blocks import Arc, BinCounts, Block, Graph, Grid, Histogram, Text
+from mralign.report.findings import Act, Chain, finished, read_chain, read_macros, read_positions, read_strata
+from mralign.report.maps import grouped, square
 from mralign.report.wording import DASH, number, signed
 from mralign.rows.subjects import Subject
 from mralign.run.store import Manifest
 
 CHANGE_STAGES = tuple(subject.stage("thoughts_matrices") for subject in Subject)
-_VERDICTS = {"right": draw.TEAL, "wrong": draw.RUST}
+VERDICTS = ("right", "wrong")
 _STRATA = {"both_correct": "both correct", "both_wrong": "both wrong", "inconsistent": "inconsistent"}
 _SHOWN = 10  # edges at either end of the differences [paper: top 10]
 _MIN_VISITS = 5.0  # expected visits to a state, in both models, below which its row of P is mostly prior
+_POSITIONS_LEAD = (
+    "Where in its thought a gold answer stands for the first and for the last time, under right and under wrong "
+    "answers: tokens before it, as a share of all tokens of the thought, words as the matching sees them (no articles, "
+    "no punctuation). Dashed: means. Draws that cannot be judged are not counted."
+)
+_STRATA_LEAD = (
+    "The trained model minus the untrained one, thinking, in points, by what the untrained one did in all its draws: "
+    "thought and answer both right, both wrong, or neither of these. The strata are made from the answers that the "
+    "gain is counted from: the untrained model asked again would also lose in the first and win in the second. Compare "
+    "methods within a stratum."
+)
 
 
 @dataclass(frozen=True)
@@ -58,47 +68,64 @@ def change_of(before: Chain, after: Chain, *, min_visits: float = _MIN_VISITS) -
     return Change(before.states, difference_KK, error_KK, before.support_KK + after.support_KK)
 
 
-def top_edges(found: Change, *, count: int = _SHOWN) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The edges that became more probable, and those that became less, at most `count` each, the largest change first:
-    {source, target, difference, error (None without a bootstrap)}."""
+def top_edges(found: Change, *, count: int = _SHOWN) -> tuple[list[Arc], list[Arc]]:
+    """The edges that became more probable, and those that became less, at most `count` each, the largest change first;
+    without a bootstrap they have no error."""
     order = np.argsort(np.nan_to_num(found.difference_KK).ravel(), kind="stable")
-    K = len(found.states)
-    edges = [
-        {
-            "source": found.states[place // K],
-            "target": found.states[place % K],
-            "difference": float(found.difference_KK.flat[place]),
-            "error": None if math.isnan(found.error_KK.flat[place]) else float(found.error_KK.flat[place]),
-        }
-        for place in order
-    ]
-    more = [edge for edge in reversed(edges) if edge["difference"] > 0]
-    less = [edge for edge in edges if edge["difference"] < 0]
+    edges = [_arc(found, int(place)) for place in order]
+    more = [edge for edge in reversed(edges) if edge.difference > 0]
+    less = [edge for edge in edges if edge.difference < 0]
     return more[:count], less[:count]
 
 
-def change(acts: Mapping[str, Act]) -> dict[str, Any]:
+def _arc(found: Change, place: int) -> Arc:
+    K = len(found.states)
+    difference, error, support = (
+        float(values.flat[place]) for values in (found.difference_KK, found.error_KK, found.support_KK)
+    )
+    kept = 0.0 if math.isnan(difference) else difference  # of a row that is left out
+    source, target = found.states[place // K], found.states[place % K]
+    return Arc(source, target, kept, None if math.isnan(error) else error, support)
+
+
+def change(acts: Mapping[str, Act]) -> list[Block]:
     """Both stages of `CHANGE_STAGES` are finished."""
     before, after = (finished(acts, name) for name in CHANGE_STAGES)
     assert before is not None and after is not None
     found = change_of(read_chain(before), read_chain(after))
+    shown = grouped(found.states, macro=read_macros(acts))
     largest = float(np.nanmax(np.abs(found.difference_KK), initial=0.0)) or 1.0
-    picture = draw.heat_map(
+    more, less = top_edges(found)
+    picture = square(
         found.difference_KK,
         support_KK=found.support_KK,
-        states=found.states,
+        shown=shown,
         title="P after minus P before",
+        scale="difference",
         bounds=(-largest, largest),
-        ratios=False,
         errors_KK=found.error_KK,
     )
-    more, less = top_edges(found)
-    return {
-        "map": Markup(picture),
-        "edges": [("More", [_edge(edge) for edge in more]), ("Less", [_edge(edge) for edge in less])],
-        "min_visits": f"{_MIN_VISITS:g}",
-        "thoughts": _thoughts(acts),
-    }
+    graphs = [
+        Graph(f"{word} often than before", shown.states, shown.groups, edges)
+        for word, edges in (("More", more), ("Less", less))
+        if edges
+    ]
+    tables = [Grid(graph.title, ("From", "To", "Difference"), [*map(_edge, graph.edges)]) for graph in graphs]
+    return [Text(_change_lead(acts)), *graphs, picture, *tables]
+
+
+def _change_lead(acts: Mapping[str, Act]) -> str:
+    thoughts = _thoughts(acts)
+    counted = ""
+    if len(thoughts) == len(Subject):
+        counted = f" ({thoughts[0].rows_out} thoughts before, {thoughts[1].rows_out} after)"
+    return (
+        "Transition probabilities of the trained model's thoughts minus those of the untrained model's, on the same "
+        f"held-out questions{counted}, labelled by this run's annotators. Rows of states with fewer than "
+        f"{_MIN_VISITS:g} expected visits in either model stay empty. ± is the standard error over trajectories, a "
+        "question weighing the same before and after; these are the largest of many differences, so some stand here by "
+        "chance."
+    )
 
 
 def _thoughts(acts: Mapping[str, Act]) -> list[Manifest]:
@@ -111,22 +138,24 @@ def _thoughts_stage(subject: Subject) -> str:
     return subject.stage("thoughts")
 
 
-def _edge(edge: Mapping[str, Any]) -> tuple[str, str, str]:
-    shown = f"{edge['difference']:+.3f}".replace("-", "−")
-    return edge["source"], edge["target"], shown + ("" if edge["error"] is None else f" ± {edge['error']:.3f}")
+def _edge(edge: Arc) -> tuple[str, str, str]:
+    shown = f"{edge.difference:+.3f}".replace("-", "−")
+    return edge.source, edge.target, shown + ("" if edge.error is None else f" ± {edge.error:.3f}")
 
 
-def positions(acts: Mapping[str, Act]) -> dict[str, Any] | None:
+def positions(acts: Mapping[str, Act]) -> list[Block] | None:
     """None where no method of a finished evaluation was asked to think on a benchmark with gold answers."""
-    rows, pictures = [], []
+    rows: list[tuple[str, ...]] = []
+    pictures: list[Block] = []
     for dataset, methods in read_positions(acts).items():
         for method, found in methods.items():
-            rows += [(dataset, method, verdict, *_position_cells(found[verdict])) for verdict in _VERDICTS]
+            rows += [(dataset, method, verdict, *_position_cells(found[verdict])) for verdict in VERDICTS]
             for end in ("first", "last"):
-                svg = _histogram(found, end=end, title=f"{end} hit, {method}, {dataset}")
-                if svg:
-                    pictures.append((f"{dataset}, {method}: {end} hit", Markup(svg)))
-    return {"rows": rows, "pictures": pictures} if rows else None
+                pictures += _histogram(found, end=end, title=f"{dataset}, {method}: {end} hit")
+    if not rows:
+        return None
+    head = ("Data set", "Method", "Answer", "Thoughts", "Without a hit", "First, mean", "Last, mean")
+    return [Text(_POSITIONS_LEAD), Grid("Where the gold answer stands", head, rows), *pictures]
 
 
 def _position_cells(side: Mapping[str, Any]) -> tuple[str, ...]:
@@ -135,12 +164,17 @@ def _position_cells(side: Mapping[str, Any]) -> tuple[str, ...]:
     return (*counts, *(DASH if mean is None else f"{mean:.3f}" for mean in means))
 
 
-def _histogram(found: Mapping[str, Any], *, end: str, title: str) -> str:
-    series = {name: (found[name][end]["histogram"], found[name][end]["mean"], tone) for name, tone in _VERDICTS.items()}
-    return draw.histogram(series, title=title)
+def _histogram(found: Mapping[str, Any], *, end: str, title: str) -> list[Block]:
+    """The histogram of the verdicts that have a hit; none where none has."""
+    series = []
+    for verdict in VERDICTS:
+        place = found[verdict][end]
+        if sum(place["histogram"]):
+            series.append(BinCounts(verdict, place["histogram"], place["mean"], verdict))
+    return [Histogram(title, "Tokens before the hit, as a share of the thought", series)] if series else []
 
 
-def strata(acts: Mapping[str, Act]) -> dict[str, Any] | None:
+def strata(acts: Mapping[str, Act]) -> list[Block] | None:
     """None where there is no gain by stratum: no trained model, or an untrained one that was not asked to think."""
     told = [measure for measure in measures().values() if measure.gain]
     rows = []
@@ -149,11 +183,14 @@ def strata(acts: Mapping[str, Act]) -> dict[str, Any] | None:
             for name, gain in gains.items():
                 cells = [_gain(gain, measure.key) for measure in told]
                 rows.append((dataset, method, _STRATA[name], number(gain["n"]), *cells))
-    return {"titles": [measure.title for measure in told], "rows": rows} if rows else None
+    if not rows:
+        return None
+    head = ("Data set", "Method", "Stratum", "Questions", *(measure.title for measure in told))
+    return [Text(_STRATA_LEAD), Grid("Gain by stratum, points", head, rows)]
 
 
 def _gain(gain: Mapping[str, Any], key: str) -> str:
-    if gain[key] is None:
+    if gain.get(key) is None:
         return DASH
     low, high = gain[f"{key}_ci"]
     return f"{signed(100 * gain[key])} [{signed(100 * low)}, {signed(100 * high)}]"

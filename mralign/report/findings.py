@@ -1,8 +1,7 @@
 """What a run left behind, read from its stage directories.
 
 Planned stages enter; frozen records leave: which stages are finished, the merged metrics, the matrices, counts of
-labels and rules, the training history and a few trajectories with labels and weights. This is the only file of the room
-that reads stages.
+labels and rules, the training history. Trajectories are read in `record_tables.py`.
 
 Axes: K states of the chain (row: from, column: to).
 """
@@ -11,16 +10,15 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, zip_longest
 from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mralign.rows.schema import ANNOTATIONS, CANDIDATES, EDGES, MATRICES, WEIGHTS
+from mralign.rows.schema import ANNOTATIONS, EDGES, MATRICES
 from mralign.rows.subjects import Subject
 from mralign.run.store import Manifest, StageDir
 
@@ -82,29 +80,6 @@ class Labelling:
     trajectories: Mapping[int, int]
     labels: Mapping[int, Mapping[str, int]]
     rules: Mapping[str, int]
-
-
-@dataclass(frozen=True)
-class TraceStep:
-    """A stretch of a thought; labels, rule and weight as far as those stages are finished."""
-
-    text: str
-    labels: tuple[str, ...]
-    rule: str | None
-    weight: float | None
-
-
-@dataclass(frozen=True)
-class Trace:
-    """One trajectory to read."""
-
-    row_id: str
-    dataset: str
-    polarity: int
-    question: str
-    answers: tuple[str, ...]
-    steps: tuple[TraceStep, ...]
-    answer: str
 
 
 def survey(planned: Sequence[PlannedStage]) -> dict[str, Act]:
@@ -187,6 +162,15 @@ def read_chain(out: StageDir) -> Chain:
     return Chain(states, P_KK, support_KK, replicates_BKK)
 
 
+def read_macros(acts: Mapping[str, Act]) -> dict[str, str]:
+    """The macro-strategy of each label as the first finished annotation wrote it; empty without one."""
+    for name in ("annotation", "thoughts_annotation_base", "thoughts_annotation"):
+        out = finished(acts, name)
+        if out is not None and out.exists("taxonomy.json"):
+            return dict(json.loads(out.read_text("taxonomy.json"))["macro"])
+    return {}
+
+
 def read_edges(out: StageDir) -> pa.Table:
     """What stage `weights` says of every transition: a table of schema.EDGES."""
     return StageDir(f"{out.uri}/edges", stage=out.stage, fingerprint=out.fingerprint).read(schema=EDGES)
@@ -225,69 +209,3 @@ def read_labelling(out: StageDir) -> Labelling:
 def read_history(out: StageDir) -> list[dict[str, Any]]:
     """One row an optimizer step."""
     return [json.loads(line) for line in out.read_text("metrics.jsonl").splitlines()]
-
-
-def sample_traces(acts: Mapping[str, Act], *, closing: str, count: int = 3) -> list[Trace]:
-    """The first trajectories by row id, positives and negatives in turn: chosen by nothing that they say.
-
-    `closing`: the tag that ends a thought.
-    """
-    candidates = finished(acts, "candidates")
-    if candidates is None:
-        return []
-    annotation, weights = finished(acts, "annotation"), finished(acts, "weights")
-    chosen = _choose(annotation or candidates, schema=ANNOTATIONS if annotation else CANDIDATES, count=count)
-    steps = _column(annotation, schema=ANNOTATIONS, name="steps", row_ids=chosen)
-    step_weights = _column(weights, schema=WEIGHTS, name="step_weights", row_ids=chosen)
-    rows = {row["row_id"]: row for row in _rows(candidates, schema=CANDIDATES, row_ids=chosen)}
-    return [
-        _trace(rows[row_id], steps=steps.get(row_id), weights=step_weights.get(row_id), closing=closing)
-        for row_id in chosen
-        if row_id in rows
-    ]
-
-
-def _choose(out: StageDir, *, schema: pa.Schema, count: int) -> list[str]:
-    table = out.read(schema=schema, columns=["row_id", "polarity"])
-    good = sorted(table.filter(pc.field("polarity") == 1).column("row_id").to_pylist())
-    bad = sorted(table.filter(pc.field("polarity") == -1).column("row_id").to_pylist())
-    in_turn = chain.from_iterable(zip_longest(good[:count], bad[:count]))
-    return [row_id for row_id in in_turn if row_id is not None][:count]
-
-
-def _column(out: StageDir | None, *, schema: pa.Schema, name: str, row_ids: Sequence[str]) -> dict[str, Any]:
-    return {row["row_id"]: row[name] for row in _rows(out, schema=schema, row_ids=row_ids)} if out else {}
-
-
-def _rows(out: StageDir, *, schema: pa.Schema, row_ids: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """The rows of these ids; stops at the part that holds the last of them."""
-    missing = set(row_ids)
-    for name in out.parts():
-        if not missing:
-            return
-        part = out.read_parts([name], schema=schema)
-        found = part.filter(pc.is_in(part.column("row_id"), value_set=pa.array(sorted(missing), pa.string())))
-        missing -= set(found.column("row_id").to_pylist())
-        yield from found.to_pylist()
-
-
-def _trace(
-    row: Mapping[str, Any], *, steps: list[dict[str, Any]] | None, weights: list[float] | None, closing: str
-) -> Trace:
-    starts, ends, text = row["segment_start"], row["segment_end"], row["text"]
-    if steps is None:  # not annotated yet: each segment stands alone
-        steps = [{"first_segment": i, "last_segment": i, "labels": [], "rule": None} for i in range(len(starts))]
-    shown = []
-    for number, step in enumerate(steps):
-        stretch = text[starts[step["first_segment"]] : ends[step["last_segment"]]].strip()
-        weight = weights[number] if weights is not None else None
-        shown.append(TraceStep(stretch, tuple(step["labels"]), step["rule"], weight))
-    return Trace(
-        row_id=row["row_id"],
-        dataset=row["dataset"],
-        polarity=row["polarity"],
-        question=row["question"],
-        answers=tuple(row["answers"]),
-        steps=tuple(shown),
-        answer=text[row["thought_end"] :].strip().removeprefix(closing).strip(),
-    )

@@ -1,278 +1,179 @@
-"""What stands in each section of the page.
+"""What stands in each section of the page about the way to the trained model.
 
-Finished stages enter; one dictionary of texts and drawings a section leaves, for the macro of its name in
-`page.html.j2`. Each function may rely on its stage being finished: `page.py` asks before.
+Finished stages enter; blocks leave. Each function may rely on its stage being finished: `document.py` asks before.
 
 Axes: K states of the chain (row: from, column: to).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-from markupsafe import Markup
+from mralign.report import annotator_rows, wording
+from mralign.report.blocks import Bar, Bars, Block, Curves, Facts, Grid, Series, Text
+from mralign.report.findings import Act, Labelling, figures, finished, read_history, read_labelling
+from mralign.rows import Polarity
 
-from mralign.config import RunConfig
-from mralign.report import annotator_rows, results, wording
-from mralign.report import figures as draw
-from mralign.report.findings import (
-    Act,
-    Labelling,
-    Matrices,
-    Trace,
-    figures,
-    finished,
-    read_edges,
-    read_history,
-    read_labelling,
-    read_matrices,
-    sample_traces,
-    square,
+_TONES = {None: "plain", 1: "positive", -1: "negative", 0: "neutral"}
+_SPENT = ("Annotator", "Requests", "Repaired", "Rejected", "Prompt tokens", "Completion tokens", "Money")
+_PROPOSED = ("Label", "First annotator", "Second annotator", "Final", "Escalated")
+_STEP = "Optimizer step"
+# (title, title of the values, columns of the history with the tone of each)
+_CHARTS: tuple[tuple[str, str, Mapping[str, str]], ...] = (
+    ("Loss", "Loss", {"loss": "plain"}),
+    ("Rewards", "Mean reward", {"reward_chosen": "positive", "reward_rejected": "negative"}),
+    ("Margin and z0", "Reward", {"margin": "plain", "z0": "neutral"}),
+    ("Gradient norm", "Norm", {"grad_norm": "plain"}),
+    ("Learning rate", "Rate", {"learning_rate": "plain"}),
 )
-from mralign.report.results import Figures, Metrics
-from mralign.rows.schema import EDGES
-
-Content = dict[str, Any]
-
-_SHOWN = 5  # edges at either end of the ratios
-_MIN_SUPPORT = 1.0  # expected count below which a ratio of two probabilities says more of the prior than of the data
 
 
-def evaluated(config: RunConfig) -> list[str]:
-    """Names of the data sets of the evaluation split."""
-    return [source.name for source in getattr(config.questions, config.evaluation.split)]
+def questions(acts: Mapping[str, Act]) -> list[Block]:
+    lead = "Records read, and what became of them. A question that stands twice, or in a held-out split, is put aside."
+    rows = wording.source_rows(figures(acts, "questions").get("funnel", []))
+    return [Text(lead), Grid("Sources", ("Split", "Data set", "Read", "Put aside", "Kept"), rows)]
 
 
-def result(config: RunConfig, *, metrics: Metrics) -> Content:
-    shown = results.by_benchmark(metrics)
-    return {
-        "blocks": [
-            (block, _intervals(block.benchmark, shown[block.benchmark], quiet=f"{config.evaluation.label}_"))
-            for block in results.blocks(metrics)
-        ],
-        "explanations": results.explanations(metrics, settings=config.evaluation),
-        "level": f"{100 * config.evaluation.level:g}",
-        "published": results.published_tables(evaluated(config)),
-    }
-
-
-def _intervals(name: str, methods: Mapping[str, Figures], *, quiet: str) -> list[tuple[str, str, Markup]]:
-    """(title, which way is better, drawing) of each main figure; methods whose names begin with `quiet` are pale."""
-    pictures = []
-    for measure, points in results.drawn(name, methods):
-        picture = draw.intervals(points, title=f"{measure.title}, percent", quiet=quiet)
-        pictures.append((measure.title, "lower" if measure.better < 0 else "higher", Markup(picture)))
-    return pictures
-
-
-def questions(acts: Mapping[str, Act]) -> Content:
-    return {"rows": wording.source_rows(figures(acts, "questions").get("funnel", []))}
-
-
-def candidates(acts: Mapping[str, Act]) -> Content:
+def candidates(acts: Mapping[str, Act]) -> list[Block]:
     funnel = figures(acts, "candidates").get("funnel", [])
-    names = dict.fromkeys(row["dataset"] for row in funnel)
-    pictures = []
-    for name in names:
+    lead = "Positive: thinking was right and not thinking was wrong in every draw. Negative: the other way round."
+    blocks: list[Block] = [Text(lead)]
+    for name in dict.fromkeys(row["dataset"] for row in funnel):
         steps = wording.funnel_steps(funnel, dataset=name)
-        rows = [(label, float(n), wording.number(n), draw.TONE[polarity]) for label, n, polarity in steps]
-        pictures.append((name, Markup(draw.bars(rows, title=f"Funnel of {name}"))))
-    rows_shown = [{**row, "polarity": wording.polarity_name(row["polarity"])} for row in funnel]
-    return {"pictures": pictures, "rows": rows_shown}
+        bars = [Bar(label, float(n), wording.number(n), _TONES[polarity]) for label, n, polarity in steps]
+        blocks.append(Bars(f"Funnel of {name}", bars))
+    head = ("Data set", "Filter", "Polarity", "Unit", "In", "Out")
+    rows = [_funnel_row(row) for row in funnel]
+    return [*blocks, Grid("Rows in and out of every filter", head, rows, folded=True)]
 
 
-def annotation(acts: Mapping[str, Act]) -> Content:
+def _funnel_row(row: Mapping[str, Any]) -> tuple[str, ...]:
+    polarity = wording.polarity_name(row["polarity"])
+    return row["dataset"], row["filter"], polarity, row["unit"], f"{row['rows_in']}", f"{row['rows_out']}"
+
+
+def annotation(acts: Mapping[str, Act]) -> list[Block]:
     out = finished(acts, "annotation")
     assert out is not None
-    found = read_labelling(out)
-    order = wording.label_order(found.labels)
-    polarities = [p for p in (1, -1, 0) if p in found.labels]
-    totals = {p: sum(found.labels[p].values()) or 1 for p in polarities}
-    top = max((count / totals[p] for p in polarities for count in found.labels[p].values()), default=1)
-    pictures = []
-    for polarity in polarities:
-        name = wording.polarity_name(polarity)
-        shares = [(label, found.labels[polarity].get(label, 0) / totals[polarity]) for label in order]
-        rows = [(label, share, f"{wording.percent(share)} %", draw.TONE[polarity]) for label, share in shares]
-        svg = Markup(draw.bars(rows, title=f"Labels, {name}", top=top))
-        pictures.append((name, found.trajectories[polarity], svg))
-    return {
-        "polarities": [wording.polarity_name(p) for p in polarities],
-        "pictures": pictures,
-        "labels": [(label, _counts(found, label, polarities=polarities)) for label in order],
-        "rules": wording.rule_rows(found.rules),
-        **_annotators(figures(acts, "annotation")),
-    }
-
-
-def _counts(found: Labelling, label: str, *, polarities: Sequence[int]) -> list[int]:
-    return [found.labels[polarity].get(label, 0) for polarity in polarities]
-
-
-def _annotators(written: Mapping[str, Any]) -> Content:
-    """What the annotators did, as far as the stage has written it."""
+    found, written = read_labelling(out), figures(acts, "annotation")
     adjudicated = written.get("adjudicated")
-    return {
-        "annotators": annotator_rows.annotator_rows(written.get("annotators", {})),
-        "adjudicated": None if adjudicated is None else wording.percent(adjudicated),
-        "by_label": annotator_rows.label_rows(written.get("by_label", {})),
-    }
+    note = "" if adjudicated is None else f"{wording.percent(adjudicated)} % of the steps went to the adjudicator."
+    lead = "Share of each label among all labels of a polarity, and the rule by which each step got its labels."
+    blocks: list[Block] = [Text(lead), *_label_bars(found)]
+    blocks.append(Grid("Consensus rules", ("Rule", "Steps", "%"), wording.rule_rows(found.rules), note))
+    spent = annotator_rows.annotator_rows(written.get("annotators", {}))
+    if spent:
+        blocks.append(Grid("Annotators, and what they cost", _SPENT, spent))
+    by_label = annotator_rows.label_rows(written.get("by_label", {}))
+    if by_label:
+        blocks.append(Grid("Labels from proposal to consensus", _PROPOSED, by_label, folded=True))
+    return [*blocks, _label_counts(found)]
 
 
-def agreement(acts: Mapping[str, Act]) -> Content:
-    """Every pair of annotators; `human` is (trajectories in use, trajectories given), None without a human's labels."""
+def _sides(found: Labelling) -> list[int]:
+    return [int(polarity) for polarity in Polarity if polarity in found.labels]
+
+
+def _label_bars(found: Labelling) -> list[Block]:
+    """A drawing a polarity, all on the scale of the most frequent label."""
+    order, polarities = wording.label_order(found.labels), _sides(found)
+    totals = {polarity: sum(found.labels[polarity].values()) or 1 for polarity in polarities}
+    top = max((count / totals[p] for p in polarities for count in found.labels[p].values()), default=1)
+    drawn: list[Block] = []
+    for polarity in polarities:
+        bars = []
+        for label in order:
+            share = found.labels[polarity].get(label, 0) / totals[polarity]
+            bars.append(Bar(label, share, f"{wording.percent(share)} %", _TONES[polarity]))
+        name = wording.polarity_name(polarity).capitalize()
+        drawn.append(Bars(f"{name}, {found.trajectories[polarity]} trajectories", bars, top))
+    return drawn
+
+
+def _label_counts(found: Labelling) -> Grid:
+    polarities = _sides(found)
+    head = ("Label", *(wording.polarity_name(polarity).capitalize() for polarity in polarities))
+    rows = [_counts(found, label, polarities=polarities) for label in wording.label_order(found.labels)]
+    return Grid("Counts of labels", head, rows, folded=True)
+
+
+def _counts(found: Labelling, label: str, *, polarities: Sequence[int]) -> tuple[str | int, ...]:
+    return label, *(found.labels[polarity].get(label, 0) for polarity in polarities)
+
+
+def agreement(acts: Mapping[str, Act]) -> list[Block]:
+    """Every pair of annotators, and the paper's figures beside them."""
+    lead = (
+        "Strict: both give a step the same set of labels. Entail: one set lies within the other, as an empty set "
+        "always does. pₑ is the share of steps on which both would give the same set by chance, each drawing its sets "
+        "as often as it does, but without looking at the step; κ is the share of the agreement left above it that was "
+        "reached, for both with the same pₑ. Macro: labels replaced by their strategies. ℓ1: the mean difference between the "
+        "entries of the transition matrices that each one's labels give. The final labels are made from both "
+        "annotators', so their agreement with either is high by construction."
+    )
+    rows = annotator_rows.agreement_rows(figures(acts, "agreement")["pairs"])
+    head = ("Pair", "Level", "Steps", "Unlabelled", "Strict %", "Entail %", "pₑ", "κ strict", "κ entail", "ℓ1 %")
+    shown: Block = Grid("Pairs", head, rows) if rows else Text("No two annotators have a step in common.")
+    paper = Grid(
+        "Published, for scale",
+        ("", "Share", "κ"),
+        annotator_rows.PUBLISHED,
+        "Wang et al., arXiv 2510.24794, of other annotators on other trajectories. Published figures, no result of "
+        "this run.",
+        published=tuple(range(len(annotator_rows.PUBLISHED))),
+    )
+    return [Text(lead + _of_the_human(acts)), shown, paper]
+
+
+def _of_the_human(acts: Mapping[str, Act]) -> str:
     act = acts.get("human_labels")
-    return {
-        "rows": annotator_rows.agreement_rows(figures(acts, "agreement")["pairs"]),
-        "human": (act.manifest.rows_out, act.manifest.rows_in) if act is not None and act.manifest else None,
-        "published": annotator_rows.PUBLISHED,
-    }
-
-
-def transitions(config: RunConfig, *, acts: Mapping[str, Act]) -> Content:
-    out, weighed = finished(acts, "matrices"), finished(acts, "weights")
-    assert out is not None
-    found, edges = read_matrices(out), read_edges(weighed) if weighed else EDGES.empty_table()
-    names = (("all", "P, all"), ("positive", "P⁺, thinking helped"), ("negative", "P⁻, thinking hurt"))
-    maps = [(title, _map(found, name, found.probability[name], title=title)) for name, title in names]
-    bounds = _bounds(config)
-    for sign, name, other in (("⁺", "positive", "negative"), ("⁻", "negative", "positive")):
-        anchor = "all" if config.weights.anchor == "global" else other
-        under = {"all": "P", "positive": "P⁺", "negative": "P⁻"}[anchor]
-        title = f"Weight map P{sign} / {under}"
-        ratio = log_ratios(found, name, anchor=anchor, bounds=bounds)
-        polarity = 1 if name == "positive" else -1
-        single = edges.filter((pc.field("level") == "states") & (pc.field("polarity") == polarity))
-        maps.append((title, _map(found, name, ratio, title=title, bounds=bounds, edges=single)))
-    fits = [(title, figures(acts, "matrices").get(name)) for name, title in names]
-    banded = bool(edges.num_rows)
-    return {"maps": maps, "fits": [fit for fit in fits if fit[1]], "min_support": _MIN_SUPPORT, "banded": banded}
-
-
-def log_ratios(found: Matrices, name: str, *, anchor: str, bounds: tuple[float, float]) -> np.ndarray:
-    """log2 of P_name / P_anchor between the bounds, (K, K); nan where the support is below `_MIN_SUPPORT`."""
-    own, base = found.probability[name], found.probability[anchor]
-    known = (own > 0) & (base > 0) & (found.support[name] >= _MIN_SUPPORT)
-    ratio_KK = np.full(own.shape, np.nan)
-    ratio_KK[known] = np.clip(np.log2(own[known] / base[known]), *bounds)
-    return ratio_KK
-
-
-def _map(
-    found: Matrices,
-    name: str,
-    values_KK: np.ndarray,
-    *,
-    title: str,
-    bounds: tuple[float, float] | None = None,
-    edges: pa.Table | None = None,
-) -> Markup:
-    """A heat map of probabilities, or with `edges` of their ratios, with the standard errors of either."""
-    errors_KK, bands_KK = found.error[name], None
-    if edges is not None:
-        errors_KK = square(edges, column="ratio_standard_error", states=found.states, missing=math.nan)
-        bands_KK = square(edges, column="band", states=found.states, missing="none")
-    return Markup(
-        draw.heat_map(
-            values_KK,
-            support_KK=found.support[name],
-            states=found.states,
-            title=title,
-            bounds=bounds,
-            errors_KK=errors_KK,
-            bands_KK=bands_KK,
-        )
+    if act is None or act.manifest is None:
+        return ""
+    return (
+        f" The human's labels of {act.manifest.rows_out} of {act.manifest.rows_in} given trajectories are in use; they "
+        "are compared on these, cut wherever the human or the final steps have a boundary."
     )
 
 
-def _bounds(config: RunConfig) -> tuple[float, float]:
-    return math.log2(config.weights.clip_min), math.log2(config.weights.clip_max)
-
-
-def weights(config: RunConfig, *, acts: Mapping[str, Act]) -> Content:
-    """What the stage itself says of its weights before any control; keys are polarities as JSON wrote them."""
-    summary = figures(acts, "weights").get("summary", {})
-    sides = [
-        (name, summary["steps"][key], f"{summary['mean'][key]:.3f}", wording.percent(summary["clipped"][key]))
-        for key, name in (("1", "positive"), ("-1", "negative"))
-        if key in summary.get("steps", {})
-    ]
-    out = finished(acts, "weights")
-    assert out is not None
-    edges = read_edges(out).filter(pc.field("level") == "sets")
-    ends = (("Raised most", "high", "descending"), ("Lowered most", "low", "ascending"))
-    shown = []
-    for title, band, order in ends:
-        rows = edges.filter(pc.field("band") == band).sort_by([("ratio", order)]).slice(0, _SHOWN).to_pylist()
-        shown.append((title, [_edge(edge) for edge in rows]))
-    return {"sides": sides, "edges": shown, "control": config.weights.control, "method": config.training.method}
-
-
-def _edge(edge: Mapping[str, Any]) -> dict[str, Any]:
-    error = edge["ratio_standard_error"]
-    return {
-        **{name: edge[name] for name in ("source", "target")},
-        "polarity": wording.polarity_name(edge["polarity"]),
-        "count": f"{edge['count']:.0f}",
-        "ratio": f"{edge['ratio']:.2f}" + ("" if error is None else f" ± {error:.2f}"),
-    }
-
-
-def training(acts: Mapping[str, Act]) -> Content:
+def training(acts: Mapping[str, Act]) -> list[Block]:
     out = finished(acts, "training")
     assert out is not None
     history = read_history(out)
+    lead = (
+        f"{len(history)} optimizer steps. Margin is the mean reward of positives minus that of negatives; z0 is the "
+        "reference point of the loss."
+    )
+    last = history[-1] if history else {}
+    facts = [(key.replace("_", " "), wording.figure(value)) for key, value in last.items()]
+    return [Text(lead), *curves(history), Facts("Last step", facts)]
 
-    def chart(title: str, **colours: str) -> tuple[str, Markup]:
-        series = {}
-        for name, colour in colours.items():
-            rows = [row for row in history if name in row]  # a batch without a class has no reward of it
+
+def curves(history: Sequence[Mapping[str, Any]], *, tone: str = "", name: str = "") -> list[Curves]:
+    """The learning curves of a run; `tone` and `name` are its own where several runs are drawn together."""
+    drawn = []
+    for title, y_title, columns in _CHARTS:
+        series = []
+        for column, own_tone in columns.items():
+            rows = [row for row in history if row.get(column) is not None]  # a batch of one class has no margin
             if rows:
-                steps, values = [row["step"] for row in rows], [row[name] for row in rows]
-                series[name.replace("_", " ")] = (steps, values, colour)
-        return title, Markup(draw.lines(series, title=title))
-
-    charts = [
-        chart("Loss", loss=draw.INK),
-        chart("Rewards", reward_chosen=draw.TEAL, reward_rejected=draw.RUST),
-        chart("Margin and z0", margin=draw.TEAL, z0=draw.SLATE),
-        chart("Gradient norm", grad_norm=draw.INK),
-        chart("Learning rate", learning_rate=draw.INK),
-    ]
-    last = {key: wording.figure(value) for key, value in (history[-1] if history else {}).items()}
-    return {"charts": [(title, svg) for title, svg in charts if svg], "last": last, "steps": len(history)}
+                label = f"{name}: {column.replace('_', ' ')}" if name else column.replace("_", " ")
+                steps, values = [row["step"] for row in rows], [row[column] for row in rows]
+                series.append(Series(label, steps, values, tone or own_tone))
+        if series:
+            drawn.append(Curves(title, _STEP, y_title, series))
+    return drawn
 
 
-def trajectories(config: RunConfig, *, acts: Mapping[str, Act]) -> Content:
-    traces = sample_traces(acts, closing=config.model.thought_tags[1])
-    return {"traces": [_trace(trace, bounds=_bounds(config)) for trace in traces]}
-
-
-def _trace(trace: Trace, *, bounds: tuple[float, float]) -> dict[str, Any]:
-    steps = [
-        {
-            "step": step,
-            "weight": wording.DASH if step.weight is None else f"{step.weight:.2f}",
-            "tint": "#ffffff"
-            if step.weight is None
-            else draw.diverging(math.log2(step.weight), bounds=bounds, depth=0.4),
-        }
-        for step in trace.steps
-    ]
-    return {"trace": trace, "side": wording.polarity_name(trace.polarity), "steps": steps}
-
-
-def rejects(acts: Mapping[str, Act]) -> Content:
+def rejects(acts: Mapping[str, Act]) -> list[Block]:
     """Reasons by stage. No share for candidates: they drop questions out of generations, and that is their purpose."""
     rows = []
     for act in acts.values():
-        rejects, rows_in = (act.manifest.rejects, act.manifest.rows_in) if act.manifest else ({}, 0)
-        for reason, count in rejects.items():
+        found, rows_in = (act.manifest.rejects, act.manifest.rows_in) if act.manifest else ({}, 0)
+        for reason, count in found.items():
             share = count / rows_in if rows_in and act.name != "candidates" else None
             rows.append((act.name, reason, count, wording.percent(share)))
-    return {"rows": rows}
+    lead = "Rows put aside, with their reason. They lie beside the parts of their stage, in rejects/."
+    if not rows:
+        return [Text(lead), Text("No stage rejected a row.")]
+    return [Text(lead), Grid("Rejects", ("Stage", "Reason", "Rows", "% of rows in"), rows)]

@@ -32,6 +32,7 @@ from mralign.questions.normalisation import words as words_in
 from mralign.retrieval.corpus import Document, field_names, no_texts, read_corpus
 from mralign.rows.schema import Snippet
 from mralign.run.arrow_files import open_ipc
+from mralign.run.events import counted
 from mralign.run.placement import NotInstalled
 from mralign.run.store import digest, fingerprint
 
@@ -210,10 +211,8 @@ def _write_texts(corpus: str, *, fields: Mapping[str, str], directory: Path) -> 
 
 
 def _batches(corpus: str, *, fields: Mapping[str, str], skipped: Counter[str]) -> Iterator[list[Document]]:
-    from tqdm import tqdm
-
     batch: list[Document] = []
-    for row in tqdm(read_corpus(corpus, fields=fields), desc="bm25, reading", unit="row", mininterval=1.0, delay=2.0):
+    for row in counted(read_corpus(corpus, fields=fields), total=None, what="reading the corpus", unit="rows"):
         if isinstance(row, str):
             skipped[row] += 1
             continue

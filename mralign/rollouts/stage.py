@@ -203,6 +203,7 @@ def thoughts_stage(subject: Subject) -> Stage:
 
     return Stage(
         name=subject.stage("thoughts"),
+        words="choosing its thoughts, untrained" if subject is Subject.BASE else "choosing its thoughts, trained",
         run=partial(_think, responses=responses),
         reads=("evaluation.reannotate", "evaluation.split", "evaluation.match", "run.seed"),
         upstream=("questions", responses),
@@ -213,6 +214,7 @@ def thoughts_stage(subject: Subject) -> Stage:
 
 ROLLOUTS_STAGE = Stage(
     name="rollouts",
+    words="sampling answers",
     run=_sample,
     reads=_reads,
     ignores=("rollouts.import_name", "rollouts.import_fields"),
@@ -227,6 +229,7 @@ ROLLOUTS_STAGE = Stage(
 
 IMPORT_STAGE = Stage(
     name="rollouts",
+    words="importing answers",
     run=_import,
     reads=("rollouts", "model"),
     ignores=("rollouts.engine", "rollouts.decoding"),
@@ -242,6 +245,7 @@ IMPORT_STAGE = Stage(
 
 CANDIDATES_STAGE = Stage(
     name="candidates",
+    words="choosing thoughts",
     run=_candidates,
     reads=("candidates", "rollouts.n"),
     upstream=("questions", "rollouts"),

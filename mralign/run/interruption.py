@@ -39,6 +39,8 @@ _listening = threading.Event()
 _guarded = threading.Event()  # before that, nothing has been started that would have to be ended
 _arrived = threading.Event()
 _caught = threading.Event()
+_endless = threading.Event()
+_last_acts: list[Callable[[], None]] = []
 
 
 @cache
@@ -61,6 +63,17 @@ def check() -> None:
     """Raise KeyboardInterrupt if a signal has arrived. Asked where a run may stop: between stages, before a seal."""
     if _arrived.is_set():
         raise KeyboardInterrupt
+
+
+def at_end(act: Callable[[], None]) -> Callable[[], None]:
+    """Do `act` (short, and without a lock) where this process is ended at once; returns what takes that back."""
+    _last_acts.append(act)
+    return lambda: _last_acts.remove(act) if act in _last_acts else None
+
+
+def ends_by_signal() -> None:
+    """Say that what this command does has no end of its own: a signal is its ordinary end, with status 0."""
+    _endless.set()
 
 
 def end_run() -> None:
@@ -99,13 +112,16 @@ def _status(act: Callable[[], None], *, explain: Callable[[BaseException], str |
     try:
         act()
         sys.stdout.flush()
-        check()
+        if not _endless.is_set():
+            check()
         return 0
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt) or _arrived.is_set() or _is_closed_pipe(error):
             # Whatever a library makes of a KeyboardInterrupt, the signal is why the run ends.
             _arrived.set()
             _caught.set()
+            if _endless.is_set():
+                return 0
             log.error(_SAID)  # standard error has no buffer; what stands in that of the output is not wanted any more
             return STATUS
         reason = explain(error)
@@ -154,11 +170,14 @@ def _end() -> None:
     """End this process at once, and those that it started: all are stopped before the first is killed, so that none can
     start another or miss one that is gone."""
     try:
+        for act in _last_acts:
+            with suppress(OSError, ValueError):
+                act()
         children = psutil.Process().children(recursive=True)
-        for act in (psutil.Process.suspend, psutil.Process.kill):
+        for stroke in (psutil.Process.suspend, psutil.Process.kill):
             for child in children:
                 with suppress(psutil.NoSuchProcess):
-                    act(child)
+                    stroke(child)
     finally:
         os._exit(STATUS)
 

@@ -93,6 +93,23 @@ def hold(uri: str, *, take_over: bool = False) -> Iterator[None]:
         thread.join()
 
 
+def holders(uri: str) -> list[Holder]:
+    """Who writes into a run directory now, as far as its lease says. Nothing is waited for, and nothing written.
+
+    A driver that was killed on another machine still stands there; its last renewal is then old.
+    """
+    directory = Directory(absolute(uri))
+    names = _names(directory)
+    newest = max(map(_number, names), default=0)
+    found = [_read(directory, name) for name in names if _number(name) == newest]
+    return [holder for holder in found if holder is not None and not _is_free(holder)]
+
+
+def seconds_since(moment: str) -> float:
+    """Seconds since a moment of a Holder, if both hosts' clocks agree."""
+    return max(0.0, (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds())
+
+
 class _Kept:
     """A lease that is ours, renewed by a thread until `ended` is set."""
 
@@ -286,7 +303,7 @@ def _ourselves() -> Holder:
     pid = os.getpid()
     return Holder(
         state=_HELD,
-        job=Path(sys.argv[0]).name,  # the arguments may hold a key
+        job=_job(),
         host=socket.gethostname(),
         pid=pid,
         machine=_machine(),
@@ -295,6 +312,13 @@ def _ourselves() -> Holder:
         taken=now,
         renewed=now,
     )
+
+
+def _job() -> str:
+    """The command by name, without its arguments: these may hold a key."""
+    name = Path(sys.argv[0]).name
+    command = next(iter(sys.argv[1:]), "")
+    return f"mralign {command}" if name in ("mralign", "__main__.py") and command.isalpha() else name
 
 
 def _now() -> str:
@@ -350,7 +374,7 @@ def _who(holder: Holder | None) -> str:
 
 def _age(moment: str) -> str:
     """How long ago that was, if both hosts' clocks agree."""
-    seconds = max(0.0, (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds())
+    seconds = seconds_since(moment)
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.0f} h"

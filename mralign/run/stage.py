@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -18,6 +19,7 @@ from typing import Any
 import pyarrow as pa
 
 from mralign.config import RunConfig, counted, named
+from mralign.run import events
 from mralign.run.placement import NodeFault, Workers
 from mralign.run.rejects import Reject, to_table
 from mralign.run.store import StageDir
@@ -51,6 +53,7 @@ class Stage:
 
     name: str
     run: Callable[[Context], Outcome]
+    words: str = ""  # what it does, as the screen says it: "sampling answers"
     # The sections and fields that it reads, by dotted name; every field of them counts for the fingerprint that is not
     # marked where it is declared (config/section.py). A function where values must be resolved first.
     reads: Sequence[str] | Callable[[RunConfig], Mapping[str, Any]] = ()
@@ -99,13 +102,6 @@ def all_checks(checks: Iterable[Callable[[], object]]) -> None:
         raise ValueError(faults[0])
 
 
-def progress(items: Iterable[Any], *, total: int | None, label: str, unit: str = "part") -> Iterable[Any]:
-    """A progress bar on standard error."""
-    from tqdm import tqdm
-
-    return tqdm(items, total=total, desc=label, unit=unit, mininterval=1.0)
-
-
 def map_parts(
     context: Context, function: PartFunction, *, source: StageDir, schema: pa.Schema, upstream_schema: pa.Schema
 ) -> None:
@@ -132,8 +128,12 @@ def map_groups(
     tasks = (
         task.remote(function, source, context.out, name, parts, schema, upstream_schema) for name, parts in todo.items()
     )
-    for _ in progress(_finished(tasks), total=len(todo), label=context.out.stage):
-        pass
+    kept = len(groups) - len(todo)
+    events.tell(events.WorkBegan(total=len(groups), done=kept))
+    began, rejects = time.monotonic(), 0
+    for finished, rejected in enumerate(_finished(tasks), kept + 1):
+        rejects += rejected
+        events.tell(events.WorkAdvanced(done=finished, worked_s=time.monotonic() - began, rejects=rejects))
 
 
 def run_tasks(function: Callable[..., Any], arguments: Iterable[tuple[Any, ...]]) -> list[Any]:
@@ -171,6 +171,8 @@ def _map_group(
     parts: Sequence[str],
     schema: pa.Schema,
     upstream_schema: pa.Schema,
-) -> None:
+) -> int:
+    """Commit one part; how many rows were rejected."""
     table, rejects = function(source.read_parts(parts, schema=upstream_schema))
     out.commit(name, table, schema=schema, rejects=to_table(rejects))
+    return len(rejects)

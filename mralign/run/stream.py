@@ -41,6 +41,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import math
 import time
 import uuid
 import warnings
@@ -54,6 +55,7 @@ from typing import Any, Protocol, cast
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mralign.run.events import MoneySpent, WorkAdvanced, WorkBegan, tell
 from mralign.run.finished import add_tallies, settle, tally_name
 from mralign.run.rejects import Reject, to_table
 from mralign.run.store import StageDir, part_key, part_name
@@ -118,7 +120,7 @@ def stream(
     id_column: str = "row_id",
     request_of: Callable[[str], str] = str,
     announce: Callable[[int], object] | None = None,
-    postfix: Callable[[Mapping[str, Any]], str] | None = None,
+    money: Callable[[Streamed], Sequence[MoneySpent]] | None = None,
 ) -> Streamed:
     """Commit an answer for every request of `parts` that has none yet.
 
@@ -126,8 +128,8 @@ def stream(
     must make the same ones every time. `batch` requests are asked and committed together. `id_column` names the column
     of `schema` that holds the row_id. Where one request has several rows or rejects of their own row_ids, `request_of`
     maps those to that of the request, and that one to itself.
-    `announce` hears how many requests are left before any actor starts; `postfix` tells what the progress bar says of
-    the sum of what was taken.
+    `announce` hears how many requests are left before any actor starts; `money` tells of what was taken so far what it
+    has cost.
 
     A request with a reject that another try may mend (`rejects.is_passing`) counts as one without an answer. Raises
     ValueError with the reason when an actor was told to stop; what had arrived by then is committed.
@@ -138,11 +140,12 @@ def stream(
     left = sum(parts.values()) - len(known)
     done = Streamed()
     if left > 0:
+        tell(WorkBegan(unit="rows", total=sum(parts.values()), done=len(known)))
         if announce is not None:
             announce(left)
         todo = {part: known.of[part] for part, size in parts.items() if len(known.of[part]) < size}
         reports = _run(todo, requests=requests, pools=pools, out=out, schema=schema, batch=batch)
-        done = _follow(reports, total=left, label=out.stage, postfix=postfix)
+        done = _follow(reports, total=sum(parts.values()), kept=len(known), money=money)
         known = look()
     return replace(done, repeated=known.repeated)
 
@@ -200,6 +203,7 @@ class _Report:
     """What the last pool tells the driver of one batch."""
 
     rows: int  # requests that are finished
+    rejects: int  # rows that were put aside
     ready: float  # when the actor had started (seconds since the epoch)
     took: dict[str, Any]
     stopped: str
@@ -317,7 +321,8 @@ class _Worker:
         took = add_tallies(tallies.values())
         number = next(self.batches)
         figures: dict[str, Any] = getattr(self.actor, "figures", dict)()
-        return _Report(len(finished), self.ready, took, self.halted, self.name, number, figures)
+        rejects = sum(len(answer.rejects) for answer in finished.values())
+        return _Report(len(finished), rejects, self.ready, took, self.halted, self.name, number, figures)
 
     def _write(self, part: str, finished: Mapping[str, Answer]) -> None:
         """Commit the rows and rejects of requests."""
@@ -342,26 +347,24 @@ def _with_answers(batch: pa.Table, answers: Sequence[Answer]) -> pa.Table:
 
 
 def _follow(
-    reports: Iterator[_Report], *, total: int, label: str, postfix: Callable[[Mapping[str, Any]], str] | None
+    reports: Iterator[_Report], *, total: int, kept: int, money: Callable[[Streamed], Sequence[MoneySpent]] | None
 ) -> Streamed:
-    """Drive the stream with a progress bar of requests, whose clock starts at the first batch that comes back."""
-    from tqdm import tqdm
-
-    began, ready, stopped = time.time(), float("inf"), ""
-    took: dict[str, Any] = {}
+    """Drive the stream and tell how far it is; `kept` of `total` requests were answered before."""
+    began, stopped = time.time(), ""
+    done, rejects = kept, 0
+    streamed = Streamed()
     latest: dict[str, _Report] = {}
-    with tqdm(total=total, desc=label, unit="row", mininterval=1.0) as bar:
-        for report in reports:
-            if not latest:
-                bar.unpause()  # the engines had to start
-            ready, stopped = min(ready, report.ready), stopped or report.stopped
-            took = add_tallies([took, report.took])
-            latest[report.actor] = max(report, latest.get(report.actor, report), key=lambda one: one.number)
-            if postfix is not None:
-                bar.set_postfix_str(postfix(took), refresh=False)
-            bar.update(report.rows)
+    ready = math.inf
+    for report in reports:
+        ready, stopped = min(ready, report.ready), stopped or report.stopped
+        done, rejects = done + report.rows, rejects + report.rejects
+        latest[report.actor] = max(report, latest.get(report.actor, report), key=lambda one: one.number)
+        figures = [one.figures for one in latest.values()]
+        streamed = Streamed(took=add_tallies([streamed.took, report.took]), figures=figures)
+        tell(WorkAdvanced(done=done, worked_s=max(0.0, time.time() - max(ready, began)), rejects=rejects))
+        for spent in money(streamed) if money is not None else ():
+            tell(spent)
     if stopped:
         raise ValueError(stopped)
-    figures = [report.figures for report in latest.values()]
     start = min(ready, time.time()) - began
-    return Streamed(round(start, 2), round(time.time() - began - start, 2), took, figures)
+    return replace(streamed, engine_start_s=round(start, 2), working_s=round(time.time() - began - start, 2))

@@ -16,9 +16,10 @@ import pyarrow.compute as pc
 
 from mralign.config import Engine, Http, RunConfig, Search
 from mralign.rows.schema import GENERATIONS, QUESTIONS
+from mralign.run.events import MoneySpent
 from mralign.run.placement import DEALING, NodeFault, Workers, pool_arguments
 from mralign.run.store import StageDir
-from mralign.run.stream import Pool, stream
+from mralign.run.stream import Pool, Streamed, stream
 from mralign.serving.remote import RemoteGenerator
 from mralign.serving.requests import Sampling, build_requests, request_of
 from mralign.serving.vllm import Generator, engine_faults, worker_environment
@@ -40,6 +41,7 @@ def generate(questions: StageDir, parts: Sequence[str], *, sampling: Sampling, o
         schema=GENERATIONS,
         batch=sampling.engine.batch_size,
         request_of=request_of(sampling),
+        money=partial(_spent, endpoint=sampling.endpoint) if sampling.endpoint is not None else None,
     )
     sampled = (out.read_parts([part], schema=GENERATIONS, columns=["completion_tokens"]) for part in out.parts())
     figures = {
@@ -51,6 +53,15 @@ def generate(questions: StageDir, parts: Sequence[str], *, sampling: Sampling, o
     for told in sorted(done.figures, key=lambda told: told.get("served_minus_trained_logp", 0.0)):
         figures.update(told)  # of several engines, what the one says that is farthest from the trainer
     return figures
+
+
+def _spent(done: Streamed, *, endpoint: Http) -> list[MoneySpent]:
+    """What its purse says the endpoint has cost; nothing where it has no price."""
+    if not (endpoint.price_prompt or endpoint.price_completion):
+        return []
+    purses = [told["endpoint"] for told in done.figures if "endpoint" in told]
+    spent, before = (sum(float(purse[name]) for purse in purses) for name in ("spent", "spent_before"))
+    return [MoneySpent(spent=spent, before=before, currency=endpoint.currency)]
 
 
 def _requests_of(part: str, *, questions: StageDir, sampling: Sampling) -> pa.Table:

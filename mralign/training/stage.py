@@ -20,8 +20,11 @@ from mralign.config import RunConfig, Training, named
 from mralign.config.run import check_datasets, chosen_datasets
 from mralign.rows.schema import ANNOTATIONS, EXAMPLES, MATCHED_LOGPS, PAIR_SUMS, REFERENCE
 from mralign.run.disk import full_disk
+from mralign.run.events import TrainingStepped, WorkBegan, counted
+from mralign.run.events import tell as tell_event
+from mralign.run.faults import carried
 from mralign.run.placement import DEALING, Workers, bundle, pool_arguments
-from mralign.run.stage import Context, Outcome, Stage, log, map_parts, progress, run_tasks
+from mralign.run.stage import Context, Outcome, Stage, log, map_parts, run_tasks
 from mralign.run.store import StageDir, absolute, part_name
 from mralign.training.annotated import ANNOTATED, Annotated
 from mralign.training.checkpoint import check_checkpoint, read_state
@@ -117,7 +120,7 @@ def _reference(context: Context) -> Outcome:
     # Where pairs are fixed every epoch wants the same blocks: each is scored once.
     missing = list({block.address: block for block in wanted if block.address not in there}.values())
     log.info("reference: %d blocks, %d of them to score", len(wanted), len(missing))
-    for _ in progress(_score(missing, sources=sources, shelf=shelf), total=len(missing), label="reference"):
+    for _ in counted(_score(missing, sources=sources, shelf=shelf), total=len(missing), unit="blocks"):
         pass
     table = pa.Table.from_pylist([asdict(block) for block in wanted], schema=REFERENCE)
     context.out.commit(part_name("all"), table, schema=REFERENCE)
@@ -153,27 +156,31 @@ def _score(missing: Sequence[Block], *, sources: Sources, shelf: StageDir) -> It
 
 
 def show_progress(board: Any, *, stop: threading.Event) -> None:
-    """A progress bar of optimizer steps, fed from the board until `stop` is set. A lost board ends the bar only."""
+    """Tell every new optimizer step that the board shows, until `stop` is set. A lost board ends the telling only."""
     import ray
-    from tqdm import tqdm
 
-    resumed: set[float] = set()
-    with tqdm(desc="training", unit="step", mininterval=1.0) as bar:
-        stopped = False
-        while not stopped:
-            stopped = stop.wait(0.5)  # and then one last look
-            try:
-                row = ray.get(board.read.remote())
-            except ray.exceptions.RayError as error:
-                log.warning("the progress of training is no longer shown: %s", error)
-                return
-            if "resumed" in row and row["resumed"] not in resumed:
-                resumed.add(row["resumed"])
-                log.info("training goes on after step %d", row["resumed"])
-            if "of" in row:
-                bar.total = int(row["of"])
-                bar.update(int(row["step"]) - bar.n)
-                bar.set_postfix({k: f"{row[k]:.3f}" for k in ("loss", "margin", "z0") if k in row})
+    told: dict[str, float] = {}
+    stopped = False
+    while not stopped:
+        stopped = stop.wait(0.5)  # and then one last look
+        try:
+            row = ray.get(board.read.remote())
+        except ray.exceptions.RayError as error:
+            log.warning("the progress of training is no longer shown: %s", carried(error))
+            return
+        if row and row != told:
+            _tell_row(row)
+        told = row
+
+
+def _tell_row(row: dict[str, float]) -> None:
+    """A row of the board: a training goes on after a step, or a step is done."""
+    if "resumed" in row:
+        log.info("training goes on after step %d", row["resumed"])
+        tell_event(TrainingStepped(step=int(row["resumed"])))
+        return
+    figures = {name: float(value) for name, value in row.items() if name not in ("step", "of")}
+    tell_event(TrainingStepped(step=int(row["step"]), of=int(row["of"]), figures=figures))
 
 
 def _train(context: Context) -> Outcome:
@@ -182,7 +189,7 @@ def _train(context: Context) -> Outcome:
         if found is not None:
             log.info("training: finished before; its adapter is kept, what is missing is written")
             checkpoint, figures = found
-            export(context, checkpoint, figures=figures)
+            _export(context, checkpoint, figures=figures)
             return Outcome(figures["examples"], figures["examples"], figures)
     return _train_anew(context)
 
@@ -207,6 +214,7 @@ def _train_anew(context: Context) -> Outcome:
     if warning:
         log.warning("%s", warning)
     check_shelf(sources)
+    tell_event(WorkBegan(what="rehearsing the end"))
     rehearse(
         config,
         figures={"workers": config.training.workers, "class_balance": warning},
@@ -217,6 +225,7 @@ def _train_anew(context: Context) -> Outcome:
     shown = threading.Thread(target=show_progress, args=(board,), kwargs={"stop": stop}, daemon=True)
     shown.start()
     tidy(context.out)
+    tell_event(WorkBegan(what="starting workers", unit="steps"))
     try:
         result = _fit(context, sources=sources, board=board)
     except ray.train.TrainingFailedError as error:
@@ -238,8 +247,13 @@ def _train_anew(context: Context) -> Outcome:
         figures = {"steps": state.step, "workers": workers, "optimizer_began_anew_after": state.reset}
         figures |= {"last": state.history[-1], "class_balance": warning, "examples": len(sides)}
         keep_trained(context, Path(directory), figures=figures, name=Path(result.checkpoint.path).name)
-        export(context, Path(directory), figures=figures)
+        _export(context, Path(directory), figures=figures)
     return Outcome(len(sides), len(sides), figures)
+
+
+def _export(context: Context, checkpoint: Path, *, figures: dict[str, Any]) -> None:
+    tell_event(WorkBegan(what="writing the model"))
+    export(context, checkpoint, figures=figures)
 
 
 def _reference_workers(training: Training) -> Workers:
@@ -302,6 +316,7 @@ def _check(config: RunConfig) -> None:
 
 EXAMPLES_STAGE = Stage(
     name="examples",
+    words="writing training examples",
     run=_examples,
     reads=lambda config: {"examples": config.examples, "training.datasets": chosen_datasets(config)},
     upstream=("candidates", "annotation"),
@@ -312,6 +327,7 @@ EXAMPLES_STAGE = Stage(
 
 REFERENCE_STAGE = Stage(
     name="reference",
+    words="scoring with the untrained model",
     run=_reference,
     reads=_reference_reads,
     ignores=(*OPTIMIZER, "training.datasets"),  # the stage `examples` has made the choice
@@ -330,6 +346,7 @@ def training_stage(wanted: Objective) -> Stage:
     extra = [name for name, needed in (("weights", wanted.weights), ("reference", wanted.reference)) if needed]
     return Stage(
         name="training",
+        words="training",
         run=_train,
         reads=lambda config: {"training": config.training.resolved, **named(config, "model", "run.seed")},
         ignores=("training.datasets",),

@@ -306,6 +306,7 @@ def _count_annotators(
 
 COUNTS_STAGE = Stage(
     name="counts",
+    words="counting transitions",
     run=_counts,
     reads=("transitions.labels", "transitions.bootstrap", "run.seed"),
     upstream=("annotation",),
@@ -314,6 +315,7 @@ COUNTS_STAGE = Stage(
 
 MATRICES_STAGE = Stage(
     name="matrices",
+    words="estimating transitions",
     run=_matrices,
     reads=lambda config: {"transitions": config.transitions, "training.datasets": chosen_datasets(config)},
     upstream=("annotation", "counts"),
@@ -323,6 +325,7 @@ MATRICES_STAGE = Stage(
 
 WEIGHTS_STAGE = Stage(
     name="weights",
+    words="weighting steps",
     run=_weights,
     reads=lambda config: {
         **named(config, "weights", "transitions.labels", "run.seed"),
@@ -335,13 +338,15 @@ WEIGHTS_STAGE = Stage(
 
 def counts_of(annotation: str, *, name: str) -> Stage:
     """Stage `counts` of another stage's annotations."""
-    return replace(COUNTS_STAGE, name=name, run=partial(_counts, annotation=annotation), upstream=(annotation,))
+    run = partial(_counts, annotation=annotation)
+    return replace(COUNTS_STAGE, name=name, words="counting its transitions", run=run, upstream=(annotation,))
 
 
 def matrix_of(annotation: str, *, counts: str, name: str) -> Stage:
     """P alone, of all polarities and data sets together, from another stage's annotations and their counts."""
     return Stage(
         name=name,
+        words="estimating its transitions",
         run=partial(_fit_matrices, annotation=annotation, counts=counts, names=("all",), datasets=()),
         reads=("transitions",),
         upstream=(annotation, counts),
@@ -352,6 +357,7 @@ def annotators_stage(*, human: bool) -> Stage:
     """Matrices from each annotator's labels; with `human`, also from those in stage `human_labels`."""
     return Stage(
         name="annotator_matrices",
+        words="estimating per annotator",
         run=_annotator_matrices,
         reads=("transitions",),
         ignores=("transitions.bootstrap",),

@@ -8,8 +8,10 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from mralign.cli.progress_lines import ProgressLines
 from mralign.config import load, resolve_path
 from mralign.plan import pipeline, plan_text
+from mralign.run.events import listening
 from mralign.run.rejects import Reject, to_table
 from mralign.run.stage import Outcome, Stage
 from mralign.run.store import Manifest, part_name
@@ -434,7 +436,7 @@ def test_a_sealed_stage_is_skipped_and_ray_is_started_only_for_work(miniworld, m
     assert calls == ["a", "b", "c"] * 2
 
 
-def test_an_interrupted_stage_goes_on_from_its_parts(miniworld, monkeypatch, caplog):
+def test_an_interrupted_stage_goes_on_from_its_parts(miniworld, monkeypatch):
     calls, config = [], miniworld()
 
     def run(context):
@@ -448,11 +450,12 @@ def test_an_interrupted_stage_goes_on_from_its_parts(miniworld, monkeypatch, cap
     with pytest.raises(KeyboardInterrupt):
         go(config, monkeypatch, *road)
     assert [item.manifest is None for item in pipeline.plan(config)] == [False, True]
-    with caplog.at_level(logging.INFO, logger="mralign"):
+    said = []
+    with listening(ProgressLines(said.append)):
         go(config, monkeypatch, *road)
     assert calls == [[], ["part-1.parquet"]]
-    assert "[1/2] a: done before (10 rows), skipped" in caplog.messages
-    assert "[2/2] b: goes on from 1 committed parts" in caplog.messages
+    assert said[:2] == ["[1/2] a: done before (10 rows), skipped", "[2/2] b: goes on from 1 committed parts"]
+    assert said[2].startswith("[2/2] b: 2 rows in, 2 out, ")
     assert pipeline.plan(config)[1].out.read(schema=ROWS).num_rows == 2
 
 

@@ -8,11 +8,11 @@ from xml.etree import ElementTree
 import numpy as np
 import pyarrow as pa
 import pytest
+from mralign.report.figures import heat_map, histogram
 from report.test_report import STATES, Item, Named, make_run, page_of, plain, seal
 
 from mralign.report import findings, publish
 from mralign.report.analyses import change_of, top_edges
-from mralign.report.figures import heat_map, histogram
 from mralign.report.findings import Chain
 from mralign.rows.schema import MATRICES
 from mralign.run.store import StageDir, part_name

@@ -15,10 +15,10 @@ from xml.etree import ElementTree
 import numpy as np
 import pyarrow as pa
 import pytest
+from mralign.report.figures import diverging, heat_map, lines, nice_ticks
 
 from mralign.config import RunConfig, parse, to_yaml
 from mralign.report import begin, publish
-from mralign.report.figures import diverging, heat_map, lines, nice_ticks
 from mralign.report.findings import Matrices
 from mralign.report.results import published_tables
 from mralign.report.sections import log_ratios

@@ -25,7 +25,7 @@ MARKED = {
         *("Engine.batch_size", "Engine.cpu_kv_cache_gib", "Engine.cpus_per_replica", "Engine.enforce_eager"),
         *("Engine.gpu_memory_utilization", "Engine.gpus_per_replica", "Engine.max_num_seqs", "Engine.max_replicas"),
         *("Engine.min_replicas", "Engine.pipeline_parallel", "Engine.tensor_parallel"),
-        *("Http.budget", "Http.concurrency", "Http.key_env", "Http.max_backoff_s", "Http.max_retries"),
+        *("Http.budget", "Http.concurrency", "Http.currency", "Http.key_env", "Http.max_backoff_s", "Http.max_retries"),
         *("Http.max_rate_limited_s", "Http.max_refusals", "Http.price_completion", "Http.price_prompt"),
         *("Http.requests_per_minute", "Http.timeout_s", "Http.tokens_per_minute"),
         *("Search.concurrency", "Search.key_env", "Search.key_header", "Search.max_backoff_s", "Search.max_retries"),

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 
 from mralign.config import parse
+from mralign.run.events import WorkBegan, listening
 from mralign.run.rejects import Reject
 from mralign.run.stage import Context, map_groups, map_parts
 from mralign.run.store import StageDir, part_name
@@ -82,7 +83,12 @@ def by_part(out, schema):
 
 def test_map_parts_commits_one_part_for_each_upstream_part(tmp_path, calls):
     source, target = upstream(tmp_path / "source", rows=20, parts=4), context(tmp_path / "target")
-    map_parts(target, doubling(calls), source=source, schema=ROWS, upstream_schema=ROWS)
+    told = []
+    with listening(told.append):
+        map_parts(target, doubling(calls), source=source, schema=ROWS, upstream_schema=ROWS)
+    assert told[0] == WorkBegan(total=4, done=0)
+    assert [one.done for one in told[1:]] == [1, 2, 3, 4]
+    assert told[-1].rejects == 2
     assert target.out.parts() == source.parts()
     found = by_part(target.out, ROWS)
     assert [row["n"] for row in found["part-00001.parquet"]] == [12, 14, 16, 18]
@@ -95,7 +101,10 @@ def test_map_parts_skips_what_is_committed(tmp_path, calls):
     source, target = upstream(tmp_path / "source", rows=20, parts=4), context(tmp_path / "target")
     marker = pa.Table.from_pylist([{"row_id": "kept", "key": "k", "n": -1}], schema=ROWS)
     target.out.commit("part-00002.parquet", marker, schema=ROWS)
-    map_parts(target, doubling(calls), source=source, schema=ROWS, upstream_schema=ROWS)
+    told = []
+    with listening(told.append):
+        map_parts(target, doubling(calls), source=source, schema=ROWS, upstream_schema=ROWS)
+    assert (told[0].total, told[0].done, told[-1].done) == (4, 1, 4)
     assert seen(calls) == ["r000", "r005", "r015"]
     assert by_part(target.out, ROWS)["part-00002.parquet"] == marker.to_pylist()
     map_parts(target, doubling(calls), source=source, schema=ROWS, upstream_schema=ROWS)

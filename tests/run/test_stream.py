@@ -11,6 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from mralign.run.events import MoneySpent, WorkBegan, listening
 from mralign.run.finished import add_tallies, read_tallies, settle
 from mralign.run.rejects import Reject, to_table
 from mralign.run.store import StageDir, part_name
@@ -240,6 +241,11 @@ def folder(tmp_path):
     return tmp_path / "calls"
 
 
+def a_cent_each(done):
+    """What the requests so far have cost."""
+    return [MoneySpent(spent=done.took["requests"] / 100, currency="EUR")]
+
+
 def squares(numbers):
     rows = [(f"r{n:02d}", str(n**2)) for n in numbers if n % 5]
     more = [(f"r{n:02d}/more", "more") for n in numbers if n % 5]
@@ -254,8 +260,16 @@ class TestStream:
 
     def test_requests_pass_through_the_pools_and_a_second_run_asks_nothing(self, tmp_path, folder):
         source, out, left = upstream(tmp_path / "source"), place(tmp_path / "out"), []
-        done = run(source, out, pools(folder), announce=left.append, postfix=str)
+        told = []
+        with listening(told.append):
+            done = run(source, out, pools(folder), announce=left.append, money=a_cent_each)
         assert left == [20]
+        first_told, *others = told
+        assert first_told == WorkBegan(unit="rows", total=20, done=0)
+        assert (others[-2].done, others[-2].rejects) == (20, 4)
+        assert others[-1] == MoneySpent(spent=0.2, currency="EUR")
+        assert [one.done for one in others[::2]] == sorted({one.done for one in others[::2]})
+        assert all(one.worked_s >= 0 for one in others[::2])
         assert stored(out) == squares(range(20))
         # 7, 7 and 6 requests in batches of 3
         assert Counter(name.split("-")[1] for name in out.parts()) == {"00000": 3, "00001": 3, "00002": 2}

@@ -81,8 +81,8 @@ def figures(rows: Sequence[Row], *, level: float = 0.95, samples: int = 2000) ->
 def explain(settings: Evaluation) -> str:
     """What Acc and Mis are."""
     return (
-        "Acc: thought and answer both hold a gold answer (think-off: the answer alone). Mis: exactly one of the two "
-        f"does. An answer is right if {_RIGHT[settings.match]}."
+        "Acc, accuracy: thought and answer both hold a gold answer (think-off: the answer alone). Mis, misleading: "
+        f"exactly one of the two does. An answer is right if {_RIGHT[settings.match]}."
     )
 
 
@@ -92,7 +92,7 @@ BENCHMARK = Benchmark(
     figures=figures,
     measures=(
         Measure("acc", "Acc", 1, interval=True, paired=True, terminal=True, table=True, gain="Accuracy"),
-        Measure("mis", "Mis", -1, interval=True, paired=True, terminal=True, table=True, gain="Misalignment"),
+        Measure("mis", "Mis", -1, interval=True, paired=True, terminal=True, table=True, gain="Misleading"),
         Measure("acc_contains", "Acc, contains", 1, interval=True, paired=True),
         Measure("mis_contains", "Mis, contains", -1, interval=True, paired=True),
         Measure("truncated_share", "Truncated %"),

@@ -1,0 +1,198 @@
+"""Every trajectory of a run, read from its stage directories: trained on, evaluated, put aside.
+
+The stages of a run enter; records leave one by one, part by part, so that no more than a part of each table is held.
+What is not finished is left out: a run that only evaluates has no training trajectories, one that is only annotated has
+no weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import pyarrow as pa
+
+from mralign.config import RunConfig
+from mralign.evaluation.benchmarks import find, of_config
+from mralign.evaluation.responses import read_responses
+from mralign.evaluation.scoring import read_scores
+from mralign.evaluation.strata import STRATA, stratum
+from mralign.report.findings import Act, finished
+from mralign.report.records import (
+    Found,
+    Record,
+    Row,
+    Side,
+    evaluated_side,
+    outcome_of,
+    rejected_record,
+    training_record,
+)
+from mralign.rows.schema import ANNOTATIONS, CANDIDATES, EXAMPLES, QUESTIONS, WEIGHTS
+from mralign.rows.subjects import Subject, Way, way_of
+from mralign.rows.vocabulary import question_of
+from mralign.run.store import StageDir
+
+MOST = 60_000  # records that a page holds
+_SHOWN_CANDIDATE = [name for name in CANDIDATES.names if not name.endswith("token_ids")]
+_SETTLED = ("questions", "rollouts", "candidates", "annotation", "examples")  # their rejects are trajectories, or rows
+_STRATUM_NAMES = {name: name.replace("_", " ") for name in STRATA}
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """What every record needs: who the annotators are, and the tag that ends a thought."""
+
+    names: Sequence[str]
+    closing: str
+
+
+def read_records(config: RunConfig, *, acts: Mapping[str, Act], most: int = MOST) -> Iterator[Record]:
+    """The records of a run: evaluated questions first, then training trajectories, then what was put aside; at most
+    `most` of them."""
+    yield from islice(_all_records(config, acts), most)
+
+
+def _all_records(config: RunConfig, acts: Mapping[str, Act]) -> Iterator[Record]:
+    names = tuple(annotator.name for annotator in config.annotation.annotators)
+    reading = _Reading(names, config.model.thought_tags[1])
+    yield from _evaluated(config, acts, reading=reading)
+    yield from _trained_on(acts, reading=reading)
+    yield from _put_aside(acts)
+
+
+def _trained_on(acts: Mapping[str, Act], *, reading: _Reading) -> Iterator[Record]:
+    """The candidates, part by part; the later stages keep the names of their parts."""
+    candidates = finished(acts, "candidates")
+    if candidates is None:
+        return
+    for part in candidates.parts():
+        rows = candidates.read_parts([part], schema=CANDIDATES, columns=_SHOWN_CANDIDATE).to_pylist()
+        found = _found_of_part(acts, part)
+        for row in rows:
+            said = found.get(row["row_id"], Found())
+            yield training_record(row, found=said, names=reading.names, closing=reading.closing)
+
+
+def _found_of_part(acts: Mapping[str, Act], part: str) -> dict[str, Found]:
+    """What annotation, weights and examples say of the trajectories of one part."""
+    steps = _column(finished(acts, "annotation"), part, schema=ANNOTATIONS, name="steps")
+    weights = _column(finished(acts, "weights"), part, schema=WEIGHTS, name="step_weights")
+    tokens = _column(finished(acts, "examples"), part, schema=EXAMPLES, name="token_step")
+    row_ids = dict.fromkeys([*steps, *weights, *tokens])
+    return {row_id: Found(steps.get(row_id), weights.get(row_id), tokens.get(row_id)) for row_id in row_ids}
+
+
+def _column(out: StageDir | None, part: str, *, schema: pa.Schema, name: str) -> dict[str, Any]:
+    """A column by row id: of the part of that name, else of the whole table."""
+    if out is None:
+        return {}
+    table = (
+        out.read_parts([part], schema=schema, columns=["row_id", name])
+        if out.exists(part)
+        else out.read(schema=schema, columns=["row_id", name])
+    )
+    return dict(zip(table.column("row_id").to_pylist(), table.column(name).to_pylist(), strict=True))
+
+
+@dataclass(frozen=True)
+class _Answered:
+    """The responses of one model to one data set's questions by (way, row id), with their scores."""
+
+    rows: Mapping[tuple[Way, str], Row]
+    scores: Mapping[tuple[str, str], Row]
+    steps: Mapping[str, Sequence[Row]]  # labels of thoughts that were annotated anew, by row id
+
+
+def _evaluated(config: RunConfig, acts: Mapping[str, Act], *, reading: _Reading) -> Iterator[Record]:
+    """Every way in which the models were asked, question by question, the untrained model's answer and the other's."""
+    before, after = (_answered(acts, subject) for subject in Subject)
+    kinds = of_config(config)
+    strata = _strata(before, label=config.evaluation.label)
+    for way, row_id in dict.fromkeys([*before.rows, *after.rows]):
+        sides: list[Side] = []
+        values: list[float | None] = []
+        for role, said in (("base", before), ("trained", after)):
+            row = said.rows.get((way, row_id))
+            if row is None:
+                values.append(None)
+                continue
+            score = said.scores.get((row["method"], row_id), {})
+            sides.append(_side_of(row, score=score, role=role, said=said, reading=reading))
+            values.append(_scored(score, kind=kinds.get(row["dataset"], "short_answer")))
+        row = before.rows.get((way, row_id)) or after.rows[way, row_id]
+        yield Record(
+            row_id=row_id,
+            shelf="evaluation",
+            dataset=row["dataset"],
+            outcome=outcome_of(*values),
+            question=row["question"],
+            answers=row["answers"],
+            stratum=strata.get(row["question_id"], ""),
+            detail=way.replace("_", " "),
+            sides=sides,
+        )
+
+
+def _side_of(row: Row, *, score: Row, role: str, said: _Answered, reading: _Reading) -> Side:
+    found = Found(said.steps.get(row["row_id"]) if way_of(row["method"]) is Way.THINK_ON else None)
+    return evaluated_side(row, score=score, role=role, found=found, names=reading.names, closing=reading.closing)
+
+
+def _scored(score: Row, *, kind: str) -> float | None:
+    """What a response scored in its benchmark's first measure that is compared question by question."""
+    for measure in find(kind).measures:
+        if measure.paired and score.get(measure.key) is not None:
+            return float(score[measure.key])
+    return None
+
+
+def _answered(acts: Mapping[str, Act], subject: Subject) -> _Answered:
+    responses = finished(acts, subject.stage("responses"))
+    if responses is None:
+        return _Answered({}, {}, {})
+    rows: dict[tuple[Way, str], Row] = {}
+    for table in read_responses(responses):
+        for row in table.drop_columns(["prompt_token_ids", "token_ids"]).to_pylist():
+            rows[way_of(row["method"]), row["row_id"]] = row
+    evaluation = finished(acts, subject.stage("evaluation"))
+    scores = read_scores(evaluation).to_pylist() if evaluation is not None else []
+    annotated = finished(acts, subject.stage("thoughts_annotation"))
+    steps = {}
+    if annotated is not None:
+        table = annotated.read(schema=ANNOTATIONS, columns=["row_id", "steps"])
+        steps = dict(zip(table.column("row_id").to_pylist(), table.column("steps").to_pylist(), strict=True))
+    return _Answered(rows, {(row["method"], row["row_id"]): row for row in scores}, steps)
+
+
+def _strata(before: _Answered, *, label: str) -> dict[str, str]:
+    """The stratum of each question by the untrained model's draws when it thinks."""
+    method = Subject.BASE.method(Way.THINK_ON, name=label)
+    draws: dict[str, list[Row]] = {}
+    for (named, _), score in before.scores.items():
+        if named == method and score["em_answer"] is not None:
+            draws.setdefault(score["question_id"], []).append(score)
+    return {question: _STRATUM_NAMES[stratum(scores)] for question, scores in draws.items()}
+
+
+def _put_aside(acts: Mapping[str, Act]) -> Iterator[Record]:
+    """The rejects of the stages on the way to training, with the question where it is known."""
+    asked = _questions(acts)
+    for name in _SETTLED:
+        out = finished(acts, name)
+        if out is None:
+            continue
+        for row in out.read_rejects().to_pylist():
+            known = asked.get(row["row_id"]) or asked.get(question_of(row["row_id"])) or {}
+            record = rejected_record(row, stage=name)
+            yield Record(**{**vars(record), **known, "dataset": record.dataset or known.get("dataset", "")})
+
+
+def _questions(acts: Mapping[str, Act]) -> dict[str, dict[str, Any]]:
+    out = finished(acts, "questions")
+    if out is None:
+        return {}
+    table = out.read(schema=QUESTIONS, columns=["question_id", "dataset", "question", "answers"])
+    return {row.pop("question_id"): row for row in table.to_pylist()}
