@@ -20,7 +20,7 @@ from mralign.run.store import Manifest
 
 ROOT = Path(__file__).parents[1]
 STAGES = (
-    *("questions", "rollouts", "candidates", "annotation", "counts", "matrices", "weights"),
+    *("questions", "rollouts", "candidates", "annotation", "counts", "matrices", "weights", "signal"),
     *("annotator_matrices", "agreement", "examples", "reference", "training"),
     *("responses_base", "evaluation_base", "responses", "evaluation"),
 )

@@ -22,13 +22,14 @@ from mralign.cli.guard import guarded
 from mralign.cli.look import report, view
 from mralign.cli.own_taxonomy import taxonomy
 from mralign.cli.settings import config
+from mralign.cli.signal_check import signal
 from mralign.cli.status import status
 
 NAME = "mralign"
 _COMPLETES = "_MRALIGN_COMPLETE"  # a shell that wants completions sets it
 
 app = typer.Typer(name=NAME, rich_markup_mode=None, pretty_exceptions_enable=False)
-for command in (align, evaluate, compare, ablate, taxonomy, status, report, view, config, doctor):
+for command in (align, evaluate, compare, ablate, taxonomy, signal, status, report, view, config, doctor):
     app.command()(command)
 
 

@@ -11,7 +11,10 @@ A sentence never stops a run: it is what the figures are worth, told before the 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import asdict
 from enum import StrEnum
+from typing import Any
 
 from mralign.transitions.signal import LEVEL
 from mralign.transitions.signal_result import Signal
@@ -19,7 +22,7 @@ from mralign.transitions.signal_result import Signal
 USEFUL = 0.6  # a held-out AUC below it can hardly carry a gain
 
 
-class Verdict(StrEnum):
+class SignalVerdict(StrEnum):
     """What transitions are worth."""
 
     NOTHING = "nothing"  # too little to compute anything
@@ -31,34 +34,34 @@ class Verdict(StrEnum):
 
 
 _ENDINGS = {
-    Verdict.UNSURE: "not told from chance, but a signal may be hidden by the small number: annotate more trajectories "
+    SignalVerdict.UNSURE: "not told from chance, but a signal may be hidden by the small number: annotate more trajectories "
     "before you pay for a training",
-    Verdict.CHANCE: "not told from chance: expect no gain over KTO",
-    Verdict.LENGTH: "no better than the length of the thought{length}: expect no gain over KTO",
-    Verdict.FREQUENCIES: "better than the length of the thought{length}, but no better than the same labels in random "
+    SignalVerdict.CHANCE: "not told from chance: expect no gain over KTO",
+    SignalVerdict.LENGTH: "no better than the length of the thought{length}: expect no gain over KTO",
+    SignalVerdict.FREQUENCIES: "better than the length of the thought{length}, but no better than the same labels in random "
     "order{shuffled}: a gain over KTO would come from which strategies occur, not from their order",
-    Verdict.ORDER: "better than the length of the thought{length} and than the same labels in random order{shuffled}: "
+    SignalVerdict.ORDER: "better than the length of the thought{length} and than the same labels in random order{shuffled}: "
     "transitions carry a signal, a gain over KTO is possible",
 }
 
 
-def verdict_of(signal: Signal) -> Verdict:
+def verdict_of(signal: Signal) -> SignalVerdict:
     """The verdict, by the rule above."""
     if signal.null is None or signal.shuffled is None or signal.over_length is None:
-        return Verdict.NOTHING
+        return SignalVerdict.NOTHING
     found = signal.auc["transitions"]
     if signal.null.p > LEVEL or found.low <= 0.5:
-        return Verdict.UNSURE if found.high >= USEFUL else Verdict.CHANCE
+        return SignalVerdict.UNSURE if found.high >= USEFUL else SignalVerdict.CHANCE
     if signal.over_length.low <= 0:
-        return Verdict.LENGTH
-    return Verdict.FREQUENCIES if signal.shuffled.p > LEVEL else Verdict.ORDER
+        return SignalVerdict.LENGTH
+    return SignalVerdict.FREQUENCIES if signal.shuffled.p > LEVEL else SignalVerdict.ORDER
 
 
 def sentence_of(signal: Signal) -> str:
     """The verdict as a sentence, with the figures that it rests on."""
     questions = f"With {signal.questions['positive']} positive and {signal.questions['negative']} negative questions"
     verdict = verdict_of(signal)
-    if verdict is Verdict.NOTHING or signal.noise is None or signal.shuffled is None:
+    if verdict is SignalVerdict.NOTHING or signal.noise is None or signal.shuffled is None:
         return f"{questions}, nothing can be said of the signal: at least 2 of each are needed."
     found = signal.auc["transitions"]
     given = {
@@ -68,6 +71,48 @@ def sentence_of(signal: Signal) -> str:
     noise = f"{signal.noise.not_told} of {signal.noise.edges} weights cannot be told from 1"
     held_out = f"held-out AUC {figure(found.value)} ({figure(found.low)} to {figure(found.high)})"
     return f"{questions}, {noise}; {held_out}, {_ENDINGS[verdict].format(**given)}."
+
+
+def record_of(signal: Signal) -> dict[str, Any]:
+    """The signal, its verdict and its sentence as JSON."""
+    return asdict(signal) | {"verdict": verdict_of(signal).value, "sentence": sentence_of(signal)}
+
+
+_ROWS = {
+    "transitions": "transitions, mean",
+    "transitions_sum": "transitions, sum",
+    "frequencies": "label frequencies",
+    "segments": "thought length, segments",
+    "tokens": "thought length, tokens",
+}
+_RANDOM_ROWS = (
+    ("shuffled", "labels in random order", "shuffles"),
+    ("null", "polarity permuted", "permutations"),
+)
+
+
+def table_of(record: Mapping[str, Any]) -> str:
+    """The record of a signal as lines for a terminal; the sentence is the last one."""
+    if not record["auc"]:
+        return str(record["sentence"])
+    rows = [(title, _row(record["auc"][name])) for name, title in _ROWS.items() if name in record["auc"]]
+    rows += [(title, _random_row(record[name], unit=unit)) for name, title, unit in _RANDOM_ROWS]
+    noise = record["noise"]
+    weights = (
+        f"weights: {noise['edges']} edges, {noise['not_told']} cannot be told from 1; the others carry "
+        f"{noise['told_share']:.0%} of what the weights change; effective number of edges {noise['effective']:.1f}"
+    )
+    lines = [f"{title:<26} {shown}" for title, shown in rows]
+    return "\n".join([f"{'held-out AUC of':<26} AUC   95 %", *lines, "", weights, "", str(record["sentence"])])
+
+
+def _random_row(random: Mapping[str, Any], *, unit: str) -> str:
+    shown = _row({**random, "value": random["mean"]})
+    return f"{shown}   p = {random['p']:.3f} of {random['draws']} {unit}"
+
+
+def _row(found: Mapping[str, float]) -> str:
+    return f"{figure(found['value']):>4}  {figure(found['low']):>4} to {figure(found['high']):>4}"
 
 
 def figure(value: float) -> str:
