@@ -25,7 +25,8 @@ from mralign.transitions.draws import poisson, row_keys
 from mralign.transitions.edges import CountedEdges, WeightRule, replicated_ratios
 from mralign.transitions.em import Settings, estimate_replicated
 from mralign.transitions.matrices import MATRIX_POLARITIES
-from mralign.transitions.signal import LEVEL, Corpus, Walks, walks
+from mralign.transitions.signal import LEVEL
+from mralign.transitions.walks import Corpus, Walks, walks
 from mralign.transitions.weights import NAME, ratios, set_name
 
 REPLICATES = 200

@@ -17,8 +17,9 @@ from mralign.transitions import signal
 from mralign.transitions.auc import Interval, auc_difference, auc_interval
 from mralign.transitions.edges import WeightRule
 from mralign.transitions.em import Settings
-from mralign.transitions.signal import Chance, Corpus, Design, Scores
+from mralign.transitions.signal import Chance, Design, Scores
 from mralign.transitions.signal_noise import Noise, edge_noise, noise_of
+from mralign.transitions.walks import Corpus, walks
 from mralign.transitions.weights import NAME
 
 _LENGTHS = ("segments", "tokens")
@@ -68,9 +69,9 @@ def examine(corpus: Corpus, *, states: Sequence[str], settings: Settings, rule: 
     aucs = {name: auc_interval(score_N, **given) for name, score_N in found.named().items()}
     length = max((name for name in _LENGTHS if name in aucs), key=lambda name: aucs[name].value)
     quick = signal.null_settings(settings)
-    observed = signal.transitions_auc(signal.walks(signed), design=design, settings=quick)
-    permuted = signal.permutations(signed, design=design, settings=quick, seed=seed)
-    shuffled = signal.shuffles(signed, design=design, settings=quick, seed=seed)
+    observed = signal.transitions_auc(walks(signed), design=design, settings=quick)
+    permuted = signal.permutations(signed, design=design, settings=quick, seed=seed, draws=signal.PERMUTATIONS)
+    shuffled = signal.shuffles(signed, design=design, settings=quick, seed=seed, draws=signal.SHUFFLES)
     result = Signal(
         trajectories,
         questions,

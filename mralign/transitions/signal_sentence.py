@@ -34,14 +34,14 @@ class SignalVerdict(StrEnum):
 
 
 _ENDINGS = {
-    SignalVerdict.UNSURE: "not told from chance, but a signal may be hidden by the small number: annotate more trajectories "
-    "before you pay for a training",
+    SignalVerdict.UNSURE: "not told from chance, but a signal may be hidden by the small number: annotate more "
+    "trajectories before you pay for a training",
     SignalVerdict.CHANCE: "not told from chance: expect no gain over KTO",
     SignalVerdict.LENGTH: "no better than the length of the thought{length}: expect no gain over KTO",
-    SignalVerdict.FREQUENCIES: "better than the length of the thought{length}, but no better than the same labels in random "
-    "order{shuffled}: a gain over KTO would come from which strategies occur, not from their order",
-    SignalVerdict.ORDER: "better than the length of the thought{length} and than the same labels in random order{shuffled}: "
-    "transitions carry a signal, a gain over KTO is possible",
+    SignalVerdict.FREQUENCIES: "better than the length of the thought{length}, but no better than the same labels in "
+    "random order{shuffled}: a gain over KTO would come from which strategies occur, not from their order",
+    SignalVerdict.ORDER: "better than the length of the thought{length} and than the same labels in random "
+    "order{shuffled}: transitions carry a signal, a gain over KTO is possible",
 }
 
 

@@ -19,9 +19,9 @@ from mralign.run.store import StageDir, part_name
 from mralign.transitions.counts import of_datasets
 from mralign.transitions.edges import WeightRule
 from mralign.transitions.em import settings_of
-from mralign.transitions.signal import Corpus, corpus_of
 from mralign.transitions.signal_result import Examined, examine
 from mralign.transitions.signal_sentence import record_of
+from mralign.transitions.walks import Corpus, corpus_of
 
 RECORD = "signal.json"
 _COLUMNS = ("row_id", "question_id", "dataset", "polarity", "segments", "steps")
