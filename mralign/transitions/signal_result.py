@@ -37,6 +37,7 @@ class Signal:
     auc: Mapping[str, Interval] = field(default_factory=dict)
     length: str = ""  # the better one of the two lengths
     over_length: Interval | None = None  # AUC of transitions minus that of the better length
+    over_frequencies: Interval | None = None  # AUC of transitions minus that of label frequencies
     null: Chance | None = None  # polarity permuted over questions
     shuffled: Chance | None = None  # labels permuted within each trajectory
     noise: Noise | None = None
@@ -81,6 +82,7 @@ def examine(corpus: Corpus, *, states: Sequence[str], settings: Settings, rule: 
         auc=aucs,
         length=length,
         over_length=auc_difference(found.transitions, other=found.named()[length], **given),
+        over_frequencies=auc_difference(found.transitions, other=found.frequencies, **given),
         null=signal.chance(observed, drawn=permuted),
         shuffled=signal.chance(observed, drawn=shuffled),
         noise=noise_of(edges),

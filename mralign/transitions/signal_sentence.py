@@ -5,7 +5,9 @@ A `Signal` enters, a verdict and a sentence leave. The rule, in this order:
  2. An AUC that permuted polarities reach as well, or whose interval holds .5, is not told from chance; that is final
     only where the interval ends below `USEFUL`.
  3. One that is not above the AUC of the length of the thought says no more than the length does.
- 4. One that the same labels in random order reach owes nothing to their order.
+ 4. One that is not above the AUC of label frequencies, or that the same labels in random order reach, owes nothing to
+    their order. Both are asked: a matrix of transitions pays for its many entries, so that labels in random order do
+    worse than their frequencies alone.
 A sentence never stops a run: it is what the figures are worth, told before the training is paid for.
 """
 
@@ -38,23 +40,24 @@ _ENDINGS = {
     "trajectories before you pay for a training",
     SignalVerdict.CHANCE: "not told from chance: expect no gain over KTO",
     SignalVerdict.LENGTH: "no better than the length of the thought{length}: expect no gain over KTO",
-    SignalVerdict.FREQUENCIES: "better than the length of the thought{length}, but no better than the same labels in "
-    "random order{shuffled}: a gain over KTO would come from which strategies occur, not from their order",
-    SignalVerdict.ORDER: "better than the length of the thought{length} and than the same labels in random "
-    "order{shuffled}: transitions carry a signal, a gain over KTO is possible",
+    SignalVerdict.FREQUENCIES: "better than the length of the thought{length}, but no better than labels without their "
+    "order{frequencies}: a gain over KTO would come from which strategies occur, not from what follows what",
+    SignalVerdict.ORDER: "better than the length of the thought{length} and than labels without their "
+    "order{frequencies}: transitions carry a signal, a gain over KTO is possible",
 }
 
 
 def verdict_of(signal: Signal) -> SignalVerdict:
     """The verdict, by the rule above."""
-    if signal.null is None or signal.shuffled is None or signal.over_length is None:
+    if signal.null is None or signal.shuffled is None or signal.over_length is None or signal.over_frequencies is None:
         return SignalVerdict.NOTHING
     found = signal.auc["transitions"]
     if signal.null.p > LEVEL or found.low <= 0.5:
         return SignalVerdict.UNSURE if found.high >= USEFUL else SignalVerdict.CHANCE
     if signal.over_length.low <= 0:
         return SignalVerdict.LENGTH
-    return SignalVerdict.FREQUENCIES if signal.shuffled.p > LEVEL else SignalVerdict.ORDER
+    ordered = signal.over_frequencies.low > 0 and signal.shuffled.p <= LEVEL
+    return SignalVerdict.ORDER if ordered else SignalVerdict.FREQUENCIES
 
 
 def sentence_of(signal: Signal) -> str:
@@ -66,7 +69,8 @@ def sentence_of(signal: Signal) -> str:
     found = signal.auc["transitions"]
     given = {
         "length": f" ({figure(signal.auc[signal.length].value)} by {signal.length})",
-        "shuffled": f" ({figure(signal.shuffled.mean)})",
+        "frequencies": f" ({figure(signal.auc['frequencies'].value)} by frequencies, {figure(signal.shuffled.mean)} "
+        "in random order)",
     }
     noise = f"{signal.noise.not_told} of {signal.noise.edges} weights cannot be told from 1"
     held_out = f"held-out AUC {figure(found.value)} ({figure(found.low)} to {figure(found.high)})"

@@ -2,10 +2,11 @@
 
 import json
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from command_line import ran
-from simulated_walks import STATES, chain, corpus_table, with_edge
+from simulated_walks import LABELS, STATES, annotations, chain, corpus_table, with_edge
 
 from mralign.config import load, to_yaml
 from mralign.plan import pipeline
@@ -19,8 +20,8 @@ from mralign.transitions import signal, signal_noise
 @pytest.fixture(autouse=True)
 def few_draws(monkeypatch):
     """What is drawn at random is not what these tests are about."""
-    monkeypatch.setattr(signal, "PERMUTATIONS", 9)
-    monkeypatch.setattr(signal, "SHUFFLES", 9)
+    monkeypatch.setattr(signal, "PERMUTATIONS", 19)
+    monkeypatch.setattr(signal, "SHUFFLES", 19)
     monkeypatch.setattr(signal_noise, "REPLICATES", 9)
 
 
@@ -79,6 +80,26 @@ def test_the_stage_leaves_a_record_scores_and_edges(tmp_path, told_apart, caplog
     assert edges.num_rows == record["noise"]["edges"]
     again, _ = go(config, planned)
     assert json.loads(again.read_text("signal.json")) == record
+
+
+def test_what_differs_is_named(tmp_path):
+    rng = np.random.default_rng(5)
+    shares = ([0.4, 0.3, 0.2, 0.1], [0.15, 0.2, 0.3, 0.35])
+    mixed = [list(rng.choice(LABELS, size=12, p=shares[n >= 60])) for n in range(120)]
+    ordered = [[*"aabb", *"ccdd"] if n < 60 else [*"abab", *"cdcd"] for n in range(120)]
+    same = [list(rng.choice(LABELS, size=12)) for _ in range(120)]
+    longer = [list(rng.choice(LABELS, size=6 if n < 60 else 12)) for n in range(120)]
+    sides = [1] * 60 + [-1] * 60
+    for name, paths, expected in (
+        ("mixed", mixed, "frequencies"),
+        ("ordered", ordered, "order"),
+        ("same", same, "chance"),
+        ("longer", longer, "length"),
+    ):
+        config, planned = run_directory(tmp_path / name, annotations(paths, polarity=sides))
+        _, outcome = go(config, planned)
+        found = outcome.figures["verdict"]
+        assert found == expected or (name, found) == ("same", "unsure")
 
 
 @pytest.mark.parametrize(("positives", "negatives"), [(0, 0), (5, 0), (0, 5), (1, 5), (2, 2)])
