@@ -1,10 +1,12 @@
 """The command `mralign` inside a test's own process: what its parser makes of arguments, and what it prints."""
 
 import logging
+import sys
 
 from typer.main import get_command
 
 from mralign.cli import commands
+from mralign.cli.display import display
 
 
 def parsed(name, *arguments):
@@ -21,9 +23,11 @@ def ran(capsys, *arguments):
     capsys.readouterr()
     root = logging.getLogger()
     before = root.handlers[:]
-    root.handlers.clear()  # the command sets its own, on the standard error of now
+    root.handlers.clear()  # the command sets its own
+    stream, display._lines.stream = display._lines.stream, sys.stderr  # that of now, which pytest reads
     try:
         status = commands.run(arguments)
     finally:
         root.handlers[:] = before
+        display._lines.stream = stream
     return status, *capsys.readouterr()

@@ -129,7 +129,7 @@ def test_what_runs_anew_is_said_of_the_first_row_only(tmp_path, monkeypatch):
     """The rows differ from each other by design."""
     said = []
     monkeypatch.setattr(pipeline, "plan", lambda config: [])
-    monkeypatch.setattr(pipeline, "run", lambda config, planned, *, start_ray, explain: said.append(explain))
+    monkeypatch.setattr(pipeline, "run", lambda config, planned, *, start_ray, explain, title: said.append(explain))
     config = load("miniworld", overrides=[f"run.dir={tmp_path}"], presets_dir=PRESETS)
     ablate_command.run_rows({"one": config, "two": config, "three": config}, home=Directory(str(tmp_path)))
     assert said == [True, False, False]

@@ -1,15 +1,20 @@
 """The package as a user installs it: its wheel, in an environment of its own, far from any checkout."""
 
+import json
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
+import urllib.request
 import venv
 import zipfile
 from pathlib import Path
 
 import pytest
+from align_process import SMALL
 
 ROOT = Path(__file__).parents[1]
 NOT_SHIPPED = shutil.ignore_patterns("__pycache__", "*.egg-info")
@@ -76,10 +81,51 @@ def test_the_wheel_brings_the_command_and_says_what_it_is(wheel):
         assert wanted in said
 
 
-def test_the_installed_command_plans_a_run_without_a_checkout(installed, tmp_path):
-    done = run([installed / "bin" / "mralign", "align", "--dry-run"], cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(f"run directory: {tmp_path}/runs/miniworld\n")
-    assert list(tmp_path.iterdir()) == []
+def test_the_installed_command_works_without_a_checkout(installed, tmp_path):
+    """Every file that comes with the package is found where it was installed."""
+    command = installed / "bin" / "mralign"
     where = run([installed / "bin" / "python", "-c", "import mralign; print(mralign.__file__)"], cwd=tmp_path)
     assert Path(where.stdout.strip()).is_relative_to(installed)
+    said = run([command, "version"], cwd=tmp_path)
+    assert re.fullmatch(r"mralign \d+\.\d+\.\d+\n", said.stdout), said.stderr
+    done = run([command, "align", "--dry-run"], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f"{tmp_path}/runs/miniworld" in done.stdout
+    config = run([command, "config", "--preset", "paper"], cwd=tmp_path)
+    assert "  path: Qwen/Qwen3-8B\n" in config.stdout, config.stderr
+    found = json.loads(run([command, "doctor", "--json"], cwd=tmp_path).stdout)
+    assert found["versions"]["mralign"] == said.stdout.split()[1]
+    assert "vllm" in found["missing_extras"].get("gpu", ["vllm"])
+    assert list(tmp_path.iterdir()) == []  # nothing of all that writes
+
+
+@pytest.mark.integration
+@pytest.mark.slow
+@pytest.mark.long
+def test_the_installed_command_runs_from_questions_to_a_page_that_is_served(installed, tmp_path):
+    command = installed / "bin" / "mralign"
+    done = run([command, "align", *SMALL], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-5000:]
+    page = tmp_path / "runs" / "miniworld" / "report" / "index.html"
+    assert str(page) in done.stdout
+    state = json.loads(run([command, "status", "runs/miniworld", "--json"], cwd=tmp_path).stdout)
+    assert state["finished"] is True
+    again = run([command, "align", *SMALL], cwd=tmp_path)
+    assert again.returncode == 0, again.stderr[-5000:]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    viewer = subprocess.Popen(
+        [str(command), "view", "runs/miniworld", "--no-browser"],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        address = viewer.stdout.readline().split("under ")[1].split()[0]
+        with urllib.request.urlopen(address, timeout=60) as answer:
+            assert "mralign" in answer.read().decode()
+    finally:
+        viewer.send_signal(signal.SIGINT)
+        _, errors = viewer.communicate(timeout=60)
+    assert (viewer.returncode, errors) == (0, "")

@@ -17,22 +17,23 @@ import yaml
 from command_line import parsed
 from packaging.requirements import InvalidRequirement, Requirement
 
-from mralign.cli import evaluate
+from mralign.cli import commands, evaluate
 from mralign.comparison import run_tables
 from mralign.config import load
 
 ROOT = Path(__file__).parents[1]
 PRESETS = ROOT / "mralign" / "presets"
 EXTRAS = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
+# docs/real-inputs.md tells of commands that were wrong once, docs/comparison.md of other tools.
+PAGES = [path for path in sorted((ROOT / "docs").glob("*.md")) if path.stem not in ("real-inputs", "comparison")]
 DOCUMENTS = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "cluster/README.md", "cluster/Dockerfile")),
+    *PAGES,
     ROOT / "cluster" / "kuberay" / "rayjob.yaml",
     *sorted(PRESETS.rglob("*.yaml")),
     *sorted((ROOT / "jobs").glob("*.py")),
 ]
 HEADS = ("make", "mralign", "python", "pip", "ray", "docker", "kubectl", "export")
-# Fenced text that is no command, by how it begins: what was printed, and trees of files.
-SHOWN = ("method ", "<run.dir>/", "mralign/\n", "## [")
 FENCE = re.compile(r"^[ ]*```(\w*)\n(.*?)^[ ]*```", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"(?<!`)`([^`]+)`(?!`)")
 
@@ -50,7 +51,7 @@ def commands_of(text):
     """The commands in a document: of fenced blocks, of inline code, and of indented or commented lines."""
     found = []
     for language, block in FENCE.findall(text):
-        if language or block.startswith(SHOWN):
+        if language:  # what was printed, trees of files, code
             continue
         found += [line.strip() for line in joined(block) if line.strip()]
     plain = FENCE.sub("", text)
@@ -117,6 +118,8 @@ def filled(words, place):
             word = NAMES[before]
         elif word == "FILE" and before in FILES:
             word = str(PRESETS / FILES[before])
+        elif word == "SECTION":
+            word = "training"
         elif word == "S":
             word = "0"
         elif re.fullmatch(r"DIR(\|NAME)?", word):
@@ -128,8 +131,13 @@ def filled(words, place):
 def read_mralign(words, place):
     """The parser of the command, and the configuration that it would make of the arguments."""
     name, arguments = words[0], words[1:]
+    if arguments == ["--help"]:  # which ends the parser by an exception
+        assert parsed(name) is not None
+        return
     given = parsed(name, *arguments)
-    if name == "compare" or given.get("compare"):
+    if name == "config":  # it only prints
+        assert commands.run(words) == 0, f"mralign {' '.join(words)}"
+    if "settings" not in given or given.get("compare"):
         return
     if name == "evaluate":
         names = [one for one in given["benchmarks"] or () if one != "NAME"]
@@ -149,6 +157,8 @@ def read_python(words, place):
         assert (ROOT / words[2].partition("::")[0]).exists(), f"there is no {words[2]}"
     elif words[:2] == ["-m", "mralign.miniworld"]:
         importlib.import_module("mralign.miniworld.__main__").make_parser().parse_args(words[2:])
+    elif words[:2] == ["-m", "mralign.config.settings_page"]:
+        assert callable(importlib.import_module(words[1]).page) and len(words) == 2
     else:
         assert words[0].startswith(("tests/benchmarks/", "tests/code_figures.py")), f"no reader for python {words}"
         assert (ROOT / words[0]).is_file() or "NAME" in words[0]
@@ -242,11 +252,21 @@ def test_settings_in_the_text_are_settings_of_a_run(document, code):
 
 
 def test_the_documents_hold_the_commands_that_matter():
-    lines = [line for name, line in CASES if name == "README.md"]
-    wanted_lines = ("make align", "make compare ARGS=", "jobs/evaluate.py --compare", "ray job submit", "install '.[")
-    for wanted in wanted_lines:
-        assert any(wanted in line for line in lines), wanted
-    assert {name for name, _ in CASES} >= {"README.md", "cluster/README.md", "cluster/Dockerfile", "jobs/taxonomy.py"}
+    wanted_lines = {
+        "README.md": (
+            "make align",
+            "make test",
+            "mralign align --preset paper --dry-run",
+            "ray job submit",
+            "install '.[",
+        ),
+        "docs/results.md": ("make compare ARGS=",),
+        "docs/evaluation.md": ("mralign evaluate --compare",),
+    }
+    for document, wanted in wanted_lines.items():
+        lines = [line for name, line in CASES if name == document]
+        assert all(any(words in line for line in lines) for words in wanted), (document, wanted)
+    assert {name for name, _ in CASES} >= {"README.md", "cluster/README.md", "cluster/Dockerfile"}
 
 
 @pytest.mark.parametrize(
@@ -260,6 +280,7 @@ def test_the_documents_hold_the_commands_that_matter():
         "mralign align --presett miniworld",
         "mralign evaluate --suite quick --benchmarks nothing",
         "mralign conpare",
+        "mralign config trainings",
         "python jobs/align.py --presett miniworld",
         "python jobs/align.py training.epoch=1",
         "python jobs/align.py --preset papers",
@@ -282,18 +303,28 @@ def test_a_wrong_command_is_noticed(command, tmp_path):
         read(command, tmp_path)
 
 
-def test_the_settings_that_the_readme_shows_are_read(tmp_path):
-    for language, block in FENCE.findall((ROOT / "README.md").read_text()):
-        if language == "yaml":
-            preset = tmp_path / "own.yaml"
-            preset.write_text(f"questions: {{train: [{{name: a, path: a}}]}}\n{block}")
-            config = load(str(preset))
-            assert [one.engine for one in config.annotation.annotators] == ["vllm", "http"]
+def blocks_of(page, language):
+    """The fenced blocks of a language on a page of docs/."""
+    return [block for found, block in FENCE.findall((ROOT / "docs" / page).read_text()) if found == language]
 
 
-def test_the_readmes_python_runs():
-    blocks = [block for language, block in FENCE.findall((ROOT / "README.md").read_text()) if language == "python"]
-    assert blocks
-    for block in blocks:
-        steps = ["framing", {"backtracking", "self-verification"}, "summarisation"]
-        exec(compile(block, "README.md", "exec"), {"helped": [steps] * 3, "hurt": [steps[::-1]] * 3})
+def test_the_annotators_that_the_page_shows_are_read(tmp_path):
+    (block,) = blocks_of("annotators.md", "yaml")
+    preset = tmp_path / "own.yaml"
+    preset.write_text(f"questions: {{train: [{{name: a, path: a}}]}}\n{block}")
+    config = load(str(preset))
+    assert [one.engine for one in config.annotation.annotators] == ["vllm", "http"]
+
+
+def test_the_questions_that_the_page_shows_are_read(tmp_path):
+    (block,) = blocks_of("questions.md", "yaml")
+    preset = tmp_path / "own.yaml"
+    preset.write_text(block)
+    (source,) = load(str(preset)).questions.train
+    assert source.fields["answers"] == ("answer", "answer.aliases")
+
+
+def test_the_python_of_the_notebook_runs():
+    (block,) = blocks_of("transitions.md", "python")
+    steps = ["framing", {"backtracking", "self-verification"}, "summarisation"]
+    exec(compile(block, "transitions.md", "exec"), {"helped": [steps] * 3, "hurt": [steps[::-1]] * 3})

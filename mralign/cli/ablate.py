@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import shlex
 from collections.abc import Iterable, Mapping
@@ -12,6 +11,7 @@ from typing import Annotated
 import typer
 
 from mralign.cli.arguments import DryRun, Preset, Settings, TakeOver, complete_table
+from mralign.cli.display import display
 from mralign.cli.walk import check_run_directory, check_trains
 from mralign.comparison import run_tables
 from mralign.config import RunConfig, to_yaml
@@ -22,8 +22,6 @@ from mralign.report.sheets import to_text
 from mralign.report.wording import aligned
 from mralign.run import held, lease, local_ray
 from mralign.run.store import Directory, absolute
-
-log = logging.getLogger("mralign")
 
 
 def ablate(
@@ -54,24 +52,24 @@ def ablate(
     # All are checked before any is run.
     plans = {name: pipeline.plan(config, dry_run=dry_run) for name, config in rows.items()}
     if dry_run:
-        print(f"{plan_text.describe(first, plans[next(iter(rows))])}\n\ntable {wanted.name}, row by row")
-        print(run_tables.describe(plans))
+        plan = plan_text.describe(first, plans[next(iter(rows))])
+        display.result(f"{plan}\n\ntable {wanted.name}, row by row\n{run_tables.describe(plans)}")
         return
     home = Directory(f"{absolute(first.run.dir)}/tables/{wanted.name}")
-    with lease.hold(first.run.dir, take_over=take_over), held.holding():
+    with lease.hold(first.run.dir, take_over=take_over), display.running(first.run.dir), held.holding():
         run_rows(rows, home=home)  # a row asks the engines that the last one started
-        print(publish(wanted, rows, home=home, with_published=published))
+        display.result(publish(wanted, rows, home=home, with_published=published))
 
 
 def run_rows(rows: Mapping[str, RunConfig], *, home: Directory) -> None:
     """Run what is not finished of every row, one after the other; each row's configuration lies beside the table."""
     first = next(iter(rows))
     for (name, config), file in zip(rows.items(), row_files(rows), strict=True):
-        log.info("row %s", name)
         home.write_text(file, to_yaml(config))
         # Planned anew: what the rows before have sealed is skipped.
         # The rows differ from each other by design: only the first is explained against what was there before.
-        pipeline.run(config, pipeline.plan(config), start_ray=partial(local_ray.start, config), explain=name == first)
+        start = partial(local_ray.start, config, hears_workers=True)
+        pipeline.run(config, pipeline.plan(config), start_ray=start, explain=name == first, title=f"row {name}")
 
 
 def row_files(names: Iterable[str]) -> list[str]:

@@ -8,8 +8,10 @@ _SHOWN_FIGURES = ("loss", "reward_chosen", "reward_rejected", "margin", "z0")
 
 
 def duration(seconds: float) -> str:
-    """12 s, 3 min 05 s, 2 h 07 min, 3 d 04 h."""
+    """under 1 s, 12 s, 3 min 05 s, 2 h 07 min, 3 d 04 h."""
     whole = round(seconds)
+    if whole < 1:
+        return "under 1 s"
     if whole < 60:
         return f"{whole} s"
     if whole < 3600:

@@ -1,36 +1,73 @@
 """All commands of `mralign` by name, and what reads their arguments.
 
-A command is a function whose parameters are its options; typer makes the parser and the help of it. What a command
-raises becomes a sentence and an exit status, see guard.py.
+A command is a function whose parameters are its options; typer makes the parser and the help of it. Its module is
+imported when the command is wanted: a shell that completes a word waits for none of the others. What a command raises
+becomes a sentence and an exit status, see guard.py.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib import import_module
 
 import typer
+from typer.core import TyperGroup
 from typer.main import get_command
 
 from mralign import __version__
-from mralign.cli.ablate import ablate
-from mralign.cli.align import align
-from mralign.cli.compare import compare
-from mralign.cli.doctor import doctor
-from mralign.cli.evaluate import evaluate
-from mralign.cli.guard import guarded
-from mralign.cli.look import report, view
-from mralign.cli.own_taxonomy import taxonomy
-from mralign.cli.settings import config
-from mralign.cli.signal_check import signal
-from mralign.cli.status import status
 
 NAME = "mralign"
 _COMPLETES = "_MRALIGN_COMPLETE"  # a shell that wants completions sets it
 
-app = typer.Typer(name=NAME, rich_markup_mode=None, pretty_exceptions_enable=False)
-for command in (align, evaluate, compare, ablate, taxonomy, signal, status, report, view, config, doctor):
-    app.command()(command)
+# Where the function of each command is. Those that run stages have the options of the display as well.
+RUNS = {
+    "align": "mralign.cli.align:align",
+    "evaluate": "mralign.cli.evaluate:evaluate",
+    "compare": "mralign.cli.compare:compare",
+    "ablate": "mralign.cli.ablate:ablate",
+    "taxonomy": "mralign.cli.own_taxonomy:taxonomy",
+}
+LOOKS = {
+    "signal": "mralign.cli.signal_check:signal",
+    "status": "mralign.cli.status:status",
+    "report": "mralign.cli.look:report",
+    "view": "mralign.cli.look:view",
+    "config": "mralign.cli.settings:config",
+    "doctor": "mralign.cli.doctor:doctor",
+    "version": "mralign.cli.commands:version",
+}
+COMMANDS = {**RUNS, **LOOKS}
+
+
+class Commands(TyperGroup):
+    """The group of all commands, each made when it is asked for."""
+
+    def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]  # typer's own kind of context
+        return list(COMMANDS)
+
+    def get_command(self, ctx: typer.Context, cmd_name: str):  # type: ignore[no-untyped-def,override]
+        if cmd_name in COMMANDS and cmd_name not in self.commands:
+            self.commands[cmd_name] = get_command(_alone(cmd_name))
+        if cmd_name not in COMMANDS:  # all are made, so that typer can suggest one
+            self.commands.update((name, get_command(_alone(name))) for name in COMMANDS)
+        return self.commands.get(cmd_name)
+
+
+def _alone(name: str) -> typer.Typer:
+    """An application of this command alone."""
+    module, _, function = COMMANDS[name].partition(":")
+    command: Callable[..., None] = getattr(import_module(module), function)
+    if name in RUNS:
+        from mralign.cli.display_options import shown
+
+        command = shown(command)
+    alone = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+    alone.command(name)(command)
+    return alone
+
+
+app = typer.Typer(name=NAME, cls=Commands, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
 @app.callback(invoke_without_command=True)
@@ -40,7 +77,6 @@ def mralign(context: typer.Context) -> None:
         typer.echo(context.get_help())
 
 
-@app.command()
 def version() -> None:
     """The version of mralign."""
     typer.echo(f"mralign {__version__}")
@@ -48,16 +84,18 @@ def version() -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Exit status of the command that `arguments` name."""
+    if _COMPLETES in os.environ:
+        get_command(app).main(list(arguments), prog_name=NAME)  # ends the process
+    from mralign.cli.guard import guarded
+
     return guarded(lambda: _dispatch(list(arguments)))
 
 
 def _dispatch(arguments: list[str]) -> None:
     """Parse and run. Typer's own `main` would turn an interruption into its own exit status."""
     group = get_command(app)
-    if _COMPLETES in os.environ:
-        group.main(arguments, prog_name=NAME)
     try:
         with group.make_context(NAME, arguments) as context:
             group.invoke(context)
-    except typer.Exit:  # after --help, and the like
+    except (typer.Exit, SystemExit):  # after --help, --show-completion and the like
         return

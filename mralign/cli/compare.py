@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from mralign.cli.arguments import TakeOver, listed
+from mralign.cli.display import display
 from mralign.comparison import choice
 from mralign.comparison.worlds import Comparison
 from mralign.run import lease
@@ -58,7 +59,8 @@ def compare(
     with ExitStack() as leases:
         for held in [place, *map(comparison.run_dir, comparison.worlds)]:
             leases.enter_context(lease.hold(str(held), take_over=take_over))
-        print(grid_search.run(comparison))
+        leases.enter_context(display.running(str(place)))
+        display.result(grid_search.run(comparison))
 
 
 def _method(name: str) -> str:

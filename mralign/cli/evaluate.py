@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from mralign.cli.arguments import DryRun, Settings, TakeOver, complete_suite, listed
+from mralign.cli.display import display
 from mralign.cli.walk import check_run_directory, walk
 from mralign.config import RunConfig, load, parse
 from mralign.plan import template_dates
@@ -55,7 +56,7 @@ def evaluate(
             raise ValueError(f"--compare takes no settings, given {settings}; it compares what is finished")
         from mralign.comparison import runs
 
-        print(runs.compare_runs(*compare, common=common, out=out))
+        display.result(runs.compare_runs(*compare, common=common, out=out))
         return
     wanted = configure(settings or (), model=model, adapter=adapter, suite=suite, data=data, benchmarks=benchmarks)
     config = template_dates.settle(wanted)

@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 
 from typer import TyperException
 
+from mralign.cli.display import display
 from mralign.run import interruption, local_ray
-from mralign.run.disk import full_disk
-
-log = logging.getLogger("mralign")
+from mralign.run.faults import user_sentence
 
 
 def guarded(act: Callable[[], None]) -> int:
-    """Exit status of a command that does `act`: 0 done, 2 wrong input, 130 interrupted (resumable)."""
-    logging.basicConfig(
-        level=logging.WARNING,
-        format="%(asctime)s %(message)s",
-        datefmt="%H:%M:%S",
-        handlers=[interruption.Handler()],
-    )
-    log.setLevel(logging.INFO)
-    return interruption.guarded(act, explain=_reason, close=local_ray.stop)
+    """Exit status of a command that does `act`: 0 done, 1 our fault, 2 wrong input, 130 interrupted (resumable)."""
+    display.open()
+    return interruption.guarded(act, explain=_reason, own_fault=display.own_fault, say=display.end, close=_close)
+
+
+def _close() -> None:
+    """Leave the cluster while its remarks are still kept off the terminal; then give the terminal back."""
+    local_ray.stop()
+    display.close()
 
 
 def _reason(error: BaseException) -> str | None:
     """What to tell the user in one sentence; None for a fault of ours."""
     if isinstance(error, TyperException):
         return _usage(error)
-    return str(error) if isinstance(error, ValueError) else full_disk(error)
+    return user_sentence(error)
 
 
 def _usage(error: TyperException) -> str:

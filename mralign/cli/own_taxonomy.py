@@ -19,6 +19,7 @@ from mralign.annotation.open_interview import name_clusters
 from mralign.annotation.taxonomy import Taxonomy, load_taxonomy
 from mralign.asking.chats import open_chat
 from mralign.cli.arguments import Preset, Settings, TakeOver
+from mralign.cli.display import display
 from mralign.cli.walk import configured
 from mralign.config import RunConfig, to_yaml
 from mralign.plan import pipeline
@@ -49,9 +50,9 @@ def taxonomy(
     place = out_directory(config, out=out)
     OPEN_LABELS_STAGE.check(config)
     planned = pipeline.plan(config, until="candidates")
-    with pipeline.writing(config, planned, take_over=take_over) as planned:
+    with pipeline.writing(config, planned, take_over=take_over) as planned, display.running(config.run.dir):
         found = discover(label(config, planned=planned), config=config, out=place)
-    print(closing(found, preset=preset, settings=settings or (), out=place))
+    display.result(closing(found, preset=preset, settings=settings or (), out=place))
 
 
 def out_directory(config: RunConfig, *, out: str | None) -> Path:
@@ -64,7 +65,7 @@ def out_directory(config: RunConfig, *, out: str | None) -> Path:
 
 def label(config: RunConfig, *, planned: Sequence[pipeline.Planned]) -> StageDir:
     """The open labels of the sample, committed; what they stand on is run first where it is not finished."""
-    start = partial(local_ray.start, config)
+    start = partial(local_ray.start, config, hears_workers=True)
     found = pipeline.find(planned, "candidates")
     assert found is not None
     labels = place(config, candidates=found.out)

@@ -16,11 +16,11 @@ from rich.text import Text
 
 from mralign.cli import amounts
 from mralign.cli.progress import RunProgress, StageProgress, Standing
-from mralign.run.printable import one_line, printable
+from mralign.run.printable import one_line
 
 _MARKS = {"ahead": "·", "running": "▸", "done": "✓", "skipped": "✓", "stopped": "✗"}
 _STYLES = {"ahead": "dim", "running": "bold", "done": "", "skipped": "dim", "stopped": "bold red"}
-_WIDE, _MIDDLE = 96, 60  # from these widths on all columns, or most of them, have room
+_WIDE, _MIDDLE = 120, 60  # from these widths on all columns, or most of them, have room
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class _Row:
 
 def picture(progress: RunProgress, *, now: float, width: int, height: int | None = None) -> RenderableType:
     """The table and the line below it. `height`: lines that there are; None: as many as it takes."""
-    rows = [_Row(stage.standing, one_line(stage.words), stage) for stage in progress.stages]
+    rows = [_Row(stage.standing, stage.words, stage) for stage in progress.stages]
     below = _below(progress, now=now, width=width)
     if height is not None:
         rows = _squeezed(rows, most=max(height - len(below) - 2, 3))
@@ -69,7 +69,7 @@ def _add_columns(table: Table, *, width: int) -> None:
     """Mark and words; then what `_cells` gives for this width."""
     words, others = max(width - 18, 8), 2
     if width >= _MIDDLE:
-        words, others = (38, 5) if width >= _WIDE else (26, 3)
+        words, others = (30, 5) if width >= _WIDE else (26, 3)
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True, overflow="ellipsis", max_width=words)
     for _ in range(others):
@@ -83,7 +83,7 @@ def _cells(row: _Row, *, now: float, width: int) -> list[RenderableType]:
         return [mark, words]
     if width < _MIDDLE:
         return [mark, words, *_narrow(row.stage, now=now)]
-    return [mark, words, *_details(row.stage, now=now, bar=20 if width >= _WIDE else 10, all_of_it=width >= _WIDE)]
+    return [mark, words, *_details(row.stage, now=now, bar=16 if width >= _WIDE else 10, all_of_it=width >= _WIDE)]
 
 
 def _narrow(stage: StageProgress, *, now: float) -> list[RenderableType]:
@@ -120,7 +120,7 @@ def _time(stage: StageProgress, *, now: float, short: bool = False) -> str:
     if stage.standing is Standing.RUNNING:
         left = stage.left_s(now=now)
         if left is None:
-            return amounts.duration(stage.elapsed_s(now=now))
+            return "" if short else amounts.duration(stage.elapsed_s(now=now))
         return amounts.duration(left) if short else f"{amounts.duration(left)} left"
     if stage.standing is Standing.SKIPPED:
         return "" if short else "done before"
@@ -135,7 +135,7 @@ def _aside(stage: StageProgress) -> str:
 
 
 def _title(progress: RunProgress, *, now: float) -> Text:
-    name = one_line(progress.title or progress.run_dir)
+    name = progress.title or progress.run_dir
     return _line(f"{name}  {amounts.duration(now - progress.began)}", style="bold")
 
 
@@ -173,5 +173,4 @@ def _fitted(parts: Sequence[str], *, width: int) -> list[str]:
 
 
 def _line(text: str, *, style: str = "") -> Text:
-    shown = printable(text).replace("\n", " ")
-    return Text(shown, style=style, no_wrap=True, overflow="ellipsis")
+    return Text(text, style=style, no_wrap=True, overflow="ellipsis")

@@ -2,7 +2,8 @@
 
 `RunProgress.after(event, now=...)` is pure, so that rates, times left and money are tested without a terminal. A rate
 begins with the first answer: the start of engines does not count. The time left of the run is that of the stage under
-way and what older results of the later stages took; where there is none it is a lower bound.
+way and what older results of the later stages took; where there is none it is a lower bound. Texts are
+made harmless here, for whoever shows them.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from mralign.run.events import (
     WorkAdvanced,
     WorkBegan,
 )
+from mralign.run.printable import one_line
 
 
 class Standing(StrEnum):
@@ -167,8 +169,9 @@ def _begun(event: RunBegan, *, now: float) -> RunProgress:
     stages = []
     for ahead in event.stages:
         standing = Standing.SKIPPED if ahead.done else Standing.AHEAD
-        stages.append(StageProgress(ahead.name, ahead.words or ahead.name, standing, ahead.expected_s))
-    return RunProgress(event.run_dir, event.title, tuple(stages), now)
+        words = one_line(ahead.words) or ahead.name
+        stages.append(StageProgress(ahead.name, words, standing, ahead.expected_s))
+    return RunProgress(one_line(event.run_dir), one_line(event.title), tuple(stages), now)
 
 
 def _left_or_expected(stage: StageProgress, *, now: float) -> float | None:
@@ -189,15 +192,17 @@ def _stage_after(stage: StageProgress, event: Event, *, now: float) -> StageProg
             seconds, rows = event.seconds, event.rows_out
             return replace(stage, standing=Standing.DONE, seconds=seconds, rows_out=rows, rejects=rejects, what="")
         case WorkBegan():
-            fresh = replace(stage, what=event.what, unit=event.unit, worked_s=0.0, advanced=now, counts_from=None)
+            what, unit = one_line(event.what), one_line(event.unit)
+            fresh = replace(stage, what=what, unit=unit, worked_s=0.0, advanced=now, counts_from=None)
             return replace(fresh, total=event.total, done=event.done, kept=event.done)
         case WorkAdvanced():
             worked, rejects = event.worked_s, event.rejects
             return replace(stage, done=event.done, worked_s=worked, advanced=now, rejects=rejects)
         case MoneySpent():
-            before = stage.money.get(event.currency)
+            currency = one_line(event.currency)
+            before = stage.money.get(currency)
             told = before.expected if event.expected is None and before is not None else event.expected
-            return replace(stage, money={**stage.money, event.currency: replace(event, expected=told)})
+            return replace(stage, money={**stage.money, currency: replace(event, expected=told)})
         case TrainingStepped():
             return _stepped(stage, event, now=now)
     return stage

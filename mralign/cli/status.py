@@ -29,6 +29,10 @@ _CLEAR = "\x1b[H\x1b[2J"
 def status(
     run_dir: RunDir,
     *,
+    preset: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="The run of this configuration, where several share the directory."),
+    ] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Look again until every stage is finished.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -37,16 +41,16 @@ def status(
     Only the run directory is read, a path or a URI: the run may go on elsewhere, or may have been killed.
     """
     shown = ""
-    for state in _looks(run_dir, watch=watch):
+    for state in _looks(run_dir, preset=preset, watch=watch):
         text = json.dumps(as_json_object(state), indent=None if watch else 1) if as_json else told(state)
         if text != shown:
             _show(text, clear=watch and not as_json)
         shown = text
 
 
-def _looks(run_dir: str, *, watch: bool) -> Iterator[RunState]:
+def _looks(run_dir: str, *, preset: str | None, watch: bool) -> Iterator[RunState]:
     while True:
-        state = read_run(run_dir)
+        state = read_run(run_dir, preset=preset)
         yield state
         if not watch or all(stage.state == FINISHED for stage in state.stages):
             return
@@ -64,10 +68,7 @@ def as_json_object(state: RunState) -> dict[str, Any]:
         "run_dir": state.uri,
         "finished": all(stage.state == FINISHED for stage in state.stages),
         "stages": [_stage_object(stage) for stage in state.stages],
-        "drivers": [
-            {name: getattr(holder, name) for name in ("job", "host", "pid", "taken", "renewed")}
-            for holder in state.holders
-        ],
+        "drivers": list(map(_driver_object, state.holders)),
         "last_activity": state.last_activity.isoformat() if state.last_activity else None,
         "report": state.report,
         "faults": list(state.faults),
@@ -86,6 +87,10 @@ def _stage_object(stage: StageState) -> dict[str, Any]:
         "fault": stage.fault or None,
         "directory": stage.out.uri if stage.out is not None else None,
     }
+
+
+def _driver_object(holder: Holder) -> dict[str, Any]:
+    return {name: getattr(holder, name) for name in ("job", "host", "pid", "taken", "renewed")}
 
 
 def told(state: RunState) -> str:

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from mralign import report
+from mralign.cli.display import display
 from mralign.config import RunConfig, load
 from mralign.plan import pipeline, plan_text, template_dates
 from mralign.presets import PRESETS
@@ -27,12 +28,12 @@ def walk(
     """Plan a run; tell the plan and stop where that is asked for, else do what is not finished and print its end."""
     planned = pipeline.plan(config, until=until, only=only, dry_run=dry_run)
     if dry_run:
-        print(plan_text.describe(config, planned))
+        display.result(plan_text.describe(config, planned))
         return
-    with pipeline.writing(config, planned, take_over=take_over) as planned:
+    with pipeline.writing(config, planned, take_over=take_over) as planned, display.running(config.run.dir):
         report.begin(config)
-        pipeline.run(config, planned, start_ray=partial(local_ray.start, config))
-        print(report.publish(config, pipeline.survey(config) if until or only else planned))
+        pipeline.run(config, planned, start_ray=partial(local_ray.start, config, hears_workers=True))
+        display.result(report.publish(config, pipeline.survey(config) if until or only else planned))
 
 
 def check_trains(config: RunConfig) -> None:

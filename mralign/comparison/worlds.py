@@ -49,7 +49,7 @@ def build_worlds(worlds: Sequence[int], *, worlds_dir: Path, at_once: int) -> No
         running = [subprocess.Popen(command, env=environment) for command in commands]
         codes = [process.wait() for process in running]  # wait for all, also after a failure
         if any(codes):
-            raise SystemExit(f"building worlds {batch} failed; see the messages above")
+            raise ValueError(f"building worlds {batch} failed; see the messages above")
 
 
 def configure(comparison: Comparison, *, world: int) -> RunConfig:

@@ -37,7 +37,7 @@ These search results may help:
 
 
 class SelfRefine(Section):
-    """Answer, feedback, revised answer, by the same model, thinking on. Texts are messages of the user."""
+    """The same model, thinking, answers, criticises its answer and revises it. The texts are messages of the user."""
 
     rounds: int = Field(1, ge=1, le=9, description="Number of rounds of feedback and revision.")
     feedback: str = Field(_FEEDBACK, description="Message that asks for feedback; holds {question} and {answer}.")

@@ -37,8 +37,8 @@ class Annotator(Section):
     )
     mode: ThinkMode | None = Field(
         None,
-        description="How the model is asked to think or not; null: without thinking where the family is known, since "
-        "a schema leaves no room for a thought.",
+        description="How the model is asked to think or not; null: a plain chat at an endpoint, and without thinking "
+        "in a served model whose family is known, since a schema leaves no room for a thought.",
     )
     decoding: Decoding = Field(
         Decoding(temperature=0.0, top_p=1.0, max_tokens=2048),
@@ -96,7 +96,9 @@ class Annotation(Section):
     def _names_differ(self) -> Annotation:
         names = [annotator.name for annotator in (*self.annotators, self.adjudicator)]
         if len({*names, "human", "final"}) < 5:
-            raise ValueError(f"the annotators are named {names}; three different names, none of them human or final")
+            raise ValueError(
+                f"the annotators are named {names}; give three different names, none of them human or final"
+            )
         return self
 
 

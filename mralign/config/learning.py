@@ -129,7 +129,7 @@ class Lora(Section):
 
     @property
     def chooses(self) -> bool:
-        """Whether it says what of the model is adapted."""
+        """Whether the user has chosen which parts of the model are adapted."""
         return self.target_modules != "all-linear" or bool(self.target_parameters or self.modules_to_save)
 
 
@@ -206,8 +206,8 @@ class Training(Section):
     lambda_rejected: float = Field(
         1.5,
         gt=0,
-        description="Weight of the loss of negative examples. Where the classes are of very different size, the run "
-        "warns and names a value that balances them.",
+        description="Weight of the loss of negative examples. Where it does not fit the sizes of the two classes, "
+        "the run warns and names a range that does.",
     )
     pairs: Literal["batch", "trl", "none"] = Field(
         "batch",
@@ -283,7 +283,7 @@ class Training(Section):
 
     @property
     def resolved(self) -> Training:
-        """These settings with `auto` replaced by what it stands for; `packing` counts by what it makes of attention."""
+        """These settings with `auto` replaced by what it stands for; `packing` counts by the attention it leads to."""
         return self.model_copy(update={"attention": self.attention_used})
 
     @model_validator(mode="after")
@@ -299,7 +299,9 @@ class Training(Section):
         if self.kernels == "liger" and not self.gpu:
             raise ValueError("kernels=liger needs a GPU (gpu=true); leave training.kernels out on a CPU")
         if self.tuning == "full" and self.lora.chooses:
-            raise ValueError("tuning=full trains everything; leave lora.target_modules and its like out")
+            raise ValueError(
+                "tuning=full trains everything; leave out lora.target_modules, target_parameters and modules_to_save"
+            )
         if self.lora.target_parameters and (self.lora.dropout or self.tuning == "dora"):
             raise ValueError("lora.target_parameters is for lora.dropout=0 and tuning lora or qlora (PEFT)")
         if self.tuning == "qlora" and self.zero_stage == 3:

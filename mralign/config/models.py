@@ -115,7 +115,7 @@ class Decoding(Section):
 
 
 class Engine(Section):
-    """vLLM: one engine per replica."""
+    """How many vLLM engines there are, what each takes, and its limits; a replica is one engine."""
 
     min_replicas: Speed[int] = Field(
         1,
@@ -211,7 +211,8 @@ class Http(Section):
     model: str | None = Field(None, description="The model's name at the endpoint; null: model.path.")
     key_env: Speed[str] = Field(
         "OPENAI_API_KEY",
-        description="Name of the environment variable that holds the key; where it is not set, no key is sent.",
+        description="Name of the environment variable that holds the key. An https address must find it set; '' "
+        "where it wants no key.",
     )
     concurrency: Speed[int] = Field(
         32,

@@ -23,11 +23,13 @@ from mralign.config.section import Section, mark_of
 HEAD = """\
 # All settings
 
+`mralign config SECTION` prints the same in a terminal, and `mralign config --preset NAME` a whole configuration.
 This page is made from the fields in `mralign/config/` by `python -m mralign.config.settings_page`; do not edit it.
 
-A setting is given on the command line as `section.field=value`, the value in YAML, or in a preset's YAML file. The
-command line wins over the preset, and the preset over the defaults below. An unknown name or a value that is not
-allowed ends a run before anything starts.
+A setting is given on the command line as `section.field=value`, the value in YAML, or in a preset: one of
+`mralign/presets/*.yaml` by its name, or the path of your own file. The command line wins over the preset, and the
+preset over the defaults below. An unknown name or a value that is not allowed ends a run before anything starts,
+with what is allowed. The resolved configuration lies in the run directory, `config.yaml`.
 
 **Changes** says what happens to finished stages when you change a setting:
 

@@ -293,18 +293,19 @@ def _run_stages(config: RunConfig, planned: Sequence[Planned], *, start_ray: Cal
         if not rehearsed[name]:
             _rehearse(config, item.stage, wait=True)
         held.make_room(item.stage.workers(config))
-        events.tell(events.StageBegan(stage=name, kept_parts=len(item.out.parts())))
         with events.within(name):
-            manifest = run_stage(config, item)
-        events.tell(
-            events.StageEnded(
-                stage=name,
-                rows_in=manifest.rows_in,
-                rows_out=manifest.rows_out,
-                rejects=manifest.rejects,
-                seconds=manifest.seconds,
-            )
-        )
+            events.tell(events.StageBegan(stage=name, kept_parts=len(item.out.parts())))
+            events.tell(_ended(run_stage(config, item)))
+
+
+def _ended(manifest: Manifest) -> events.StageEnded:
+    return events.StageEnded(
+        stage=manifest.stage,
+        rows_in=manifest.rows_in,
+        rows_out=manifest.rows_out,
+        rejects=manifest.rejects,
+        seconds=manifest.seconds,
+    )
 
 
 def _began(config: RunConfig, planned: Sequence[Planned], *, title: str) -> events.RunBegan:

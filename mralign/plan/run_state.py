@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import chain
 from typing import Any
 
 import pyarrow as pa
@@ -25,6 +26,7 @@ from mralign.run.store import Directory, Manifest, StageDir, absolute
 
 FINISHED, UNDER_WAY, STOPPED, UNREADABLE, TO_COME = "finished", "under way", "stopped", "unreadable", "to come"
 _RESPONSES = tuple(subject.stage("responses") for subject in (Subject.BASE, Subject.TRAINED))
+_LOOKED_INTO = 40  # directories below one that is no run
 _CONFIGS = ("unfinished/config.yaml", "config.yaml")  # a run beside the page of another one is the newer of the two
 
 
@@ -57,30 +59,34 @@ class RunState:
     faults: tuple[str, ...]
 
 
-def read_run(uri: str) -> RunState:
-    """The state of the run in a directory. Raises ValueError, in one sentence, where there is none."""
+def read_run(uri: str, *, preset: str | None = None) -> RunState:
+    """The state of the run in a directory. Raises ValueError, in one sentence, where there is none.
+
+    `preset`: the file of its configuration, where several runs share the directory; else the one that lies in it.
+    """
     home = Directory(absolute(uri))
     try:
         names = stage_folders(home)
-        return _state(home, names=names)
+        return _state(home, names=names, preset=preset)
     except OSError as error:
         raise ValueError(f"{home.uri} cannot be read: {error}; give the directory of a run (run.dir)") from error
 
 
-def _state(home: Directory, *, names: Sequence[str]) -> RunState:
-    config, faults = _configuration(home)
+def _state(home: Directory, *, names: Sequence[str], preset: str | None) -> RunState:
+    config, faults = _configuration(home) if preset is None else (_moved(_read_yaml(preset), home=home), [])
     found = {name: places for name in names if (places := found_under(home, stage=name))}
     if config is None and not found:
-        what = "is empty" if not _anything(home) else "holds no run: neither a config.yaml nor the table of a stage"
-        hint = "a run writes there once `mralign align run.dir=...` has started"
-        raise ValueError(f"{home.uri} {what}{'; ' + faults[0] if faults else ''}; {hint}")
+        raise ValueError(f"{home.uri} {_no_run(home, faults=faults)}")
+    if config is None:
+        faults = [*faults, _instead(home)]
     order = _order(config, found=found)
-    page = {} if home.exists(_CONFIGS[0]) else page_results(home)  # it lies beside the configuration that is read
+    beside = preset is None and not home.exists(_CONFIGS[0])  # the page is that of the configuration that is read
+    page = page_results(home) if beside else {}
     chosen = of_this_run(config, found=found, order=order, page=page)
     holders = tuple(lease.holders(home.uri))
     manifests = {name: place.manifest for name, place in chosen.items() if place.manifest is not None}
     stages = [_stage_state(name, chosen.get(name), config=config, manifests=manifests) for name in order]
-    moments = [place.changed for places in found.values() for place in places]
+    moments = [place.changed for place in chain(*found.values())]
     moments += [datetime.fromisoformat(holder.renewed) for holder in holders]
     return RunState(
         uri=home.uri,
@@ -93,22 +99,55 @@ def _state(home: Directory, *, names: Sequence[str]) -> RunState:
     )
 
 
-def _anything(home: Directory) -> bool:
-    return bool(home.filesystem.get_file_info(fs.FileSelector(home.path())))
+def _no_run(home: Directory, *, faults: Sequence[str]) -> str:
+    """Why a directory is not that of a run, and what to give in its place."""
+    infos = home.filesystem.get_file_info(fs.FileSelector(home.path()))
+    if not infos:
+        return "is empty; a run writes there once `mralign align run.dir=...` has started"
+    below = sorted(info.base_name for info in infos if info.type == fs.FileType.Directory)[:_LOOKED_INTO]
+    runs = [name for name in below if home.exists(f"{name}/config.yaml")]
+    hint = f"the runs in it are {', '.join(runs)}" if runs else "give the directory of a run (run.dir)"
+    why = "; ".join(faults) or "neither a config.yaml nor the table of a stage"
+    return f"holds no run: {why}; {hint}"
 
 
 def _configuration(home: Directory) -> tuple[RunConfig | None, list[str]]:
     """The configuration that lies in a run directory, and why it cannot be read if it cannot."""
     for name in _CONFIGS:
-        if not home.exists(name):
-            continue
-        try:
-            values = yaml.safe_load(home.read_text(name))
-            values["run"]["dir"] = home.uri  # it may have been moved
-            return parse(values), []
-        except (yaml.YAMLError, ValueError, TypeError, KeyError) as error:
-            return None, [f"{home.uri}/{name} cannot be read: {_one_line(error)}"]
+        if home.exists(name):
+            try:
+                return _moved(yaml.safe_load(home.read_text(name)), home=home), []
+            except (yaml.YAMLError, ValueError, TypeError) as error:
+                return None, [f"{home.uri}/{name} cannot be read: {_one_line(error)}"]
     return None, []
+
+
+def _moved(values: Any, *, home: Directory) -> RunConfig:
+    """The configuration of YAML, with the run directory in which it was found: it may have been moved."""
+    return parse({**values, "run": {**values.get("run", {}), "dir": home.uri}})
+
+
+def _read_yaml(preset: str) -> Any:
+    home, _, name = absolute(preset).rpartition("/")
+    try:
+        return yaml.safe_load(Directory(home).read_text(name))
+    except (OSError, yaml.YAMLError) as error:
+        raise ValueError(f"--preset {preset} cannot be read: {_one_line(error)}; give a YAML file") from error
+
+
+def _instead(home: Directory) -> str:
+    """What is shown of a run directory without a configuration."""
+    rows = _rows_of_tables(home)
+    hint = f"; that of one row: --preset {rows[0]} (or another of {len(rows)})" if rows else ""
+    return f"no configuration: shown is the newest result of each stage{hint}"
+
+
+def _rows_of_tables(home: Directory) -> list[str]:
+    """The configurations of the rows of tables (`mralign ablate`), which share a run directory."""
+    selector = fs.FileSelector(home.path("tables"), recursive=True, allow_not_found=True)
+    paths = [info.path for info in home.filesystem.get_file_info(selector)]
+    below = [path.removeprefix(home.path()).lstrip("/") for path in paths if path.endswith(".yaml")]
+    return [f"{home.uri}/{name}" for name in sorted(below)]
 
 
 def _order(config: RunConfig | None, *, found: Mapping[str, Sequence[FoundStage]]) -> list[str]:

@@ -111,7 +111,7 @@ def change(acts: Mapping[str, Act]) -> list[Block]:
         if edges
     ]
     tables = [Grid(graph.title, ("From", "To", "Difference"), [*map(_edge, graph.edges)]) for graph in graphs]
-    return [Text(_change_lead(acts)), *graphs, picture, *tables]
+    return [Text(_change_lead(acts)), *graphs, *tables, picture]
 
 
 def _change_lead(acts: Mapping[str, Act]) -> str:

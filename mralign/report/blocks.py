@@ -84,7 +84,7 @@ class Bars:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class MeasuredPoint:
     """A figure in percent with its interval; a published one has none."""
 
     label: str
@@ -100,7 +100,7 @@ class Intervals:
 
     title: str
     better: str
-    rows: Sequence[Estimate]
+    rows: Sequence[MeasuredPoint]
 
 
 @dataclass(frozen=True)
@@ -222,8 +222,12 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
     assert is_dataclass(value), type(value)
-    named = {name: inner for name, inner in vars(value).items() if inner is not None and inner not in ("", (), [], {})}
+    named = {name: inner for name, inner in vars(value).items() if not _is_empty(inner)}
     return {"kind": type(value).__name__.lower(), **named} if isinstance(value, Block) else named
+
+
+def _is_empty(value: Any) -> bool:
+    return value is None or value is False or value in ("", (), [], {})
 
 
 def _finite(value: Any) -> Any:

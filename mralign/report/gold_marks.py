@@ -22,6 +22,17 @@ def _tokens(word: str) -> tuple[str, ...]:
     return tuple(normalize(word).split())
 
 
+def _placed(word: str, *, start: int) -> list[tuple[str, tuple[int, int]]]:
+    """Each token with its span: that of the word, or of its character in scripts that do not part words by spaces."""
+    tokens = _tokens(word)
+    if len(tokens) > 1:
+        characters = [(_tokens(char), start + place) for place, char in enumerate(word)]
+        alone = [(found[0], (place, place + 1)) for found, place in characters if len(found) == 1]
+        if tuple(token for token, _ in alone) == tokens:
+            return alone
+    return [(token, (start, start + len(word))) for token in tokens]
+
+
 def gold_spans(text: str, answers: Sequence[str]) -> list[tuple[int, int]]:
     """Spans of the text, in characters and without overlap, that hold a gold alias.
 
@@ -34,9 +45,9 @@ def gold_spans(text: str, answers: Sequence[str]) -> list[tuple[int, int]]:
     tokens: list[str] = []
     words: list[tuple[int, int]] = []  # of each token: the word that it comes from
     for word in _WORD.finditer(text):
-        for token in _tokens(word[0]):
+        for token, span in _placed(word[0], start=word.start()):
             tokens.append(token)
-            words.append(word.span())
+            words.append(span)
     first_tokens = {alias[0] for alias in wanted}
     spans: list[tuple[int, int]] = []
     place = 0

@@ -146,9 +146,9 @@ def _weights_lead(config: RunConfig) -> str:
     unused = "" if method == "mralign" else f" Training by {method} does not use them."
     return (
         f"Weights of the labelled steps as the ratio of matrices gives them{before}.{unused} Shown are transitions "
-        "that occur five times or more, each ratio ± its standard error over trajectories where one was drawn: one that "
-        "may as well be 1 is noise, and the error of a rare transition is itself too small. All transitions, with counts, "
-        "weights and errors: weights/…/edges."
+        "that occur five times or more, each ratio ± its standard error over trajectories where one was drawn: one "
+        "that may as well be 1 is noise, and the error of a rare transition is itself too small. All transitions, with "
+        "counts, weights and errors: weights/…/edges."
     )
 
 

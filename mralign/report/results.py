@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mralign.config import Evaluation
-from mralign.evaluation.benchmarks import find, measures, published, registry
+from mralign.evaluation.benchmarks import find, registry
 from mralign.evaluation.benchmarks.benchmark import Benchmark, Measure
 from mralign.report.wording import aligned, number, percent, signed, with_interval
 from mralign.rows.subjects import Subject, way_of
@@ -176,27 +176,3 @@ def explanations(metrics: Metrics, *, settings: Evaluation) -> list[str]:
     """What each kind of benchmark among the results measures, in a sentence or two."""
     kinds = dict.fromkeys(kind_of(name, methods) for name, methods in by_benchmark(metrics).items())
     return [find(kind).explain(settings) for kind in kinds]
-
-
-@dataclass(frozen=True)
-class PublishedTable:
-    """Figures of a paper on data sets of this run: a header row, and a row a method with one cell a data set."""
-
-    source: str
-    rows: tuple[tuple[str, ...], ...]
-
-
-def published_tables(datasets: Iterable[str]) -> list[PublishedTable]:
-    """What papers report on these data sets; empty where they have none of them."""
-    names = list(dict.fromkeys(datasets))
-    found = []
-    for paper in published():
-        columns = [(paper.model, *paper.methods)]
-        for name in (name for name in names if name in paper.figures):
-            figures = paper.figures[name]
-            titles = "/".join(measures()[key].title for key in figures)
-            cells = ("/".join(parts) for parts in zip(*figures.values(), strict=True))
-            columns.append((f"{name} {titles}", *cells))
-        if len(columns) > 1:
-            found.append(PublishedTable(paper.source, tuple(zip(*columns, strict=True))))
-    return found

@@ -108,9 +108,9 @@ def agreement(acts: Mapping[str, Act]) -> list[Block]:
         "Strict: both give a step the same set of labels. Entail: one set lies within the other, as an empty set "
         "always does. pₑ is the share of steps on which both would give the same set by chance, each drawing its sets "
         "as often as it does, but without looking at the step; κ is the share of the agreement left above it that was "
-        "reached, for both with the same pₑ. Macro: labels replaced by their strategies. ℓ1: the mean difference between the "
-        "entries of the transition matrices that each one's labels give. The final labels are made from both "
-        "annotators', so their agreement with either is high by construction."
+        "reached, for both with the same pₑ. Macro: labels replaced by their strategies. ℓ1: the mean difference "
+        "between the entries of the transition matrices that each one's labels give. The final labels are made from "
+        "both annotators', so their agreement with either is high by construction."
     )
     rows = annotator_rows.agreement_rows(figures(acts, "agreement")["pairs"])
     head = ("Pair", "Level", "Steps", "Unlabelled", "Strict %", "Entail %", "pₑ", "κ strict", "κ entail", "ℓ1 %")

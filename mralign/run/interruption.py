@@ -84,21 +84,31 @@ def end_run() -> None:
         _thread.interrupt_main()
 
 
+def say_in_log(status: int, text: str) -> None:
+    """Say why a command stopped; one that is done has no text."""
+    if text:
+        log.error("%s", text)  # standard error has no buffer
+
+
 def guarded(
     act: Callable[[], None],
     *,
     explain: Callable[[BaseException], str | None],
+    own_fault: Callable[[BaseException], str] | None = None,
+    say: Callable[[int, str], None] = say_in_log,
     close: Callable[[], None] = lambda: None,
 ) -> int:
-    """Exit status of a command that does `act`: 0 done, 2 stopped, 130 interrupted (resumable).
+    """Exit status of a command that does `act`: 0 done, 1 a fault of ours, 2 stopped, 130 interrupted (resumable).
 
-    `explain` says of an exception why the command stopped; None: it is a fault of ours, and is raised. `close` ends
-    what was started. An interrupted command that listens to signals does not close: it kills what it started and ends.
-    A thread of Ray that finds its cluster gone would end the process with a status of its own.
+    `explain` says of an exception why the command stopped; None: it is a fault of ours, of which `own_fault` tells the
+    sentence; without that it is raised. `say` is told the status and the sentence. `close` ends what was started. An
+    interrupted command that listens to signals does not close: it kills what it started and ends. A thread of Ray that
+    finds its cluster gone would end the process with a status of its own.
     """
     _guarded.set()
     try:
-        status = _status(act, explain=explain)
+        status, text = _ended(act, explain=explain, own_fault=own_fault)
+        say(status, text)
         if status == STATUS and _listening.is_set():
             _end()
         return status
@@ -108,27 +118,32 @@ def guarded(
         _drop_closed_streams()
 
 
-def _status(act: Callable[[], None], *, explain: Callable[[BaseException], str | None]) -> int:
+def _ended(
+    act: Callable[[], None],
+    *,
+    explain: Callable[[BaseException], str | None],
+    own_fault: Callable[[BaseException], str] | None,
+) -> tuple[int, str]:
+    """Exit status of `act`, and why it stopped."""
     try:
         act()
         sys.stdout.flush()
         if not _endless.is_set():
             check()
-        return 0
+        return 0, ""
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt) or _arrived.is_set() or _is_closed_pipe(error):
-            # Whatever a library makes of a KeyboardInterrupt, the signal is why the run ends.
+            # Whatever a library makes of a KeyboardInterrupt, the signal is why the run ends. What stands in the buffer
+            # of the output is not wanted any more.
             _arrived.set()
             _caught.set()
-            if _endless.is_set():
-                return 0
-            log.error(_SAID)  # standard error has no buffer; what stands in that of the output is not wanted any more
-            return STATUS
+            return (0, "") if _endless.is_set() else (STATUS, _SAID)
         reason = explain(error)
-        if reason is None:
+        if reason is not None:
+            return 2, f"stopped: {reason}"
+        if own_fault is None:
             raise
-        log.error("stopped: %s", reason)
-        return 2
+        return 1, own_fault(error)
 
 
 class Handler(logging.StreamHandler):

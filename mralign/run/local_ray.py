@@ -15,15 +15,16 @@ from mralign.config import RunConfig
 log = logging.getLogger("mralign")
 
 
-def start(config: RunConfig) -> None:
-    """Join the cluster that this process belongs to, or start a local one."""
+def start(config: RunConfig, *, hears_workers: bool = False) -> None:
+    """Join the cluster that this process belongs to, or start a local one. `hears_workers`: what workers print is
+    printed here as well; else it stands only in Ray's own log files."""
     # Ray's core writes remarks on its own actors to our standard error; faults still arrive as exceptions.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     import ray
 
     if ray.is_initialized():
         return
-    _init(config)
+    _init(config, hears_workers=hears_workers)
     ray.data.DataContext.get_current().enable_progress_bars = False  # ours count rows
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
@@ -36,11 +37,11 @@ def stop() -> None:
         ray.shutdown()
 
 
-def _init(config: RunConfig) -> None:
+def _init(config: RunConfig, *, hears_workers: bool = False) -> None:
     import ray
 
     given: dict[str, Any] = {"runtime_env": {"env_vars": import_environment()}, "logging_level": logging.WARNING}
-    given["log_to_driver"] = False  # an exception still arrives with its trace; the rest is in Ray's log files
+    given["log_to_driver"] = hears_workers
     if os.environ.get("RAY_ADDRESS"):
         ray.init(**given)
         return

@@ -7,7 +7,7 @@ import sys
 import pytest
 from command_line import parsed, ran
 
-from mralign.cli.arguments import complete_section, complete_setting, complete_table, listed
+from mralign.cli.arguments import complete_section, complete_setting, complete_suite, complete_table, listed
 
 
 def test_without_a_command_the_commands_are_listed(capsys):
@@ -58,15 +58,14 @@ def test_settings_and_names_are_completed():
     assert complete_setting("wei") == ["weights."]
     assert complete_section("wei") == ["weights", "weights."]
     assert complete_table("l") == ["lambda"]
+    assert complete_suite("q") == ["quick"]
 
 
 @pytest.mark.parametrize(
     ("words", "wanted"),
     [
         ("mralign align --preset m", ["miniworld"]),
-        ("mralign evaluate --suite q", ["quick"]),
         ("mralign align weights.an", ["weights.anchor="]),
-        ("mralign abl", ["ablate"]),
     ],
 )
 def test_a_shell_gets_its_completions(words, wanted):

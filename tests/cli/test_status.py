@@ -4,37 +4,18 @@ import json
 import shutil
 from datetime import UTC, datetime, timedelta
 
-import pyarrow as pa
 import pytest
 from command_line import ran
+from sealed_run import COLUMNS, planned, rows, seal
 
 from mralign.cli import status as status_command
 from mralign.config import load, parse, to_yaml
 from mralign.plan import pipeline
 from mralign.plan.run_state import expected_rows, read_run
-from mralign.presets import PRESETS, SUITES
+from mralign.presets import PRESETS
 from mralign.run import lease
 from mralign.run.rejects import Reject, to_table
 from mralign.run.store import Directory, Manifest
-
-COLUMNS = pa.schema([("row_id", pa.string())])
-
-
-def rows(count):
-    return pa.table({"row_id": [str(n) for n in range(count)]}, schema=COLUMNS)
-
-
-def seal(item, *, rows_out=7, upstream=None, **figures):
-    mark, stands_on = item.out.fingerprint, upstream or {name: out.fingerprint for name, out in item.upstream.items()}
-    made = Manifest(item.stage.name, mark, {}, stands_on, {}, 9, rows_out, {"malformed_json": 2}, 61.0, {}, figures)
-    item.out.seal(made)
-
-
-def planned(uri, *overrides):
-    """The stages of the miniworld's evaluation in a run directory, by name; its configuration lies there."""
-    config = load("miniworld", overrides=[f"run.dir={uri}", *overrides], presets_dir=SUITES)
-    Directory(str(uri)).write_text("config.yaml", to_yaml(config))
-    return {item.stage.name: item for item in pipeline.survey(config)}
 
 
 @pytest.fixture
@@ -239,3 +220,31 @@ def test_watch_looks_again_until_all_is_finished(run, capsys, monkeypatch):
     seen = [json.loads(line) for line in said.splitlines()]
     assert [sum(s["state"] == "finished" for s in one["stages"]) for one in seen] == [1, 2, 3]
     assert [one["finished"] for one in seen] == [False, False, True]
+
+
+def test_rows_of_a_table_that_share_a_directory_are_shown_one_by_one(tmp_path, capsys):
+    run = tmp_path / "run"
+    files = []
+    for number, draws in enumerate((1, 2), 1):
+        stages = planned(run, f"evaluation.draws={draws}", "evaluation.methods=[think_on]")
+        seal(stages["questions"], test=40)
+        seal(stages["responses_base"], rows_out=40 * draws)
+        file = run / "tables" / "mine" / "rows" / f"{number}-row.yaml"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        (run / "config.yaml").rename(file)
+        files.append(file)
+    seal(stages["evaluation_base"])  # of the second row
+    said = ran(capsys, "status", str(run))[1]
+    assert f"no configuration: shown is the newest result of each stage; that of one row: --preset {files[0]}" in said
+    shown = [ran(capsys, "status", str(run), "--preset", str(file), "--json")[1] for file in files]
+    states = [{s["name"]: (s["state"], s["done"]) for s in json.loads(text)["stages"]} for text in shown]
+    assert [state["responses_base"] for state in states] == [("finished", 40), ("finished", 80)]
+    assert [state["evaluation_base"][0] for state in states] == ["to come", "finished"]
+    status, _, errors = ran(capsys, "status", str(run), "--preset", str(tmp_path / "gone.yaml"))
+    assert status == 2
+    assert "gone.yaml cannot be read" in errors
+
+
+def test_the_runs_in_a_directory_of_runs_are_named(run, capsys):
+    errors = ran(capsys, "status", str(run.parent))[2]
+    assert "holds no run" in errors and "the runs in it are run" in errors

@@ -15,6 +15,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from align_process import ROOT, SMALL, environment, finish, kill, start, wait_for
+from report.page_words import page_data
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -226,7 +227,11 @@ def test_a_killed_run_goes_on_where_it_was(submitted, tmp_path):
     assert all(figures["n"] == 40 for figures in found.values())
     assert found["base_think_off"]["mis"] is None
     assert 0 <= found["base_think_on"]["mis_ci"][0] <= found["base_think_on"]["mis"] <= 1
-    assert (run / "report" / "index.html").read_text().count("<svg") >= 4
+    page = page_data((run / "report" / "index.html").read_text())["runs"][0]
+    shelves = page["index"]["names"]["shelf"]
+    found = [shelves[code] for code in page["index"]["columns"]["shelf"]]
+    assert found.count("evaluation") >= 2 * 40  # every held-out question, with thinking and without
+    assert found.count("training") == manifest(run, "candidates")["rows_out"]
 
     check_again(run, log=tmp_path / "log3")
 

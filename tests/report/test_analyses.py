@@ -2,18 +2,18 @@
 
 import json
 import math
-import re
-from xml.etree import ElementTree
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from mralign.report.figures import heat_map, histogram
-from report.test_report import STATES, Item, Named, make_run, page_of, plain, seal
+from report.page_words import blocks, passages, plain
+from report.test_report import STATES, Item, Named, make_run, page_of, seal
 
-from mralign.report import findings, publish
+from mralign.report import publish
 from mralign.report.analyses import change_of, top_edges
+from mralign.report.blocks import Arc
 from mralign.report.findings import Chain
+from mralign.report.trajectory_records import Found, training_record
 from mralign.rows.schema import MATRICES
 from mralign.run.store import StageDir, part_name
 
@@ -57,8 +57,8 @@ def test_states_that_one_model_hardly_visits_are_left_out():
     assert found.difference_KK[1] == pytest.approx([-0.5, 0.5])
     assert np.isnan(found.error_KK).all()
     more, less = top_edges(found)
-    assert more == [{"source": "b", "target": "b", "difference": 0.5, "error": None}]
-    assert less == [{"source": "b", "target": "a", "difference": -0.5, "error": None}]
+    assert more == [Arc("b", "b", 0.5, None, 2.5)]
+    assert less == [Arc("b", "a", -0.5, None, 52.5)]
 
 
 def test_the_largest_changes_come_first_and_none_is_shown_twice():
@@ -67,11 +67,11 @@ def test_the_largest_changes_come_first_and_none_is_shown_twice():
     found = change_of(before, after)
     more, less = top_edges(found)
     flat = np.sort((after.P_KK - before.P_KK).ravel())
-    assert [edge["difference"] for edge in less] == pytest.approx(flat[:10])
-    assert [edge["difference"] for edge in more] == pytest.approx(flat[::-1][:10])
+    assert [edge.difference for edge in less] == pytest.approx(flat[:10])
+    assert [edge.difference for edge in more] == pytest.approx(flat[::-1][:10])
     for edge in (*more, *less):
-        place = found.states.index(edge["source"]), found.states.index(edge["target"])
-        assert edge["difference"] == pytest.approx((after.P_KK - before.P_KK)[place])
+        place = found.states.index(edge.source), found.states.index(edge.target)
+        assert edge.difference == pytest.approx((after.P_KK - before.P_KK)[place])
 
 
 def fill_matrix(home, name, P):
@@ -110,7 +110,7 @@ def test_the_page_shows_the_change_the_positions_and_the_strata(tmp_path):
     words = plain(page)
     for passage in (
         "nq_open base_think_on right 50 2 0.250 0.750 nq_open base_think_on wrong 1\u2009070 1\u2009070 – –",
-        "nq_open, mralign: last hit, % of thoughts with a hit",
+        "nq_open, mralign: last hit",
         "nq_open mralign both correct 0 – – nq_open mralign both wrong 1\u2009200 +12.5 [+6.2, +18.8]",
         "−25.0 [−50.0, +0.0]",
         "nq_open mralign inconsistent 1\u2009200 +12.5 [+6.2, +18.8] –",
@@ -118,30 +118,18 @@ def test_the_page_shows_the_change_the_positions_and_the_strata(tmp_path):
         "Less often than before From To Difference retrieval backtracking −0.125 ± 0.000",
     ):
         assert " ".join(passage.split()) in words
-    assert "retrieval → framing: +0.125 ± 0 (support 21.0)" in page
-    assert "right, 0.05 to 0.10: 36 of 48" in page
-    for drawing in re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL):
-        ElementTree.fromstring(drawing)
-    assert set(re.findall(r'href="#(\w+)"', page)) == set(re.findall(r'<section id="(\w+)"', page))
-    assert {"change", "positions", "strata"} <= set(re.findall(r'<section id="(\w+)"', page))
-
-
-def test_a_difference_is_told_with_its_sign():
-    values = np.array([[0.25, -0.5], [math.nan, 0.0]])
-    svg = heat_map(values, support_KK=np.ones((2, 2)), states="ab", title="t", bounds=(-0.5, 0.5), ratios=False)
-    assert "a → a: +0.250" in svg and "a → b: −0.500" in svg and "b → a: too rare" in svg
-    for stop in ("−0.5", "−0.25", "+0", "+0.25", "+0.5"):
-        assert f">{stop}</text>" in svg
-
-
-def test_a_histogram_has_a_bar_a_bin_that_holds_something():
-    svg = histogram({"right": ([1, 3, 0, 0], 0.2, "#111"), "wrong": ([0, 0], None, "#222")}, title="<t>")
-    assert re.findall(r"<title>([^<]*)</title>", svg) == ["right, 0.00 to 0.25: 1 of 4", "right, 0.25 to 0.50: 3 of 4"]
-    low, high = (float(height) for height in re.findall(r'height="([\d.]+)" fill="#111"><title>', svg))
-    assert high == pytest.approx(3 * low, rel=0.01)
-    assert svg.count("stroke-dasharray") == 1
-    assert "wrong" not in svg and "&lt;t&gt;" in svg
-    assert histogram({"right": ([0, 0], None, "#111")}, title="t") == ""
+    more, less = blocks(page, "change", "graph")
+    assert [(edge["source"], edge["target"], edge["error"]) for edge in more["edges"]] == [
+        ("retrieval", "framing", 0.0)
+    ]
+    assert more["edges"][0]["difference"] == pytest.approx(0.125)
+    assert more["edges"][0]["support"] == pytest.approx(40 * (0.2 + 0.325))
+    assert [(edge["source"], edge["target"]) for edge in less["edges"]] == [("retrieval", "backtracking")]
+    drawn = blocks(page, "positions", "histogram")
+    assert [one["title"].rpartition(": ")[2] for one in drawn] == ["first hit", "last hit"] * 2
+    assert [one["name"] for one in drawn[0]["series"]] == ["right"]  # the wrong ones have no hit
+    assert drawn[0]["series"][0]["counts"][:2] == [12, 36] and drawn[0]["series"][0]["mean"] == 0.25
+    assert {"change", "positions", "strata"} <= set(passages(page))
 
 
 def test_the_answer_of_a_trajectory_is_shown_without_the_tag_that_ends_its_thought():
@@ -157,5 +145,6 @@ def test_the_answer_of_a_trajectory_is_shown_without_the_tag_that_ends_its_thoug
         "segment_start": [7],
         "segment_end": [text.index("[/THINK]")],
     }
-    trace = findings._trace(row, steps=None, weights=None, closing="[/THINK]")
-    assert trace.answer == "Vienna"
+    row |= {"thought_start": 7, "em_thought": False, "em_answer": True}
+    record = training_record(row, found=Found(), names=(), closing="[/THINK]")
+    assert record.sides[0].answer == ["", "Vienna", ""]

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
 import subprocess
 import sys
+from base64 import b64encode
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from mralign.report.figures import diverging, heat_map, lines, nice_ticks
+from report.page_words import blocks, plain, records, shown_text
 
 from mralign.config import RunConfig, parse, to_yaml
 from mralign.report import begin, publish
 from mralign.report.findings import Matrices
-from mralign.report.results import published_tables
-from mralign.report.sections import log_ratios
+from mralign.report.maps import grouped, square
+from mralign.report.ratios import log_ratios
+from mralign.report.sections import curves
 from mralign.report.wording import aligned, duration, signed, with_interval
 from mralign.rows.schema import ANNOTATIONS, CANDIDATES, EDGES, MATRICES, WEIGHTS
 from mralign.run.store import Manifest, StageDir, part_name
@@ -246,11 +248,6 @@ def page_of(home: Path) -> str:
     return (home / "report" / "index.html").read_text(encoding="utf-8")
 
 
-def plain(page: str) -> str:
-    """The words of the page, in order, without drawings."""
-    return " ".join(re.sub(r"<svg.*?</svg>|<style>.*?</style>|<[^>]+>", " ", page, flags=re.DOTALL).split())
-
-
 def test_metrics_of_both_stages_are_merged_base_first(complete: tuple[Path, str, str]) -> None:
     metrics = json.loads((complete[0] / "evaluation" / "metrics.json").read_text())
     assert metrics == {**BASE, **TRAINED}
@@ -268,8 +265,8 @@ def test_page_holds_the_numbers_of_every_stage(complete: tuple[Path, str, str]) 
         "mralign 37.3 [33.0, 41.0] 7.2 [5.0, 9.0]",
         "base_think_off 22.7 [20.0, 25.0] – 23.7 [21.0, 26.0] – 2.5 1.2 – 120",
         "base_think_on 34.1 [30.0, 38.0] 9.9 [8.0, 12.0] 35.1 [31.0, 39.0] 9.9 [8.0, 12.0] 2.5 1.2 1 234.5 120",
-        "Gain by stratum: left out, the untrained model was not asked to think on a benchmark with gold answers.",
-        "How thinking changed: left out, stage thoughts_matrices_base is not part of this plan.",
+        "Gain by stratum the untrained model was not asked to think on a benchmark with gold answers",
+        "How thinking changed stage thoughts_matrices_base is not part of this plan",
         "+3.2 points against base_think_on",
         "nq_open undecided – questions 40 9",
         "framing 3 1",
@@ -277,7 +274,7 @@ def test_page_holds_the_numbers_of_every_stage(complete: tuple[Path, str, str]) 
         "equal 4 50.0",
         "adjudicated 1 12.5",
         "unlabelled 3 37.5",
-        "strict &lt;b&gt; – gpt labels 1 234 5 50.0 75.0 0.312 −0.250 0.636 1.23 macro 100.0 100.0 1.000 – –",
+        "strict <b> – gpt labels 1 234 5 50.0 75.0 0.312 −0.250 0.636 1.23 macro 100.0 100.0 1.000 – –",
         "gpt – human labels 1 234 5 25.0 75.0 0.312 −0.250 0.636 – macro 100.0 100.0 1.000 – –",
         "strict, macro 48.4 % κ 0.294 entail, macro 97.8 % κ 0.970 mean ℓ1 between matrices 1.0–1.3 %",
         "Raised most From To Polarity Count Ratio framing retrieval positive 17 3.14 ± 0.50",
@@ -287,11 +284,12 @@ def test_page_holds_the_numbers_of_every_stage(complete: tuple[Path, str, str]) 
         "candidates undecided 31 –",
         "questions ques0123 40 30",
         "P, all 77 5 no -198.2",
-        "weight 2.50, equal",
-        "weight 0.41, adjudicated",
     ):
         assert passage in words
-    assert "framing → retrieval: 0.067 ± 0.062 (support 0.7)" in complete[1]
+    P = blocks(complete[1], "transitions", "square")[0]
+    row, column = P["states"].index("framing"), P["states"].index("retrieval")
+    found = [P[name][row][column] for name in ("values", "errors", "support")]
+    assert found == pytest.approx([0.6 / 3 / 3, 0.0625, 2 / 3], rel=1e-3) or found == [0.2, 0.0625, 2.0]
 
 
 def test_a_rare_transition_is_not_among_the_raised_ones(complete: tuple[Path, str, str]) -> None:
@@ -299,33 +297,48 @@ def test_a_rare_transition_is_not_among_the_raised_ones(complete: tuple[Path, st
 
 
 def test_weight_maps_frame_the_bands(complete: tuple[Path, str, str]) -> None:
-    framed = re.findall(r"<rect ([^>]*)><title>([^<]*)</title>", complete[1])
-    solid = [tip for marks, tip in framed if "stroke=" in marks and "dasharray" not in marks]
-    assert solid == ["framing → framing: × 2.00 ± 0.5 (support 8.0)"]
-    assert [tip for marks, tip in framed if "dasharray" in marks] == ["framing → backtracking: too rare (support 0.7)"]
+    positive = blocks(complete[1], "transitions", "square")[3]
+    states = positive["states"]
+    banded = {}
+    for source, row in zip(states, positive["bands"], strict=True):
+        for target, band in zip(states, row, strict=True):
+            if band != "none":
+                banded[source, target] = band
+    assert banded == {("framing", "framing"): "high", ("framing", "backtracking"): "low"}
+    place = states.index("framing")
+    assert positive["values"][place][place] == pytest.approx(1.0)  # log2 of 0.8 / 0.4
+    assert positive["values"][place][states.index("backtracking")] is None  # too rare
+    assert positive["errors"][place][place] == 0.5
 
 
-def test_page_shows_one_negative_and_two_positive_trajectories(complete: tuple[Path, str, str]) -> None:
-    assert re.findall(r"<code>(\w+)/on/0</code>", complete[1]) == ["p1", "n1", "p2"]
+def test_every_trajectory_is_in_the_page_with_its_labels_and_weights(complete: tuple[Path, str, str]) -> None:
+    found = {record["row_id"]: record for record in records(complete[1])}
+    kept = ["p1/on/0", "p2/on/0", "p3/on/0", "n1/on/0"]
+    assert list(found) == kept
+    assert [found[row_id]["outcome"] for row_id in kept] == ["positive"] * 3 + ["negative"]
+    first, second = found["p1/on/0"]["sides"][0]["steps"]
+    assert (first["labels"], first["rule"], first["weight"]) == (["framing", "retrieval"], "equal", 2.5)
+    assert (second["labels"], second["rule"], second["weight"]) == (["backtracking"], "adjudicated", 0.41)
+    assert "weight" not in found["p2/on/0"]["sides"][0]["steps"][0]
+    assert shown_text(found["p1/on/0"]).split("\n") == [f"First {ATTACK}.", "Then.", f"The answer {ATTACK}"]
 
 
-def test_texts_of_trajectories_are_escaped(complete: tuple[Path, str, str]) -> None:
+def test_no_text_of_a_model_becomes_a_tag(complete: tuple[Path, str, str]) -> None:
     page = complete[1]
-    assert "<script" not in page
-    # Question and answer of three trajectories, and one thought.
-    assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;") == 7
-    assert "gold: A &amp; B" in page
-    assert "&lt;start&gt;" in page and "<start>" not in page
+    assert ATTACK not in page and "<start>" not in page.partition("<script>")[0]
+    assert page.count("<script") == page.count("</script>") == 3  # the data, one chunk of trajectories, the script
+    assert records(page)[0]["question"] == f"Who is p1? {ATTACK}"
 
 
-def test_drawings_are_well_formed_and_the_page_loads_nothing(complete: tuple[Path, str, str]) -> None:
+def test_the_page_loads_nothing_and_runs_nothing_but_its_own_script(complete: tuple[Path, str, str]) -> None:
     page = complete[1]
-    drawings = re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL)
-    assert len(drawings) == 2 + 1 + 2 + 5 + 5  # result, funnel, labels, matrices and weight maps, training
-    for drawing in drawings:
-        ElementTree.fromstring(drawing)
-    assert not re.search(r"(src|href)=\"(?!#)", page)
-    assert set(re.findall(r'href="#(\w+)"', page)) == set(re.findall(r'<section id="(\w+)"', page))
+    assert not re.search(r"<[^>]+ (src|href)=\"(?!#)", page.partition("<script")[0])
+    (policy,) = re.findall(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page)
+    rules = dict(rule.split(" ", 1) for rule in policy.replace("&#39;", "'").split("; "))
+    for name, tag in (("script-src", "script"), ("style-src", "style")):
+        (text,) = re.findall(rf"<{tag}>(.*?)</{tag}>", page, flags=re.DOTALL)
+        assert rules[name] == f"'sha256-{b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+    assert rules["default-src"] == "'none'" and rules["require-trusted-types-for"] == "'script'"
 
 
 @pytest.mark.parametrize(
@@ -344,10 +357,15 @@ def test_page_says_how_answers_are_matched(tmp_path: Path, match: str, words: st
 
 
 def test_published_figures_stand_only_beside_their_data_set(complete: tuple[Path, str, str], tmp_path: Path) -> None:
-    assert "MR-ALIGN 37.34/7.20" in plain(complete[1])
+    assert "MR-ALIGN (published, Qwen3-8B) 37.34 7.20 – – – – – –" in plain(complete[1])
     _, planned = make_run(tmp_path)
+    for item in planned:
+        if item.stage.name in ("evaluation_base", "evaluation"):
+            methods = BASE if item.stage.name == "evaluation_base" else TRAINED
+            renamed = {name: {"miniworld": found["nq_open"]} for name, found in methods.items()}
+            item.out.write_text("metrics.json", json.dumps(renamed))
     publish(make_config(tmp_path, test="miniworld"), planned)
-    assert "37.34/7.20" not in page_of(tmp_path)
+    assert "miniworld" in plain(page_of(tmp_path)) and "MR-ALIGN (published" not in plain(page_of(tmp_path))
 
 
 def test_closing_text_has_the_table_and_the_places(complete: tuple[Path, str, str]) -> None:
@@ -367,9 +385,10 @@ def test_closing_text_has_the_table_and_the_places(complete: tuple[Path, str, st
 def test_a_run_until_annotation_leaves_sections_out_and_says_so(tmp_path: Path) -> None:
     text = publish(*make_run(tmp_path, until="annotation"))
     words = plain(page_of(tmp_path))
-    assert "Transitions: left out, stage matrices is not part of this plan." in words
-    assert "Result: left out, stage evaluation_base is not part of this plan." in words
-    assert "weight –, equal" in words
+    assert "Transitions stage matrices is not part of this plan" in words
+    assert "Result stage evaluation_base is not part of this plan" in words
+    (first, *_) = records(page_of(tmp_path))[0]["sides"][0]["steps"]
+    assert first["rule"] == "equal" and "weight" not in first
     assert not (tmp_path / "evaluation").exists()
     assert "stages done: questions, rollouts, candidates, annotation" in text
     assert f"mralign align --preset {tmp_path}/config.yaml" in text
@@ -392,13 +411,31 @@ def test_what_the_annotators_did_is_shown_once_the_stage_writes_it(
     human = StageDir(f"{tmp_path}/human_labels/0123", stage="human_labels", fingerprint="0123")
     publish(config, [*planned, Item(Named("human_labels"), human)])
     words = plain(page_of(tmp_path))
-    assert "gpt &lt;b&gt; 1 200 7 2 98 765 4 321 0.1235 cues 0 0 0 0 0 0" in words
+    assert "gpt <b> 1 200 7 2 98 765 4 321 0.1235 cues 0 0 0 0 0 0" in words
     assert "12.5 % of the steps went to the adjudicator." in words
     assert "Label First annotator Second annotator Final Escalated framing 31 29 33 4" in words
     assert "The human's labels of" not in words  # that stage is planned, not finished
     seal(Item(Named("human_labels"), human))
     publish(config, [*planned, Item(Named("human_labels"), human)])
     assert "The human's labels of 30 of 40 given trajectories are in use;" in plain(page_of(tmp_path))
+
+
+def test_costs_are_found_wherever_a_stage_counts_them(tmp_path: Path) -> None:
+    config, planned = make_run(tmp_path)
+    named = {item.stage.name: item for item in planned}
+    rollouts = {
+        "completion_tokens": 1234,
+        "engine_start_s": 61.0,
+        "endpoint": {"requests": 7, "money": 0.25, "odd": "x"},
+    }
+    seal(named["rollouts"], figures=rollouts)
+    seal(named["reference"], figures={"blocks": 3, "by": {"money": None}})
+    publish(config, planned)
+    (table,) = blocks(page_of(tmp_path), "costs", "grid")
+    assert table["rows"] == [
+        ["rollouts", "–", "–", "–", "1\u2009234", "–", "1 min 01 s", "–"],
+        ["rollouts", "endpoint", "7", "–", "–", "0.25", "–", "–"],
+    ]
 
 
 def test_no_pair_is_said_in_words(tmp_path: Path) -> None:
@@ -415,15 +452,16 @@ def test_an_unfinished_stage_is_named_and_the_base_alone_is_reported(tmp_path: P
     plan["evaluation"].out.write_text("metrics.json", json.dumps(TRAINED))  # written, but the stage is not sealed
     text = publish(make_config(tmp_path), list(plan.values()))
     assert json.loads((tmp_path / "evaluation" / "metrics.json").read_text()) == BASE
-    assert "Training: left out, stage training is not finished yet." in plain(page_of(tmp_path))
+    assert "Training stage training is not finished yet" in plain(page_of(tmp_path))
     assert "base_think_on" in text and "37.3" not in text and "mralign align" in text
 
 
 def test_candidates_without_annotation_show_bare_segments(tmp_path: Path) -> None:
     publish(*make_run(tmp_path, until="candidates"))
-    page = page_of(tmp_path)
-    assert re.findall(r"<code>(\w+)/on/0</code>", page) == ["p1", "n1", "p2"]
-    assert '<div class="said">Then.</div>' in page
+    steps = [record["sides"][0]["steps"] for record in records(page_of(tmp_path))]
+    assert len(steps) == 4
+    assert all([step["segments"] for step in own] == [[["First."]], [["Then."]]] for own in steps[1:])
+    assert not any("labels" in step for own in steps for step in own)
 
 
 def test_the_same_run_gives_the_same_page(complete: tuple[Path, str, str]) -> None:
@@ -506,34 +544,27 @@ def test_log_ratios_are_clipped_and_rare_edges_are_empty() -> None:
     assert np.isnan(ratio[0, 1:]).all()
 
 
-def test_heat_map_has_one_cell_a_transition_and_escapes_its_states() -> None:
-    values = np.array([[0.25, math.nan], [0.0, 1.0]])
-    svg = heat_map(values, support_KK=np.ones((2, 2)), states=("<a>", "b"), title="t", bounds=None)
-    assert svg.count("<title>") == 4
-    assert "&lt;a&gt; → b: too rare" in svg and "b → b: 1.000" in svg
+def test_states_of_a_macro_strategy_stand_side_by_side_between_start_and_stop() -> None:
+    macro = {"a": "Upper", "b": "Lower", "c": "Upper"}
+    shown = grouped(("<start>", "a", "b", "c", "d", "<stop>"), macro=macro)
+    assert shown.states == ("<start>", "a", "c", "b", "d", "<stop>")
+    assert shown.groups == ("", "Upper", "Upper", "Lower", "other", "")
+    values = np.arange(36.0).reshape(6, 6)
+    values[1, 2] = math.nan
+    drawn = square(values, support_KK=values, shown=shown, title="t", scale="share")
+    assert drawn.values[2][3] == values[3, 2]  # c -> b
+    assert drawn.values[1][3] is None  # a -> b
 
 
-def test_diverging_is_white_at_one_and_saturates_at_each_bound() -> None:
-    bounds = (-1.0, 2.0)
-    assert diverging(0.0, bounds=bounds) == "#ffffff"
-    assert diverging(5.0, bounds=bounds) == diverging(2.0, bounds=bounds) != diverging(1.0, bounds=bounds)
-    assert diverging(-1.0, bounds=bounds) == diverging(-9.0, bounds=bounds)
-    assert diverging(3.0, bounds=(-1.0, 0.0)) == "#ffffff"
-
-
-def test_lines_leave_out_what_is_not_finite() -> None:
-    svg = lines({"loss": ([1, 2, 3], [1.0, math.nan, 0.5], "#000")}, title="t")
-    points = re.search(r'points="([^"]*)"', svg)
-    assert points is not None and len(points[1].split()) == 2
-    assert lines({"loss": ([1], [math.inf], "#000")}, title="t") == ""
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "ticks"),
-    [(0.0, 1.0, [0, 0.2, 0.4, 0.6, 0.8, 1.0]), (22.66, 37.34, [20, 25, 30, 35, 40]), (3.0, 3.0, [3.0, 4.0])],
-)
-def test_nice_ticks_enclose_the_range(low: float, high: float, ticks: list[float]) -> None:
-    assert nice_ticks(low, high) == pytest.approx(ticks)
+def test_a_figure_that_some_steps_lack_is_drawn_where_it_is() -> None:
+    """Batches of one class have no margin: the first lacks it, and the last."""
+    given: list[dict[str, Any]] = [{}, {"margin": 4.0}, {"margin": 6.0}, {}]
+    history = [{"step": step, "loss": 1.0, "z0": 0.0, **more} for step, more in enumerate(given, 1)]
+    found = {drawn.title: {line.name: (line.x, line.y) for line in drawn.series} for drawn in curves(history)}
+    assert found == {
+        "Loss": {"loss": ([1, 2, 3, 4], [1.0] * 4)},
+        "Margin and z0": {"margin": ([2, 3], [4.0, 6.0]), "z0": ([1, 2, 3, 4], [0.0] * 4)},
+    }
 
 
 def test_numbers_as_text() -> None:
@@ -542,9 +573,6 @@ def test_numbers_as_text() -> None:
     assert signed(-1.44) == "−1.4"
     assert [duration(s) for s in (1.5, 245, 7620)] == ["1.5 s", "4 min 05 s", "2 h 07 min"]
     assert aligned([("a", "b"), ("long", "c")]) == "a      b\nlong   c"
-    (table,) = published_tables(["sciq", "other"])
-    assert (table.rows[0], table.rows[-1]) == (("Qwen3-8B", "sciq Acc/Mis"), ("MR-ALIGN", "70.70/11.70"))
-    assert published_tables(["other"]) == []
 
 
 def test_before_there_is_an_evaluation_the_funnels_are_printed(tmp_path: Path) -> None:
@@ -562,17 +590,3 @@ def test_before_there_is_an_evaluation_the_funnels_are_printed(tmp_path: Path) -
 def test_the_funnel_of_the_candidates_is_printed(tmp_path: Path) -> None:
     lines_shown = publish(*make_run(tmp_path, until="candidates")).splitlines()
     assert ["nq_open", "questions in", "40"] in [re.split(r"\s{3,}", line) for line in lines_shown]
-
-
-def test_a_figure_that_some_steps_lack_is_drawn_where_it_is(tmp_path: Path) -> None:
-    """Batches of one class have no margin: the first lacks it, and the last."""
-    config, plan = make_run(tmp_path / "run")
-    given = [{}, {"margin": 4.0}, {"margin": 6.0}, {}]
-    rows = [{"step": step, "of": 4, "loss": 1.0, "z0": 0.0, **more} for step, more in enumerate(given, 1)]
-    out = next(item.out for item in plan if item.stage.name == "training")
-    out.write_text("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-    publish(config, plan)
-    (svg,) = re.findall(r"<svg(?:(?!</svg>).)*Margin and z0.*?</svg>", page_of(tmp_path / "run"), flags=re.DOTALL)
-    points = {len(line.split()) for line in re.findall(r'points="([^"]*)"', svg)}
-    assert points == {2, 4}  # the margin of steps 2 and 3, z0 of all
-    assert ">margin<" in svg and "nan" not in svg

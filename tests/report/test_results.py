@@ -140,8 +140,8 @@ def test_the_page_has_a_block_for_each_benchmark(tmp_path):
         "sciq Method Acc Mis Acc, contains Mis, contains Truncated % Format failures %",
         "truthfulqa Method Truth Info Judged Rejected Questions base_think_on 50.0 [40.0, 60.0]",
         "75.0 [70.0, 80.0] 815 2 817",
-        "F1@K, %, longfact (higher is better)",
-        "Accuracy, sciq 37.5 % −12.5 points against base_think_on",
+        "F1@K, %, longfact higher",
+        "Accuracy (Acc), sciq 37.5 % −12.5 points against base_think_on",
     ):
         assert passage in words
 

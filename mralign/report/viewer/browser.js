@@ -144,7 +144,7 @@ class Browser {
     this.shown = [];
     for (let i = 0; i < this.total; i++) if (tests.every((test) => test(i))) this.shown.push(i);
     this.place = this.shown.indexOf(current);
-    this.count.textContent = `${thin(this.shown.length)} of ${thin(this.total)} trajectories`;
+    this.count.textContent = `${thin(this.shown.length)} of ${thin(this.total)} trajectories${this.index.full ? " (this page holds no more; the others stand in the tables)" : ""}`;
     this.space.style.height = `${this.shown.length * ROW_HEIGHT}px`;
     this.list.scrollTop = Math.max(0, this.place * ROW_HEIGHT - 100);
     this.paint(true);
@@ -234,11 +234,11 @@ class Browser {
   async open(i) {
     const turn = ++this.opened, id = this.columns.id[i], chunk = this.columns.chunk[i];
     this.current = i;
-    history.replaceState(null, "", rowHash(id));
+    history.replaceState(null, "", rowHash(id, this.number));
     try {
       const records = await readChunk(this.number, chunk, this.run.files);
       if (turn !== this.opened) return;
-      this.detail.replaceChildren(drawTrajectory(records[i - this.first[chunk]], { run: this.run, anchor: id }));
+      this.detail.replaceChildren(drawTrajectory(records[i - this.first[chunk]], { run: this.run, anchor: id, link: rowHash(id, this.number) }));
       this.detail.scrollTop = 0;
     } catch (error) {
       this.detail.replaceChildren(h("p", { class: "absent" }, error.message));
@@ -256,7 +256,7 @@ class Browser {
 
 // The end of an id says most: the question and the draw.
 const tail = (id, most = 34) => (id.length > most ? `…${id.slice(1 - most)}` : id);
-const rowHash = (id) => `#row=${encodeURIComponent(id)}`;
+const rowHash = (id, run) => `#${run ? `run=${run},` : ""}row=${encodeURIComponent(id)}`;
 
 function spoken(record) {
   const pieces = (record.sides ?? []).flatMap((side) => [...(side.steps ?? []).flatMap((step) => (step.segments ?? []).map((segment) => segment.join(""))), (side.answer ?? []).join("")]);

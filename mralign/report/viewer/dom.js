@@ -64,11 +64,13 @@ function hideTip() {
   find("tip").hidden = true;
 }
 
-document.addEventListener("pointermove", (event) => {
+function tipOf(event) {
   const owner = event.target.closest?.("[data-tip]");
   if (owner) showTip(owner.dataset.tip, event.clientX, event.clientY);
   else if (!event.target.closest?.("[data-tips]")) hideTip();
-});
+}
+document.addEventListener("pointermove", tipOf);
+document.addEventListener("pointerdown", tipOf); // a finger does not hover
 document.addEventListener("keydown", (event) => event.key === "Escape" && hideTip());
 document.addEventListener("scroll", hideTip, true);
 
@@ -105,8 +107,8 @@ function button(text, label, onclick) {
 // A wide thing in a box that scrolls by itself, can be focused, and says where more of it is.
 function scroller(inner, label) {
   const box = h("div", { class: "scroller", tabindex: "0", role: "region", "aria-label": label }, inner);
-  const sign = h("div", { class: "more-right", "aria-hidden": "true" }, "more →");
-  const frame = h("div", { class: "scroll-frame" }, box, sign);
+  const sign = h("div", { class: "more-right", "aria-hidden": "true" }, "more to the right →");
+  const frame = h("div", { class: "scroll-frame" }, sign, box);
   const update = () => {
     const hidden = box.scrollWidth - box.clientWidth - box.scrollLeft;
     frame.classList.toggle("cut-right", hidden > 2);

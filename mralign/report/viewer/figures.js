@@ -97,7 +97,9 @@ function legend(series, left, most) {
   const marks = series.map((one) => {
     const wide = 30 + textWidth([one.name]);
     if (x > left && x + wide > left + most) [x, y] = [left, y + 18];
-    const mark = [s("rect", { x, y: y - 9, width: 11, height: 11, rx: 2, class: `mark tone-${one.tone}` }), label(x + 16, y + 1, one.name)];
+    const mark = [one.points
+      ? s("line", { x1: x, x2: x + 12, y1: y - 3, y2: y - 3, class: `line tone-${one.tone} ${one.again}` })
+      : s("rect", { x, y: y - 9, width: 11, height: 11, rx: 2, class: `mark tone-${one.tone}` }), label(x + 16, y + 1, one.name)];
     x += wide;
     return mark;
   });
@@ -105,7 +107,8 @@ function legend(series, left, most) {
 }
 
 function drawCurves(block) {
-  const series = block.series.map((one) => ({ ...one, points: one.x.map((x, i) => [x, one.y[i]]).filter(([, y]) => y !== null) }));
+  const tones = block.series.map((one) => one.tone);
+  const series = block.series.map((one, place) => ({ ...one, again: tones.indexOf(one.tone) < place ? "again" : "", points: one.x.map((x, i) => [x, one.y[i]]).filter(([, y]) => y !== null) }));
   const all = series.flatMap((one) => one.points);
   if (!all.length) return null;
   const xs = all.map(([x]) => x), ys = all.map(([, y]) => y);
@@ -115,7 +118,7 @@ function drawCurves(block) {
   const names = legend(series, 66, 380);
   const frame = axes({ x, y: [yTicks[0], yTicks.at(-1)], xTitle: block.x_title, yTitle: block.y_title, xTicks, yTicks, top: names.height + 6 });
   const lines = series.map((one) => one.points.length > 1
-    ? s("polyline", { points: one.points.map(([px, py]) => `${frame.at.x(px).toFixed(1)},${frame.at.y(py).toFixed(1)}`).join(" "), class: `line tone-${one.tone}` })
+    ? s("polyline", { points: one.points.map(([px, py]) => `${frame.at.x(px).toFixed(1)},${frame.at.y(py).toFixed(1)}`).join(" "), class: `line tone-${one.tone} ${one.again}` })
     : s("circle", { cx: frame.at.x(one.points[0]?.[0] ?? 0), cy: frame.at.y(one.points[0]?.[1] ?? 0), r: 3.5, class: `mark tone-${one.tone}` }));
   const cross = s("line", { y1: names.height + 6, y2: frame.bottom, class: "cross", visibility: "hidden" });
   const drawing = svg(...frame.whole, `${block.title}: ${block.y_title} by ${block.x_title}`, [...names.marks, ...frame.marks, ...lines, cross],
@@ -175,7 +178,7 @@ function drawHistogram(block) {
 
 // States on a circle, macro-strategy by macro-strategy; arrows as wide as the change (the paper's Fig. 4).
 function drawGraph(block) {
-  const size = 440, centre = size / 2, radius = 118, K = block.states.length;
+  const centre = 132 + textWidth(block.states.map((state) => cutLabel(state, 20))), size = 2 * centre, radius = 120, K = block.states.length;
   const angle = (i) => (2 * Math.PI * i) / K - Math.PI / 2;
   const place = (i, r = radius) => [centre + r * Math.cos(angle(i)), centre + r * Math.sin(angle(i))];
   const largest = Math.max(...block.edges.map((edge) => Math.abs(edge.difference)));
@@ -188,14 +191,14 @@ function drawGraph(block) {
   });
   const nodes = block.states.map((state, i) => {
     const used = block.edges.some((edge) => edge.source === state || edge.target === state);
-    const [x, y] = place(i), [lx, ly] = place(i, radius + 14), side = Math.cos(angle(i));
-    const anchor = side > 0.2 ? "start" : side < -0.2 ? "end" : "middle";
+    const [x, y] = place(i), [lx, ly] = place(i, radius + 12), left = Math.cos(angle(i)) < -1e-9;
+    const turn = (angle(i) * 180) / Math.PI + (left ? 180 : 0);
     return s("g", { class: used ? "" : "faint" },
       s("circle", { cx: x, cy: y, r: 6, class: `node ${groupClass(groups, block.groups[i])}`, data: { tip: `${state}${block.groups[i] ? `, ${block.groups[i]}` : ""}` } }),
-      label(lx, ly + 4 + 6 * Math.sin(angle(i)), cutLabel(state, 18), { "text-anchor": anchor }));
+      label(lx, ly, cutLabel(state, 20), { "text-anchor": left ? "end" : "start", dy: "0.35em", transform: `rotate(${turn.toFixed(1)} ${lx} ${ly})` }));
   });
   const said = block.edges.map((edge) => `${edge.source} to ${edge.target} ${signed(edge.difference)}`).join("; ");
-  return svg(size, size - 60, `${block.title}: ${said}`, [...arrows, ...nodes], { viewBox: `-20 30 ${size + 40} ${size - 60}` });
+  return svg(size, size, `${block.title}: ${said}`, [...arrows, ...nodes]);
 }
 
 function arrow([x1, y1], [x2, y2], [cx, cy], wide) {

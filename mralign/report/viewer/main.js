@@ -56,12 +56,18 @@ function open(anchor, again = false) {
   if (view.anchor === "trajectories") browser().paint(true);
 }
 
-// #view, #section of a view, or #row=ID of a trajectory.
+// #view, #section of a view, #row=ID of a trajectory, or #run=1,row=ID of one of another run.
 function follow(first = false) {
   const hash = decoded(location.hash.slice(1));
-  if (hash.startsWith("row=")) {
-    open("trajectories");
-    browser().go(hash.slice(4));
+  const [, number, id] = /^(?:run=(\d+),)?row=(.*)$/s.exec(hash) ?? [];
+  if (id !== undefined) {
+    const run = Number(number ?? 0), changed = run !== state.run && run < page.runs.length;
+    if (changed) {
+      state.run = run;
+      drawHead();
+    }
+    open("trajectories", changed);
+    browser().go(id);
     return;
   }
   const views = viewsOf(page.runs[state.run]);

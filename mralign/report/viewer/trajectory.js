@@ -9,7 +9,7 @@ const OUTCOMES = {
 const VERDICTS = { "thought holds gold": ["thought lacks gold", "thought holds gold"], "answer right": ["answer wrong", "answer right"], misleading: ["not misleading", "misleading"] };
 const ROLES = { base: "before training", trained: "aligned", rollout: "the model itself" };
 
-function drawTrajectory(record, { run, anchor }) {
+function drawTrajectory(record, { run, anchor, link }) {
   const sides = record.sides ?? [];
   const groups = [...new Set(Object.values(run.macros ?? {}))];
   const reason = record.reason && [`put aside by stage ${record.stage}`, record.reason, record.detail].filter(Boolean).join(" · ");
@@ -17,7 +17,7 @@ function drawTrajectory(record, { run, anchor }) {
   const labelled = sides.some((side) => (side.steps ?? []).some((step) => step.labels));
   return h("article", { class: "trajectory", "aria-labelledby": "trajectory-title" },
     h("p", { class: "note" }, badge(record.outcome, record.outcome), " ", [record.dataset, record.shelf, record.stratum, !record.reason && record.detail].filter(Boolean).join(" · "), " ",
-      h("a", { href: `#row=${encodeURIComponent(anchor)}`, class: "row-id", title: "Link to this row" }, `# ${anchor}`)),
+      h("a", { href: link, class: "row-id", title: "Link to this row" }, `# ${anchor}`)),
     h("h3", { id: "trajectory-title", tabindex: "-1" }, record.question || record.row_id),
     h("p", { class: "note" }, OUTCOMES[record.outcome] ?? record.outcome, record.answers?.length ? " · gold: " : null,
       (record.answers ?? []).map((answer, i) => [i ? " | " : null, h("mark", {}, answer)])),
