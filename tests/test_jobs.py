@@ -131,7 +131,7 @@ def test_only_the_agreement_of_an_annotated_run_with_a_human_beside_it(tmp_path)
     assert (found["second human"]["strict"], found["second human"]["mean_l1"]) == (1, 0)
     assert {place.name for place in run.iterdir()} == {
         *("questions", "rollouts", "candidates", "annotation", "counts"),
-        *("human_labels", "annotator_matrices", "agreement", "report", "config.yaml", "lease"),
+        *("human_labels", "annotator_matrices", "agreement", "report", "config.yaml", "lease", "logs"),
     }
     page = (run / "report" / "index.html").read_text()
     assert passages(page)["agreement"]["blocks"]

@@ -1,5 +1,8 @@
 """What later stages need is looked for before the first: models, packages, keys, all of it in one message."""
 
+import re
+import socket
+
 import pytest
 
 from mralign.cli import own_taxonomy
@@ -45,8 +48,8 @@ def test_packages_and_keys_of_later_stages_end_a_run_before_it_starts(tmp_path, 
     monkeypatch.delenv("FAR_KEY", raising=False)
     monkeypatch.setattr(vllm, "find_spec", lambda name: None)
     config = configured(tmp_path, f"annotation.adjudicator={ENDPOINT}")
-    planned = pipeline.plan(config)
-    told = plan_text.describe(config, planned)  # a plan only tells: it may be made on another machine
+    planned = pipeline.plan(config, dry_run=True)
+    told = plan_text.describe(config, planned)  # a dry run only tells: the run may be made on another machine
     wanted = (
         "rollouts: its engines are vLLM's, which is not installed",
         "the environment variable FAR_KEY",
@@ -54,7 +57,9 @@ def test_packages_and_keys_of_later_stages_end_a_run_before_it_starts(tmp_path, 
     assert all(f"lacking on this machine: {said}" in told for said in wanted[:1])
     with pytest.raises(ValueError, match="this machine lacks what later stages need") as caught:
         pipeline.run(config, planned, start_ray=unexpected)
-    assert all(said in str(caught.value) for said in wanted)
+    with pytest.raises(ValueError, match="things keep this run from starting") as refused:
+        pipeline.plan(config)
+    assert all(said in str(error.value) for said in wanted for error in (caught, refused))
     assert not (tmp_path / "run").exists()
 
     monkeypatch.setenv("FAR_KEY", "secret-of-the-test")
@@ -77,11 +82,11 @@ def test_packages_of_training_workers_are_looked_for_where_these_will_run(tmp_pa
     config = configured(tmp_path, f"training.{override}")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with pytest.raises(ValueError, match=message):
-        pipeline.run(config, pipeline.plan(config), start_ray=unexpected)
+        pipeline.plan(config)
     assert not (tmp_path / "run").exists()
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")  # its nodes are asked, not this machine
     monkeypatch.setattr(vllm, "find_spec", lambda name: None)
-    assert pipeline.lacking(config, pipeline.plan(config)) == []
+    assert pipeline.lacking(config, pipeline.survey(config)) == []
 
 
 def test_nothing_is_told_twice_of_engines_with_gpus(tmp_path, monkeypatch):
@@ -106,7 +111,18 @@ def test_a_key_is_looked_for_where_one_must_be(monkeypatch, tmp_path, url, key_e
     monkeypatch.delenv("FAR_KEY", raising=False)
     monkeypatch.setenv("RAY_ADDRESS", cluster)
     http = configured(tmp_path, f"http.base_url={url}", f"http.key_env='{key_env}'").http
-    assert bool(lacks.endpoint_lacks(http, setting="http")) is wanted
+    assert any("FAR_KEY" in said for said in lacks.endpoint_lacks(http, setting="http")) is wanted
+
+
+def test_a_server_of_this_machine_that_nobody_runs_is_told(monkeypatch, tmp_path):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        config = configured(tmp_path, f"http.base_url=http://127.0.0.1:{port}/v1", "rollouts.engine=http")
+        assert lacks.endpoint_lacks(config.http, setting="http") == []
+    said = f"http.base_url=http://127.0.0.1:{port}/v1: nobody listens on port {port} of this machine; start"
+    with pytest.raises(ValueError, match=re.escape(said)):
+        pipeline.plan(config)
 
 
 @pytest.mark.parametrize("fault", ["model", "package", "key"])
@@ -115,7 +131,7 @@ def test_the_labeller_of_a_taxonomy_is_looked_for_before_the_rollouts(tmp_path, 
     monkeypatch.delenv("FAR_KEY", raising=False)
     mine = "{name: labeller, engine: vllm}"
     labeller = {"model": LABELLER, "package": mine, "key": ENDPOINT}[fault]
-    said = {"model": "'/nowhere/model' does not exist", "package": "open_labels: its engines are vL", "key": "FAR_KEY"}
+    said = {"model": "'/nowhere/model' does not exist", "package": "its engines are vL", "key": "FAR_KEY"}
     if fault == "package":
         monkeypatch.setattr(vllm, "find_spec", lambda name: None)
     monkeypatch.setattr("mralign.annotation.discovery_stage.check_embedding", lambda settings: None)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -29,25 +28,14 @@ from mralign.annotation.step_labels import StepLabels
 from mralign.asking.interview import price
 from mralign.run.events import MoneySpent
 from mralign.run.finished import add_tallies
-
-
-@dataclass(frozen=True)
-class ExpectedCost:
-    """What one annotator is expected to take; for the adjudicator the most: every step of every trajectory disputed."""
-
-    role: str
-    name: str
-    requests: int
-    prompt_tokens: int
-    completion_tokens: int
-    money: float
-    paid: bool  # behind an endpoint
+from mralign.run.forecast import Cost, chat_cost, describe_costs
 
 
 def expect(
     sample: Sequence[Trajectory], *, rows: int, resolved: ResolvedAnnotation, count: Callable[[str], int]
-) -> list[ExpectedCost]:
-    """Expected cost of `rows` trajectories like those of `sample`; `count` gives the tokens of a text.
+) -> list[Cost]:
+    """Expected cost of `rows` trajectories like those of `sample`, of each chat model; `count` gives the tokens of a
+    text. For the adjudicator it is the most: every step of every trajectory disputed.
 
     A reply is taken to have one step a segment with one label each. Cached replies cost nothing, repairs cost extra.
     """
@@ -60,13 +48,15 @@ def expect(
             asked, reply = _exchange(trajectory, role=role, resolved=resolved)
             prompts += sum(map(count, asked))
             replies += count(reply)
-        tokens = {
-            "prompt_tokens": round(prompts * rows / len(sample)),
-            "completion_tokens": round(replies * rows / len(sample)),
-        }
-        cost = money(tokens, resolved=resolved, role=role)
-        paid = resolved.chats[role].http is not None
-        found.append(ExpectedCost(role, resolved.names[role], rows, **tokens, money=cost, paid=paid))
+        cost = chat_cost(
+            resolved.names[role],
+            http=resolved.chats[role].http,
+            requests=rows,
+            prompt_tokens=round(prompts * rows / len(sample)),
+            completion_tokens=round(replies * rows / len(sample)),
+            most=role == ADJUDICATOR,
+        )
+        found.append(cost)
     return found
 
 
@@ -88,35 +78,20 @@ def _exchange(trajectory: Trajectory, *, role: str, resolved: ResolvedAnnotation
     return [message.content for message in messages], json.dumps(reply)
 
 
-def describe_expected(expected: Sequence[ExpectedCost]) -> str:
+def describe_expected(expected: Sequence[Cost]) -> str:
     """The expectation as text, one line an annotator."""
-    lines = []
-    for cost in expected:
-        most = "at most " if cost.role == ADJUDICATOR else ""
-        lines.append(
-            f"  {cost.name}: {most}{cost.requests:,} requests, about {cost.prompt_tokens:,} prompt and "
-            f"{cost.completion_tokens:,} completion tokens, {_name_money(cost)}"
-        )
+    lines = [f"  {line}" for line in describe_costs(expected)]
     note = "  replies of earlier runs cost nothing; a reply that cannot be used is asked for once more"
     return "\n".join([*lines, note])
 
 
-def expected_by_currency(expected: Sequence[ExpectedCost], *, resolved: ResolvedAnnotation) -> list[MoneySpent]:
+def expected_by_currency(expected: Sequence[Cost]) -> list[MoneySpent]:
     """The money that paid annotators are expected to take, before any of it is spent."""
     total: dict[str, float] = {}
     for cost in expected:
-        http = resolved.chats[cost.role].http
-        if http is not None and cost.money:
-            total[http.currency] = total.get(http.currency, 0.0) + cost.money
+        if cost.money:
+            total[cost.currency] = total.get(cost.currency, 0.0) + cost.money
     return [MoneySpent(spent=0.0, currency=currency, expected=money) for currency, money in total.items()]
-
-
-def _name_money(cost: ExpectedCost) -> str:
-    if not cost.paid:
-        return "on engines of your own"
-    if not cost.money:
-        return "money unknown: give http.price_prompt, price_completion"
-    return f"money {cost.money:,.2f}"
 
 
 def money(tokens: Mapping[str, int], *, resolved: ResolvedAnnotation, role: str, fresh: bool = False) -> float:

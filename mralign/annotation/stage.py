@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -19,7 +19,7 @@ from typing import Any
 import pyarrow as pa
 
 from mralign.annotation.ask import Opinions, annotators_at, ask
-from mralign.annotation.costs import ExpectedCost, describe_expected, expect, expected_by_currency, figures
+from mralign.annotation.costs import describe_expected, expect, expected_by_currency, figures
 from mralign.annotation.cues import load_rule_book
 from mralign.annotation.decide import annotate_by_cues, annotate_row
 from mralign.annotation.instruction import Trajectory, instructions, trajectory_of
@@ -33,6 +33,7 @@ from mralign.config import RunConfig, resolve_path
 from mralign.rows.schema import ANNOTATIONS, CANDIDATES
 from mralign.run.events import MoneySpent, tell
 from mralign.run.finished import read_tallies
+from mralign.run.forecast import Cost, chat_cost
 from mralign.run.placement import DEALING, NodeFault, Workers
 from mralign.run.rejects import Reject
 from mralign.run.stage import Context, Outcome, Stage, all_checks, log, map_parts
@@ -120,7 +121,7 @@ def _ask_chats(context: Context, *, resolved: ResolvedAnnotation) -> dict[str, f
             log.warning("annotation.annotators are one model at temperature 0: both will say the same, always")
         expected = _expected(context, resolved=resolved, rows=left)
         log.info("annotation of %d trajectories will take\n%s", left, describe_expected(expected))
-        for cost in expected_by_currency(expected, resolved=resolved):
+        for cost in expected_by_currency(expected):
             tell(cost)
 
     done = stream(
@@ -174,7 +175,7 @@ def _faults(config: RunConfig) -> Sequence[NodeFault]:
     return engine_faults(annotator.serving for annotator in _ours(config))
 
 
-def _expected(context: Context, *, resolved: ResolvedAnnotation, rows: int) -> list[ExpectedCost]:
+def _expected(context: Context, *, resolved: ResolvedAnnotation, rows: int) -> list[Cost]:
     """The expected cost, measured on the first candidates with the tokenizer of the model that thought."""
     source, model = _source(context), context.config.model
     sample: list[Trajectory] = []
@@ -190,12 +191,18 @@ def _expected(context: Context, *, resolved: ResolvedAnnotation, rows: int) -> l
     return expect(sample, rows=rows, resolved=resolved, count=count)
 
 
-def _forecast(context: Context) -> str:
+def _expects(config: RunConfig, questions: Mapping[str, int]) -> list[Cost]:
+    """Which models will be asked; how often is known when the rollouts have shown which thoughts are candidates."""
+    chats = [annotator for annotator in roles_of(config.annotation).values() if annotator.engine != "cues"]
+    return [chat_cost(one.name, http=config.filled(one).http if one.engine == "http" else None) for one in chats]
+
+
+def _forecast(context: Context) -> list[Cost]:
     resolved, source = resolve_annotation(context.config), _source(context)
     rows = sum(source.rows(part) for part in source.parts())
     if not rows or not resolved.engines:
-        return "  no model is asked"
-    return describe_expected(_expected(context, resolved=resolved, rows=rows))
+        return []
+    return _expected(context, resolved=resolved, rows=rows)
 
 
 def _reads(config: RunConfig) -> dict[str, Any]:
@@ -269,6 +276,7 @@ ANNOTATION_STAGE = Stage(
     check=_check,
     lacks=_lacks,
     forecast=_forecast,
+    expects=_expects,
     workers=_workers,
     faults=_faults,
     version=3,

@@ -24,7 +24,7 @@ from mralign.cli.foreign_output import ForeignOutput
 from mralign.cli.progress_lines import ProgressLines
 from mralign.cli.run_log import FOREIGN, JsonLine, PlainLine, RunLog, add_stage, new_run_id
 from mralign.cli.screen import Screen, shows_tables
-from mralign.run import interruption
+from mralign.run import interruption, worker_lines
 from mralign.run.events import Event, Listener, Noted, RunEnded, StageBegan, StageEnded, current_stage, listening, tell
 from mralign.run.faults import own_sentence
 from mralign.run.printable import printable
@@ -105,6 +105,11 @@ class Display:
         if self.log is not None:
             self.log.keep()
 
+    def remember(self, error: BaseException) -> None:
+        """Keep the traceback of what stopped a run, for those who look into its log."""
+        if self.log is not None:
+            log.debug("what stopped it", exc_info=error)
+
     def own_fault(self, error: BaseException) -> str:
         """The sentence for a fault of ours; its traceback goes into the log."""
         log.debug("the traceback of the fault", exc_info=error)
@@ -139,7 +144,10 @@ class Display:
             self._stage = ""
 
     def _log_foreign(self, line: str) -> None:
-        foreign.info("%s", line, extra={"stage": self._stage})
+        """Log what was printed; a line of ours that a worker printed is a line of ours again."""
+        told = worker_lines.read(line)
+        where, level, text = (foreign, logging.INFO, line) if told is None else (log, told.level, told.text)
+        where.log(level, "%s", text, extra={"stage": self._stage})
 
     def _draws(self, output: ForeignOutput) -> bool:
         plain = self.wishes.quiet or self.wishes.log_format == "json"

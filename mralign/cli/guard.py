@@ -27,7 +27,10 @@ def _reason(error: BaseException) -> str | None:
     """What to tell the user in one sentence; None for a fault of ours."""
     if isinstance(error, TyperException):
         return _usage(error)
-    return user_sentence(error)
+    sentence = user_sentence(error)
+    if sentence is not None:
+        display.remember(error)
+    return sentence
 
 
 def _usage(error: TyperException) -> str:

@@ -66,19 +66,18 @@ def out_directory(config: RunConfig, *, out: str | None) -> Path:
 def label(config: RunConfig, *, planned: Sequence[pipeline.Planned]) -> StageDir:
     """The open labels of the sample, committed; what they stand on is run first where it is not finished."""
     start = partial(local_ray.start, config, hears_workers=True)
-    found = pipeline.find(planned, "candidates")
-    assert found is not None
-    labels = place(config, candidates=found.out)
-    pipeline.check_nothing_lacks(config, [*planned, labels])  # before the first rollout is sampled
-    pipeline.run(config, planned, start_ray=start)
-    item = place(config, candidates=found.out)
+    pipeline.check_nothing_lacks(config, [*planned, place(config, planned=planned)])  # before a rollout is sampled
+    finished = pipeline.run(config, planned, start_ray=start)
+    item = place(config, planned=finished)
     pipeline.run(config, [item], start_ray=start)
     return item.out
 
 
-def place(config: RunConfig, *, candidates: StageDir) -> pipeline.Planned:
+def place(config: RunConfig, *, planned: Sequence[pipeline.Planned]) -> pipeline.Planned:
     """The stage `open_labels`, and where in the run directory it writes."""
-    return pipeline.place(config, OPEN_LABELS_STAGE, upstream={"candidates": candidates})
+    candidates = pipeline.find(planned, "candidates")
+    assert candidates is not None
+    return pipeline.place(config, OPEN_LABELS_STAGE, upstream={"candidates": candidates.out})
 
 
 def discover(labels: StageDir, *, config: RunConfig, out: Path) -> Taxonomy:

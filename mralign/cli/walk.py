@@ -26,13 +26,21 @@ def walk(
     config: RunConfig, *, dry_run: bool, take_over: bool, until: str | None = None, only: str | None = None
 ) -> None:
     """Plan a run; tell the plan and stop where that is asked for, else do what is not finished and print its end."""
-    planned = pipeline.plan(config, until=until, only=only, dry_run=dry_run)
+    try:
+        planned = pipeline.plan(config, until=until, only=only, dry_run=dry_run)
+    except pipeline.NotReady as refused:
+        if dry_run:  # the plan is told, and then what is wrong
+            display.result(plan_text.describe(config, refused.planned))
+        raise
     if dry_run:
         display.result(plan_text.describe(config, planned))
         return
+    if told := pipeline.nothing_left(config, planned):
+        display.result(told)
+        return
     with pipeline.writing(config, planned, take_over=take_over) as planned, display.running(config.run.dir):
         report.begin(config)
-        pipeline.run(config, planned, start_ray=partial(local_ray.start, config, hears_workers=True))
+        planned = pipeline.run(config, planned, start_ray=partial(local_ray.start, config, hears_workers=True))
         display.result(report.publish(config, pipeline.survey(config) if until or only else planned))
 
 

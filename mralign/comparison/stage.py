@@ -73,7 +73,7 @@ def prepare(config: RunConfig, *, methods: Sequence[str], start_ray: Callable[[]
     for method in methods:
         changed = variant(config, METHODS[method])
         planned = pipeline.plan(changed, until=last.get(changed.training.method, "reference"))
-        pipeline.run(changed, planned, start_ray=start_ray)
+        planned = pipeline.run(changed, planned, start_ray=start_ray)
         out = {item.stage.name: item.out for item in planned}
         sources[method] = Sources(
             settings=changed.training,

@@ -37,6 +37,12 @@ class Run(Section):
         description="Share of its rows that a stage may give up because an endpoint does not answer them; 0: none, "
         "the next run asks them again.",
     )
+    gpu_memory_gib: Speed[float | None] = Field(
+        None,
+        gt=0,
+        description="Memory of one GPU where the run will be, by which a plan says what fits; null: that of the GPUs "
+        "of this machine, or 80 where it has none.",
+    )
     local_cpus: Speed[int] = Field(
         6,
         ge=2,

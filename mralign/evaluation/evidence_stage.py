@@ -14,8 +14,10 @@ from typing import Any
 import pyarrow as pa
 
 from mralign.config import RunConfig, named
+from mralign.evaluation.costs import search_cost
 from mralign.retrieval.search import Searcher, check_search, prepare_search, start_search
 from mralign.rows.schema import EVIDENCE, QUESTIONS
+from mralign.run.forecast import Cost
 from mralign.run.rejects import Reject
 from mralign.run.stage import Context, Outcome, Stage
 from mralign.run.store import StageDir
@@ -101,6 +103,11 @@ def _lacks(config: RunConfig) -> list[str]:
     return search_lacks(retrieval.search) if retrieval.engine == "http" else []
 
 
+def _expects(config: RunConfig, questions: Mapping[str, int]) -> list[Cost]:
+    """One search a question."""
+    return [search_cost(config, queries=sum(questions.values()))]
+
+
 EVIDENCE_STAGE = Stage(
     name="evidence",
     words="searching for evidence",
@@ -108,8 +115,10 @@ EVIDENCE_STAGE = Stage(
     reads=_reads,
     ignores=("evaluation.retrieval.prompt", "evaluation.retrieval.max_characters"),  # of what is made of snippets
     upstream=("questions",),
+    portions=lambda config: {"questions": config.evaluation.split},
     inputs=_inputs,
     check=check_search,
     lacks=_lacks,
+    expects=_expects,
     version=3,
 )

@@ -26,12 +26,14 @@ from mralign.asking.json_reply import reply_schema
 from mralign.config import Annotator, Engine, RunConfig, named
 from mralign.evaluation.benchmarks import find, of_config
 from mralign.evaluation.benchmarks.benchmark import ROLES, Case, Role, Step
+from mralign.evaluation.costs import judge_costs
 from mralign.evaluation.judging import Judgements, Judges, Verdict, judge, response_of, verdicts
-from mralign.evaluation.responses import read_response_part, response_parts
+from mralign.evaluation.responses import methods_of, read_response_part, response_parts
 from mralign.retrieval.search import check_search, prepare_search, start_search
 from mralign.rows.schema import JUDGEMENTS, QUESTIONS
 from mralign.rows.subjects import Subject
 from mralign.run.events import MoneySpent
+from mralign.run.forecast import Cost
 from mralign.run.placement import DEALING, NodeFault, Workers
 from mralign.run.rejects import check_limit
 from mralign.run.stage import Context, Outcome, Stage, all_checks, log
@@ -60,9 +62,11 @@ def judgements_stage(subject: Subject) -> Stage:
         ignores=_NOT_JUDGED,
         code=_code,
         upstream=("questions", subject.stage("responses")),
+        portions=lambda config: {"questions": config.evaluation.split},
         inputs=_inputs,
         check=_check,
         lacks=_lacks,
+        expects=partial(_expects, subject=subject),
         workers=_workers,
         faults=_faults,
         version=3,
@@ -153,6 +157,14 @@ def _lacks(config: RunConfig) -> list[str]:
     if _searches(config) and retrieval.engine == "http":
         found += search_lacks(retrieval.search)
     return found
+
+
+def _expects(config: RunConfig, questions: Mapping[str, int], *, subject: Subject) -> list[Cost]:
+    """Whom the responses of one model will cost how much."""
+    each = len(methods_of(config, subject)) * config.evaluation.draws
+    responses = {name: questions.get(name, 0) * each for name in _judged(config)}
+    chats = {role: config.filled(annotator) for role, annotator in _judges(config).items()}
+    return judge_costs(config, responses=responses, benchmarks=_judged(config), judges=chats)
 
 
 # Of where evidence is found: what +Ret makes of snippets.

@@ -216,6 +216,7 @@ def responses_stage(config: RunConfig, *, subject: Subject) -> Stage:
         ignores=_ignores(config, subject=subject),
         code=_code,
         upstream=tuple(upstream),
+        portions=lambda config: {"questions": config.evaluation.split},
         inputs=lambda config: config.model.inputs() if is_base else {},
         check=_check if is_base else _check_trained,
         workers=stream_workers,

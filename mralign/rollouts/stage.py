@@ -27,6 +27,7 @@ from mralign.rows.schema import CANDIDATES, GENERATIONS, QUESTIONS
 from mralign.rows.subjects import Subject, Way
 from mralign.run import rejects as reject_tables
 from mralign.run.finished import parts_by_upstream
+from mralign.run.forecast import Cost, chat_cost
 from mralign.run.stage import Context, Outcome, Stage, map_groups
 from mralign.run.store import StageDir, part_key, part_name
 from mralign.serving.endpoint import check_settings
@@ -189,6 +190,10 @@ def _thoughts_table(table: pa.Table, *, questions: Collection[str], match: str) 
     return to_table(kept, Candidate), rejects
 
 
+def _train_questions(config: RunConfig) -> Mapping[str, str]:
+    return {"questions": "train"}
+
+
 def thoughts_stage(subject: Subject) -> Stage:
     """Thoughts of one of the two evaluated models, as candidates of polarity 0."""
     responses = subject.stage("responses")
@@ -207,9 +212,29 @@ def thoughts_stage(subject: Subject) -> Stage:
         run=partial(_think, responses=responses),
         reads=("evaluation.reannotate", "evaluation.split", "evaluation.match", "run.seed"),
         upstream=("questions", responses),
+        portions=lambda config: {"questions": config.evaluation.split},
         check=check_think_on,
         version=2,
     )
+
+
+def _expects(config: RunConfig, questions: Mapping[str, int]) -> list[Cost]:
+    """What the endpoint will be asked, its completions as long as they may be; prompts stand beside that."""
+    if config.rollouts.engine != "http":
+        return []
+    requests = sum(questions.values()) * 2 * config.rollouts.n
+    completions = requests * config.rollouts.decoding.max_tokens
+    http = config.http
+    return [
+        chat_cost(
+            f"{http.model or config.model.path} (prompts beside it)",
+            http=http,
+            requests=requests,
+            prompt_tokens=0,
+            completion_tokens=completions,
+            most=True,
+        )
+    ]
 
 
 ROLLOUTS_STAGE = Stage(
@@ -219,9 +244,11 @@ ROLLOUTS_STAGE = Stage(
     reads=_reads,
     ignores=("rollouts.import_name", "rollouts.import_fields"),
     upstream=("questions",),
+    portions=_train_questions,
     inputs=lambda config: config.model.inputs(),
     check=_check,
     lacks=_lacks,
+    expects=_expects,
     workers=lambda config: () if config.rollouts.engine == "http" else stream_workers(config),
     faults=lambda config: () if config.rollouts.engine == "http" else stream_faults(config),
     version=2,
@@ -234,6 +261,7 @@ IMPORT_STAGE = Stage(
     reads=("rollouts", "model"),
     ignores=("rollouts.engine", "rollouts.decoding"),
     upstream=("questions",),
+    portions=_train_questions,
     inputs=lambda config: {
         Mode.ON: config.rollouts.import_on or "",
         Mode.OFF: config.rollouts.import_off or "",
@@ -249,5 +277,6 @@ CANDIDATES_STAGE = Stage(
     run=_candidates,
     reads=("candidates", "rollouts.n"),
     upstream=("questions", "rollouts"),
+    portions=_train_questions,
     version=2,
 )

@@ -34,6 +34,7 @@ def _inside(error: BaseException) -> Iterator[BaseException]:
         return
     found: list[Any] = [getattr(error, "cause", None), *getattr(error, "worker_failures", {}).values()]
     found += [getattr(error, "controller_failure", None), error.__cause__]
+    found += error.args  # of an actor that could not start
     yield from (one for one in found if isinstance(one, BaseException))
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mralign.config import RunConfig
+from mralign.run import worker_lines
 
 log = logging.getLogger("mralign")
 
@@ -25,9 +26,18 @@ def start(config: RunConfig, *, hears_workers: bool = False) -> None:
     if ray.is_initialized():
         return
     _init(config, hears_workers=hears_workers)
-    ray.data.DataContext.get_current().enable_progress_bars = False  # ours count rows
+    settle_data()
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
+
+
+def settle_data() -> None:
+    """Tell Ray Data to draw no bars, since events count the rows, and to hand on what a function raises as it was."""
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.raise_original_map_exception = True
 
 
 def stop() -> None:
@@ -40,7 +50,10 @@ def stop() -> None:
 def _init(config: RunConfig, *, hears_workers: bool = False) -> None:
     import ray
 
-    given: dict[str, Any] = {"runtime_env": {"env_vars": import_environment()}, "logging_level": logging.WARNING}
+    environment: dict[str, Any] = {"env_vars": import_environment()}
+    if hears_workers:
+        environment["worker_process_setup_hook"] = worker_lines.HOOK
+    given: dict[str, Any] = {"runtime_env": environment, "logging_level": logging.WARNING}
     given["log_to_driver"] = hears_workers
     if os.environ.get("RAY_ADDRESS"):
         ray.init(**given)

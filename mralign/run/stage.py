@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from mralign.config import RunConfig, counted, named
 from mralign.run import events
+from mralign.run.forecast import Cost
 from mralign.run.placement import NodeFault, Workers
 from mralign.run.rejects import Reject, to_table
 from mralign.run.store import StageDir
@@ -61,12 +62,17 @@ class Stage:
     # What of our own code counts besides `version`, by name: instructions, sources of objectives.
     code: Callable[[RunConfig], Mapping[str, Any]] = lambda config: {}
     upstream: tuple[str, ...] = ()
+    # Of an upstream stage that says what its portions hold (`figures["content"]`), the one that is read: its content
+    # counts for the fingerprint once it is known, in place of all that the upstream stage was made from.
+    portions: Callable[[RunConfig], Mapping[str, str]] = lambda config: {}
     inputs: Callable[[RunConfig], Mapping[str, str]] = lambda config: {}  # name -> path of outside files
     check: Callable[[RunConfig], None] = lambda config: None  # ValueError for what can be refused before anything runs
     # What the machine that starts the run lacks for it: keys, room. A plan tells, a run is refused.
     lacks: Callable[[RunConfig], Sequence[str]] = lambda config: ()
-    # What a stage that has work will take, for the plan; its upstream is finished.
-    forecast: Callable[[Context], str] | None = None
+    # Whom a stage that has work will ask, and how much, for the plan: when all that it stands on is finished, ...
+    forecast: Callable[[Context], Sequence[Cost]] | None = None
+    # ... and before, by the expected number of questions of each data set that the stage reads.
+    expects: Callable[[RunConfig, Mapping[str, int]], Sequence[Cost]] | None = None
     # What a stage that has work can say of itself, for the plan, before anything has run.
     tell: Callable[[RunConfig], Sequence[str]] | None = None
     # The workers that it needs at the same time, besides short tasks of one CPU; none: it takes any cluster.
@@ -86,6 +92,21 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
+class Faults(ValueError):
+    """What keeps a run from starting, each fault in a sentence of its own."""
+
+    def __init__(self, faults: Sequence[str]) -> None:
+        self.faults = list(dict.fromkeys(faults))
+        lines = (f"  {number}. {fault}" for number, fault in enumerate(self.faults, 1))
+        many = f"{len(self.faults)} things keep this run from starting:\n" + "\n".join(lines)
+        super().__init__(many if len(self.faults) > 1 else "".join(self.faults))
+
+
+def faults_of(error: ValueError) -> list[str]:
+    """Each fault that an exception tells of."""
+    return error.faults if isinstance(error, Faults) else [str(error)]
+
+
 def all_checks(checks: Iterable[Callable[[], object]]) -> None:
     """Make every check; raise one ValueError with what all of them refuse."""
     faults: list[str] = []
@@ -93,13 +114,11 @@ def all_checks(checks: Iterable[Callable[[], object]]) -> None:
         try:
             check()
         except ValueError as error:
-            faults.append(str(error))
-    faults = list(dict.fromkeys(faults))
-    if len(faults) > 1:
-        lines = "\n".join(f"  {number}. {fault}" for number, fault in enumerate(faults, 1))
-        raise ValueError(f"{len(faults)} things keep this run from starting:\n{lines}")
+            faults += faults_of(error)
+        except OSError as error:  # a file that cannot be read
+            faults.append(f"{error}; correct the path, or the right to read it")
     if faults:
-        raise ValueError(faults[0])
+        raise Faults(faults)
 
 
 def map_parts(

@@ -210,6 +210,12 @@ def trained(settings: Training, *, config: Any, trust_remote_code: bool = False)
     )
 
 
+def count_parameters(config: Any, *, trust_remote_code: bool = False) -> int:
+    """Parameters of a model of this (transformers') configuration. Builds no weights."""
+    base = _empty_model(config, trust_remote_code=trust_remote_code)
+    return sum(parameter.numel() for parameter in base.parameters())
+
+
 def _empty_model(config: Any, *, trust_remote_code: bool) -> Any:
     from transformers import AutoModelForCausalLM
 

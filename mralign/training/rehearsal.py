@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pyarrow import fs
 
 from mralign.chat.model_files import copy_companions, load_tokenizer, model_path, weight_files, weight_shapes
 from mralign.config import RunConfig, Training, resolve_path
+from mralign.run.reach import is_far
 from mralign.run.store import Directory
 from mralign.training.card import model_card
 from mralign.training.checkpoint import WEIGHTS
@@ -113,9 +113,8 @@ def lacking_room(config: RunConfig) -> list[str]:
     if config.training.tuning == "full":  # weights, and in float32 a copy of them and both moments
         kept = _CHECKPOINTS * parameters * (_ITEM[config.training.dtype] + 12)
     wanted = [(tempfile.gettempdir(), model + kept // _CHECKPOINTS, "TMPDIR")]
-    run = Directory(config.run.dir)
-    if isinstance(run.filesystem, fs.LocalFileSystem):
-        wanted.append((_existing(run.path()), model + kept, "run.dir"))
+    if not is_far(config.run.dir):
+        wanted.append((_existing(Directory(config.run.dir).path()), model + kept, "run.dir"))
     needed: dict[int, int] = {}
     for place, size, _ in wanted:
         needed[os.stat(place).st_dev] = needed.get(os.stat(place).st_dev, 0) + size

@@ -35,7 +35,7 @@ from mralign.training.guards import TrainingStopped, class_balance
 from mralign.training.index import index_rows, read_index, write_index
 from mralign.training.kept_checkpoints import RAY_TRAIN, local_places, tidy
 from mralign.training.modules import of_run, tell, warning
-from mralign.training.objectives import find, source_digest
+from mralign.training.objectives import find, source_digest, unread
 from mralign.training.objectives.objective import Objective
 from mralign.training.policy import base_policy
 from mralign.training.policy_checks import check_policy
@@ -298,8 +298,16 @@ def scaling(config: Training) -> Any:
 
 
 def _reference_reads(config: RunConfig) -> dict[str, Any]:
-    pairs = config.training.pairs if objective(config).pairs else "none"
-    settings = as_scored(config.training).model_copy(update={"pairs": pairs})
+    unpaired = {} if objective(config).pairs else {"pairs": "none", "kl_every": 1}
+    settings = as_scored(config.training).model_copy(update=unpaired)
+    return {"training": settings, **named(config, "model", "run.seed")}
+
+
+def _training_reads(wanted: Objective, config: RunConfig) -> dict[str, Any]:
+    """What an objective does not read is left at its default: changing it trains nothing anew."""
+    fields = Training.model_fields
+    unused = {name: fields[name].default for name in unread(wanted, config.training)}
+    settings = config.training.resolved.model_copy(update=unused)
     return {"training": settings, **named(config, "model", "run.seed")}
 
 
@@ -348,7 +356,7 @@ def training_stage(wanted: Objective) -> Stage:
         name="training",
         words="training",
         run=_train,
-        reads=lambda config: {"training": config.training.resolved, **named(config, "model", "run.seed")},
+        reads=partial(_training_reads, wanted),
         ignores=("training.datasets",),
         code=lambda config: {"objective": source_digest(config.training.method)},
         upstream=("examples", *extra),

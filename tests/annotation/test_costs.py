@@ -43,10 +43,10 @@ def test_the_expectation_scales_the_sample_and_leaves_cue_phrases_out(resolved):
         for trajectory in sample
         for message in annotation_messages(trajectory, instruction=instruction, show_answers=True)
     ]
-    assert (first.name, first.requests) == ("Ann", 10)
+    assert (first.who, first.requests) == ("Ann", 10)
     assert first.prompt_tokens == 5 * sum(len(text.split()) for text in texts)
     assert first.money == pytest.approx((2 * first.prompt_tokens + 10 * first.completion_tokens) / 1e6)
-    assert (judge.role, judge.requests) == ("adjudicator", 10)
+    assert (judge.who, judge.requests, judge.most) == ("Jo", 10, True)
     text = describe_expected([first, judge])
     assert "Ann: 10 requests, about" in text
     assert "Jo: at most 10 requests" in text

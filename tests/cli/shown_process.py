@@ -2,7 +2,8 @@
 
     python shown_process.py RUN_DIR HOW [OPTION ...]
 
-HOW: done | waits | deaf | slow | fails | user. It says `ready` on file descriptor 9, where there is one, once it waits.
+HOW: done | waits | deaf | slow | fails | user | ray. Once it waits it says `ready` on file descriptor 9, where there is
+one.
 """
 
 import logging
@@ -85,10 +86,31 @@ def halfway(how):
     if how == "slow":
         ready()
         sys.stdin.readline()
+    if how == "ray":
+        on_ray()
     if how == "fails":
         raise KeyError("row of ours")
     if how == "user":
         raise ValueError("give a number, not a word")
+
+
+def on_ray():
+    """A worker logs, prints and raises what the user can mend."""
+    import ray
+
+    from mralign.config import parse
+    from mralign.run import local_ray
+
+    config = parse({"questions": {"test": [{"name": "q", "path": "q.jsonl"}]}, "run": {"local_cpus": 2}})
+    local_ray.start(config, hears_workers=True)
+
+    def work():
+        print("noise of a worker")
+        logging.getLogger("mralign").warning("the endpoint is left alone: %s", HOSTILE)
+        time.sleep(2)  # Ray hands on what a worker has printed every half second
+        raise ValueError("give a number, not a word")
+
+    ray.get(ray.remote(work).remote())
 
 
 if __name__ == "__main__":

@@ -103,7 +103,7 @@ def piped(run, how, *options):
         [sys.executable, str(PROCESS), str(run), how, *options],
         cwd=ROOT,
         capture_output=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
 
@@ -181,6 +181,20 @@ def test_what_the_user_can_mend_ends_it_with_2(tmp_path):
     done = piped(tmp_path / "run", "user")
     assert done.returncode == 2
     assert done.stderr.decode().splitlines()[-1][9:] == "stopped: give a number, not a word"
+
+
+@pytest.mark.integration
+def test_a_worker_s_warning_and_fault_reach_the_user_and_its_noise_the_log(tmp_path):
+    done = piped(tmp_path / "run", "ray")
+    assert done.returncode == 2, done.stderr.decode()
+    said = done.stderr.decode()
+    assert said.splitlines()[-1][9:] == "stopped: give a number, not a word"
+    assert "the endpoint is left alone: evilred" in said
+    assert "noise" not in said and "Traceback" not in said and "\x1b" not in said
+    text = log_of(tmp_path / "run").read_text()
+    assert re.search(r"WARNING mralign \[s1\] the endpoint is left alone: evilred", text)
+    assert re.search(r"INFO foreign \[s1\] \(work pid=\d+\) noise of a worker", text)
+    assert "ValueError: give a number, not a word" in text  # the traceback
 
 
 def test_the_log_file_has_everything(tmp_path):

@@ -3,10 +3,12 @@
 import importlib.util
 import logging
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from sealed_runs import seal
 
 from mralign.cli.progress_lines import ProgressLines
 from mralign.config import load, resolve_path
@@ -14,7 +16,7 @@ from mralign.plan import pipeline, plan_text
 from mralign.run.events import listening
 from mralign.run.rejects import Reject, to_table
 from mralign.run.stage import Outcome, Stage
-from mralign.run.store import Manifest, part_name
+from mralign.run.store import part_name
 
 PRESETS = Path(__file__).parents[2] / "mralign" / "presets"
 MODEL = Path(resolve_path("pkg://mralign.miniworld/data/model"))
@@ -56,30 +58,11 @@ def model(tmp_path):
 
 
 def marks(config):
-    return {item.stage.name: item.out.fingerprint for item in pipeline.plan(config)}
+    return {item.stage.name: item.out.fingerprint for item in pipeline.survey(config)}
 
 
 def changed(before, after):
     return {name for name in before if before[name] != after[name]}
-
-
-def seal(item, *, rows, figures):
-    """Write the manifest that `item` would have after its run."""
-    item.out.seal(
-        Manifest(
-            stage=item.stage.name,
-            fingerprint=item.out.fingerprint,
-            config=item.settings,
-            upstream={name: out.fingerprint for name, out in item.upstream.items()},
-            inputs=item.inputs,
-            rows_in=rows,
-            rows_out=rows,
-            rejects={},
-            seconds=3.0,
-            versions={},
-            figures=figures,
-        )
-    )
 
 
 def test_the_plan_has_every_stage_in_order_and_writes_nothing(miniworld, tmp_path):
@@ -215,6 +198,56 @@ def test_snippets_and_judges_are_stages_where_they_are_needed(miniworld, tmp_pat
         pipeline.plan(miniworld(judged))
 
 
+OTHER_TEST = "questions.test=[{name: miniworld, path: 'pkg://mralign.miniworld/data/questions/dev.jsonl'}]"
+EVALUATED = {"responses_base", "evaluation_base", *JUDGED}
+
+
+def seal_questions(config, **content):
+    """As if the questions were read, and the splits held what `content` says."""
+    item = pipeline.survey(config)[0]
+    assert item.stage.name == "questions"
+    seal(item, rows=3, figures={"train": 1, "dev": 1, "test": 1, "content": content})
+
+
+@pytest.mark.parametrize(
+    ("content", "dependent"),
+    [
+        ({"train": "a", "dev": "b", "test": "other"}, EVALUATED),  # another test source alone
+        ({"train": "other", "dev": "b", "test": "c"}, {*ROAD[1:12], *JUDGED}),
+        ({"train": "other", "dev": "b", "test": "other"}, set(ROAD[1:])),  # it held a train question, so that one left
+        ({"train": "a", "dev": "other", "test": "c"}, set()),  # the split that is not evaluated
+    ],
+)
+def test_what_stands_on_a_split_depends_on_its_rows_alone(miniworld, content, dependent):
+    config, other = miniworld(), miniworld(OTHER_TEST)
+    seal_questions(config, train="a", dev="b", test="c")
+    seal_questions(other, **content)
+    assert changed(marks(config), marks(other)) == {"questions", *dependent}
+
+
+def test_fingerprints_that_wait_for_the_questions_are_not_yet_settled(miniworld):
+    config, other = miniworld(), miniworld(OTHER_TEST, "training.learning_rate=0.5")
+    assert [item.stage.name for item in pipeline.plan(config) if item.settled] == ["questions"]
+    seal_questions(config, train="a", dev="b", test="c")
+    for item in pipeline.plan(config)[1:]:
+        assert item.settled
+        seal(item, rows=1, figures={})
+    told = pipeline.runs_anew(pipeline.plan(other))
+    assert told[1].startswith("training runs anew: training.learning_rate")
+    assert told[2] == (
+        f"run anew only if the questions that they read are others than before: "
+        f"{', '.join(name for name in ROAD[1:] if name != 'training')}"
+    )
+
+
+def test_a_result_that_does_not_say_what_it_holds_counts_by_its_fingerprint(miniworld):
+    config = miniworld()
+    before = marks(config)
+    seal(pipeline.survey(config)[0], rows=3, figures={"train": 1, "dev": 1, "test": 1})  # of an older version
+    assert marks(config) == before
+    assert all(item.settled for item in pipeline.plan(config))
+
+
 def test_methods_share_what_they_have_in_common(miniworld):
     full, kto, sft = (marks(miniworld(f"training.method={method}")) for method in ("mralign", "kto", "sft"))
     assert changed(kto, full) == changed(sft, kto) == changed(sft, full) == {"training", *JUDGED}
@@ -279,10 +312,13 @@ def test_the_description_of_a_fresh_run(miniworld, tmp_path):
     assert lines[0] == f"run directory: {tmp_path}/run"
     assert [line.split() for line in lines[2:19]] == [[i.stage.name, i.out.fingerprint, "run"] for i in planned]
     text = "\n".join(lines[20:])
-    assert "requests: known after the questions are read (--until questions)" in text
-    assert f"model: {(MODEL / 'model.safetensors').stat().st_size / 2**20:,.1f} MiB of weights" in text
-    assert "time: 0 s spent" in text
-    assert "the rollouts call no paid endpoint" in text
+    assert lines[20].startswith("questions: train miniworld 600; dev miniworld 160; test miniworld 240 (records in the")
+    assert "model: pkg://mralign.miniworld/data/model, 520.96 k parameters, 2.0 MiB of weights in float32" in lines
+    assert f"{(MODEL / 'model.safetensors').stat().st_size / 2**20:,.1f} MiB of weights" in text
+    # 600 questions x 2 modes x 3 draws, x 200 tokens
+    assert "rollouts: 3,600 requests, about 130.9 thousand tokens (at most 720.0 thousand)" in text
+    assert "assumed: an answer takes 71 tokens with thinking, 2 without, as in a run of the preset miniworld" in text
+    assert "money: none; what is left asks no paid endpoint" in lines
 
 
 def test_the_description_of_a_run_that_stopped_and_of_a_finished_one(miniworld):
@@ -294,13 +330,18 @@ def test_the_description_of_a_run_that_stopped_and_of_a_finished_one(miniworld):
     assert lines[2].endswith("skip: done, 35 rows in 3 s")
     assert lines[3].endswith("run: goes on from 1 committed parts")
     assert lines[4].endswith("  run")
-    assert "rollouts: 60 requests, at most 12,000 tokens" in lines  # 10 questions x 2 modes x 3 draws, x 200 tokens
-    assert "evaluation: 180 requests, at most 36,000 tokens" in lines  # 20 questions x 3 x 3 draws
+    text = "\n".join(lines)
+    assert "questions: train 10, dev 5, test 20" in lines
+    assert "rollouts: 60 requests, about 2.2 thousand tokens (at most 12.0 thousand)" in text
+    assert "responses_base: 120 requests, " in text  # 20 questions x 2 methods x 3 draws
+    assert "responses: 60 requests, " in text
+    assert "time: 3 s spent on finished stages; " in text
     for item in planned[1:]:
         seal(item, rows=7, figures={})
     lines = plan_text.describe(config, pipeline.plan(config)).splitlines()
     assert [line.split(maxsplit=2)[2] for line in lines[3:19]] == ["skip: done, 7 rows in 3 s"] * 16
-    assert "time: 51 s spent on finished stages; the rest is unknown before it is measured" in lines
+    assert "time: 51 s spent on finished stages; nothing is left to do" in lines
+    assert not any(line.startswith(("questions:", "model:", "tokens", "money:")) for line in lines)
 
 
 @pytest.mark.parametrize(
@@ -435,6 +476,33 @@ def test_a_sealed_stage_is_skipped_and_ray_is_started_only_for_work(miniworld, m
     assert manifest.versions["mralign"] == pipeline.__version__
     assert go(miniworld("run.seed=1"), monkeypatch, *road, third) == 1
     assert calls == ["a", "b", "c"] * 2
+
+
+def test_a_stage_whose_portion_stayed_the_same_is_skipped_when_that_is_known(miniworld, monkeypatch):
+    calls = []
+
+    def run(context):
+        calls.append("questions")
+        context.out.commit(part_name("0"), pa.table({"row_id": ["q"]}), schema=ROWS)
+        return Outcome(1, 1, {"content": {"train": "same", "test": str(context.config.evaluation.draws)}})
+
+    def reader(name, split):
+        stage = writer(name, calls=calls, upstream=("questions",))
+        return replace(stage, portions=lambda config: {"questions": split})
+
+    first = Stage(name="questions", run=run, reads=("evaluation.draws",))
+    follower = writer("follower", calls=calls, upstream=("trains",))
+    road = (first, reader("trains", "train"), follower, reader("tests", "test"))
+    go(miniworld(), monkeypatch, *road)
+    assert calls == ["questions", "trains", "follower", "tests"]
+    said = []
+    with listening(ProgressLines(said.append)):
+        go(miniworld("evaluation.draws=5"), monkeypatch, *road)
+    assert calls[4:] == ["questions", "tests"]
+    assert "[2/4] trains: done before (10 rows), skipped" in said
+    assert "[3/4] follower: done before (10 rows), skipped" in said
+    ended = pipeline.plan(miniworld("evaluation.draws=5"))
+    assert all(item.manifest is not None for item in ended)
 
 
 def test_an_interrupted_stage_goes_on_from_its_parts(miniworld, monkeypatch):

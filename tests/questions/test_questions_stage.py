@@ -88,6 +88,26 @@ def test_repeats_are_found_across_sources_parts_and_splits(tmp_path, monkeypatch
     assert not out.exists("raw")  # what it needed in between is gone
 
 
+def test_the_content_of_a_split_is_told_apart_from_where_it_comes_from(tmp_path):
+    train = {"name": "a", "path": write(tmp_path / "a.jsonl", *(asked(f"question {n}") for n in range(9)))}
+    plain = {"name": "t", "path": write(tmp_path / "t.jsonl", asked("held out"))}
+    more = {"name": "u", "path": write(tmp_path / "u.jsonl", asked("another one"))}
+    leak = {"name": "v", "path": write(tmp_path / "v.jsonl", asked("Question 7!"))}
+
+    def content(place, *test, **changes):
+        config = parse({"questions": {"train": [train | changes], "test": list(test)}})
+        return run(config, tmp_path / place)[0].figures["content"]
+
+    before, added, leaked = content("one", plain), content("two", plain, more), content("three", plain, leak)
+    assert added["train"] == before["train"]
+    assert added["test"] != before["test"]
+    assert leaked["train"] != before["train"]  # question 7 is held out now
+    assert content("four", plain, skip=0, file="jsonl") == before  # another way to say the same
+    assert (
+        content("five", plain | {"format": "plain"})["test"] != before["test"]
+    )  # it may be asked as another benchmark
+
+
 def test_a_source_that_was_read_is_not_read_again(tmp_path):
     paths = [write(tmp_path / f"{name}.jsonl", asked(f"from {name}")) for name in "ab"]
     config = parse({"questions": {"train": [{"name": n, "path": p} for n, p in zip("ab", paths, strict=True)]}})

@@ -4,6 +4,7 @@ import pytest
 import ray
 import ray.data
 
+from mralign.run import local_ray
 from mralign.run.faults import carried, own_sentence, user_sentence
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("local_ray")]
@@ -55,12 +56,25 @@ def in_data(kind, text):
     def fail(table):
         raise kind(text)
 
+    local_ray.settle_data()
     with pytest.raises(Exception) as caught:  # noqa: PT011
         list(ray.data.from_items([1]).map_batches(fail, batch_format="pyarrow").iter_batches())
     return caught.value
 
 
-ways = pytest.mark.parametrize("way", [in_task, in_task_of_a_task, in_actor, in_data])
+def in_an_actor_that_starts(kind, text):
+    @ray.remote
+    class Failing:
+        def __init__(self):
+            raise kind(text)
+
+        def act(self):
+            return None
+
+    return raised(Failing.remote().act.remote())
+
+
+ways = pytest.mark.parametrize("way", [in_task, in_task_of_a_task, in_actor, in_an_actor_that_starts, in_data])
 
 
 @ways

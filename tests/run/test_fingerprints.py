@@ -17,11 +17,11 @@ from mralign.annotation.discovery_stage import OPEN_LABELS_STAGE
 from mralign.config import RunConfig, Section, counted, parse
 from mralign.config.section import mark_of
 from mralign.evaluation import stage as evaluation
-from mralign.plan import pipeline
+from mralign.plan import pipeline, placing
 
 MARKED = {
     "speed": {
-        *("Run.dir", "Run.local_cpus", "Run.lost_limit", "Run.reject_limit"),
+        *("Run.dir", "Run.gpu_memory_gib", "Run.local_cpus", "Run.lost_limit", "Run.reject_limit"),
         *("Engine.batch_size", "Engine.cpu_kv_cache_gib", "Engine.cpus_per_replica", "Engine.enforce_eager"),
         *("Engine.gpu_memory_utilization", "Engine.gpus_per_replica", "Engine.max_num_seqs", "Engine.max_replicas"),
         *("Engine.min_replicas", "Engine.pipeline_parallel", "Engine.tensor_parallel"),
@@ -111,7 +111,7 @@ GIVEN = {"training.method": "kto"}  # where a value must be one of those that th
 @pytest.fixture(autouse=True)
 def paths_as_digests(monkeypatch):
     """No file is read: another path stands for another content."""
-    monkeypatch.setattr(pipeline, "digest", lambda path: path)
+    monkeypatch.setattr(placing, "digest", lambda path: path)
 
 
 def leaves(value, where=()):
@@ -308,3 +308,24 @@ def test_an_edited_benchmark_scores_anew_and_asks_nothing(monkeypatch):
     monkeypatch.setattr(evaluation, "source_of", lambda name: own(name) + ("# edited" if name == "truthfulqa" else ""))
     after = marks(config)
     assert {name for name in after if after[name] != before[name]} == {"evaluation_base", "evaluation"}
+
+
+@pytest.mark.parametrize(
+    ("method", "unread"),
+    [
+        ("sft", {"beta", "lambda_chosen", "lambda_rejected", "pairs", "kl_every", "kl_ema"}),
+        ("apo_zero", {"pairs", "kl_every", "kl_ema"}),
+        ("kto", set()),
+        ("mralign", set()),
+    ],
+)
+def test_a_training_does_not_depend_on_what_its_objective_does_not_read(method, unread):
+    values = {"beta": 0.3, "lambda_chosen": 1.7, "lambda_rejected": 2.5, "pairs": "trl", "kl_every": 3, "kl_ema": 0.5}
+    base = {**BASES["endpoints"], "training": {"method": method}}
+    before = marks(parse(base))
+    found = set()
+    for name, value in values.items():
+        after = marks(parse({**base, "training": {"method": method, name: value}}))
+        if after["training"] == before["training"]:
+            found.add(name)
+    assert found == unread

@@ -13,7 +13,10 @@ from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
 
-from mralign.training.objectives.objective import Objective
+import torch
+
+from mralign.config import Training
+from mralign.training.objectives.objective import Objective, Sums
 
 
 def names() -> list[str]:
@@ -50,6 +53,32 @@ def _imported(path: Path) -> list[str]:
             package = ".".join(filter(None, [__name__ if node.level else "", node.module]))
             names += [package, *(f"{package}.{alias.name}" for alias in node.names)]
     return [name.removeprefix(f"{__name__}.") for name in names if name.startswith(f"{__name__}.")]
+
+
+_SETTINGS = ("beta", "lambda_chosen", "lambda_rejected")  # what a loss may read besides what it is given
+_OF_PAIRS = ("pairs", "kl_every", "kl_ema")
+
+
+def unread(objective: Objective, settings: Training) -> list[str]:
+    """Fields of the section `training` that change nothing under this objective: its loss of some sums is the same
+    whatever they are."""
+    ways = [{name: 2 * getattr(settings, name)} for name in _SETTINGS]
+    sums = _some_sums()
+    before = objective.losses(sums, settings)
+    found = [] if objective.pairs else [*_OF_PAIRS]
+    for change in ways:
+        if torch.equal(before, objective.losses(sums, settings.model_copy(update=change))):
+            found += change
+    return found
+
+
+def _some_sums() -> Sums:
+    """Sums of sequences of both polarities, on either side of z0, near and far."""
+    reward_B = torch.tensor([-40.0, -3.0, -0.1, 0.1, 3.0, 40.0] * 2)
+    polarity_B = torch.tensor([1.0] * 6 + [-1.0] * 6)
+    return Sums(
+        logp_B=reward_B - 50.0, reward_B=reward_B, plain_B=reward_B / 2, polarity_B=polarity_B, z0=torch.tensor(0.7)
+    )
 
 
 def find(name: str) -> Objective:

@@ -1,0 +1,76 @@
+"""What judging some responses is expected to take, before there is one.
+
+The number of responses by data set and the judges enter; one `Cost` a judge leaves, and one of the search where
+evidence is searched for. How long an answer is, and how many claims it makes, is assumed (the numbers stand below and
+are told in the plan); the instructions are counted. A token is taken to have four characters.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+from mralign.config import Annotator, RunConfig
+from mralign.evaluation.benchmarks import find
+from mralign.evaluation.benchmarks.benchmark import ROLES, Role, Step
+from mralign.run.forecast import Cost, chat_cost
+
+_CHARACTERS = 4  # of a token
+_SHORT = 150  # tokens of question, gold answers and answer that a judge of one verdict is shown
+_LONG = 600  # tokens of an answer that is taken apart into claims
+_CLAIMS = 17  # of a long answer: the paper's Table 2 has 13 to 19
+_EVIDENCE = 60  # tokens of a snippet that a verifier is shown
+_CLAIM = 25  # tokens of a claim
+_VERDICT = 15  # tokens of a reply that is one verdict
+ASSUMED = (
+    f"judges: {_SHORT} tokens of question and answers, {_LONG} of a long answer, in which {_CLAIMS} claims, "
+    f"{_EVIDENCE} of a snippet"
+)
+
+
+def judge_costs(
+    config: RunConfig, *, responses: Mapping[str, int], benchmarks: Mapping[str, str], judges: Mapping[Role, Annotator]
+) -> list[Cost]:
+    """Expected costs of judging so many `responses` of each data set, by who is asked. `judges` have their endpoint."""
+    requests: Counter[Role] = Counter()
+    prompts: Counter[Role] = Counter()
+    replies: Counter[Role] = Counter()
+    queries = 0
+    for dataset, count in responses.items():
+        for step in find(benchmarks[dataset]).steps:
+            asked = count * (_CLAIMS if step.searched else 1)
+            queries += asked if step.searched else 0
+            shown, said = _lengths(step, evidence=config.evaluation.longfact.evidence)
+            requests[step.role] += asked
+            prompts[step.role] += asked * (len(step.instruction) // _CHARACTERS + shown)
+            replies[step.role] += asked * said
+    found = []
+    for role in (role for role in ROLES if role in judges and requests[role]):
+        one = judges[role]
+        http = one.http if one.engine == "http" else None
+        cost = chat_cost(
+            f"{role} {one.name}",
+            http=http,
+            requests=requests[role],
+            prompt_tokens=prompts[role],
+            completion_tokens=replies[role],
+        )
+        found.append(cost)
+    return [*found, search_cost(config, queries=queries)] if queries else found
+
+
+def _lengths(step: Step, *, evidence: int) -> tuple[int, int]:
+    """Tokens that a judge is shown besides its instruction, and tokens of its reply."""
+    if step.searched:
+        return _CLAIM + evidence * _EVIDENCE, _VERDICT
+    if step.role == "extractor":
+        return _LONG, _CLAIMS * _CLAIM
+    return _SHORT, _VERDICT
+
+
+def search_cost(config: RunConfig, *, queries: int) -> Cost:
+    """So many queries to the search endpoint, whose price no setting holds; a corpus of ours costs nothing."""
+    far = config.evaluation.retrieval.engine == "http"
+    return Cost(
+        "search", paid=far, requests=queries, priced=False, setting="(your contract with the search: no setting)"
+    )

@@ -1,0 +1,107 @@
+"""Where in the run directory each stage writes, and what is there: fingerprints of settings, files and upstream.
+
+Stages and a configuration enter; `Planned` stages leave, each with its directory and, if it is done, its manifest. A
+changed setting changes the fingerprints of the stages that depend on it and of no other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mralign.config import RunConfig, resolve_path
+from mralign.run.stage import Stage
+from mralign.run.store import Manifest, StageDir, absolute, digest, fingerprint
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A stage, where it writes, and its manifest if it is done."""
+
+    stage: Stage
+    out: StageDir
+    upstream: Mapping[str, StageDir]
+    inputs: Mapping[str, str]
+    settings: Mapping[str, Any]  # what of the configuration and of our code its result depends on
+    manifest: Manifest | None
+    # Whether its fingerprint stands: of a stage that reads one portion of another, it is known when that is finished.
+    settled: bool = True
+    reachable: bool = True  # whether the run directory was looked at
+    warnings: tuple[str, ...] = ()  # of a dry run: what this machine lacks, and the one that runs the stage must have
+
+
+def placed(
+    config: RunConfig, road: Sequence[Stage], *, digests: dict[str, str] | None = None, look: bool = True
+) -> list[Planned]:
+    """The stages of `road`, each with its place in the run directory; not `look`: as if nothing lay there."""
+    planned: dict[str, Planned] = {}
+    known = {} if digests is None else digests
+    for stage in road:
+        upstream = {name: planned[name].out for name in stage.upstream}
+        item = place(config, stage, upstream=upstream, digests=known, look=look)
+        settled = item.settled and all(planned[name].settled for name in stage.upstream)
+        planned[stage.name] = replace(item, settled=settled)
+    return list(planned.values())
+
+
+def placed_again(config: RunConfig, planned: Sequence[Planned]) -> list[Planned]:
+    """The same stages after others were finished: what a fingerprint waited for may be known now."""
+    digests: dict[str, str] = {}
+    for item in planned:
+        digests |= {path: item.inputs[name] for name, path in item.stage.inputs(config).items()}
+    return placed(config, [item.stage for item in planned], digests=digests)
+
+
+def place(
+    config: RunConfig,
+    stage: Stage,
+    *,
+    upstream: Mapping[str, StageDir],
+    digests: dict[str, str] | None = None,
+    look: bool = True,
+) -> Planned:
+    """A stage with its place in the run directory; `digests` of files that are known are not computed again."""
+    known = {} if digests is None else digests
+    paths = stage.inputs(config)
+    for path in paths.values():
+        if path not in known:
+            known[path] = _digest(path)
+    inputs = {name: known[path] for name, path in paths.items()}
+    settings = stage.settings(config)
+    portions = stage.portions(config)
+    manifests = {name: upstream[name].manifest() if look else None for name in portions}
+    stands_on = fingerprints(upstream) | _contents(portions, manifests=manifests)
+    mark = fingerprint(stage=stage.name, version=stage.version, config=settings, upstream=stands_on, inputs=inputs)
+    out = StageDir(f"{absolute(config.run.dir)}/{stage.name}/{mark}", stage=stage.name, fingerprint=mark)
+    settled = None not in manifests.values()
+    manifest = out.manifest() if look and settled else None
+    return Planned(stage, out, upstream, inputs, settings, manifest, settled=settled, reachable=look)
+
+
+def _digest(path: str) -> str:
+    """The digest of an input. One that cannot be read has that of its name: the checks of the plan say what it is."""
+    try:
+        return digest(resolve_path(path))
+    except (OSError, ValueError):
+        return f"name:{path}"
+
+
+def _contents(portions: Mapping[str, str], *, manifests: Mapping[str, Manifest | None]) -> dict[str, str]:
+    """What is in the portions that are read, by upstream stage. A result of an older version does not say."""
+    found: dict[str, str] = {}
+    for name, portion in portions.items():
+        manifest = manifests[name]
+        content = manifest.figures.get("content", {}) if manifest else {}
+        if portion in content:
+            found[name] = content[portion]
+    return found
+
+
+def fingerprints(upstream: Mapping[str, StageDir]) -> dict[str, str]:
+    return {name: out.fingerprint for name, out in upstream.items()}
+
+
+def find(planned: Sequence[Planned], name: str) -> Planned | None:
+    """The planned stage of that name, if this run has it."""
+    return next((item for item in planned if item.stage.name == name), None)

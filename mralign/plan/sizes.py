@@ -1,0 +1,120 @@
+"""The model of a run and the memory that it takes on a GPU, as lines of the plan.
+
+A configuration enters; the model's number of parameters, what serving and training take on one GPU, and whether that
+fits, leave. Which memory a GPU is taken to have is said with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mralign.config import Model, RunConfig
+from mralign.plan import memory
+from mralign.plan.gpus import memory_gib
+from mralign.plan.memory import GIB, Shape, shape_of
+from mralign.plan.model_config import known_config
+from mralign.plan.placing import Planned
+from mralign.training.modules import count_parameters, of_run
+
+
+@dataclass(frozen=True)
+class KnownModel:
+    """The model of the run, as far as its configuration is known."""
+
+    model: Model
+    parameters: int | None = None
+    shape: Shape | None = None
+    unknown: str = ""  # why nothing is known
+
+
+def model_of(config: RunConfig) -> KnownModel:
+    """What is known of the model of the run."""
+    found, why = known_config(config.model)
+    if found is None:
+        return KnownModel(config.model, unknown=why)
+    try:
+        trained = of_run(config) if config.trains else None
+        whole = trained.model if trained else count_parameters(found, trust_remote_code=config.model.trust_remote_code)
+    except (ValueError, OSError, ImportError) as error:  # the checks of the plan say it as well
+        return KnownModel(config.model, unknown=str(error))
+    shape = shape_of(found, parameters=whole, trained=trained.parameters if trained else 0)
+    return KnownModel(config.model, whole, shape)
+
+
+def lines(config: RunConfig, known: KnownModel, *, planned: Sequence[Planned]) -> list[str]:
+    """The model, and what it takes of a GPU where stages that use it are left."""
+    if known.parameters is None:
+        return [f"model: size unknown ({known.unknown})"]
+    size = known.parameters * memory.ITEM[config.model.dtype]
+    dtype = config.model.dtype
+    head = f"model: {config.model.path}, {_count(known.parameters)} parameters, {_bytes(size)} of weights in {dtype}"
+    told = [head]
+    if known.shape is None:
+        return [*told, "memory: unknown for a model of this kind"]
+    todo = {item.stage.name for item in planned if item.manifest is None}
+    if todo & {"rollouts", "responses_base", "responses"}:
+        told.append(_serving(config, known.shape))
+    if "training" in todo:
+        told.append(_training(config, known.shape))
+    return told
+
+
+def _serving(config: RunConfig, shape: Shape) -> str:
+    engine, dtype = config.engine, config.model.dtype
+    held = memory.weights(shape, dtype=dtype, engine=engine)
+    sequence = memory.cache_of_a_token(shape, dtype=dtype, engine=engine) * engine.max_model_len
+    needs = (
+        f"{_bytes(held)} of weights, {_bytes(sequence)} of key-value cache for one sequence of "
+        f"{engine.max_model_len:,} tokens, {_bytes(sequence * engine.max_num_seqs)} for {engine.max_num_seqs} of them"
+    )
+    if not engine.gpus_per_replica:
+        verdict = _verdict(float(engine.cpu_kv_cache_gib * GIB), sequence, engine.max_num_seqs)
+        return f"serving, on a CPU: {needs}; engine.cpu_kv_cache_gib gives the cache {verdict}"
+    size, source = memory_gib(config)
+    room = size * GIB * engine.gpu_memory_utilization * min(1.0, engine.gpus_per_replica) - held
+    return (
+        f"serving, per GPU of {size:.0f} GiB ({source}): {needs}; engine.gpu_memory_utilization="
+        f"{engine.gpu_memory_utilization:g} leaves the cache {_verdict(room, sequence, engine.max_num_seqs)}"
+    )
+
+
+def _verdict(room: float, sequence: float, most: int) -> str:
+    """Whether the cache holds one sequence, without which an engine does not start, and how many at once."""
+    if room < sequence:
+        return (
+            f"{_bytes(max(room, 0))}: does NOT fit. Give more GPUs to an engine (engine.tensor_parallel), or a smaller "
+            f"engine.max_model_len"
+        )
+    together = int(room // sequence)
+    if together >= most:
+        return f"{_bytes(room)}: fits"
+    return f"{_bytes(room)}: fits, {together} of full length at once, the others wait"
+
+
+def _training(config: RunConfig, shape: Shape) -> str:
+    settings = config.training
+    need = memory.training(shape, settings, longest=config.examples.max_length)
+    tokens = max(settings.micro_batch_tokens, config.examples.max_length)
+    said = f"{need}; a micro-batch of {tokens:,} tokens, ZeRO-{settings.zero_stage} over {settings.workers} workers"
+    if not settings.gpu:
+        return f"training, per worker on a CPU: {said}"
+    size, source = memory_gib(config)
+    head = f"training, per GPU of {size:.0f} GiB ({source}): {said}"
+    if need.total <= size * GIB:
+        return f"{head}: fits"
+    return (
+        f"{head}: does NOT fit. Give training.gradient_checkpointing=true, a smaller training.micro_batch_tokens (and "
+        f"examples.max_length), or tuning=qlora"
+    )
+
+
+def _count(number: int) -> str:
+    for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= size:
+            return f"{number / size:.2f} {unit}"
+    return str(number)
+
+
+def _bytes(size: float) -> str:
+    return f"{size / GIB:,.1f} GiB" if size >= GIB / 10 else f"{size / 2**20:,.1f} MiB"

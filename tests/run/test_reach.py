@@ -1,0 +1,88 @@
+"""Places that do not answer: each costs the time limit at most, whatever it is that waits."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from mralign.run import reach
+
+LIMIT_S = 1.5
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_known(monkeypatch):
+    monkeypatch.setattr(reach, "_found", {})
+
+
+@pytest.fixture
+def silent_port():
+    """A server that takes connections and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+def test_far_places_are_told_apart():
+    assert reach.is_far("s3://bucket/x")
+    assert reach.is_far("https://host/x.jsonl")
+    assert not any(map(reach.is_far, ("runs/x", "/x", "file:///x", "hub://owner/name", "pkg://mralign/x")))
+
+
+def test_places_that_answer_and_places_that_do_not(bucket, silent_port, monkeypatch):
+    silent = f"s3://user:secret@none/x?scheme=http&endpoint_override=127.0.0.1:{silent_port}"
+    found = reach.faults(["s3://bucket/run", silent, "other://x"], limit_s=8)
+    assert set(found) == {silent, "other://x"}
+    assert found[silent] == "does not answer within 8 s"
+    assert found["other://x"].startswith("refuses: other://x cannot be opened")
+    assert "secret" not in reach.shown(silent)
+    monkeypatch.setattr(reach.subprocess, "Popen", None)  # what was found is believed for a while
+    assert reach.faults([silent, "s3://bucket/run"]) == {silent: "does not answer within 8 s"}
+
+
+def test_a_place_where_nothing_can_be_written(bucket):
+    assert reach.faults(["s3://bucket/run"], write=True) == {}
+    assert not bucket.objects or not any("_probe" in key for key in bucket.objects)
+    bucket.refuses_uploads = True
+    reach._found.clear()
+    assert "refuses: " in reach.faults(["s3://bucket/run"], write=True).get("s3://bucket/run", "")
+    assert reach.faults(["s3://bucket/run"]) == {}
+
+
+def test_a_wait_for_a_silent_server_can_be_interrupted(silent_port):
+    uri = f"s3://none/x?scheme=http&endpoint_override=127.0.0.1:{silent_port}"
+    code = (
+        "from mralign.run import interruption\n"
+        "interruption.listen()\n"
+        "from mralign.run import reach\n"
+        f"act = lambda: (print('asks', flush=True), reach.faults([{uri!r}], limit_s=500))\n"
+        "raise SystemExit(interruption.guarded(act, explain=lambda error: None))\n"
+    )
+    environment = {**os.environ, "AWS_EC2_METADATA_DISABLED": "true"}
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout.readline() == "asks\n"
+        time.sleep(1)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 130
+
+
+def test_a_cluster_that_is_not_there(silent_port):
+    assert reach.cluster_fault("") is None
+    assert reach.cluster_fault("auto") is None
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        closed = server.getsockname()[1]
+    assert reach.cluster_fault(f"127.0.0.1:{closed}").startswith("leads to nobody (")
+    assert reach.cluster_fault(f"ray://127.0.0.1:{closed}").startswith("leads to nobody (")
+    assert "give HOST:PORT" in reach.cluster_fault("http://127.0.0.1:8265")
+    assert "give HOST:PORT" in reach.cluster_fault("head")
+    said = reach.cluster_fault(f"127.0.0.1:{silent_port}", limit_s=LIMIT_S)
+    assert said == "leads to something that does not answer as the head of a Ray cluster within 2 s"
+
+
+def test_a_local_directory_that_cannot_be_written(tmp_path):
+    assert reach.local_fault(str(tmp_path / "a" / "b")) is None
+    (tmp_path / "file").write_text("")
+    assert reach.local_fault(str(tmp_path / "file" / "run")).endswith("file is a file and no directory")
