@@ -21,7 +21,7 @@ from mralign.run.store import Manifest
 
 ROOT = Path(__file__).parents[1]
 STAGES = (
-    *("questions", "rollouts", "candidates", "annotation", "counts", "matrices", "weights"),
+    *("questions", "rollouts", "candidates", "annotation", "counts", "matrices", "weights", "signal"),
     *("annotator_matrices", "agreement", "examples", "reference", "training"),
     *("responses_base", "evaluation_base", "responses", "evaluation"),
 )
@@ -66,8 +66,8 @@ def test_a_dry_run_prints_every_stage_and_touches_nothing(tmp_path):
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0] == f"run directory: {tmp_path}/run"
-    assert [line.split()[0] for line in lines[2:18]] == list(STAGES)
-    assert all(line.split()[2:] == ["run"] for line in lines[2:18])
+    assert [line.split()[0] for line in lines[2:19]] == list(STAGES)
+    assert all(line.split()[2:] == ["run"] for line in lines[2:19])
     assert not (tmp_path / "ray").exists()  # where Ray would have put its session
     assert not (tmp_path / "run").exists()
 

@@ -29,6 +29,7 @@ RUNS = {
     "taxonomy": "mralign.cli.own_taxonomy:taxonomy",
 }
 LOOKS = {
+    "signal": "mralign.cli.signal_check:signal",
     "status": "mralign.cli.status:status",
     "report": "mralign.cli.look:report",
     "view": "mralign.cli.look:view",

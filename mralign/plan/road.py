@@ -17,6 +17,7 @@ def stages(config: RunConfig) -> tuple[Stage, ...]:
     from mralign.questions import stage as questions
     from mralign.rollouts import stage as rollouts
     from mralign.training import stage as training
+    from mralign.transitions import signal_stage
     from mralign.transitions import stage as transitions
 
     if not config.trains:
@@ -30,6 +31,7 @@ def stages(config: RunConfig) -> tuple[Stage, ...]:
     objective = training.objective(config)
     if objective.weights:
         road += [transitions.COUNTS_STAGE, transitions.MATRICES_STAGE, transitions.WEIGHTS_STAGE]
+        road.append(signal_stage.SIGNAL_STAGE)
     human = config.annotation.human is not None
     road += [agreement.HUMAN_STAGE] if human else []
     road += [transitions.annotators_stage(human=human), agreement.agreement_stage(human=human)]

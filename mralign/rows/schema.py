@@ -211,6 +211,37 @@ class WeighedEdge:
 
 
 @dataclass(frozen=True)
+class EdgeNoise:
+    """How noisy the weight of a transition between label sets is (docs/signal.md)."""
+
+    polarity: Polarity
+    source: str
+    target: str
+    count: int  # in that polarity
+    questions: int  # of that polarity that have it
+    log_weight: float  # before clipping
+    standard_error: float  # of log_weight, over a bootstrap over questions
+    p: float  # how often permuting the polarity over questions gives a weight as far from 1
+    told: bool  # whether the weight can be told from 1
+    contribution: float  # count * |log weight|, after clipping
+
+
+@dataclass(frozen=True)
+class HeldOutScore:
+    """What tells a trajectory's polarity from trajectories of other questions; the higher, the more positive."""
+
+    row_id: str
+    question_id: str
+    polarity: Polarity
+    fold: Int32
+    transitions: float  # mean over transitions of log Pr(. | P+) - log Pr(. | P-)
+    transitions_sum: float
+    frequencies: float  # the same of the labels alone, without their order
+    segments: float  # the length of the thought, negative where the other folds' positives are shorter
+    tokens: float | None  # None where nobody counted them
+
+
+@dataclass(frozen=True)
 class StepWeights:
     """The weights of a trajectory."""
 
@@ -350,6 +381,8 @@ COUNTS = schema_of(TransitionCount)
 REPLICATED_COUNTS = schema_of(ReplicatedCount)
 MATRICES = schema_of(MatrixEntry)
 EDGES = schema_of(WeighedEdge)
+EDGE_NOISE = schema_of(EdgeNoise)
+HELD_OUT_SCORES = schema_of(HeldOutScore)
 WEIGHTS = schema_of(StepWeights)
 EXAMPLES = schema_of(TrainingExample)
 EXAMPLE_INDEX = schema_of(IndexedExample)

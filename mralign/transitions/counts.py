@@ -5,7 +5,7 @@ number of them exactly (int64 sums, rows in one order), so shards, their order a
 The states are a tuple: <start>, the labels in taxonomy order, <stop>; K is its length. A set of one or two states
 a <= b is the number a*K + b (a = b: a single state).
 
-Axes: N trajectories, S steps of all trajectories in order, T transitions, E = 4 base edges of a transition.
+Axes: N trajectories, S steps of all trajectories in order, L labelled ones, T transitions, E = 4 base edges of each.
 """
 
 from __future__ import annotations
@@ -95,12 +95,27 @@ def chains(steps: pa.Table, *, states: Sequence[str], labels: Labels = "all", fi
     row_S = np.repeat(np.arange(steps.num_rows, dtype=np.int64), lengths)
     set_S = encode_sets(pc.struct_field(nested.flatten(), field), states=states, labels=labels)
     labelled = np.flatnonzero(set_S != UNLABELLED)
-    row, code = row_S[labelled], set_S[labelled]
-    follows = np.zeros(labelled.size, dtype=bool)
-    follows[1:] = row[1:] == row[:-1]
     previous_S = np.full(set_S.size, UNLABELLED, dtype=np.int64)
-    previous_S[labelled] = np.where(follows, np.roll(code, 1), START)
+    previous_S[labelled] = previous(set_S[labelled], row_L=row_S[labelled])
     return Chains(row_S=row_S, set_S=set_S, previous_S=previous_S)
+
+
+def previous(set_L: np.ndarray, *, row_L: np.ndarray) -> np.ndarray:
+    """The set before each of L labelled steps in its trajectory, (L,), START before the first; `row_L` ascends."""
+    follows = np.zeros(row_L.size, dtype=bool)
+    follows[1:] = row_L[1:] == row_L[:-1]
+    return np.where(follows, np.roll(set_L, 1), START)
+
+
+def stopped(set_L: np.ndarray, *, row_L: np.ndarray, previous_L: np.ndarray, K: int) -> tuple[np.ndarray, ...]:
+    """Row, source and target, (T,) each, of every transition between L labelled steps: into each of them, then out of
+    the last one of each trajectory into <stop>."""
+    last = np.ones(row_L.size, dtype=bool)
+    last[:-1] = row_L[1:] != row_L[:-1]
+    row_T = np.concatenate([row_L, row_L[last]])
+    source_T = np.concatenate([previous_L, set_L[last]])
+    target_T = np.concatenate([set_L, np.full(int(last.sum()), stop_code(K), dtype=np.int64)])
+    return row_T, source_T, target_T
 
 
 def count(steps: pa.Table, *, states: Sequence[str], labels: Labels = "all", field: str = "labels") -> pa.Table:
@@ -134,12 +149,12 @@ def _transitions(
     """The names of the data sets, and of every transition its key (`_packed`), (T,), and its row in `steps`, (T,)."""
     chain = chains(steps, states=states, labels=labels, field=field)
     labelled = np.flatnonzero(chain.set_S != UNLABELLED)
-    row, code = chain.row_S[labelled], chain.set_S[labelled]
-    last = np.ones(labelled.size, dtype=bool)
-    last[:-1] = row[1:] != row[:-1]
-    row_T = np.concatenate([row, row[last]])
-    source_T = np.concatenate([chain.previous_S[labelled], code[last]])
-    target_T = np.concatenate([code, np.full(int(last.sum()), stop_code(len(states)), dtype=np.int64)])
+    row_T, source_T, target_T = stopped(
+        chain.set_S[labelled],
+        row_L=chain.row_S[labelled],
+        previous_L=chain.previous_S[labelled],
+        K=len(states),
+    )
     names, dataset_N = _datasets(steps.column("dataset"))
     polarity_N = steps.column("polarity").to_numpy().astype(np.int64)
     side_N = _packed(dataset_N, polarity_N, np.int64(0), np.int64(0))
@@ -234,6 +249,12 @@ def select(counts: pa.Table, *, polarities: Collection[int]) -> Counts:
         n=summed.column("count_sum").to_numpy().astype(np.int64),
         polarities=tuple(sorted(polarities)),
     )
+
+
+def of_datasets(table: pa.Table, *, datasets: Sequence[str]) -> pa.Table:
+    """The rows of the data sets that are trained on; all where none is named."""
+    wanted = pa.array(datasets, pa.string())
+    return table.filter(pc.is_in(table.column("dataset"), value_set=wanted)) if datasets else table
 
 
 def base_edges(

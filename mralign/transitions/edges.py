@@ -64,7 +64,7 @@ def edges(
     K = len(states)
     tables = [EDGES.empty_table()]
     for polarity, name in NAME.items():
-        levels = {"sets": _of_sets(counts, polarity=polarity, K=K)}
+        levels = {"sets": edges_of_sets(counts, polarity=polarity, K=K)}
         if name in support:
             levels["states"] = _of_states(support[name], K=K)
         for level, counted in levels.items():
@@ -78,7 +78,7 @@ def edges(
                 states=states,
                 anchor=rule.anchor,
             )
-            ratio_BT = _replicated(counted, polarity=polarity, replicates=replicates, rule=rule)
+            ratio_BT = replicated_ratios(counted, polarity=polarity, replicates=replicates, rule=rule)
             columns = _measured(ratio_T, ratio_BT=ratio_BT, rule=rule)
             columns |= {"band": bands(ratio_T, count_T=counted.count_T), "count": counted.count_T}
             tables.append(_table(counted, columns=columns, level=level, polarity=polarity, states=states))
@@ -100,7 +100,7 @@ def bands(ratio_T: np.ndarray, *, count_T: np.ndarray) -> np.ndarray:
     return band_T
 
 
-def _of_sets(counts: pa.Table, *, polarity: Polarity, K: int) -> CountedEdges:
+def edges_of_sets(counts: pa.Table, *, polarity: Polarity, K: int) -> CountedEdges:
     """The transitions into a step that were counted."""
     table = select(counts, polarities=(polarity,))
     step = table.target_sets != stop_code(K)
@@ -113,7 +113,7 @@ def _of_states(C: np.ndarray, *, K: int) -> CountedEdges:
     return CountedEdges(a_T * (K + 1), b_T * (K + 1), C[a_T, b_T])
 
 
-def _replicated(
+def replicated_ratios(
     counted: CountedEdges, *, polarity: Polarity, replicates: Mapping[str, np.ndarray], rule: WeightRule
 ) -> np.ndarray:
     """The ratios of every bootstrap replicate, (B, T); own and anchor come from the same drawn trajectories."""

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from mralign.config import Weights, named
 from mralign.config.run import check_datasets, chosen_datasets
@@ -37,7 +36,7 @@ from mralign.run.rejects import Reject
 from mralign.run.stage import Context, Outcome, Stage, log, map_parts
 from mralign.run.store import StageDir, part_name
 from mralign.transitions.bootstrap import add_replicated, select_replicates
-from mralign.transitions.counts import Labels, add, count, select
+from mralign.transitions.counts import Labels, add, count, of_datasets, select
 from mralign.transitions.edges import WeightRule, edges
 from mralign.transitions.em import (
     Estimate,
@@ -97,13 +96,7 @@ def _counts(context: Context, *, annotation: str = "annotation") -> Outcome:
 
 
 def _total(counts: StageDir, *, datasets: Sequence[str]) -> pa.Table:
-    return _of(_below(counts, "total").read(schema=COUNTS), datasets=datasets)
-
-
-def _of(table: pa.Table, *, datasets: Sequence[str]) -> pa.Table:
-    """The rows of the data sets that are trained on; all where none is named."""
-    wanted = pa.array(datasets, pa.string())
-    return table.filter(pc.is_in(table.column("dataset"), value_set=wanted)) if datasets else table
+    return of_datasets(_below(counts, "total").read(schema=COUNTS), datasets=datasets)
 
 
 def reduce_tree(source: StageDir, *, schema: pa.Schema = COUNTS) -> pa.Table:
@@ -157,7 +150,7 @@ def _estimate_sharded(
     check(select(total, polarities=polarities), K=K)
 
     def unfold(part: str) -> Shard:
-        table = _of(tables.read_parts([part], schema=REPLICATED_COUNTS), datasets=datasets)
+        table = of_datasets(tables.read_parts([part], schema=REPLICATED_COUNTS), datasets=datasets)
         counts, n_TB = select_replicates(table, polarities=polarities)
         return Shard.of(counts, n_TB=n_TB.reshape(counts.n.size, replicates), K=K)
 
@@ -196,7 +189,7 @@ def _fit_matrices(
     else:
         function: Any = _estimate
         remote: Any = ray.remote(function)
-        shared = ray.put(_of(reduce_tree(source, schema=REPLICATED_COUNTS), datasets=datasets))
+        shared = ray.put(of_datasets(reduce_tree(source, schema=REPLICATED_COUNTS), datasets=datasets))
         tasks = {name: remote.remote(shared, name=name, K=K, settings=settings) for name in names}
         found = {name: ray.get(task) for name, task in tasks.items()}
     for name, estimates in found.items():
@@ -226,7 +219,7 @@ def _weight_table(
     datasets: Sequence[str],
 ) -> tuple[pa.Table, list[Reject]]:
     weights = step_weights(
-        _of(table, datasets=datasets),
+        of_datasets(table, datasets=datasets),
         matrices=matrices,
         states=states,
         anchor=settings.anchor,

@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.long]
 RAY = "Ray's first process"
 INT, TERM, HUP = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 STAGES = (  # those of the small run, in order
-    *("questions", "rollouts", "candidates", "annotation", "counts", "matrices", "weights"),
+    *("questions", "rollouts", "candidates", "annotation", "counts", "matrices", "weights", "signal"),
     *("annotator_matrices", "agreement", "examples", "reference", "training"),
     *("responses_base", "evaluation_base", "responses", "evaluation"),
 )

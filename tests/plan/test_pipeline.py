@@ -22,12 +22,12 @@ from mralign.run.store import part_name
 PRESETS = Path(__file__).parents[2] / "mralign" / "presets"
 MODEL = Path(resolve_path("pkg://mralign.miniworld/data/model"))
 ROAD = (
-    *("questions", "rollouts", "candidates", "annotation", "counts", "matrices", "weights"),
+    *("questions", "rollouts", "candidates", "annotation", "counts", "matrices", "weights", "signal"),
     *("annotator_matrices", "agreement", "examples", "reference", "training"),
     *("responses_base", "evaluation_base", "responses", "evaluation"),
 )
 JUDGED = {"responses", "evaluation"}
-AFTER_ROLLOUTS = {*ROAD[2:12], *JUDGED}
+AFTER_ROLLOUTS = {*ROAD[2:13], *JUDGED}
 AGAIN = ("thoughts", "thoughts_annotation", "thoughts_counts", "thoughts_matrices")
 COMPARED = {"annotator_matrices", "agreement"}
 ROWS = pa.schema({"row_id": pa.string()})
@@ -96,9 +96,9 @@ def test_the_plan_has_every_stage_in_order_and_writes_nothing(miniworld, tmp_pat
 @pytest.mark.parametrize(
     ("override", "dependent"),
     [
-        ("weights.anchor=opposite", {"weights", "training", *JUDGED}),
-        ("transitions.prior=0.27", {"matrices", "weights", *COMPARED, "training", *JUDGED}),
-        ("transitions.labels=single", {"counts", "matrices", "weights", *COMPARED, "training", *JUDGED}),
+        ("weights.anchor=opposite", {"weights", "signal", "training", *JUDGED}),
+        ("transitions.prior=0.27", {"matrices", "weights", "signal", *COMPARED, "training", *JUDGED}),
+        ("transitions.labels=single", {"counts", "matrices", "weights", "signal", *COMPARED, "training", *JUDGED}),
         ("training.learning_rate=1.7e-3", {"training", *JUDGED}),
         ("training.epochs=11", {"reference", "training", *JUDGED}),
         ("evaluation.draws=7", {"responses_base", "evaluation_base", *JUDGED}),
@@ -171,9 +171,9 @@ def test_the_book_of_each_annotator_matters(miniworld, tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "left_out"),
     [
-        (["training.method=kto"], {"counts", "matrices", "weights"}),
-        (["training.method=sft"], {"counts", "matrices", "weights", "reference"}),
-        (["training.method=apo_zero"], {"counts", "matrices", "weights"}),
+        (["training.method=kto"], {"counts", "matrices", "weights", "signal"}),
+        (["training.method=sft"], {"counts", "matrices", "weights", "signal", "reference"}),
+        (["training.method=apo_zero"], {"counts", "matrices", "weights", "signal"}),
         (["questions.test=[]", "questions.dev=[]"], {"responses_base", "evaluation_base", *JUDGED}),
     ],
 )
@@ -204,12 +204,12 @@ def test_snippets_and_judges_are_stages_where_they_are_needed(miniworld, tmp_pat
     (tmp_path / "corpus.jsonl").write_text('{"text": "a"}\n')
     found = ["evaluation.retrieval.engine=bm25", f"evaluation.retrieval.corpus={tmp_path}/corpus.jsonl"]
     config = miniworld(*found, "evaluation.trained_methods=[think_on, think_on_ret]")
-    assert [item.stage.name for item in pipeline.plan(config)] == [*ROAD[:12], "evidence", *ROAD[12:]]
+    assert [item.stage.name for item in pipeline.plan(config)] == [*ROAD[:13], "evidence", *ROAD[13:]]
     (tmp_path / "t.csv").write_text("Question,Best Answer,Correct Answers,Incorrect Answers\nQ?,No,No,Yes\n")
     judged = f"questions.test=[{{name: t, format: truthfulqa, path: {tmp_path}/t.csv}}]"
     judge = "evaluation.judge={name: j, engine: vllm}"
     assert [item.stage.name for item in pipeline.plan(miniworld(judged, judge))] == [
-        *ROAD[:12],
+        *ROAD[:13],
         *("responses_base", "judgements_base", "evaluation_base", "responses", "judgements", "evaluation"),
     ]
     with pytest.raises(ValueError, match="scored by judges, and there is no judge"):
@@ -231,7 +231,7 @@ def seal_questions(config, **content):
     ("content", "dependent"),
     [
         ({"train": "a", "dev": "b", "test": "other"}, EVALUATED),  # another test source alone
-        ({"train": "other", "dev": "b", "test": "c"}, {*ROAD[1:12], *JUDGED}),
+        ({"train": "other", "dev": "b", "test": "c"}, {*ROAD[1:13], *JUDGED}),
         ({"train": "other", "dev": "b", "test": "other"}, set(ROAD[1:])),  # it held a train question, so that one left
         ({"train": "a", "dev": "other", "test": "c"}, set()),  # the split that is not evaluated
     ],
@@ -288,6 +288,7 @@ def test_only_leaves_a_stage_and_what_it_stands_on(miniworld):
     assert names(only="agreement") == [*ROAD[:4], "annotator_matrices", "agreement"]
     assert names("training.method=kto", only="agreement") == names(only="agreement")
     assert names(only="weights") == [*ROAD[:4], "counts", "matrices", "weights"]
+    assert names(only="signal") == [*ROAD[:4], "signal"]
     assert names(only="evaluation_base") == ["questions", "responses_base", "evaluation_base"]
     whole = marks(miniworld())
     for item in pipeline.plan(miniworld(), only="agreement"):  # the same directories as in the whole run
@@ -306,7 +307,7 @@ def test_only_what_is_chosen_is_checked_and_a_survey_checks_nothing(miniworld):
     assert pipeline.plan(config, only="candidates")
     with pytest.raises(ValueError, match=r"annotation\.human: gone\.csv does not exist"):
         pipeline.plan(config, only="agreement")
-    assert [item.stage.name for item in pipeline.survey(config)][7:10] == ["human_labels", *ROAD[7:9]]
+    assert [item.stage.name for item in pipeline.survey(config)][8:11] == ["human_labels", *ROAD[8:10]]
 
 
 def test_a_human_is_one_more_stage_on_which_only_the_agreement_stands(miniworld, tmp_path):
@@ -327,13 +328,13 @@ def test_the_description_of_a_fresh_run(miniworld, tmp_path):
     planned = pipeline.plan(config)
     lines = plan_text.describe(config, planned).splitlines()
     assert lines[0] == f"run directory: {tmp_path}/run"
-    marks_shown = [planned[0].out.fingerprint] + 15 * ["-"]  # the others are known when the questions are
-    assert [line.split() for line in lines[2:18]] == [
+    marks_shown = [planned[0].out.fingerprint] + 16 * ["-"]  # the others are known when the questions are
+    assert [line.split() for line in lines[2:19]] == [
         [item.stage.name, mark, "run"] for item, mark in zip(planned, marks_shown, strict=True)
     ]
-    assert lines[18] == "  -: its directory is named when the questions are known"
-    text = "\n".join(lines[20:])
-    assert lines[20].startswith("questions: train miniworld 600; dev miniworld 160; test miniworld 240 (records in the")
+    assert lines[19] == "  -: its directory is named when the questions are known"
+    text = "\n".join(lines[21:])
+    assert lines[21].startswith("questions: train miniworld 600; dev miniworld 160; test miniworld 240 (records in the")
     assert "model: pkg://mralign.miniworld/data/model, 520.96 k parameters, 2.0 MiB of weights in float32" in lines
     assert f"{(MODEL / 'model.safetensors').stat().st_size / 2**20:,.1f} MiB of weights" in text
     # 600 questions x 2 modes x 3 draws, x 200 tokens
@@ -360,8 +361,8 @@ def test_the_description_of_a_run_that_stopped_and_of_a_finished_one(miniworld):
     for item in planned[1:]:
         seal(item, rows=7, figures={})
     lines = plan_text.describe(config, pipeline.plan(config)).splitlines()
-    assert [line.split(maxsplit=2)[2] for line in lines[3:18]] == ["skip: done, 7 rows in 3 s"] * 15
-    assert "time: 48 s spent on finished stages; nothing is left to do" in lines
+    assert [line.split(maxsplit=2)[2] for line in lines[3:19]] == ["skip: done, 7 rows in 3 s"] * 16
+    assert "time: 51 s spent on finished stages; nothing is left to do" in lines
     assert not any(line.startswith(("questions:", "model:", "tokens", "money:")) for line in lines)
 
 

@@ -32,7 +32,7 @@ from mralign.run.store import Directory, Manifest, StageDir, part_name
 ATTACK = "<script>alert(1)</script>"
 STATES = ("<start>", "framing", "retrieval", "backtracking", "<stop>")
 ORDER = (
-    *("questions", "rollouts", "candidates", "annotation", "counts", "matrices", "weights"),
+    *("questions", "rollouts", "candidates", "annotation", "counts", "matrices", "weights", "signal"),
     *("annotator_matrices", "agreement", "examples", "reference", "training", "evaluation_base", "evaluation"),
 )
 

@@ -1,0 +1,89 @@
+"""Stage `signal`: whether transitions tell positive from negative trajectories, said before a training is paid for.
+
+The annotation and the lengths of the thoughts enter; `signal.json` leaves, and behind it a row a trajectory
+(schema.HELD_OUT_SCORES) and, in `edges/`, a row a weight (schema.EDGE_NOISE). Seconds of one process: no Ray. The
+stage stands before the training and no other stands on it: whatever it says, the run goes on. docs/signal.md explains
+the figures.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from mralign.config import RunConfig, named
+from mralign.config.run import chosen_datasets
+from mralign.rows.schema import ANNOTATIONS, EDGE_NOISE, GENERATIONS, HELD_OUT_SCORES
+from mralign.run.stage import Context, Outcome, Stage, log
+from mralign.run.store import StageDir, part_name
+from mralign.transitions.counts import of_datasets
+from mralign.transitions.edges import WeightRule
+from mralign.transitions.em import settings_of
+from mralign.transitions.signal_result import Examined, examine
+from mralign.transitions.signal_sentence import record_of
+from mralign.transitions.walks import Corpus, corpus_of
+
+RECORD = "signal.json"
+_COLUMNS = ("row_id", "question_id", "dataset", "polarity", "segments", "steps")
+
+
+def states_of(annotation: StageDir) -> tuple[str, ...]:
+    """The states that the trajectories were annotated with."""
+    return tuple(json.loads(annotation.read_text("taxonomy.json"))["states"])
+
+
+def read_corpus(annotation: StageDir, *, rollouts: StageDir | None, config: RunConfig) -> Corpus:
+    """The trajectories of a finished annotation; without `rollouts` nobody knows the tokens of their thoughts."""
+    steps = annotation.read(schema=ANNOTATIONS, columns=_COLUMNS)
+    tokens = None
+    if rollouts is not None:
+        tokens = rollouts.read(schema=GENERATIONS, columns=("row_id", "thought_tokens"))
+    return corpus_of(
+        of_datasets(steps, datasets=chosen_datasets(config)),
+        states=states_of(annotation),
+        labels=config.transitions.labels,
+        tokens=tokens,
+    )
+
+
+def examine_run(config: RunConfig, *, annotation: StageDir, rollouts: StageDir | None, seed: int) -> Examined:
+    """The signal check of a run by its configuration."""
+    return examine(
+        read_corpus(annotation, rollouts=rollouts, config=config),
+        states=states_of(annotation),
+        settings=settings_of(config.transitions),
+        rule=WeightRule(config.weights.anchor, config.weights.clip_min, config.weights.clip_max),
+        seed=seed,
+    )
+
+
+def _signal(context: Context) -> Outcome:
+    annotation, out = context.upstream["annotation"], context.out
+    found = examine_run(
+        context.config, annotation=annotation, rollouts=context.upstream["rollouts"], seed=context.config.run.seed
+    )
+    out.commit(part_name("all"), found.scores, schema=HELD_OUT_SCORES)
+    edges = StageDir(f"{out.uri}/edges", stage=out.stage, fingerprint=out.fingerprint)
+    edges.commit(part_name("all"), found.edges, schema=EDGE_NOISE)
+    record = record_of(found.signal)
+    out.write_text(RECORD, json.dumps(record, indent=1))
+    log.info("signal: %s", record["sentence"])
+    rows_in = sum(annotation.rows(part) for part in annotation.parts())
+    return Outcome(rows_in, found.scores.num_rows, record)
+
+
+def _reads(config: RunConfig) -> dict[str, Any]:
+    return {
+        **named(config, "transitions", "weights.anchor", "weights.clip_min", "weights.clip_max", "run.seed"),
+        "training.datasets": chosen_datasets(config),
+    }
+
+
+SIGNAL_STAGE = Stage(
+    name="signal",
+    words="checking the signal",
+    run=_signal,
+    reads=_reads,
+    ignores=("transitions.bootstrap",),
+    upstream=("annotation", "rollouts"),
+)
