@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Annotated
 
 import aiohttp
@@ -26,7 +27,7 @@ from mralign.serving.batch_requests import Sent, read_sent
 
 
 @dataclass(frozen=True)
-class Found:
+class KnownBatch:
     """A batch of the run, and what its endpoint says of it."""
 
     sent: Sent
@@ -40,7 +41,8 @@ def batches(
     cancel: Annotated[bool, typer.Option("--cancel", help="Cancel those that have not ended.")] = False,
 ) -> None:
     """The batches of requests that a run has left at endpoints (http.batch=true)."""
-    sent = [one for cache in caches(run_dir) for one in read_sent(cache) if not one.done]
+    written = chain.from_iterable(map(read_sent, caches(run_dir)))
+    sent = [one for one in written if not one.done]
     if not sent:
         print(f"{run_dir}: no batch is waited for")
         return
@@ -59,12 +61,12 @@ def caches(run_dir: str) -> list[Directory]:
     return [Directory(f"{run.uri}/{name}") for name in names]
 
 
-async def _ask(sent: Sequence[Sent], *, cancel: bool) -> list[Found]:
+async def _ask(sent: Sequence[Sent], *, cancel: bool) -> list[KnownBatch]:
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as session:
         return [await _look(session, one, cancel=cancel) for one in sent]
 
 
-async def _look(session: aiohttp.ClientSession, sent: Sent, *, cancel: bool) -> Found:
+async def _look(session: aiohttp.ClientSession, sent: Sent, *, cancel: bool) -> KnownBatch:
     http = Http(base_url=sent.base_url, key_env=sent.key_env, max_retries=2, max_backoff_s=2)
     api = BatchApi(http, key=ApiKey.from_environment(sent.key_env))
     try:
@@ -72,11 +74,11 @@ async def _look(session: aiohttp.ClientSession, sent: Sent, *, cancel: bool) -> 
         if cancel and state is not None and state.status not in ENDED:
             state = await api.cancel(session, state.id)
     except (BatchRefused, BatchUnanswered) as error:
-        return Found(sent, None, str(error))
-    return Found(sent, state)
+        return KnownBatch(sent, None, str(error))
+    return KnownBatch(sent, state)
 
 
-def _status(found: Found) -> str:
+def _status(found: KnownBatch) -> str:
     if found.fault:
         return f"not known: {found.fault}"
     return "was never made" if found.state is None else found.state.status

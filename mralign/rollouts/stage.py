@@ -31,7 +31,7 @@ from mralign.run.finished import parts_by_upstream, read_tallies
 from mralign.run.forecast import Cost, chat_cost
 from mralign.run.stage import Context, Outcome, Stage, log, map_groups
 from mralign.run.store import StageDir, part_key, part_name
-from mralign.serving.draws import TOO_LONG
+from mralign.serving.draws_as_needed import TOO_LONG
 from mralign.serving.endpoint import check_settings
 from mralign.serving.lacks import endpoint_lacks
 from mralign.serving.requests import check_model, first_draw_id, sampling_of_rollouts

@@ -49,7 +49,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from itertools import count
+from itertools import chain, count
 from typing import Any, Protocol, cast
 
 import pyarrow as pa
@@ -322,7 +322,7 @@ class _Worker:
         took = add_tallies(tallies.values())
         number = next(self.batches)
         figures: dict[str, Any] = getattr(self.actor, "figures", dict)()
-        put_aside = [reject for answer in finished.values() for reject in answer.rejects]
+        put_aside = list(chain.from_iterable(answer.rejects for answer in finished.values()))
         rejects = len(put_aside)
         metrics.committed(
             self.out.stage,

@@ -23,7 +23,7 @@ from mralign.run.store import Directory
 from mralign.run.stream import Answer
 from mralign.serving.calls import Call, Failure, Reply, Stopped
 from mralign.serving.completions import Completion, amend, completion_payload, read_completion
-from mralign.serving.draws import settle_question
+from mralign.serving.draws_as_needed import settle_question
 from mralign.serving.endpoint import Endpoint
 from mralign.serving.requests import Sampling, renderer_of
 

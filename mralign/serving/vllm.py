@@ -37,7 +37,7 @@ from mralign.run.placement import NodeFault
 from mralign.run.rejects import Reject
 from mralign.run.stream import Answer, answers_of
 from mralign.serving.adapter import save_merged, served_beside
-from mralign.serving.draws import settle_question
+from mralign.serving.draws_as_needed import settle_question
 from mralign.serving.orphans import start_guard
 from mralign.serving.probe import fault, mean_difference, read_probe
 from mralign.serving.requests import Sampling, renderer_of, request_of

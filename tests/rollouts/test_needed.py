@@ -10,7 +10,7 @@ from rollouts.test_candidates import generation
 from mralign.rollouts import DrawsAsNeeded, Limits, count_funnel, judge
 from mralign.rollouts.needed import Made, saved
 from mralign.rows import Mode, Question, Reject, Request, from_table, row_id_of, to_table
-from mralign.serving.draws import draw_of, settle_question
+from mralign.serving.draws_as_needed import draw_of, settle_question
 from mralign.serving.requests import build_requests
 
 LIMITS = Limits(min_segments=2, max_segments=8, min_thought_tokens=100, max_thought_tokens=200)
