@@ -137,6 +137,7 @@ def test_without_ray_nothing_is_shown_and_nothing_is_imported(monkeypatch):
     assert "ray" not in sys.modules
 
 
+@pytest.mark.long
 @pytest.mark.integration
 def test_a_real_ray_hands_them_to_prometheus():
     """From the driver and from a worker, under Ray's prefix; a second Ray in the same process shows them as well."""
