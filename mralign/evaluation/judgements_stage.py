@@ -26,7 +26,7 @@ from mralign.asking.json_reply import reply_schema
 from mralign.config import Annotator, Engine, RunConfig, named
 from mralign.evaluation.benchmarks import find, of_config
 from mralign.evaluation.benchmarks.benchmark import ROLES, Case, Role, Step
-from mralign.evaluation.costs import judge_costs
+from mralign.evaluation.judge_costs import judge_costs
 from mralign.evaluation.judging import Judgements, Judges, Verdict, judge, response_of, verdicts
 from mralign.evaluation.responses import methods_of, read_response_part, response_parts
 from mralign.retrieval.search import check_search, prepare_search, start_search

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from mralign.config import RunConfig
+from mralign.plan.expected import ExpectedExamples, KnownCounts
 from mralign.plan.memory import Shape
 from mralign.plan.placing import Planned
 from mralign.plan.shipped_run import shipped_run
-from mralign.plan.tokens import Counts, Examples
 from mralign.run.changes import newest_result
 
 _SPREAD = (0.8, 1.5)  # of a measurement, by other things that the machine does
@@ -54,7 +54,12 @@ class Hours:
 
 
 def expected_hours(
-    config: RunConfig, planned: Sequence[Planned], *, counts: Counts, shape: Shape | None, examples: Examples
+    config: RunConfig,
+    planned: Sequence[Planned],
+    *,
+    counts: KnownCounts,
+    shape: Shape | None,
+    examples: ExpectedExamples,
 ) -> Hours:
     """The time of all stages that have work."""
     found = Hours()
@@ -81,7 +86,7 @@ def expected_hours(
     return found
 
 
-def _earlier_questions(planned: Sequence[Planned]) -> Counts:
+def _earlier_questions(planned: Sequence[Planned]) -> KnownCounts:
     """Questions of the run whose results lie there."""
     first = planned[0]
     manifest = first.manifest
@@ -89,10 +94,10 @@ def _earlier_questions(planned: Sequence[Planned]) -> Counts:
         older = newest_result(first.out)
         manifest = older[1] if older else None
     figures = manifest.figures if manifest else {}
-    return Counts(train=figures.get("train"), held_out=figures.get("test"), examples=None)
+    return KnownCounts(train=figures.get("train"), held_out=figures.get("test"), examples=None)
 
 
-def _more(name: str, *, counts: Counts, train: int | None, held_out: int | None) -> float:
+def _more(name: str, *, counts: KnownCounts, train: int | None, held_out: int | None) -> float:
     """How many times the questions of the measured run there are."""
     on_held_out = name.startswith(_AFTER_TEST)
     now, then = (counts.held_out, held_out) if on_held_out else (counts.train, train)
@@ -103,7 +108,7 @@ def _on_gpus(config: RunConfig) -> bool:
     return config.training.gpu and config.training.dtype == "bfloat16"
 
 
-def _training_s(config: RunConfig, *, examples: Examples, shape: Shape) -> tuple[float, float]:
+def _training_s(config: RunConfig, *, examples: ExpectedExamples, shape: Shape) -> tuple[float, float]:
     """Seconds of the training: forward and backward of its tokens, and a forward pass of its mismatched pairs."""
     tokens = examples.number * examples.tokens * config.training.epochs
     passes = 8 if config.training.tuning == "full" else 6  # x parameters x tokens

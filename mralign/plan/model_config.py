@@ -26,7 +26,9 @@ def known_config(model: Model) -> tuple[Any | None, str]:
         return None, f"{model.path} has no configuration that can be read here"
     fault = _fetch(path)
     found = None if fault else _local(model)
-    return found, fault or f"the configuration of {model.path} on the hub cannot be read"
+    if found is not None:
+        return found, ""
+    return None, fault or f"the configuration of {model.path} on the hub cannot be read"
 
 
 def _local(model: Model) -> Any | None:

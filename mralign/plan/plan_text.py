@@ -11,8 +11,8 @@ from functools import partial
 
 from mralign.chat.model_files import weight_files
 from mralign.config import RunConfig
-from mralign.evaluation.costs import ASSUMED
-from mralign.plan import sizes, tokens
+from mralign.evaluation.judge_costs import ASSUMED
+from mralign.plan import expected, sizes
 from mralign.plan.hours import Hours, expected_hours
 from mralign.plan.money import money_lines
 from mralign.plan.pipeline import Planned, lacking, runs_anew
@@ -63,19 +63,19 @@ def _forecast(config: RunConfig, planned: Sequence[Planned]) -> list[str]:
     """Questions, model, tokens, memory, time and money of what is left."""
     reachable = all(item.reachable for item in planned)
     sources = [] if planned[0].manifest is not None else count_questions(config)
-    counts = tokens.counts_of(config, planned, sources=sources)
+    counts = expected.counts_of(config, planned, sources=sources)
     model = sizes.model_of(config)
     shipped = shipped_run(config, parameters=model.parameters)
-    length = tokens.lengths(planned, shipped=shipped) if reachable else tokens.assumed_lengths(shipped)
-    examples = tokens.examples_expected(config, counts=counts, shipped=shipped, length=length)
+    length = expected.lengths(planned, shipped=shipped) if reachable else expected.assumed_lengths(shipped)
+    examples = expected.examples_expected(config, counts=counts, shipped=shipped, length=length)
     lines = _made(partial(_questions, planned, sources=sources))
     lines += _made(partial(sizes.lines, config, model, planned=planned))
     lines += _made(partial(_tokens, config, planned, counts=counts, length=length, examples=examples))
     if reachable:
         hours = expected_hours(config, planned, counts=counts, shape=model.shape, examples=examples)
         lines.append(_time(planned, hours=hours))
-    train = tokens.by_dataset(planned, sources=sources, split="train")
-    held_out = tokens.by_dataset(planned, sources=sources, split=config.evaluation.split)
+    train = expected.by_dataset(planned, sources=sources, split="train")
+    held_out = expected.by_dataset(planned, sources=sources, split=config.evaluation.split)
     return lines + _made(partial(money_lines, config, planned, train=train, held_out=held_out))
 
 
@@ -98,22 +98,23 @@ def _tokens(
     config: RunConfig,
     planned: Sequence[Planned],
     *,
-    counts: tokens.Counts,
-    length: tokens.Lengths,
-    examples: tokens.Examples,
+    counts: expected.KnownCounts,
+    length: expected.Lengths,
+    examples: expected.ExpectedExamples,
 ) -> list[str]:
     """Requests and tokens of the stages that ask the model, and of the training."""
     todo = {item.stage.name for item in planned if item.manifest is None}
-    asked: dict[str, tokens.Asked] = {}
+    asked: dict[str, expected.ExpectedRequests] = {}
     if "rollouts" in todo and not config.rollouts.import_on and counts.train is not None:
-        asked["rollouts"] = tokens.of_rollouts(config, questions=counts.train, length=length)
+        asked["rollouts"] = expected.of_rollouts(config, questions=counts.train, length=length)
+    asks = config.evaluation.predictions is None
     for name, trained in (("responses_base", False), ("responses", True)):
-        if name in todo and counts.held_out is not None:
-            asked[name] = tokens.of_responses(config, questions=counts.held_out, length=length, trained=trained)
+        if asks and name in todo and counts.held_out is not None:
+            asked[name] = expected.of_responses(config, questions=counts.held_out, length=length, trained=trained)
     lines = [f"  {name}: {one}" for name, one in asked.items()]
     assumed = [length.source] if asked else []
     if "training" in todo and examples.number:
-        size = tokens.in_words(examples.number * examples.tokens * config.training.epochs)
+        size = expected.in_words(examples.number * examples.tokens * config.training.epochs)
         epochs = config.training.epochs
         lines.append(f"  training: {examples.number:,.0f} examples, about {size} tokens in {epochs} epochs")
         assumed += filter(None, [examples.source])

@@ -44,6 +44,8 @@ def model_of(config: RunConfig) -> KnownModel:
 
 def lines(config: RunConfig, known: KnownModel, *, planned: Sequence[Planned]) -> list[str]:
     """The model, and what it takes of a GPU where stages that use it are left."""
+    if config.evaluation.predictions:
+        return ["model: none; the responses are there"]
     if known.parameters is None:
         return [f"model: size unknown ({known.unknown})"]
     size = known.parameters * memory.ITEM[config.model.dtype]

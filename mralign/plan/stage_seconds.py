@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from mralign.config import RunConfig
-from mralign.plan import sizes, tokens
+from mralign.plan import expected, sizes
 from mralign.plan.hours import expected_hours
 from mralign.plan.placing import Planned
 from mralign.plan.shipped_run import shipped_run
@@ -27,9 +27,9 @@ def expected_seconds(config: RunConfig, planned: Sequence[Planned]) -> Mapping[s
 
 def _by_stage(config: RunConfig, planned: Sequence[Planned]) -> Mapping[str, float]:
     sources = [] if planned[0].manifest is not None else count_questions(config)
-    counts = tokens.counts_of(config, planned, sources=sources)
+    counts = expected.counts_of(config, planned, sources=sources)
     model = sizes.model_of(config)
     shipped = shipped_run(config, parameters=model.parameters)
-    length = tokens.lengths(planned, shipped=shipped)
-    examples = tokens.examples_expected(config, counts=counts, shipped=shipped, length=length)
+    length = expected.lengths(planned, shipped=shipped)
+    examples = expected.examples_expected(config, counts=counts, shipped=shipped, length=length)
     return expected_hours(config, planned, counts=counts, shape=model.shape, examples=examples).by_stage

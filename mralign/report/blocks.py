@@ -84,7 +84,7 @@ class Bars:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class MeasuredPoint:
     """A figure in percent with its interval; a published one has none."""
 
     label: str
@@ -100,7 +100,7 @@ class Intervals:
 
     title: str
     better: str
-    rows: Sequence[Estimate]
+    rows: Sequence[MeasuredPoint]
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """A run as one document: views of sections of blocks, and the shelves of its trajectories.
 
-Configuration, stages and merged metrics enter; a `Document` leaves. A section whose stage is missing is left out, and
-says why. Nothing is drawn here: the page draws the blocks.
+Configuration, stages and merged metrics enter; a `RunDocument` leaves. A section whose stage is missing is left out,
+and says why. Nothing is drawn here: the page draws the blocks.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from mralign.report.findings import METRIC_STAGES, Act, finished, merged_metrics
 from mralign.report.record_shelves import Shelves, shelve
 from mralign.report.record_tables import read_records
 from mralign.report.results import Metrics
+from mralign.report.spending import spending
 from mralign.run.store import absolute
 
 MOST = 60_000  # trajectories of a run that a page holds
@@ -26,7 +27,7 @@ _NO_POSITIONS = "no method was asked to think on a benchmark with gold answers"
 
 
 @dataclass(frozen=True)
-class Document:
+class RunDocument:
     """A run to look at. `macros`: the macro-strategy of each label; `bounds`: where weights are clipped."""
 
     name: str
@@ -53,12 +54,12 @@ def findings_of(config: RunConfig, acts: Mapping[str, Act]) -> RunFindings:
     return RunFindings(absolute(config.run.dir).rsplit("/", 1)[-1], config, acts, merged_metrics(acts))
 
 
-def document_of(run: RunFindings) -> Document:
+def document_of(run: RunFindings) -> RunDocument:
     """The whole document of a run; its trajectories are read from the committed tables."""
     done = [act.manifest for act in run.acts.values() if act.manifest is not None]
     seconds = wording.duration(sum(manifest.seconds for manifest in done))
     versions = done[-1].versions if done else {}
-    return Document(
+    return RunDocument(
         name=run.name,
         summary=f"mralign run: {len(done)} of {len(run.acts)} planned stages finished, {seconds} of work",
         views=_views(run),
@@ -99,6 +100,7 @@ def _views(run: RunFindings) -> list[View]:
         passage("annotation", "Annotation", "annotation", lambda: sections.annotation(acts)),
         passage("agreement", "Agreement", "agreement", lambda: sections.agreement(acts)),
         passage("training", "Training", "training", lambda: sections.training(acts)),
+        Passage("costs", "Costs", spending(acts), "no finished stage has counted any"),
         Passage("rejects", "Rejects", sections.rejects(acts)),
     ]
     return [

@@ -13,7 +13,7 @@ from mralign.config import RunConfig
 from mralign.evaluation.benchmarks import find, published
 from mralign.evaluation.benchmarks.benchmark import Measure, Published
 from mralign.report import results, wording
-from mralign.report.blocks import Block, Cards, Estimate, Grid, Intervals, Text
+from mralign.report.blocks import Block, Cards, Grid, Intervals, MeasuredPoint, Text
 from mralign.report.findings import Act, figures
 from mralign.report.results import Figures, Metrics
 
@@ -77,9 +77,9 @@ def _intervals(
     return drawn
 
 
-def _estimate(config: RunConfig, point: tuple[str, float, float, float]) -> Estimate:
+def _estimate(config: RunConfig, point: tuple[str, float, float, float]) -> MeasuredPoint:
     method, share, low, high = point
-    return Estimate(method, 100 * share, 100 * low, 100 * high, tone_of(config, method))
+    return MeasuredPoint(method, 100 * share, 100 * low, 100 * high, tone_of(config, method))
 
 
 def tone_of(config: RunConfig, method: str) -> str:
@@ -87,12 +87,12 @@ def tone_of(config: RunConfig, method: str) -> str:
     return "base" if method.startswith(f"{config.evaluation.label}_") else "trained"
 
 
-def _published_points(measure: Measure, paper: Published, *, benchmark: str) -> list[Estimate]:
+def _published_points(measure: Measure, paper: Published, *, benchmark: str) -> list[MeasuredPoint]:
     found = paper.figures[benchmark].get(measure.key, ())
     points = []
     for method, text in zip(paper.methods, found, strict=False):
         if text != wording.DASH:
-            points.append(Estimate(f"{method} (published)", float(text), None, None, "published"))
+            points.append(MeasuredPoint(f"{method} (published)", float(text), None, None, "published"))
     return points
 
 

@@ -12,12 +12,13 @@ from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from itertools import chain
 
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
 from mralign.report.blocks import View, to_script
-from mralign.report.document import Document
+from mralign.report.document import RunDocument
 
 ALONE_BYTES = 20_000_000  # a page that would be larger keeps its trajectories in files beside it
 DATA = "data"  # their directory
@@ -33,10 +34,12 @@ class Page:
     files: Mapping[str, str]
 
 
-def make_page(documents: Sequence[Document], *, compared: View | None = None, alone_bytes: int = ALONE_BYTES) -> Page:
+def make_page(
+    documents: Sequence[RunDocument], *, compared: View | None = None, alone_bytes: int = ALONE_BYTES
+) -> Page:
     """The page of these runs. `compared`: what they have side by side, where they are several."""
     style, script = _joined(_STYLES), _joined(_SCRIPTS)
-    size = sum(len(chunk) for document in documents for chunk in document.shelves.chunks)
+    size = sum(len(chunk) for chunk in chain.from_iterable(document.shelves.chunks for document in documents))
     inside = size <= alone_bytes
     beside, blocks, names = {}, [], []
     for run, document in enumerate(documents):
@@ -65,7 +68,7 @@ def make_page(documents: Sequence[Document], *, compared: View | None = None, al
     return Page(html, beside)
 
 
-def _run_data(document: Document, *, chunks: Sequence[str]) -> dict[str, object]:
+def _run_data(document: RunDocument, *, chunks: Sequence[str]) -> dict[str, object]:
     return {
         "name": document.name,
         "summary": document.summary,

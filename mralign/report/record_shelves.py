@@ -12,7 +12,7 @@ from itertools import chain, pairwise, product
 from typing import Any
 
 from mralign.report.blocks import to_script
-from mralign.report.records import Record, Side
+from mralign.report.trajectory_records import ShownSide, TrajectoryRecord
 
 CHUNK_BYTES = 1_500_000
 _QUESTION, _GOLD = 160, 80  # characters of a question and of its gold answers that the list shows and searches
@@ -28,7 +28,7 @@ class Shelves:
     chunks: Sequence[str]
 
 
-def shelve(records: Iterable[Record], *, chunk_bytes: int = CHUNK_BYTES, most: int | None = None) -> Shelves:
+def shelve(records: Iterable[TrajectoryRecord], *, chunk_bytes: int = CHUNK_BYTES, most: int | None = None) -> Shelves:
     """The records in their order, at most `most` of them; the index says by `full` that there are more."""
     columns: dict[str, list[Any]] = {name: [] for name in ("id", "question", "gold", "labels", "moves", "chunk")}
     columns |= {name: [] for name in _CODED}
@@ -60,7 +60,7 @@ def _array(texts: Sequence[str]) -> str:
 
 
 def _add(
-    record: Record,
+    record: TrajectoryRecord,
     *,
     columns: dict[str, list[Any]],
     codes: dict[str, dict[str, int]],
@@ -69,19 +69,22 @@ def _add(
 ) -> None:
     labels = codes["labels"]
     sets = [label_sets(side) for side in record.sides]
-    seen = sorted({_code(labels, label) for label in chain.from_iterable(chain.from_iterable(sets))})
-    moves = sorted({(_code(labels, a), _code(labels, b)) for side in sets for a, b in moves_of(side)})
+    steps = chain.from_iterable(sets)
+    seen = {_code(labels, label) for label in chain.from_iterable(steps)}
+    moves: set[tuple[int, int]] = set()
+    for side in sets:
+        moves |= {(_code(labels, before), _code(labels, after)) for before, after in sorted(moves_of(side))}
     columns["id"].append(_anchor(record.row_id, anchors))
     columns["question"].append(_short(record.question, _QUESTION))
     columns["gold"].append(_short(" | ".join(record.answers), _GOLD))
-    columns["labels"].append(seen)
-    columns["moves"].append(list(chain.from_iterable(moves)))
+    columns["labels"].append(sorted(seen))
+    columns["moves"].append(list(chain.from_iterable(sorted(moves))))
     columns["chunk"].append(chunk)
     for name in _CODED:
         columns[name].append(_code(codes[name], getattr(record, name)))
 
 
-def label_sets(side: Side) -> list[tuple[str, ...]]:
+def label_sets(side: ShownSide) -> list[tuple[str, ...]]:
     """The labels of the labelled steps of a thought, in order."""
     return [tuple(step.labels) for step in side.steps if step.labels]
 

@@ -7,6 +7,7 @@ no weights.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,11 +20,11 @@ from mralign.evaluation.responses import read_responses
 from mralign.evaluation.scoring import read_scores
 from mralign.evaluation.strata import STRATA, stratum
 from mralign.report.findings import Act, finished
-from mralign.report.records import (
+from mralign.report.trajectory_records import (
     Found,
-    Record,
     Row,
-    Side,
+    ShownSide,
+    TrajectoryRecord,
     evaluated_side,
     outcome_of,
     rejected_record,
@@ -33,6 +34,8 @@ from mralign.rows.schema import ANNOTATIONS, CANDIDATES, EXAMPLES, QUESTIONS, WE
 from mralign.rows.subjects import Subject, Way, way_of
 from mralign.rows.vocabulary import question_of
 from mralign.run.store import StageDir
+
+log = logging.getLogger("mralign")
 
 _SHOWN_CANDIDATE = [name for name in CANDIDATES.names if not name.endswith("token_ids")]
 _SETTLED = ("questions", "rollouts", "candidates", "annotation", "examples")  # their rejects are trajectories, or rows
@@ -47,7 +50,7 @@ class _Reading:
     closing: str
 
 
-def read_records(config: RunConfig, *, acts: Mapping[str, Act]) -> Iterator[Record]:
+def read_records(config: RunConfig, *, acts: Mapping[str, Act]) -> Iterator[TrajectoryRecord]:
     """The records of a run: evaluated questions first, then training trajectories, then what was put aside."""
     names = tuple(annotator.name for annotator in config.annotation.annotators)
     reading = _Reading(names, config.model.thought_tags[1])
@@ -56,7 +59,7 @@ def read_records(config: RunConfig, *, acts: Mapping[str, Act]) -> Iterator[Reco
     yield from _put_aside(acts)
 
 
-def _trained_on(acts: Mapping[str, Act], *, reading: _Reading) -> Iterator[Record]:
+def _trained_on(acts: Mapping[str, Act], *, reading: _Reading) -> Iterator[TrajectoryRecord]:
     """The candidates, part by part; the later stages keep the names of their parts."""
     candidates = finished(acts, "candidates")
     if candidates is None:
@@ -99,13 +102,13 @@ class _Answered:
     steps: Mapping[str, Sequence[Row]]  # labels of thoughts that were annotated anew, by row id
 
 
-def _evaluated(config: RunConfig, acts: Mapping[str, Act], *, reading: _Reading) -> Iterator[Record]:
+def _evaluated(config: RunConfig, acts: Mapping[str, Act], *, reading: _Reading) -> Iterator[TrajectoryRecord]:
     """Every way in which the models were asked, question by question, the untrained model's answer and the other's."""
     before, after = (_answered(acts, subject) for subject in Subject)
     kinds = of_config(config)
     strata = _strata(before, label=config.evaluation.label)
     for way, row_id in dict.fromkeys([*before.rows, *after.rows]):
-        sides: list[Side] = []
+        sides: list[ShownSide] = []
         values: list[float | None] = []
         for role, said in (("base", before), ("trained", after)):
             row = said.rows.get((way, row_id))
@@ -116,7 +119,7 @@ def _evaluated(config: RunConfig, acts: Mapping[str, Act], *, reading: _Reading)
             sides.append(_side_of(row, score=score, role=role, said=said, reading=reading))
             values.append(_scored(score, kind=kinds.get(row["dataset"], "short_answer")))
         row = before.rows.get((way, row_id)) or after.rows[way, row_id]
-        yield Record(
+        yield TrajectoryRecord(
             row_id=row_id,
             shelf="evaluation",
             dataset=row["dataset"],
@@ -129,7 +132,7 @@ def _evaluated(config: RunConfig, acts: Mapping[str, Act], *, reading: _Reading)
         )
 
 
-def _side_of(row: Row, *, score: Row, role: str, said: _Answered, reading: _Reading) -> Side:
+def _side_of(row: Row, *, score: Row, role: str, said: _Answered, reading: _Reading) -> ShownSide:
     found = Found(said.steps.get(row["row_id"]) if way_of(row["method"]) is Way.THINK_ON else None)
     return evaluated_side(row, score=score, role=role, found=found, names=reading.names, closing=reading.closing)
 
@@ -146,10 +149,7 @@ def _answered(acts: Mapping[str, Act], subject: Subject) -> _Answered:
     responses = finished(acts, subject.stage("responses"))
     if responses is None:
         return _Answered({}, {}, {})
-    rows: dict[tuple[Way, str], Row] = {}
-    for table in read_responses(responses):
-        for row in table.drop_columns(["prompt_token_ids", "token_ids"]).to_pylist():
-            rows[way_of(row["method"]), row["row_id"]] = row
+    rows = _response_rows(responses)
     evaluation = finished(acts, subject.stage("evaluation"))
     scores = read_scores(evaluation).to_pylist() if evaluation is not None else []
     annotated = finished(acts, subject.stage("thoughts_annotation"))
@@ -158,6 +158,20 @@ def _answered(acts: Mapping[str, Act], subject: Subject) -> _Answered:
         table = annotated.read(schema=ANNOTATIONS, columns=["row_id", "steps"])
         steps = dict(zip(table.column("row_id").to_pylist(), table.column("steps").to_pylist(), strict=True))
     return _Answered(rows, {(row["method"], row["row_id"]): row for row in scores}, steps)
+
+
+def _response_rows(responses: StageDir) -> dict[tuple[Way, str], Row]:
+    """The responses by way and row id. Where their texts are gone (they lie on a shelf of the run directory that may
+    have been cleared since), there are none, and the log says so."""
+    rows: dict[tuple[Way, str], Row] = {}
+    try:
+        for table in read_responses(responses):
+            for row in table.drop_columns(["prompt_token_ids", "token_ids"]).to_pylist():
+                rows[way_of(row["method"]), row["row_id"]] = row
+    except FileNotFoundError as error:
+        log.warning("the page shows no answers of stage %s: %s", responses.stage, error)
+        return {}
+    return rows
 
 
 def _strata(before: _Answered, *, label: str) -> dict[str, str]:
@@ -170,7 +184,7 @@ def _strata(before: _Answered, *, label: str) -> dict[str, str]:
     return {question: _STRATUM_NAMES[stratum(scores)] for question, scores in draws.items()}
 
 
-def _put_aside(acts: Mapping[str, Act]) -> Iterator[Record]:
+def _put_aside(acts: Mapping[str, Act]) -> Iterator[TrajectoryRecord]:
     """The rejects of the stages on the way to training, with the question where it is known."""
     asked = _questions(acts)
     for name in _SETTLED:
@@ -180,7 +194,7 @@ def _put_aside(acts: Mapping[str, Act]) -> Iterator[Record]:
         for row in out.read_rejects().to_pylist():
             known = asked.get(row["row_id"]) or asked.get(question_of(row["row_id"])) or {}
             record = rejected_record(row, stage=name)
-            yield Record(**{**vars(record), **known, "dataset": record.dataset or known.get("dataset", "")})
+            yield TrajectoryRecord(**{**vars(record), **known, "dataset": record.dataset or known.get("dataset", "")})
 
 
 def _questions(acts: Mapping[str, Act]) -> dict[str, dict[str, Any]]:

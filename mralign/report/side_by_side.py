@@ -7,11 +7,12 @@ names of methods stay apart.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from mralign.evaluation.benchmarks import find
 from mralign.report import results, sections, wording
-from mralign.report.blocks import Block, Curves, Estimate, Grid, Intervals, Passage, Text, View
+from mralign.report.blocks import Block, Curves, Grid, Intervals, MeasuredPoint, Passage, Text, View
 from mralign.report.document import RunFindings
 from mralign.report.findings import figures, finished, read_history
 from mralign.report.results import Metrics
@@ -50,21 +51,22 @@ def joint_metrics(runs: Sequence[RunFindings], *, names: Sequence[str]) -> Metri
 
 def _results(metrics: Metrics, *, names: Sequence[str]) -> Iterator[Block]:
     for benchmark, methods in results.by_benchmark(metrics).items():
-        kinds = {figures_["kind"] for figures_ in methods.values()}
+        kinds = {found["kind"] for found in methods.values()}
         if len(kinds) > 1:
             yield Text(f"{benchmark}: the runs measure it differently ({', '.join(sorted(kinds))}).")
             continue
-        (block,) = results.blocks({method: {benchmark: found} for method, found in methods.items()})
+        alone = {method: {benchmark: found} for method, found in methods.items()}
+        (block,) = results.blocks(alone)
         yield Grid(benchmark, ("Run: method", *(measure.title for measure in find(block.kind).measures)), block.rows)
         for measure, points in results.drawn(benchmark, methods):
             rows = [_estimate(point, names=names) for point in points]
             yield Intervals(f"{measure.title}, %, {benchmark}", "lower" if measure.better < 0 else "higher", rows)
 
 
-def _estimate(point: tuple[str, float, float, float], *, names: Sequence[str]) -> Estimate:
+def _estimate(point: tuple[str, float, float, float], *, names: Sequence[str]) -> MeasuredPoint:
     label, share, low, high = point
     run = next(place for place, name in enumerate(names) if label.startswith(f"{name}: "))
-    return Estimate(label, 100 * share, 100 * low, 100 * high, tone_of_run(run))
+    return MeasuredPoint(label, 100 * share, 100 * low, 100 * high, tone_of_run(run))
 
 
 def tone_of_run(place: int) -> str:
@@ -82,27 +84,34 @@ def _curves(runs: Sequence[RunFindings], *, names: Sequence[str]) -> list[Block]
                 joint.setdefault(drawn.title, []).append(drawn)
     blocks: list[Block] = []
     for title, several in joint.items():
-        series = [line for drawn in several for line in drawn.series]
+        series = list(chain.from_iterable(drawn.series for drawn in several))
         blocks.append(Curves(title, several[0].x_title, several[0].y_title, series))
     return blocks
 
 
 def _stages(runs: Sequence[RunFindings], *, names: Sequence[str]) -> Grid:
     """Rows out and time of each stage, a pair of columns a run; what annotators cost stands below."""
-    stages = dict.fromkeys(stage for run in runs for stage in run.acts)
-    rows = [(stage, *(cell for run in runs for cell in _stage_cells(run, stage))) for stage in stages]
-    rows.append(("money, annotators", *(cell for run in runs for cell in (f"{_money(run):.4g}", ""))))
+    stages = dict.fromkeys(chain.from_iterable(run.acts for run in runs))
+    rows = [(stage, *_stage_cells(runs, stage)) for stage in stages]
+    money = [(f"{_money(run):.4g}", "") for run in runs]
+    rows.append(("money, annotators", *chain.from_iterable(money)))
     head = ["Stage"]
     for name in names:
         head += [f"{name}: rows out", f"{name}: time"]
     return Grid("Rows and times", head, rows)
 
 
-def _stage_cells(run: RunFindings, stage: str) -> tuple[str, str]:
-    act = run.acts.get(stage)
-    if act is None or act.manifest is None:
-        return wording.DASH, wording.DASH
-    return wording.number(act.manifest.rows_out), wording.duration(act.manifest.seconds)
+def _stage_cells(runs: Sequence[RunFindings], stage: str) -> list[str]:
+    """Rows out and time of a stage, run by run."""
+    cells: list[str] = []
+    for run in runs:
+        act = run.acts.get(stage)
+        manifest = None if act is None else act.manifest
+        if manifest is None:
+            cells += [wording.DASH, wording.DASH]
+        else:
+            cells += [wording.number(manifest.rows_out), wording.duration(manifest.seconds)]
+    return cells
 
 
 def _money(run: RunFindings) -> float:
@@ -113,7 +122,7 @@ def _money(run: RunFindings) -> float:
 def _settings(runs: Sequence[RunFindings], *, names: Sequence[str]) -> Grid:
     told = [settings_of(run.config.model_dump(mode="json")) for run in runs]
     rows = []
-    for key in dict.fromkeys(key for settings in told for key in settings):
+    for key in dict.fromkeys(chain.from_iterable(told)):
         values = [settings.get(key, wording.DASH) for settings in told]
         if len(set(values)) > 1:
             rows.append((key, *values))

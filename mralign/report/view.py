@@ -57,6 +57,7 @@ def page_of(run_dir: str | Sequence[str]) -> Page:
     if not directories:
         raise ValueError("no run directory; give one or more, e.g. mralign view runs/default")
     runs = [read_run(directory) for directory in directories]
+    log.info("reading the trajectories of %r", [run.name for run in runs])
     side_by_side = compared(runs) if len(runs) > 1 else None
     return make_page([document_of(run) for run in runs], compared=side_by_side)
 

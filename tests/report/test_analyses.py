@@ -13,7 +13,7 @@ from mralign.report import publish
 from mralign.report.analyses import change_of, top_edges
 from mralign.report.blocks import Arc
 from mralign.report.findings import Chain
-from mralign.report.records import Found, training_record
+from mralign.report.trajectory_records import Found, training_record
 from mralign.rows.schema import MATRICES
 from mralign.run.store import StageDir, part_name
 

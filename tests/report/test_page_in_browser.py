@@ -22,11 +22,11 @@ from report.test_report import STATES, Item, Named, make_run, seal
 
 from mralign.report import publish
 from mralign.report.blocks import View
-from mralign.report.document import Document, document_of, findings_of
+from mralign.report.document import RunDocument, document_of, findings_of
 from mralign.report.findings import survey
 from mralign.report.page import make_page
 from mralign.report.record_shelves import shelve
-from mralign.report.records import Record, ShownStep, Side
+from mralign.report.trajectory_records import ShownSide, ShownStep, TrajectoryRecord
 from mralign.rows.schema import REJECTS
 from mralign.run.store import part_name
 
@@ -47,7 +47,9 @@ LINE = "x" * 2**20
 @pytest.fixture(scope="module")
 def browser():
     with playwright.sync_playwright() as started:
-        running = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        running = started.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+        )
         yield running
         running.close()
 
@@ -332,12 +334,14 @@ def synthetic(number):
     """A trajectory with about 2,000 characters of thought."""
     label = ("framing", "retrieval", "backtracking")[number % 3]
     steps = [ShownStep([[f"step {place} of {number} " + "thinks and goes on " * 12]], [label]) for place in range(8)]
-    side = Side("thinking", "rollout", steps, [f"answer {number}"])
-    return Record(f"set/{number}/on/0", "training", "set", "positive", question=f"question {number} ?", sides=[side])
+    side = ShownSide("thinking", "rollout", steps, [f"answer {number}"])
+    return TrajectoryRecord(
+        f"set/{number}/on/0", "training", "set", "positive", question=f"question {number} ?", sides=[side]
+    )
 
 
 def test_ten_thousand_trajectories_lie_beside_the_page_and_only_those_in_sight_are_drawn(browser, tmp_path, capsys):
-    document = Document(
+    document = RunDocument(
         "many",
         "",
         [View("trajectories", "Trajectories", [])],
@@ -370,7 +374,7 @@ def test_ten_thousand_trajectories_lie_beside_the_page_and_only_those_in_sight_a
 
 
 def test_a_missing_file_beside_the_page_is_said(browser, tmp_path):
-    document = Document(
+    document = RunDocument(
         "few", "", [View("trajectories", "Trajectories", [])], {}, (0.4, 2.7), shelve(map(synthetic, range(3))), ""
     )
     (tmp_path / "index.html").write_text(make_page([document], alone_bytes=0).html)

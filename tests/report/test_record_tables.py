@@ -1,5 +1,6 @@
 """Which trajectories a page has: read from committed tables of small runs, through the store."""
 
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
@@ -71,6 +72,15 @@ def test_what_was_put_aside_has_its_reason_and_its_question(tmp_path):
         ("few_segments", "candidates", "Who?", "nq_open"),
         ("truncated", "candidates", "", "../../x"),
     ]
+
+
+def test_answers_whose_texts_are_gone_are_left_out_with_a_word(tmp_path, caplog):
+    config, planned = make_run(tmp_path)
+    items = add_answers(tmp_path, planned)
+    shutil.rmtree(tmp_path / "responses_by_content" / "responses")
+    found = list(read_records(config, acts=survey(items)))
+    assert [len(record.sides) for record in found if record.shelf == "evaluation"] == [1, 1, 1]
+    assert "the page shows no answers of stage responses: " in caplog.text
 
 
 def test_a_run_that_only_evaluates_has_no_training_trajectories(tmp_path):

@@ -420,6 +420,24 @@ def test_what_the_annotators_did_is_shown_once_the_stage_writes_it(
     assert "The human's labels of 30 of 40 given trajectories are in use;" in plain(page_of(tmp_path))
 
 
+def test_costs_are_found_wherever_a_stage_counts_them(tmp_path: Path) -> None:
+    config, planned = make_run(tmp_path)
+    named = {item.stage.name: item for item in planned}
+    rollouts = {
+        "completion_tokens": 1234,
+        "engine_start_s": 61.0,
+        "endpoint": {"requests": 7, "money": 0.25, "odd": "x"},
+    }
+    seal(named["rollouts"], figures=rollouts)
+    seal(named["reference"], figures={"blocks": 3, "by": {"money": None}})
+    publish(config, planned)
+    (table,) = blocks(page_of(tmp_path), "costs", "grid")
+    assert table["rows"] == [
+        ["rollouts", "–", "–", "–", "1\u2009234", "–", "1 min 01 s", "–"],
+        ["rollouts", "endpoint", "7", "–", "–", "0.25", "–", "–"],
+    ]
+
+
 def test_no_pair_is_said_in_words(tmp_path: Path) -> None:
     config, planned = make_run(tmp_path, until="agreement")
     seal(planned[-1], figures={"pairs": []})
@@ -538,7 +556,7 @@ def test_states_of_a_macro_strategy_stand_side_by_side_between_start_and_stop() 
     assert drawn.values[1][3] is None  # a -> b
 
 
-def test_curves_hold_what_a_step_has() -> None:
+def test_a_figure_that_some_steps_lack_is_drawn_where_it_is() -> None:
     """Batches of one class have no margin: the first lacks it, and the last."""
     given: list[dict[str, Any]] = [{}, {"margin": 4.0}, {"margin": 6.0}, {}]
     history = [{"step": step, "loss": 1.0, "z0": 0.0, **more} for step, more in enumerate(given, 1)]

@@ -64,11 +64,13 @@ function hideTip() {
   find("tip").hidden = true;
 }
 
-document.addEventListener("pointermove", (event) => {
+function tipOf(event) {
   const owner = event.target.closest?.("[data-tip]");
   if (owner) showTip(owner.dataset.tip, event.clientX, event.clientY);
   else if (!event.target.closest?.("[data-tips]")) hideTip();
-});
+}
+document.addEventListener("pointermove", tipOf);
+document.addEventListener("pointerdown", tipOf); // a finger does not hover
 document.addEventListener("keydown", (event) => event.key === "Escape" && hideTip());
 document.addEventListener("scroll", hideTip, true);
 

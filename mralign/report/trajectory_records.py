@@ -1,8 +1,9 @@
 """What a reader sees of one trajectory: the thoughts of its sides, step by step, with labels, weights and gold answers.
 
-Rows of the committed tables enter as dictionaries; frozen records leave, which become JSON. A `Record` is a training
-trajectory, an evaluated question (the untrained and the aligned model side by side) or a row that was put aside. Text
-is kept as the model wrote it, in pieces of which every second is a gold answer; a very long text is cut, and says so.
+Rows of the committed tables enter as dictionaries; frozen records leave, which become JSON. A `TrajectoryRecord` is a
+training trajectory, an evaluated question (the untrained and the aligned model side by side) or a row that was put
+aside. Text is kept as the model wrote it, in pieces of which every second is a gold answer; a very long text is cut,
+and says so.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Opinion:
+class StepOpinion:
     """Labels that somebody gave a step, with the confidence of each."""
 
     who: str
@@ -34,13 +35,13 @@ class ShownStep:
     segments: Sequence[Sequence[str]]
     labels: Sequence[str] = ()
     rule: str | None = None
-    opinions: Sequence[Opinion] = ()
+    opinions: Sequence[StepOpinion] = ()
     weight: float | None = None
     tokens: int | None = None
 
 
 @dataclass(frozen=True)
-class Side:
+class ShownSide:
     """What one model said. `role`: base | trained | rollout; `verdict`: {what is asked: whether it is so}."""
 
     method: str
@@ -54,7 +55,7 @@ class Side:
 
 
 @dataclass(frozen=True)
-class Record:
+class TrajectoryRecord:
     """One entry of the browser. `shelf`: training | evaluation | put aside."""
 
     row_id: str
@@ -68,7 +69,7 @@ class Record:
     reason: str = ""
     detail: str = ""
     stage: str = ""
-    sides: Sequence[Side] = ()
+    sides: Sequence[ShownSide] = ()
 
 
 @dataclass(frozen=True)
@@ -80,12 +81,12 @@ class Found:
     token_step: Sequence[int] | None = None  # one a token; -1 for the answer
 
 
-def training_record(row: Row, *, found: Found, names: Sequence[str], closing: str) -> Record:
+def training_record(row: Row, *, found: Found, names: Sequence[str], closing: str) -> TrajectoryRecord:
     """A candidate (schema CANDIDATES) as it was labelled, weighed and trained on."""
     outcome = {1: "positive", -1: "negative", 0: "neutral"}[row["polarity"]]
     verdict = {"thought holds gold": row["em_thought"], "answer right": row["em_answer"]}
     side = _side(row, method="thinking", role="rollout", found=found, names=names, closing=closing)
-    return Record(
+    return TrajectoryRecord(
         row_id=row["row_id"],
         shelf="training",
         dataset=row["dataset"],
@@ -97,7 +98,7 @@ def training_record(row: Row, *, found: Found, names: Sequence[str], closing: st
     )
 
 
-def evaluated_side(row: Row, *, score: Row, role: str, found: Found, names: Sequence[str], closing: str) -> Side:
+def evaluated_side(row: Row, *, score: Row, role: str, found: Found, names: Sequence[str], closing: str) -> ShownSide:
     """A response (schema RESPONSES) and its score (schema SCORES)."""
     side = _side(row, method=row["method"], role=role, found=found, names=names, closing=closing)
     verdict = {name: score[column] for name, column in VERDICTS.items() if score.get(column) is not None}
@@ -125,11 +126,11 @@ def outcome_of(before: float | None, after: float | None) -> str:
     return "kept" if after else "missed"
 
 
-def rejected_record(row: Row, *, stage: str) -> Record:
+def rejected_record(row: Row, *, stage: str) -> TrajectoryRecord:
     """A row that a stage put aside (schema REJECTS)."""
     raw = row["raw"] or ""
-    shown = Side("as it came", "rollout", (), (raw[:LONGEST],), cut=max(0, len(raw) - LONGEST))
-    return Record(
+    shown = ShownSide("as it came", "rollout", (), (raw[:LONGEST],), cut=max(0, len(raw) - LONGEST))
+    return TrajectoryRecord(
         row_id=row["row_id"],
         shelf="put aside",
         dataset=row["dataset"] or "",
@@ -142,11 +143,11 @@ def rejected_record(row: Row, *, stage: str) -> Record:
     )
 
 
-def _with(side: Side, **changes: Any) -> Side:
-    return Side(**{**vars(side), **changes})
+def _with(side: ShownSide, **changes: Any) -> ShownSide:
+    return ShownSide(**{**vars(side), **changes})
 
 
-def _side(row: Row, *, method: str, role: str, found: Found, names: Sequence[str], closing: str) -> Side:
+def _side(row: Row, *, method: str, role: str, found: Found, names: Sequence[str], closing: str) -> ShownSide:
     whole, start, end = row["text"], row["thought_start"], row["thought_end"]
     spans = _segment_spans(row, text=whole, start=start, end=end)
     text = whole[:LONGEST]
@@ -155,7 +156,7 @@ def _side(row: Row, *, method: str, role: str, found: Found, names: Sequence[str
     begin = min(_answer_start(text, end=end, closing=closing), len(text))
     stated = _gold(text, row["answers"], start=begin, end=len(text))
     answer = pieces(text, stated, start=begin, end=len(text))
-    return Side(method, role, steps, answer, cut=len(whole) - len(text))
+    return ShownSide(method, role, steps, answer, cut=len(whole) - len(text))
 
 
 def _gold(text: str, answers: Sequence[str], *, start: int, end: int) -> list[tuple[int, int]]:
@@ -217,12 +218,12 @@ def _tokens_of_steps(token_step: Sequence[int] | None, steps: int) -> list[int |
     return list(counts)
 
 
-def _opinions(step: Row, *, names: Sequence[str]) -> list[Opinion]:
+def _opinions(step: Row, *, names: Sequence[str]) -> list[StepOpinion]:
     """What each annotator said of a step; who was asked last decides, and stands in the step's own labels."""
     opinions = []
     for name, side in zip(names, ("a", "b"), strict=False):
         labels, confidences = step.get(f"labels_{side}"), step.get(f"confidences_{side}") or ()
         if labels is not None:
             padded = [*confidences, *[None] * (len(labels) - len(confidences))]
-            opinions.append(Opinion(name, list(zip(labels, padded, strict=False))))
+            opinions.append(StepOpinion(name, list(zip(labels, padded, strict=False))))
     return opinions

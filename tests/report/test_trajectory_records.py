@@ -7,12 +7,12 @@ import pytest
 from mralign.report.blocks import to_script
 from mralign.report.gold_marks import gold_spans, pieces
 from mralign.report.record_shelves import moves_of, shelve
-from mralign.report.records import (
+from mralign.report.trajectory_records import (
     LONGEST,
     Found,
-    Record,
+    ShownSide,
     ShownStep,
-    Side,
+    TrajectoryRecord,
     evaluated_side,
     outcome_of,
     rejected_record,
@@ -144,8 +144,8 @@ def test_moves_go_from_start_over_every_pair_of_neighbouring_labels_to_stop():
 
 def labelled(number, *, text="t"):
     steps = [ShownStep([[text]], ["framing"]), ShownStep([[text]], []), ShownStep([[text]], ["retrieval"])]
-    return Record(
-        f"q/{number}", "training", "q", "positive", question=f"no {number}", sides=[Side("m", "base", steps, [""])]
+    return TrajectoryRecord(
+        f"q/{number}", "training", "q", "positive", question=f"no {number}", sides=[ShownSide("m", "base", steps, [""])]
     )
 
 
