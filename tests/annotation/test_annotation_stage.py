@@ -120,10 +120,11 @@ def test_the_plan_says_what_annotation_will_take(tmp_path):
     source.commit(part_name("d"), pa.Table.from_pylist([candidate(0)] * 5, schema=CANDIDATES), schema=CANDIDATES)
     out = StageDir(str(tmp_path / "annotation"), stage="annotation", fingerprint="a")
     config = config_of(tmp_path, base_url="http://127.0.0.1:1/v1", price_prompt=1.0)
-    text = ANNOTATION_STAGE.forecast(Context(config, out, {"candidates": source}))
-    assert "Ann: 5 requests, about" in text
-    assert "Jo: at most 5 requests" in text
-    assert "Ben" not in text
+    costs = {cost.who: cost for cost in ANNOTATION_STAGE.forecast(Context(config, out, {"candidates": source}))}
+    assert set(costs) == {"Ann", "Jo"}  # Ben is a rule book, and costs nothing
+    assert costs["Ann"].requests == costs["Jo"].requests == 5
+    assert costs["Jo"].most and not costs["Ann"].most and costs["Ann"].paid
+    assert costs["Ann"].money == costs["Ann"].prompt_tokens / 1e6
     assert not out.exists()
 
 
