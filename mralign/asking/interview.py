@@ -142,13 +142,14 @@ async def together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
 def price(tokens: Mapping[str, int], *, http: Http | None, fresh: bool = False) -> float:
     """Money that tokens, counted as by `interview`, are worth at an endpoint; nothing (None) prices our own engines.
 
-    `fresh`: only that of tokens which were not found in the run directory.
+    `fresh`: only that of tokens which were not found in the run directory. Where batches are asked for, all are priced
+    as answers of a batch; what the endpoint's own tally says is exact.
     """
     if http is None:
         return 0.0
     prefix = "fresh_" if fresh else ""
     prompt, completion = tokens.get(f"{prefix}prompt_tokens", 0), tokens.get(f"{prefix}completion_tokens", 0)
-    return (prompt * http.price_prompt + completion * http.price_completion) / _MILLION
+    return http.price_share * (prompt * http.price_prompt + completion * http.price_completion) / _MILLION
 
 
 def money_spent(took: Mapping[str, Mapping[str, int]], *, endpoints: Mapping[str, Http | None]) -> list[MoneySpent]:

@@ -285,3 +285,13 @@ class Http(Section):
         description="Refusals of one kind in a row, with no answer between them, after which the run stops; null: "
         "refusals never stop it.",
     )
+
+    @property
+    def price_share(self) -> float:
+        """What a token costs, as a share of the prices: less where annotators and judges are asked in batches."""
+        return self.batch_price if self.batch else 1.0
+
+    @property
+    def live(self) -> Http:
+        """The same endpoint, asked one by one."""
+        return self.model_copy(update={"batch": False})

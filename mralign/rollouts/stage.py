@@ -285,7 +285,7 @@ def _expects(config: RunConfig, questions: Mapping[str, int]) -> list[Cost]:
     return [
         chat_cost(
             f"{http.model or config.model.path} (prompts beside it)",
-            http=http,
+            http=http.live,
             requests=requests,
             prompt_tokens=0,
             completion_tokens=completions,

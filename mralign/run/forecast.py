@@ -53,6 +53,7 @@ def chat_cost(
     money = None
     if http is not None and priced and prompt_tokens is not None and completion_tokens is not None:
         money = (prompt_tokens * http.price_prompt + completion_tokens * http.price_completion) / _MILLION
+        money *= http.price_share
     return Cost(
         who,
         paid=http is not None,

@@ -42,7 +42,7 @@ class RemoteGenerator:
         }
         self.sampling = sampling
         assert sampling.endpoint is not None
-        self.http = sampling.endpoint.model_copy(update={"batch": False})  # draws follow from each other
+        self.http = sampling.endpoint.live  # draws follow from each other
         self.endpoint = Endpoint(self.http, cache=Directory(sampling.cache))
 
     async def answer(self, rows: list[dict[str, Any]]) -> list[Answer]:

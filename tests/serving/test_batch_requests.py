@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 from loopback_batches import BatchServer, Plan, answer_to
 
+from mralign.asking.interview import price
 from mralign.config import Http
+from mralign.run.forecast import chat_cost
 from mralign.run.store import Directory
 from mralign.serving.batch_requests import read_sent
 from mralign.serving.calls import BudgetExceeded, Call, EndpointRefused, Reply
@@ -167,7 +169,9 @@ SCRIPT = """
 import asyncio, sys
 sys.path[:0] = {path!r}
 from serving.test_batch_requests import ask
+from mralign.asking.interview import price
 from mralign.config import Http
+from mralign.run.forecast import chat_cost
 asyncio.run(ask(Http.model_validate_json(sys.argv[1]), sys.argv[2]))
 """
 
@@ -215,3 +219,10 @@ def test_a_server_without_batches_is_named_and_no_call_is_made(tmp_path):
         assert not server.live
         came, _ = asyncio.run(ask(settings(server).model_copy(update={"batch": False}), tmp_path))
         assert len(server.live) == 12  # nothing of it is in the way afterwards
+
+
+def test_the_price_of_a_batch_is_in_every_forecast():
+    asked = {"prompt_tokens": 1_000_000, "completion_tokens": 100_000}
+    http = Http(**PRICES, batch=True)
+    assert price(asked, http=http.live) == chat_cost("a", http=http.live, requests=1, **asked).money == 2.0
+    assert price(asked, http=http) == chat_cost("a", http=http, requests=1, **asked).money == 1.0
