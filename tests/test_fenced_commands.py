@@ -57,6 +57,7 @@ RUN_BY = {
     "mralign view runs/first runs/second": 'tests/cli/test_look.py::"view"',
     ".venv/bin/mralign view runs/miniworld": 'tests/test_package.py::"view", "runs/miniworld"',
     "mralign report runs/first": "tests/cli/test_look.py::def test_",
+    "mralign signal RUN_DIR": 'tests/transitions/test_signal_stage.py::"signal", str(home)',
     "mralign status runs/first": ("tests/cli/test_status.py::def test_"),
     "python -m mralign.miniworld build --seed S --out DIR": (
         "tests/miniworld/test_miniworld_build.py::test_same_seed_same_questions_and_model"
