@@ -42,7 +42,9 @@ RUN_BY = {
     "mralign evaluate --predictions mine.jsonl --suite paper --data DIR --benchmarks nq_open": (
         "tests/integration/test_api.py::test_predictions_find_the_questions_of_a_suite"
     ),
-    "mralign export runs/first --to first-examples": "tests/exchange/test_dataset.py::test_the_command_says_what_it_wrote",
+    "mralign export runs/first --to first-examples": (
+        "tests/exchange/test_dataset.py::test_the_command_says_what_it_wrote"
+    ),
     "mralign ablate --table main --preset miniworld": (
         "tests/test_ablate.py::test_finished_rows_become_one_table_with_its_files"
     ),
@@ -55,13 +57,6 @@ RUN_BY = {
     "mralign view runs/first runs/second": 'tests/cli/test_look.py::"view"',
     ".venv/bin/mralign view runs/miniworld": 'tests/test_package.py::"view", "runs/miniworld"',
     "mralign report runs/first": "tests/cli/test_look.py::def test_",
-    "mralign evaluate --predictions mine.jsonl": (
-        "tests/integration/test_api.py::test_predictions_are_scored_and_two_files_compared"
-    ),
-    "mralign evaluate --predictions mine.jsonl --suite paper --data DIR --benchmarks nq_open": (
-        "tests/integration/test_api.py::test_predictions_find_the_questions_of_a_suite"
-    ),
-    "mralign export runs/first --to first-examples": "tests/exchange/test_dataset.py::def test_",
     "mralign status runs/first": ("tests/cli/test_status.py::def test_"),
     "python -m mralign.miniworld build --seed S --out DIR": (
         "tests/miniworld/test_miniworld_build.py::test_same_seed_same_questions_and_model"

@@ -14,7 +14,7 @@ import re
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -44,6 +44,11 @@ class Wishes:
     verbose: bool = False
     quiet: bool = False
     log_format: str = "text"
+
+
+def said_of(argv: Sequence[str]) -> str:
+    """The command for a log, its settings by name only: the value of one may be a key."""
+    return " ".join(re.sub(r"=.*", "=…", word, flags=re.DOTALL) for word in argv)
 
 
 class Display:
@@ -83,7 +88,7 @@ class Display:
             listeners.append(self.screen)
         for listener in listeners:
             self._listening.enter_context(listening(listener))
-        log.debug("command: %s", " ".join(sys.argv))
+        log.debug("command: %s", said_of(sys.argv))
         yield
 
     def result(self, text: str) -> None:

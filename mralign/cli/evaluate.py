@@ -66,8 +66,7 @@ def evaluate(
 
         display.result(runs.compare_runs(*compare, common=common, out=out))
         return
-    names = listed(benchmarks, option="--benchmarks", of=str, allowed="names") if benchmarks else ()
-    chosen: dict[str, Any] = {"suite": suite, "data": data, "benchmarks": names}
+    chosen: dict[str, Any] = {"suite": suite, "data": data, "benchmarks": _names(benchmarks)}
     if predictions is None:
         wanted = configure(settings or (), model=model, adapter=adapter, **chosen)
     else:
@@ -82,3 +81,7 @@ def _check_no_model(*given: str | None) -> None:
     """Raise ValueError if --model or --adapter is given beside predictions."""
     if any(given):
         raise ValueError("--predictions are scored as they are, and no model is asked; leave --model and --adapter out")
+
+
+def _names(benchmarks: list[str] | None) -> tuple[str, ...]:
+    return listed(benchmarks, option="--benchmarks", of=str, allowed="names") if benchmarks else ()

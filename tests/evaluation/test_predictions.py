@@ -1,10 +1,16 @@
 """Predictions made elsewhere: what a line says, in which mode, and what they score."""
 
+import json
+import re
+from pathlib import Path
+
 import pytest
 
 import mralign
-from mralign.evaluation.predictions import dataset_name, modes_of, prediction_of
+from mralign.evaluation.predictions import FIELDS, dataset_name, modes_of, prediction_of
 from mralign.rows import Mode
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_a_line_says_all_of_its_fields():
@@ -126,3 +132,12 @@ def test_a_name_of_a_data_set_is_plain():
         "predictions",
         "a" * 80,
     ]
+
+
+def test_the_line_and_the_fields_of_the_page_are_those_that_are_read():
+    page = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    line = json.loads(page.partition("```json\n")[2].partition("```")[0])
+    assert mralign.score([line])["acc"] == 0  # Lima is the answer, and not in the thought
+    section = page.partition("## Responses made elsewhere")[2].partition("\n## ")[0]
+    first_cells = [row.split("|")[1] for row in section.splitlines() if row.startswith("| `")]
+    assert sorted(re.findall(r"`(\w+)`", " ".join(first_cells))) == sorted({*FIELDS} - {"thought"})
