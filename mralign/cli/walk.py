@@ -31,9 +31,6 @@ def walk(
     if dry_run:
         display.result(plan_text.describe(config, planned))
         return
-    if told := pipeline.nothing_left(config, planned):
-        display.result(told)
-        return
     walked = walking.walk(
         config,
         planned,

@@ -162,7 +162,7 @@ def _lacks(config: RunConfig) -> list[str]:
 def _expects(config: RunConfig, questions: Mapping[str, int], *, subject: Subject) -> list[Cost]:
     """Whom the responses of one model will cost how much."""
     each = len(methods_of(config, subject)) * config.evaluation.draws
-    responses = {name: questions.get(name, 0) * each for name in _judged(config)}
+    responses = {name: questions[name] * each if name in questions else None for name in _judged(config)}
     chats = {role: config.filled(annotator) for role, annotator in _judges(config).items()}
     return judge_costs(config, responses=responses, benchmarks=_judged(config), judges=chats)
 

@@ -143,6 +143,7 @@ PREDICTIONS_STAGE = Stage(
     run=_run,
     reads=_READS,
     upstream=("questions",),
+    portions=lambda config: {"questions": config.evaluation.split},
     inputs=lambda config: {"predictions": str(config.evaluation.predictions)},
     check=_check,
 )

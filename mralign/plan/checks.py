@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from mralign.config import RunConfig
-from mralign.plan import places
+from mralign.plan import model_hub, places
 from mralign.plan.placing import Planned
 from mralign.run import reach
 from mralign.run.placement import NotInstalled
@@ -72,10 +72,15 @@ def _check_elsewhere(config: RunConfig, stage: Stage, *, warnings: Mapping[str, 
 
 
 def lacking(config: RunConfig, planned: Sequence[Planned]) -> list[str]:
-    """What this machine lacks for the stages that have work: keys, room, and packages of workers; each once."""
+    """What this machine lacks for the stages that have work: keys, room, models, packages of workers; each once."""
     found: list[str] = []
-    for stage in (item.stage for item in planned if item.manifest is None):
+    for item in planned:
+        stage = item.stage
+        if item.manifest is not None:
+            continue
         found += stage.lacks(config)
+        if not os.environ.get("RAY_ADDRESS"):
+            found += model_hub.lacks(path for name, path in stage.inputs(config).items() if name.endswith("model"))
         if _works_here(config, stage):
             found += [f"{stage.name}: {fault.text}" for fault in stage.faults(config) if fault.fatal]
     return list(dict.fromkeys(found))

@@ -87,7 +87,7 @@ def counts_of(config: RunConfig, planned: Sequence[Planned], *, sources: Sequenc
     split = config.evaluation.split
     if "questions" in done:
         figures = done["questions"].figures
-        return KnownCounts(figures["train"], figures[split], examples)
+        return KnownCounts(figures.get("train"), figures.get(split), examples)
     return KnownCounts(_sum(sources, "train"), _sum(sources, split), examples)
 
 

@@ -43,7 +43,7 @@ def _fetch(name: str) -> str:
     from huggingface_hub import constants, hf_hub_download
 
     if constants.HF_HUB_OFFLINE:
-        return f"{name} is not in the hub's cache, and HF_HUB_OFFLINE keeps this process from asking the hub"
+        return f"{name} is not in the hub's cache, and the hub is not asked: HF_HUB_OFFLINE, or no network"
     told: list[str] = []
 
     def fetch() -> None:

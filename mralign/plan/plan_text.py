@@ -22,11 +22,15 @@ from mralign.run import reach
 from mralign.run.placement import describe as describe_workers
 from mralign.run.store import absolute
 
+_WAITS = "-"  # in place of a fingerprint
+
 
 def describe(config: RunConfig, planned: Sequence[Planned]) -> str:
     """The plan as text: what runs, what is skipped, and the sizes that can be known before anything starts."""
     head = f"run directory: {reach.shown(absolute(config.run.dir))}"
-    lines = [f"  {item.stage.name:<25} {item.out.fingerprint}  {_status(item)}" for item in planned]
+    lines = [f"  {item.stage.name:<25} {_mark(item):<16}  {_status(item)}" for item in planned]
+    if not all(item.settled for item in planned):
+        lines.append(f"  {_WAITS}: its directory is named when the questions are known")
     todo = [item for item in planned if item.manifest is None]
     reachable = all(item.reachable for item in planned)
     parts: list[Callable[[], list[str]]] = []
@@ -42,6 +46,11 @@ def describe(config: RunConfig, planned: Sequence[Planned]) -> str:
     for part in parts:
         told += _made(part)
     return "\n".join([head, "", *lines, "", *told])
+
+
+def _mark(item: Planned) -> str:
+    """The name of its directory, as far as it is known."""
+    return item.out.fingerprint if item.settled else _WAITS
 
 
 def _made(part: Callable[[], list[str]]) -> list[str]:
@@ -112,6 +121,8 @@ def _tokens(
         if asks and name in todo and counts.held_out is not None:
             asked[name] = expected.of_responses(config, questions=counts.held_out, length=length, trained=trained)
     lines = [f"  {name}: {one}" for name, one in asked.items()]
+    if asks and todo & {"responses_base", "responses"} and counts.held_out is None:
+        lines.append("  evaluation: unknown until questions is finished")
     assumed = [length.source] if asked else []
     if "training" in todo and examples.number:
         size = expected.in_words(examples.number * examples.tokens * config.training.epochs)

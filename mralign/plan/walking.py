@@ -41,8 +41,11 @@ def walk(
     """Do what is not finished of a plan, and write the page.
 
     `whole` False: the plan holds a part of the run only, and the page shows all of it. `showing` is entered while the
-    run goes on, with `hears_workers` it gets what they print. Raises ValueError for what the user can mend.
+    run goes on, with `hears_workers` it gets what they print. A finished run that cannot be written is left as it is.
+    Raises ValueError for what the user can mend.
     """
+    if told := pipeline.nothing_left(config, planned):
+        return Walked(tuple(planned), told)
     with pipeline.writing(config, planned, take_over=take_over) as held, showing or nullcontext():
         report.begin(config)
         start_ray = partial(local_ray.start, config, hears_workers=hears_workers)
