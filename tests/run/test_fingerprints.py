@@ -45,6 +45,7 @@ MARKED = {
             "Annotation.taxonomy",
             "Annotation.human",
             "Retrieval.corpus",
+            "Evaluation.predictions",
         ),
     },
     "alias": {"Transitions.preset"},
@@ -102,6 +103,10 @@ BASES = {
             "extractor": ASKED,
             "verifier": SERVED | {"name": "verifier"},
         },
+    },
+    "predictions": {
+        "questions": {"test": [QUESTION]},
+        "evaluation": {"predictions": "mine.jsonl", "methods": ["think_on"]},
     },
     "imports": {
         "questions": {"test": [QUESTION]},
@@ -200,8 +205,10 @@ def value_at(config, place):
 
 def marks(config):
     planned = {item.stage.name: item for item in pipeline.survey(config)}
-    labels = pipeline.place(config, OPEN_LABELS_STAGE, upstream={"candidates": planned["candidates"].out})
-    return {name: item.out.fingerprint for name, item in {**planned, "open_labels": labels}.items()}
+    if config.trains:
+        upstream = {"candidates": planned["candidates"].out}
+        planned["open_labels"] = pipeline.place(config, OPEN_LABELS_STAGE, upstream=upstream)
+    return {name: item.out.fingerprint for name, item in planned.items()}
 
 
 def mark_at(place):
