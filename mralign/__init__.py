@@ -21,13 +21,14 @@ if TYPE_CHECKING:
     from mralign.annotation.agreement import agreement
     from mralign.annotation.consensus import consensus
     from mralign.annotation.step_labels import StepLabels
-    from mralign.api import Result, align, compare, evaluate, export, load_config
+    from mralign.api import Result, align, compare, evaluate, export
     from mralign.chat.thought import split_thinking as split
     from mralign.evaluation.intervals import bootstrap_interval
     from mralign.evaluation.paired import sign_flip_p
     from mralign.evaluation.predictions import score
     from mralign.exchange.finished_run import read_run
     from mralign.exchange.rollout_files import write_rollouts
+    from mralign.plan.named_config import load_config
     from mralign.questions.matching import answer_matches as matches
     from mralign.questions.matching import thought_matches
     from mralign.questions.normalisation import normalize
@@ -50,7 +51,7 @@ _HOMES = {
     "evaluate": ("mralign.api", "evaluate"),
     "export": ("mralign.api", "export"),
     "kto_loss": ("mralign.training.objectives.kto", "kto_loss"),
-    "load_config": ("mralign.api", "load_config"),
+    "load_config": ("mralign.plan.named_config", "load_config"),
     "matches": ("mralign.questions.matching", "answer_matches"),
     "normalize": ("mralign.questions.normalisation", "normalize"),
     "read_run": ("mralign.exchange.finished_run", "read_run"),

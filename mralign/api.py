@@ -9,21 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mralign.comparison.runs import paired_rows
-from mralign.config import RunConfig, load, to_yaml
-from mralign.exchange.dataset import ExportedSet, export_dataset
+from mralign.config import RunConfig, to_yaml
 from mralign.plan import pipeline, template_dates
+from mralign.plan.named_config import Configuration, load_config
 from mralign.plan.prediction_runs import configure_predictions
 from mralign.plan.suites import configure
 from mralign.plan.walking import Walked, check_run_directory, check_trains, walk
-from mralign.presets import PRESETS
 from mralign.report.findings import finished, merged_metrics, survey
 from mralign.run import local_ray
 from mralign.run.store import Directory, absolute
 
-Configuration = str | Mapping[str, Any] | RunConfig
+if TYPE_CHECKING:
+    from mralign.exchange.dataset import ExportedSet
 
 
 @dataclass(frozen=True)
@@ -47,22 +47,6 @@ class Result:
         for method, benchmarks in self.figures.items():
             rows += [{"method": method, "benchmark": name, **figures} for name, figures in benchmarks.items()]
         return rows
-
-
-def load_config(config: Configuration, *, overrides: Sequence[str] = ()) -> RunConfig:
-    """The checked configuration of a run: defaults < `config` < `overrides`; docs/method.md §1 to §6 say what it sets.
-
-    `config`: the name of a preset (miniworld, paper, import-rollouts), the path of a YAML file, a dictionary of
-    sections, or a RunConfig. Each override is `section.field=value`, the value in YAML. Raises ValueError that names
-    the key, what is allowed and what to do.
-
-    >>> import mralign
-    >>> mralign.load_config("miniworld", overrides=["training.beta=0.2"]).training.beta
-    0.2
-    >>> mralign.load_config({"questions": {"train": [{"name": "mine", "path": "mine.jsonl"}]}}).questions.train[0].name
-    'mine'
-    """
-    return load(config, overrides=overrides, presets_dir=PRESETS)
 
 
 def align(
@@ -148,6 +132,8 @@ def export(run: str, *, to: str) -> ExportedSet:
     >>> import mralign
     >>> mralign.export("runs/first", to="first-examples").rows["examples"]  # doctest: +SKIP
     """
+    from mralign.exchange.dataset import export_dataset  # it loads torch
+
     return export_dataset(run, to=to)
 
 

@@ -23,6 +23,7 @@ def test_the_import_loads_nothing_heavy_and_a_name_only_what_it_needs():
         "import sys, json, mralign\n"
         "first = [name for name in sys.argv[1:] if name in sys.modules]\n"
         "assert mralign.split('<think>a</think>b').answer == 'b'\n"
+        "assert mralign.load_config('miniworld').trains\n"
         "then = [name for name in ('torch', 'ray', 'vllm', 'transformers') if name in sys.modules]\n"
         "print(json.dumps([first, then]))"
     )

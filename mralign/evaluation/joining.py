@@ -71,7 +71,7 @@ class QuestionIndex:
         chosen = own or found
         if len(chosen) > 1:
             raise ValueError(
-                f"{prediction.place}: its {named} is that of {len(chosen)} questions, {', '.join(chosen[:3])}; give "
+                f"{prediction.place}: its {named} is that of {len(chosen)} questions, {list(chosen[:3])}; give "
                 f"`dataset`, and the `id` of one of them"
             )
         return chosen[0] if chosen else None

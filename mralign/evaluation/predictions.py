@@ -88,7 +88,7 @@ def prediction_of(value: Any, *, place: str) -> Prediction:
         raise ValueError(f"{place}: mode is {mode!r:.40}; allowed are on (with thinking) and off (without)")
     dataset, response = _text(value, "dataset", place=place), _text(value, "response", place=place)
     if response is None:
-        raise ValueError(f"{place} has no `response`; it has {', '.join(sorted(map(str, value)))[:200]}")
+        raise ValueError(f"{place} has no `response`; it has {sorted(map(str, value))!r:.200}")
     return Prediction(
         place=place,
         response=response,

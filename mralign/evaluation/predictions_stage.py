@@ -140,6 +140,7 @@ def _check(config: RunConfig) -> None:
 
 PREDICTIONS_STAGE = Stage(
     name=Subject.BASE.stage("responses"),
+    words="reading predictions",
     run=_run,
     reads=_READS,
     upstream=("questions",),

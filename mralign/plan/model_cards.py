@@ -31,7 +31,8 @@ def complete_cards(config: RunConfig, planned: Sequence[Planned]) -> None:
     own = json.loads(evaluation.read_text("metrics.json"))
     table = to_markdown(result_sheet(result_table(merged_metrics(acts))))
     level = 100 * config.evaluation.level
-    text = f"{table}\nIn brackets: {level:g} % intervals, by a bootstrap over questions. `base_` is the model before."
+    text = f"{table}\nIn brackets: {level:g} % intervals, by a bootstrap over questions. "
+    text += f"`{config.evaluation.label}_` is the model before training."
     for place in _PLACES:
         if training.exists(place):
             before = training.read_text(place)

@@ -21,6 +21,8 @@ def expected_seconds(config: RunConfig, planned: Sequence[Planned]) -> Mapping[s
         return _by_stage(config, planned)
     except (ValueError, OSError):  # a file that cannot be counted is told by the stage that reads it
         return {}
+    except KeyError:  # a result of an older version does not have all figures
+        return {}
 
 
 def _by_stage(config: RunConfig, planned: Sequence[Planned]) -> Mapping[str, float]:

@@ -165,6 +165,13 @@ def test_a_reader_of_json_that_has_gone_ends_the_run(tmp_path):
     assert b"Traceback" not in done.stderr
 
 
+def test_a_reader_of_the_result_that_has_gone_is_no_fault(tmp_path):
+    command = f"{sys.executable} {PROCESS} {tmp_path}/run done | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, timeout=60, check=False)
+    assert done.returncode == 130, done.stderr
+    assert b"fault" not in done.stderr and b"Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize("options", [(), ("--json",)])
 def test_a_fault_of_ours_is_one_sentence_with_the_place_of_the_traceback(tmp_path, options):
     done = piped(tmp_path / "run", "fails", *options)

@@ -4,6 +4,7 @@ import pytest
 
 from mralign.evaluation.joining import in_order, join
 from mralign.evaluation.predictions import prediction_of
+from mralign.evaluation.predictions_stage import responses_of
 from mralign.rows import Mode
 
 QUESTIONS = [
@@ -43,7 +44,7 @@ def test_what_answers_no_question_is_put_aside(value):
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ({"id": 1}, "line 1: its id is that of 2 questions, nq/1, sci/1; give `dataset`"),
+        ({"id": 1}, r"line 1: its id is that of 2 questions, \['nq/1', 'sci/1'\]; give `dataset`"),
         ({"id": 2, "question": "Who wrote Ulysses?"}, "line 1: the id '2' is that of another question here"),
     ],
 )
@@ -73,3 +74,19 @@ def test_draws_are_numbered_from_0_by_question_and_mode():
 def test_the_same_draw_twice_is_refused():
     with pytest.raises(ValueError, match="line 9: it is draw 0 of a question, and so is line 4"):
         in_order([said(draw=0, place="line 4"), said(draw=0, place="line 9")])
+
+
+def test_a_response_that_is_missing_is_a_reject_and_a_mode_that_was_not_asked_for_is_left_out():
+    questions = [{**row, "answers": ["x"]} for row in QUESTIONS[:2]]
+    given = [said(id=1, response="<think>x</think>x", thought_tokens=7), said(id=2, mode="off")]
+    joined = join(given, questions=questions)
+    table, rejects = responses_of(joined, questions=questions, modes=[Mode.ON], draws=1)
+    (row,) = table.to_pylist()
+    assert (row["row_id"], row["answer"], row["thought_tokens"], row["completion_tokens"]) == (
+        "nq/1/on/0",
+        "x",
+        7,
+        None,
+    )
+    assert (row["thought_start"], row["thought_end"], row["invalid"]) == (7, 8, None)
+    assert [(one.row_id, one.reason) for one in rejects] == [("nq/2/on/0", "no_prediction")]

@@ -40,7 +40,7 @@ def test_a_packed_file_and_an_array_are_read(tmp_path):
     [
         ('{"response": "cut', "line 2 cannot be read: Unterminated string"),
         ("[]", "line 2 is list; allowed is an object"),
-        ('{"reply": "A"}', "line 2 has no `response`; it has reply"),
+        ('{"reply": "A"}', r"line 2 has no `response`; it has \['reply'\]"),
     ],
 )
 def test_a_bad_line_is_told_in_one_sentence(tmp_path, line, message):

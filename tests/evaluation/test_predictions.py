@@ -50,7 +50,7 @@ def test_thought_and_response_become_one_text(thought, response, text):
     ("value", "message"),
     [
         ([1], "line 4 is list; allowed is an object"),
-        ({"text": "x"}, "line 4 has no `response`; it has text"),
+        ({"text": "x"}, r"line 4 has no `response`; it has \['text'\]"),
         ({"response": 5}, "line 4: `response` is int; allowed is text"),
         ({"response": "\ud83d"}, "line 4: `response` is not valid Unicode"),
         ({"response": "x", "mode": "maybe"}, "line 4: mode is 'maybe'; allowed are on"),

@@ -118,14 +118,14 @@ def test_without_weights_every_token_weighs_1(tmp_path):
     assert "All `weights` are 1." in Path(found.uri, "README.md").read_text()
 
 
-def test_the_command_says_what_it_wrote(tmp_path, capsys):
+def test_the_command_says_what_it_wrote(tmp_path, capsys, caplog):
     run = small_run.write(tmp_path / "run")
     assert commands.run(["export", run, "--to", str(tmp_path / "set")]) == 0
     said = capsys.readouterr().out
     assert "rollouts/off         4 rows" in said
     assert "4 of 4 examples" in said
     assert commands.run(["export", run, "--to", str(tmp_path / "set")]) == 2
-    assert "give a new or an empty directory" in capsys.readouterr().err
+    assert "give a new or an empty directory" in caplog.text
 
 
 def test_a_run_is_read_by_its_stages(tmp_path):
