@@ -43,6 +43,7 @@ MARKED = {
             "Annotation.instruction",
             "Annotation.taxonomy",
             "Annotation.human",
+            "Evaluation.predictions",
             "Retrieval.corpus",
         ),
     },
@@ -64,7 +65,7 @@ METHODS = ["think_off", "think_on", "self_refine", "think_off_ret", "think_on_re
 JUDGED = [QUESTION, {"name": "t", "path": "t.csv", "format": "truthfulqa"}]
 JUDGED += [{"name": "l", "path": "l", "format": "longfact"}]
 
-# Together they use every setting: engines of ours, endpoints, and imported rollouts.
+# Together they use every setting: engines of ours, endpoints, imported rollouts, and responses made elsewhere.
 BASES = {
     "engines": {
         "model": {"path": "model", "adapter": "adapter", "think_on": MODE, "think_off": MODE},
@@ -108,6 +109,7 @@ BASES = {
         "training": {"gpu": True, "kernels": "liger", "dtype": "float32"},
         "discovery": {"labeller": ASKED},
     },
+    "predictions": {"questions": {"test": [QUESTION]}, "evaluation": {"predictions": "p.jsonl"}},
 }
 
 ANY = (True, False, 0, 1, 2, 3, 7, 9, 0.3, 0.7, "x", "plain", "latin-1", "a {question}", "{question} {snippets}")
@@ -199,6 +201,8 @@ def value_at(config, place):
 
 def marks(config):
     planned = {item.stage.name: item for item in pipeline.survey(config)}
+    if "candidates" not in planned:  # nothing is trained, so no taxonomy is discovered
+        return {name: item.out.fingerprint for name, item in planned.items()}
     labels = pipeline.place(config, OPEN_LABELS_STAGE, upstream={"candidates": planned["candidates"].out})
     return {name: item.out.fingerprint for name, item in {**planned, "open_labels": labels}.items()}
 
