@@ -181,9 +181,10 @@ def run(
         return _run_stages(config, list(planned), start_ray=start_ray, explain=explain)
 
 
-def _tell_anew(planned: Sequence[Planned]) -> None:
+def _tell_anew(planned: Sequence[Planned], *, told: Sequence[str] = ()) -> None:
     for line in runs_anew(planned):
-        log.info("%s", line)
+        if line not in told:
+            log.info("%s", line)
 
 
 def _run_stages(
@@ -211,9 +212,10 @@ def _run_stages(
             events.tell(events.StageBegan(stage=name, kept_parts=len(item.out.parts())))
             events.tell(_ended(run_stage(config, item)))
         if not all(later.settled for later in planned[number:]):
+            told = runs_anew(planned) if explain else []
             planned = placed_again(config, planned)
             if explain:
-                _tell_anew(planned[number:])
+                _tell_anew(planned[number:], told=told)
     return _with_manifests(planned)
 
 

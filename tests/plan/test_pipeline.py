@@ -500,7 +500,7 @@ def test_a_sealed_stage_is_skipped_and_ray_is_started_only_for_work(miniworld, m
     assert calls == ["a", "b", "c"] * 2
 
 
-def test_a_stage_whose_portion_stayed_the_same_is_skipped_when_that_is_known(miniworld, monkeypatch):
+def test_a_stage_whose_portion_stayed_the_same_is_skipped_when_that_is_known(miniworld, monkeypatch, caplog):
     calls = []
 
     def run(context):
@@ -518,9 +518,16 @@ def test_a_stage_whose_portion_stayed_the_same_is_skipped_when_that_is_known(min
     go(miniworld(), monkeypatch, *road)
     assert calls == ["questions", "trains", "follower", "tests"]
     said = []
-    with listening(ProgressLines(said.append)):
+    with listening(ProgressLines(said.append)), caplog.at_level(logging.INFO, logger="mralign"):
         go(miniworld("evaluation.draws=5"), monkeypatch, *road)
     assert calls[4:] == ["questions", "tests"]
+    told = [line for line in caplog.messages if "anew" in line or "other results" in line]
+    assert [line.split(":")[0] for line in told] == [
+        *("questions runs anew", "run anew only if the questions that they read are others than before"),
+        "so do the stages that stand on other results than before",
+    ]
+    assert told[1].endswith("before: trains, follower, tests")
+    assert told[2].endswith("before: tests")
     assert "[2/4] trains: done before (10 rows), skipped" in said
     assert "[3/4] follower: done before (10 rows), skipped" in said
     ended = pipeline.plan(miniworld("evaluation.draws=5"))

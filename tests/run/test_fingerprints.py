@@ -44,8 +44,8 @@ MARKED = {
             "Annotation.instruction",
             "Annotation.taxonomy",
             "Annotation.human",
-            "Retrieval.corpus",
             "Evaluation.predictions",
+            "Retrieval.corpus",
         ),
     },
     "alias": {"Transitions.preset"},
@@ -66,7 +66,7 @@ METHODS = ["think_off", "think_on", "self_refine", "think_off_ret", "think_on_re
 JUDGED = [QUESTION, {"name": "t", "path": "t.csv", "format": "truthfulqa"}]
 JUDGED += [{"name": "l", "path": "l", "format": "longfact"}]
 
-# Together they use every setting: engines of ours, endpoints, and imported rollouts.
+# Together they use every setting: engines of ours, endpoints, imported rollouts, and responses made elsewhere.
 BASES = {
     "engines": {
         "model": {"path": "model", "adapter": "adapter", "think_on": MODE, "think_off": MODE},
@@ -104,16 +104,13 @@ BASES = {
             "verifier": SERVED | {"name": "verifier"},
         },
     },
-    "predictions": {
-        "questions": {"test": [QUESTION]},
-        "evaluation": {"predictions": "mine.jsonl", "methods": ["think_on"]},
-    },
     "imports": {
         "questions": {"test": [QUESTION]},
         "rollouts": {"import_on": "on.jsonl", "import_off": "off.jsonl"},
         "training": {"gpu": True, "kernels": "liger", "dtype": "float32"},
         "discovery": {"labeller": ASKED},
     },
+    "predictions": {"questions": {"test": [QUESTION]}, "evaluation": {"predictions": "p.jsonl"}},
 }
 
 ANY = (True, False, 0, 1, 2, 3, 7, 9, 0.3, 0.7, "x", "plain", "latin-1", "a {question}", "{question} {snippets}")
