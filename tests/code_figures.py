@@ -104,7 +104,7 @@ def import_graph(modules: list[Module]) -> dict[str, set[str]]:
 
 
 def _imported(tree: ast.AST, known: set[str]) -> Iterator[str]:
-    for node in ast.walk(tree):
+    for node in _executed(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name in known)
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -113,6 +113,14 @@ def _imported(tree: ast.AST, known: set[str]) -> Iterator[str]:
                 target = inner if inner in known else node.module
                 if target in known:
                     yield target
+
+
+def _executed(tree: ast.AST) -> Iterator[ast.AST]:
+    """All nodes but those below `if TYPE_CHECKING`, which never run."""
+    yield tree
+    for child in ast.iter_child_nodes(tree):
+        if not (isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == "TYPE_CHECKING"):
+            yield from _executed(child)
 
 
 def rooms(graph: dict[str, set[str]]) -> dict[str, set[str]]:

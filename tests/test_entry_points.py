@@ -1,4 +1,4 @@
-"""Every job of jobs/ hears signals from its first lines on, and ends with 130."""
+"""The command and every job of jobs/ hear signals from their first lines on, and end with 130."""
 
 import os
 import signal
@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-JOBS = sorted(path.name for path in (ROOT / "jobs").glob("*.py"))
+DOORS = [[f"jobs/{path.name}"] for path in sorted((ROOT / "jobs").glob("*.py"))]
+DOORS.append(["-m", "mralign", "align"])
 
 
 def blocks(pid, number):
@@ -19,10 +20,10 @@ def blocks(pid, number):
     return bool(int(mask, 16) >> (number - 1) & 1)
 
 
-@pytest.mark.parametrize("job", JOBS)
-def test_a_job_ends_with_130_while_it_still_imports(job):
+@pytest.mark.parametrize("door", DOORS, ids=" ".join)
+def test_a_command_ends_with_130_while_it_still_imports(door):
     process = subprocess.Popen(
-        [sys.executable, f"jobs/{job}", "--help"],
+        [sys.executable, *door, "--help"],
         cwd=ROOT,
         env={**os.environ, "HF_HUB_OFFLINE": "1"},
         stdout=subprocess.DEVNULL,
@@ -30,7 +31,7 @@ def test_a_job_ends_with_130_while_it_still_imports(job):
         text=True,
     )
     while not blocks(process.pid, signal.SIGTERM):
-        assert process.poll() is None, f"jobs/{job} does not listen to signals before its imports"
+        assert process.poll() is None, f"{door} does not listen to signals before its imports"
         time.sleep(0.001)
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=30)

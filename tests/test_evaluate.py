@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from command_line import parsed
 
-from mralign.cli.evaluate import configure
 from mralign.config import load
+from mralign.plan.suites import configure
 
 ROOT = Path(__file__).parents[1]
 SUITES = ROOT / "mralign" / "presets" / "suites"
@@ -132,3 +132,14 @@ def test_a_dry_run_prints_the_stages_and_touches_nothing(tmp_path):
     lines = done.stdout.splitlines()
     assert [line.split()[0] for line in lines[2:5]] == ["questions", "responses_base", "evaluation_base"]
     assert not (tmp_path / "run").exists()
+
+
+def test_a_bad_line_of_predictions_ends_in_one_sentence(tmp_path):
+    path = tmp_path / "mine.jsonl"
+    path.write_text('{"question": "q", "answers": ["a"], "response": "a"}\n{"question": "q", "answers": ["a"]}\n')
+    done = evaluate("--predictions", path, "--dry-run")
+    assert done.returncode == 2
+    assert f"predictions {path}: line 2 has no `response`" in done.stderr
+    assert "Traceback" not in done.stderr
+    done = evaluate("--predictions", path, "--model", "m")
+    assert "leave --model and --adapter out" in done.stderr

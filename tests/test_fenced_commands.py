@@ -36,6 +36,15 @@ RUN_BY = {
     "mralign evaluate --compare runs/evaluate/Qwen_Qwen3-8B runs/first": (
         "tests/comparison/test_runs.py::test_the_difference_is_the_second_minus_the_first"
     ),
+    "mralign evaluate --predictions mine.jsonl": (
+        "tests/integration/test_api.py::test_predictions_are_scored_and_two_files_compared"
+    ),
+    "mralign evaluate --predictions mine.jsonl --suite paper --data DIR --benchmarks nq_open": (
+        "tests/integration/test_api.py::test_predictions_find_the_questions_of_a_suite"
+    ),
+    "mralign export runs/first --to first-examples": (
+        "tests/exchange/test_dataset.py::test_the_command_says_what_it_wrote"
+    ),
     "mralign ablate --table main --preset miniworld": (
         "tests/test_ablate.py::test_finished_rows_become_one_table_with_its_files"
     ),

@@ -79,6 +79,14 @@ def test_the_readme_is_short_and_leads_to_the_pages():
     assert {"docs/README.md", "docs/configuration.md", "cluster/README.md", "docs/results.md"} <= set(links_of(text))
 
 
+def test_the_tree_of_the_readme_has_a_line_a_room():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (tree,) = [block for _, block in FENCE.findall(text) if block.startswith("mralign/\n")]
+    rooms = {path.parent.name for path in (ROOT / "mralign").glob("*/__init__.py")}
+    assert rooms == set(re.findall(r"^  (\w+)/ ", tree, re.MULTILINE))
+    assert {"mralign", "jobs", "cluster", "docs", "tests"} == set(re.findall(r"^(\w+)/", tree, re.MULTILINE))
+
+
 def test_links_and_anchors_are_found():
     text = (
         "# A b, c!\n## A b c\n### `x` [y](z.md)\n```\n# no\n[n](no.md)\n```\n`[i](no.md)` ![p](p.svg) [q [r]](s.md#t)\n"

@@ -38,9 +38,14 @@ class Agreement:
 
 
 def agreement(x: Sequence[Collection[str]], *, y: Sequence[Collection[str]]) -> Agreement:
-    """Strict and entailment agreement of label sets x[i], y[i] of the same step i (method.md §2c).
+    """Strict and entailment agreement of label sets x[i], y[i] of the same step i, and both kappas.
 
-    Raises ValueError if the lists are empty or of different length.
+    docs/method.md §2c, equations 2.1 and 2.2. Raises ValueError if the lists are empty or of different length.
+
+    >>> import mralign
+    >>> found = mralign.agreement([{"framing"}, {"retrieval"}], y=[{"framing"}, {"retrieval", "comparison"}])
+    >>> found.strict, found.entail, round(found.kappa_strict, 3)
+    (0.5, 1.0, 0.333)
     """
     if len(x) != len(y) or not x:
         raise ValueError(

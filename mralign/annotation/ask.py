@@ -18,11 +18,10 @@ from pydantic import TypeAdapter
 from mralign.annotation.consensus import validate
 from mralign.annotation.cues import RuleBook, adjudicate, annotate
 from mralign.annotation.instruction import (
+    AnnotatorInstruction,
     Trajectory,
     adjudication_messages,
     adjudicator_instruction,
-    annotation_messages,
-    annotator_instruction,
 )
 from mralign.annotation.replies import (
     Opinion,
@@ -85,15 +84,16 @@ class CueAnnotator:
 
 
 class ChatAnnotator:
-    """A chat model; its instruction is made once."""
+    """A chat model; its instructions are made once."""
 
-    def __init__(self, name: str, *, chat: Chat, taxonomy: Taxonomy, show_answers: bool) -> None:
-        self.name, self.chat, self.taxonomy, self.show_answers = name, chat, taxonomy, show_answers
-        self.instructions = annotator_instruction(taxonomy), adjudicator_instruction(taxonomy)
+    def __init__(self, name: str, *, chat: Chat, instruction: AnnotatorInstruction) -> None:
+        self.name, self.chat, self.instruction = name, chat, instruction
+        self.taxonomy, self.show_answers = instruction.taxonomy, instruction.show_answers
+        self.adjudicating = adjudicator_instruction(instruction.taxonomy)
 
     async def annotate(self, trajectory: Trajectory, *, tally: Counter[str]) -> Opinion | Reject:
         segments = len(trajectory.segments)
-        asked = annotation_messages(trajectory, instruction=self.instructions[0], show_answers=self.show_answers)
+        asked = self.instruction.messages(trajectory)
         request = ChatRequest(trajectory.row_id, asked, annotation_schema(segments=segments, taxonomy=self.taxonomy))
         return await self._ask(
             trajectory,
@@ -107,7 +107,7 @@ class ChatAnnotator:
     ) -> tuple[StepLabels, ...] | Reject:
         spans = [(a.first_segment, a.last_segment) for a, _ in disputed]
         asked = adjudication_messages(
-            trajectory, disputed, instruction=self.instructions[1], show_answers=self.show_answers
+            trajectory, disputed, instruction=self.adjudicating, show_answers=self.show_answers
         )
         schema = adjudication_schema(disputes=len(spans), taxonomy=self.taxonomy)
         return await self._ask(
@@ -150,7 +150,7 @@ def _annotator(resolved: ResolvedAnnotation, role: str, *, engine: SharedEngine 
         return CueAnnotator(name, book=resolved.books[role], taxonomy=taxonomy)
     assert engine is not None
     chat = engine.chat(resolved.chats[role])
-    return ChatAnnotator(name, chat=chat, taxonomy=taxonomy, show_answers=resolved.show_answers)
+    return ChatAnnotator(name, chat=chat, instruction=resolved.instruction)
 
 
 def _no_tallies() -> Tallies:

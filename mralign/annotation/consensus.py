@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mralign.annotation.step_labels import StepLabels
-from mralign.annotation.taxonomy import Taxonomy
+from mralign.annotation.taxonomy import PAPER, Taxonomy
 
 Span = tuple[int, int]  # first and last segment, inclusive
 Adjudicate = Callable[[Sequence[Span]], Sequence[StepLabels]]
@@ -143,15 +143,22 @@ def consensus(
     b: Sequence[StepLabels],
     *,
     segments: int,
-    taxonomy: Taxonomy,
-    adjudicate: Adjudicate,
+    taxonomy: Taxonomy = PAPER,
+    adjudicate: Adjudicate | None = None,
     threshold: float = 7.0,
 ) -> list[FinalStep]:
-    """Final steps of one trajectory (method.md §2a, alignment and rules 1-3).
+    """Final steps of one trajectory (docs/method.md §2a, alignment and rules 1-3).
 
-    `adjudicate` gets the disputed spans of the trajectory in one call and returns one StepLabels a span, in order; it
-    is not called when nothing is disputed. Raises ValueError if an annotator's steps or the adjudicator's answer are
-    invalid.
+    `a` and `b`: the steps of two annotators over the same base segments 0 .. `segments` - 1. `adjudicate` gets the
+    disputed spans of the trajectory in one call and returns one StepLabels a span, in order; it is not called when
+    nothing is disputed. Without one, disputed steps stay without labels. Raises ValueError if an annotator's steps or
+    the adjudicator's answer are invalid.
+
+    >>> import mralign
+    >>> a = [mralign.StepLabels(0, 0, ("framing",), (9.0,)), mralign.StepLabels(1, 2, ("retrieval",), (8.0,))]
+    >>> b = [mralign.StepLabels(0, 0, ("framing",), (6.0,)), mralign.StepLabels(1, 2, ("comparison",), (7.5,))]
+    >>> [(step.labels, step.rule) for step in mralign.consensus(a, b, segments=3)]
+    [(('framing',), 'equal'), (('retrieval', 'comparison'), 'confident')]
     """
     for name, steps in (("A", a), ("B", b)):
         fault = validate(steps, segments=segments, taxonomy=taxonomy)
@@ -161,11 +168,17 @@ def consensus(
     drafts = [consolidate(left, b=right, taxonomy=taxonomy, threshold=threshold) for left, right in pairs]
     disputed = [pair for pair, draft in zip(pairs, drafts, strict=True) if draft is None]
     spans = [(left.first_segment, left.last_segment) for left, _ in disputed]
-    verdicts = iter(_checked(adjudicate(spans), spans=spans, taxonomy=taxonomy) if spans else ())
+    ask = adjudicate or _nobody
+    verdicts = iter(_checked(ask(spans), spans=spans, taxonomy=taxonomy) if spans else ())
     final = []
     for (left, right), draft in zip(pairs, drafts, strict=True):
         final.append(draft or _adjudicated(left, b=right, verdict=next(verdicts), taxonomy=taxonomy))
     return final
+
+
+def _nobody(spans: Sequence[Span]) -> list[StepLabels]:
+    """The verdicts where there is no adjudicator: no label."""
+    return [StepLabels(first, last, (), ()) for first, last in spans]
 
 
 def _checked(verdicts: Sequence[StepLabels], *, spans: Sequence[Span], taxonomy: Taxonomy) -> Sequence[StepLabels]:

@@ -20,8 +20,6 @@ from mralign.annotation.instruction import (
     Trajectory,
     adjudication_messages,
     adjudicator_instruction,
-    annotation_messages,
-    annotator_instruction,
 )
 from mralign.annotation.resolved import ADJUDICATOR, ROLES, ResolvedAnnotation
 from mralign.annotation.step_labels import StepLabels
@@ -72,8 +70,7 @@ def _exchange(trajectory: Trajectory, *, role: str, resolved: ResolvedAnnotation
         messages = adjudication_messages(trajectory, disputed, instruction=instruction, show_answers=show)
         reply: dict[str, Any] = {f"dispute_{i + 1}": said for i in segments}
     else:
-        instruction = annotator_instruction(taxonomy)
-        messages = annotation_messages(trajectory, instruction=instruction, show_answers=show)
+        messages = resolved.instruction.messages(trajectory)
         reply = {"steps": [{"segments": [i], "labels": said} for i in segments], "confidence": 8}
     return [message.content for message in messages], json.dumps(reply)
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from mralign.annotation.step_labels import StepLabels
 from mralign.annotation.taxonomy import Taxonomy
+from mralign.annotation.template import fill
 from mralign.serving.conversation import Message
 
 
@@ -98,6 +100,32 @@ def adjudicator_instruction(taxonomy: Taxonomy) -> str:
     return _ADJUDICATOR.format(labels=_list_labels(taxonomy))
 
 
+@dataclass(frozen=True)
+class AnnotatorInstruction:
+    """What the two annotators are told: the built-in instruction, or the user's `template` (template.py)."""
+
+    taxonomy: Taxonomy
+    show_answers: bool
+    template: str | None = None
+
+    @cached_property
+    def built_in(self) -> str:
+        """The system message where there is no template."""
+        return annotator_instruction(self.taxonomy)
+
+    def messages(self, trajectory: Trajectory) -> tuple[Message, ...]:
+        """What an annotator is asked of one trajectory."""
+        if self.template is None:
+            return annotation_messages(trajectory, instruction=self.built_in, show_answers=self.show_answers)
+        values = {
+            "taxonomy": _list_labels(self.taxonomy),
+            "question": trajectory.question,
+            "answers": " / ".join(trajectory.answers),
+            "segments": _number_segments(trajectory),
+        }
+        return (Message("user", fill(self.template, values=values)),)
+
+
 def annotation_messages(trajectory: Trajectory, *, instruction: str, show_answers: bool) -> tuple[Message, ...]:
     """What an annotator is asked of one trajectory."""
     last = len(trajectory.segments) - 1
@@ -141,8 +169,11 @@ def _show(trajectory: Trajectory, *, show_answers: bool) -> str:
     lines = [f"Question: {trajectory.question}"]
     if show_answers and trajectory.answers:
         lines.append(f"Right answer: {' / '.join(trajectory.answers)}")
-    segments = [f"[{number}] {text}" for number, text in enumerate(trajectory.segments)]
-    return "\n".join([*lines, "", "Thought:", *segments])
+    return "\n".join([*lines, "", "Thought:", _number_segments(trajectory)])
+
+
+def _number_segments(trajectory: Trajectory) -> str:
+    return "\n".join(f"[{number}] {text}" for number, text in enumerate(trajectory.segments))
 
 
 def _name_segments(step: StepLabels) -> str:

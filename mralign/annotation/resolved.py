@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from mralign.annotation.cues import RuleBook, load_rule_book
+from mralign.annotation.instruction import AnnotatorInstruction
 from mralign.annotation.taxonomy import PAPER, Taxonomy, load_taxonomy
+from mralign.annotation.template import read_template
 from mralign.asking.annotator import ResolvedAnnotator, resolve
 from mralign.config import Annotation, Annotator, RunConfig, resolve_path
 
@@ -30,6 +32,12 @@ class ResolvedAnnotation:
     taxonomy: Taxonomy
     threshold: float
     show_answers: bool
+    template: str | None = None  # the user's instruction of the two annotators
+
+    @property
+    def instruction(self) -> AnnotatorInstruction:
+        """What the two annotators are told."""
+        return AnnotatorInstruction(self.taxonomy, self.show_answers, self.template)
 
     @property
     def engines(self) -> list[Roles]:
@@ -92,4 +100,5 @@ def resolve_annotation(config: RunConfig) -> ResolvedAnnotation:
         taxonomy=taxonomy_of(settings),
         threshold=settings.threshold,
         show_answers=settings.show_answers,
+        template=read_template(settings),
     )

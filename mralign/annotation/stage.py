@@ -232,6 +232,8 @@ def _code(config: RunConfig) -> dict[str, Any]:
 def _inputs(config: RunConfig) -> dict[str, str]:
     settings = config.annotation
     found = {"taxonomy": settings.taxonomy} if settings.taxonomy else {}
+    if settings.instruction and _asks(config):
+        found["instruction"] = settings.instruction
     for role, annotator in roles_of(settings).items():
         if annotator.rule_book:
             found[role] = annotator.rule_book
@@ -243,6 +245,11 @@ def _inputs(config: RunConfig) -> dict[str, str]:
 
 def _check(config: RunConfig) -> None:
     settings = config.annotation
+    if settings.instruction and not any(annotator.engine != "cues" for annotator in settings.annotators):
+        raise ValueError(
+            f"annotation.instruction={settings.instruction}: both annotators are cue phrases, which are told nothing; "
+            f"give chat models as annotation.annotators (engine http or vllm), or leave it out"
+        )
     labels = set(taxonomy_of(settings).labels)
     for annotator in roles_of(settings).values():
         if annotator.rule_book:

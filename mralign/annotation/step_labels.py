@@ -11,7 +11,14 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True)
 class StepLabels:
-    """One step of one annotator: segments first..last (inclusive), 0 to 2 labels, a confidence 0..10 for each."""
+    """One step of one annotator: segments first..last (inclusive), 0 to 2 labels, a confidence 0..10 for each.
+
+    docs/method.md §2a. Nothing is checked here: `consensus` raises ValueError for steps that do not fit.
+
+    >>> import mralign
+    >>> mralign.StepLabels(0, 2, ("framing", "retrieval"), (6.0, 9.0)).most_certain_first().labels
+    ('retrieval', 'framing')
+    """
 
     first_segment: int
     last_segment: int

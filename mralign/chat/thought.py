@@ -53,9 +53,9 @@ class Split:
 
 
 def split_thinking(
-    text: str, *, mode: str, opened: bool = False, finish_reason: str = "stop", tags: tuple[str, str] = TAGS
+    text: str, *, mode: str = "on", opened: bool = False, finish_reason: str = "stop", tags: tuple[str, str] = TAGS
 ) -> Split:
-    """Split the completion `text` into thought and answer (method.md §1).
+    """Split the completion `text` into thought and answer (docs/method.md §1).
 
     `mode`: "on" expects `<think>thought</think>answer`, "off" an answer alone. `opened`: the prompt already opened the
     block; an opening tag the model repeats at once is then the opening. A closing tag without an opening one means the
@@ -65,6 +65,14 @@ def split_thinking(
     Reasons are tried in the order of `Split`.
     A second tag of either kind makes a second_thought: where the thought ends would be a guess.
     Raises ValueError for an unknown mode.
+
+    >>> import mralign
+    >>> text = "<think>Rome? No, Paris.</think>Answer: Paris"
+    >>> found = mralign.split(text)
+    >>> text[found.thought_start : found.thought_end], found.answer
+    ('Rome? No, Paris.', 'Paris')
+    >>> mralign.split("<think>Rome?", finish_reason="length").invalid
+    'truncated'
     """
     if mode not in MODES:
         raise ValueError(f"thinking mode {mode!r} is not known; allowed are {', '.join(MODES)}; choose one of them")

@@ -12,10 +12,10 @@ import typer
 
 from mralign.cli.arguments import DryRun, Preset, Settings, TakeOver, complete_table
 from mralign.cli.display import display
-from mralign.cli.walk import check_run_directory, check_trains
 from mralign.comparison import run_tables
 from mralign.config import RunConfig, to_yaml
 from mralign.plan import pipeline, plan_text, template_dates
+from mralign.plan.walking import check_run_directory, check_trains
 from mralign.presets import PRESETS, TABLES
 from mralign.report.result_tables import comparison_sheet, result_sheet, result_table, write_tables
 from mralign.report.sheets import to_text

@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from mralign.cli.arguments import DryRun, Preset, Settings, TakeOver
-from mralign.cli.walk import check_trains, configured, walk
+from mralign.cli.walk import configured, walk
+from mralign.plan.walking import check_trains
 
 
 def align(

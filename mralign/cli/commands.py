@@ -33,6 +33,7 @@ LOOKS = {
     "status": "mralign.cli.status:status",
     "report": "mralign.cli.look:report",
     "view": "mralign.cli.look:view",
+    "export": "mralign.cli.export_run:export",
     "config": "mralign.cli.settings:config",
     "doctor": "mralign.cli.doctor:doctor",
     "version": "mralign.cli.commands:version",

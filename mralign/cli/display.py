@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 import tempfile
+import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -32,6 +34,7 @@ from mralign.run.printable import printable
 log = logging.getLogger("mralign")
 progress = logging.getLogger("mralign.progress")  # the lines that a table takes the place of
 foreign = logging.getLogger(FOREIGN)
+_SAYS_NOTHING = re.compile(r"\([^ ].* pid=\d+(, ip=\S+)?\)\s*")  # the head that Ray puts before an empty line
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,11 @@ class Wishes:
     log_format: str = "text"
 
 
+def said_of(argv: Sequence[str]) -> str:
+    """The command for a log, its settings by name only: the value of one may be a key."""
+    return " ".join(re.sub(r"=.*", "=…", word, flags=re.DOTALL) for word in argv)
+
+
 class Display:
     """Begin it with `open`, end it with `end` and `close`; between them `running` and `result`."""
 
@@ -54,6 +62,7 @@ class Display:
         self.log: RunLog | None = None
         self.told = ""  # the result
         self._stage = ""  # that is under way
+        self._ending = False
         self._output: ForeignOutput | None = None
         self._lines = _TerminalLines(self)
         self._listening = ExitStack()
@@ -71,39 +80,49 @@ class Display:
         foreign.setLevel(logging.INFO)
         self._output = ForeignOutput(self.log.file.with_suffix(".printed"), hand_on=self._log_foreign)
         self._output.start()
+        interruption.at_end(self._output.drop)
         self._lines.setStream(self._output.err)
         listeners: list[Listener] = [self._note_stage, ProgressLines(partial(progress.info, "%s"))]
         if self.wishes.json:
-            listeners.append(EventLines(self._write_event, run=self.run))
+            listeners.append(EventLines(self._write, run=self.run))
         elif self._draws(self._output):
             self.screen = Screen(self._output.out)
             listeners.append(self.screen)
         for listener in listeners:
             self._listening.enter_context(listening(listener))
-        log.debug("command: %s", " ".join(sys.argv))
+        log.debug("command: %s", said_of(sys.argv))
         yield
 
     def result(self, text: str) -> None:
         """Show the last text of a command: its result, where it lies, what to do next."""
-        self.told = text
+        self.told = text = printable(text)
         log.debug("%s", text)
         if self.screen is not None:
             self.screen.close()
         if not self.wishes.json:
-            out = self._output.out if self._output else sys.stdout
-            print(text, file=out, flush=True)
+            where = f"\n\nlog    {self._kept_log()}" if self.screen is not None else ""
+            self._write(f"{text}{where}")
 
     def end(self, status: int, text: str) -> None:
         """Say how the command ended; `text`: why it stopped, empty where it is done."""
-        place = self.log.place if self.log else ""
+        self._ending = True
+        if self._output is not None:
+            self._output.catch_up()
+        place = self._kept_log()
         ended = RunEnded(status=status, text=printable(text or self.told), log=place)
         if self.wishes.json and self.log is None:
             EventLines(partial(print, flush=True), run=self.run)(ended)
         tell(ended)
         if text:
             log.error("%s", text, extra={"ends": True})
-        if self.log is not None:
-            self.log.keep()
+        self._kept_log()
+
+    def _kept_log(self) -> str:
+        """Where the log is, which is kept there as far as it goes; empty where there is none."""
+        if self.log is None:
+            return ""
+        self.log.keep()
+        return self.log.place
 
     def remember(self, error: BaseException) -> None:
         """Keep the traceback of what stopped a run, for those who look into its log."""
@@ -113,9 +132,8 @@ class Display:
     def own_fault(self, error: BaseException) -> str:
         """The sentence for a fault of ours; its traceback goes into the log."""
         log.debug("the traceback of the fault", exc_info=error)
-        if self.log is not None:
-            place = self.log.place
-        else:
+        place = self._kept_log()
+        if not place:
             number, place = tempfile.mkstemp(prefix="mralign-fault-", suffix=".log")
             text = printable("".join(traceback.format_exception(error)))
             with open(number, "w", encoding="utf-8", errors="replace") as file:
@@ -145,6 +163,8 @@ class Display:
 
     def _log_foreign(self, line: str) -> None:
         """Log what was printed; a line of ours that a worker printed is a line of ours again."""
+        if _SAYS_NOTHING.fullmatch(line):
+            return
         told = worker_lines.read(line)
         where, level, text = (foreign, logging.INFO, line) if told is None else (log, told.level, told.text)
         where.log(level, "%s", text, extra={"stage": self._stage})
@@ -153,13 +173,22 @@ class Display:
         plain = self.wishes.quiet or self.wishes.log_format == "json"
         return not plain and shows_tables(output.out)
 
-    def _write_event(self, line: str) -> None:
-        assert self._output is not None
+    def _write(self, text: str) -> None:
+        """Write to standard output; a reader that has gone ends the run as a signal does."""
+        if self._output is None:
+            print(text, flush=True)
+            return
         try:
-            self._output.out.write(f"{line}\n")
-            self._output.out.flush()
+            print(text, file=self._output.out, flush=True)
         except BrokenPipeError:
-            interruption.end_run()
+            self._end_unread()
+
+    def _end_unread(self) -> None:
+        if self._ending:
+            return
+        if threading.current_thread() is threading.main_thread():
+            raise KeyboardInterrupt
+        interruption.end_run()
 
 
 class _TerminalLines(interruption.Handler):

@@ -61,7 +61,7 @@ class ForeignOutput:
         self.catch_up()
         self._hand_on(self._rest)
         self._saved = None
-        self.file.unlink(missing_ok=True)
+        self.drop()
 
     def catch_up(self) -> None:
         """Hand on what has been printed so far."""
@@ -75,6 +75,10 @@ class ForeignOutput:
             *lines, self._rest = _BREAK.split(self._rest + new)
             for line in lines:
                 self._hand_on(line)
+
+    def drop(self) -> None:
+        """Remove the file of a process that ends at once."""
+        self.file.unlink(missing_ok=True)
 
     def _read(self) -> None:
         while not self._over.wait(_LOOKED_AT_S):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -71,15 +71,12 @@ def view(
 @contextmanager
 def _writing(uri: str) -> Iterator[None]:
     """Hold the run directory's lease; who may not write there is told of --out."""
-    try:
-        held = lease.hold(uri)
-        held.__enter__()
-    except ValueError as error:
-        raise ValueError(f"{error} Or write the report elsewhere: --out DIR") from None
-    try:
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(lease.hold(uri))
+        except ValueError as error:
+            raise ValueError(f"{error} Or write the report elsewhere: --out DIR") from None
         yield
-    finally:
-        held.__exit__(None, None, None)
 
 
 def _shown(state: RunState) -> list[_Shown]:

@@ -2,8 +2,8 @@
 
 `RunProgress.after(event, now=...)` is pure, so that rates, times left and money are tested without a terminal. A rate
 begins with the first answer: the start of engines does not count. The time left of the run is that of the stage under
-way and what older results of the later stages took; where there is none it is a lower bound. Texts are
-made harmless here, for whoever shows them.
+way and what the later stages are expected to take; where that is unknown it is a lower bound. Texts are made harmless
+here, for whoever shows them.
 """
 
 from __future__ import annotations

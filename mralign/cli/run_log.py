@@ -75,7 +75,7 @@ class RunLog:
         """Raises OSError where the file cannot be written."""
         name = f"{run}.jsonl" if as_json else f"{run}.log"
         self._there = Directory(f"{absolute(run_dir)}/logs")
-        self._name, self._local = name, "://" not in run_dir
+        self._name, self._local, self._lost = name, "://" not in run_dir, False
         place = Path(self._there.uri) if self._local else Path(tempfile.mkdtemp(prefix="mralign-log-"))
         place.mkdir(parents=True, exist_ok=True)
         self.file = place / name
@@ -87,10 +87,15 @@ class RunLog:
     @property
     def place(self) -> str:
         """Where the user finds it: in the run directory, or, until it is copied there, on this machine."""
-        return str(self.file) if self._local else f"{self._there.uri}/{self._name}"
+        return str(self.file) if self._local or self._lost else f"{self._there.uri}/{self._name}"
 
     def keep(self) -> None:
-        """Copy the file into a run directory that is not on this machine."""
+        """Copy the file into a run directory that is not on this machine. Where that fails, its place stays here."""
         self.handler.flush()
-        if not self._local:
+        if self._local:
+            return
+        try:
             self._there.write_bytes(self._name, self.file.read_bytes())
+            self._lost = False
+        except OSError:
+            self._lost = True

@@ -1,7 +1,7 @@
 """The live table of a run on a terminal.
 
 Events enter; one picture is drawn again and again in its place, and stays when the run is over. Lines that the user
-should keep (warnings) go above it. A terminal that changes its width is cleared and drawn anew: what stood on it has
+should keep (warnings) go above it. A terminal that changes its size is cleared and drawn anew: what stood on it has
 been wrapped in a way that nobody knows.
 """
 
@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
-from rich.console import Console
+from rich.console import Console, ConsoleDimensions
 from rich.live import Live
 from rich.text import Text
 
@@ -41,7 +41,7 @@ class Screen:
         self.clock, self.progress = clock, RunProgress()
         self.notes: list[str] = []
         self.live: Live | None = None
-        self.width = 0
+        self.size = (0, 0)  # columns and lines of the terminal that was drawn on
         self._lock, self._over = threading.RLock(), threading.Event()
         self._drawing = threading.Thread(target=self._draw_again, name="screen", daemon=True)
         self._forget = at_end(self._leave)
@@ -52,8 +52,8 @@ class Screen:
             if isinstance(event, RunBegan):
                 self._begin()
             self.progress = self.progress.after(event, now=self.clock())
-            if isinstance(event, RunEnded):
-                self.close()
+        if isinstance(event, RunEnded):
+            self.close()
 
     def note(self, text: str) -> None:
         """Write a line above the table."""
@@ -66,6 +66,7 @@ class Screen:
         self._over.set()
         with self._lock:
             self._stop()
+            self.console.show_cursor(True)
             self._forget()
         if self._drawing.is_alive() and threading.current_thread() is not self._drawing:
             self._drawing.join(timeout=5)
@@ -73,7 +74,7 @@ class Screen:
     def _begin(self) -> None:
         """Start the picture of a run; the last one of the run before stays above it."""
         self._stop()
-        self.width = self.console.width
+        self._measure()
         self.live = self._new_live()
         if not self._drawing.is_alive() and not self._over.is_set():
             self._drawing.start()
@@ -87,7 +88,7 @@ class Screen:
         if self.live is None:
             return
         live, self.live = self.live, None
-        live.update(picture(self.progress, now=self.clock(), width=self.console.width))
+        live.update(picture(self.progress, now=self.clock(), width=self.size[0]))
         live.stop()
 
     def _draw_again(self) -> None:
@@ -99,10 +100,21 @@ class Screen:
         with self._lock:
             if self.live is None:
                 return
-            if self.console.width != self.width:
+            if self._measure():
                 self._clear()
-            width, height = self.console.size
+            width, height = self.size
             self.live.update(picture(self.progress, now=self.clock(), width=width, height=height), refresh=True)
+
+    def _measure(self) -> bool:
+        """Look how large the terminal is; whether it has another size than before.
+
+        Rich would look at the standard streams of this process, which are not the terminal any more.
+        """
+        before = self.size
+        columns, lines = os.get_terminal_size(self.console.file.fileno())
+        self.size = max(columns, 1), max(lines, 1)
+        self.console.size = ConsoleDimensions(*self.size)
+        return self.size != before
 
     def _clear(self) -> None:
         assert self.live is not None
@@ -111,7 +123,6 @@ class Screen:
         self.console.clear()
         for note in self.notes:
             self.console.print(Text(note))
-        self.width = self.console.width
         self.live = self._new_live()
 
     def _leave(self) -> None:

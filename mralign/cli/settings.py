@@ -72,19 +72,22 @@ def explained(name: str) -> str:
 
     Raises ValueError for a name that is neither, with those that are near to it.
     """
-    home, _, field = name.rpartition(".")
     by_place = places()
     if name in by_place:
-        lines = [*_about(by_place[name], name=name)]
-        return "\n".join(lines)
-    for setting in settings_of(by_place[home]) if home in by_place else ():
-        if setting.name == field:
-            return "\n".join(_setting_lines(setting, place=home))
-    allowed = [one.name for one in settings_of(by_place[home])] if home in by_place else [*RunConfig.model_fields]
-    close = difflib.get_close_matches(field if home in by_place else name, allowed, n=3, cutoff=0.5)
+        return "\n".join(_about(by_place[name], name=name))
+    home, _, field = name.rpartition(".")
+    if home not in by_place:
+        raise ValueError(_unknown(name, near=name, allowed=list(RunConfig.model_fields)))
+    settings = {setting.name: setting for setting in settings_of(by_place[home])}
+    if field not in settings:
+        raise ValueError(_unknown(name, near=field, allowed=list(settings), home=f"in {home} "))
+    return "\n".join(_setting_lines(settings[field], place=home))
+
+
+def _unknown(name: str, *, near: str, allowed: Sequence[str], home: str = "") -> str:
+    close = difflib.get_close_matches(near, allowed, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(close)}? " if close else ""
-    where = f"in {home} " if home in by_place else ""
-    raise ValueError(f"no section or setting {name!r}: {hint}allowed {where}are {', '.join(allowed)}")
+    return f"no section or setting {name!r}: {hint}allowed {home}are {', '.join(allowed)}"
 
 
 def places() -> dict[str, type[Section]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -104,11 +105,10 @@ def _split(said: str) -> tuple[str, str]:
     )
 
 
-def compare_runs(a: str, b: str, *, common: bool = False, out: str | None = None) -> str:
-    """Write the comparison of `b` with `a` (b minus a, 95 % intervals) and return it as text with its places.
+def paired_rows(a: str, b: str, *, common: bool = False) -> tuple[Side, Side, list[dict[str, Any]]]:
+    """Both sides, and every measure that they share: of `b` minus `a`, with 95 % intervals.
 
-    `out` is a directory, by default `comparisons/<method a>-<method b>` in run b. Raises ValueError if their questions
-    differ and not `common`, and where they share no benchmark.
+    Raises ValueError if their questions differ and not `common`, and where they share no benchmark.
     """
     first, second = read_side(a), read_side(b)
     check_questions(first, second)
@@ -120,6 +120,15 @@ def compare_runs(a: str, b: str, *, common: bool = False, out: str | None = None
     if not found:
         there = [sorted(pc.unique(side.scores.column("dataset")).to_pylist()) for side in (first, second)]
         raise ValueError(f"the runs share no measured benchmark: the first has {there[0]}, the second {there[1]}")
+    return first, second, found
+
+
+def compare_runs(a: str, b: str, *, common: bool = False, out: str | None = None) -> str:
+    """Write the comparison of `b` with `a` (`paired_rows`) and return it as text with its places.
+
+    `out` is a directory, by default `comparisons/<method a>-<method b>` in run b.
+    """
+    first, second, found = paired_rows(a, b, common=common)
     home = Directory(absolute(out or f"{second.run}/comparisons/{first.method}-{second.method}"))
     sides = {key: {"run": side.run, "method": side.method} for key, side in (("a", second), ("b", first))}
     sheet = comparison_sheet(found)

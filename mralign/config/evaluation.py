@@ -162,6 +162,12 @@ class Evaluation(Section):
     split: Literal["dev", "test"] = Field(
         "test", description="Which questions are asked. Use dev while you choose settings, and test once at the end."
     )
+    predictions: Content[str | None] = Field(
+        None,
+        description="File of responses that were made elsewhere. They are scored, and no model is asked. "
+        "`mralign evaluate --predictions FILE` sets this and what belongs to it.",
+        exclude_if=lambda path: path is None,
+    )
     label: str = Field(
         "base",
         pattern=r"^[\w.-]+$",

@@ -79,6 +79,11 @@ class Annotation(Section):
     taxonomy: Content[str | None] = Field(
         None, description="YAML file of the strategies to label with; null: the paper's 15."
     )
+    instruction: Content[str | None] = Field(
+        None,
+        description="Text file that takes the place of what the two annotators are told; it holds {taxonomy}, "
+        "{question}, {answers} and {segments}. null: the built-in instruction.",
+    )
     threshold: float = Field(
         7.0,
         ge=0,

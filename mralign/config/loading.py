@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import logging
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -17,19 +18,32 @@ from mralign.config.run import RunConfig
 log = logging.getLogger("mralign")
 
 
-def load(preset: str, *, overrides: Sequence[str] = (), presets_dir: Path | None = None) -> RunConfig:
+def load(
+    preset: str | Mapping[str, Any] | RunConfig, *, overrides: Sequence[str] = (), presets_dir: Path | None = None
+) -> RunConfig:
     """Defaults < preset < overrides.
 
-    `preset` is a name in `presets_dir` or a path of a YAML file; each override is `section.field=value`, the value in
-    YAML. Raises ValueError that names the key, what is allowed and what to do.
+    `preset` is a name in `presets_dir`, the path of a YAML file, what such a file holds, or a whole configuration; each
+    override is `section.field=value`, the value in YAML. Raises ValueError that names the key, what is allowed and what
+    to do.
     """
-    values = _read_preset(preset, presets_dir)
+    values = _values_of(preset, presets_dir)
     for override in overrides:
         _apply(values, override)
     config = parse(values)
-    if not Path(preset).suffix:
+    if isinstance(preset, str) and not Path(preset).suffix:
         _warn_of_foreign_test_set(config, preset=preset, overrides=overrides)
     return config
+
+
+def _values_of(preset: str | Mapping[str, Any] | RunConfig, presets_dir: Path | None) -> dict[str, Any]:
+    """What a preset says, in dictionaries of its own."""
+    if isinstance(preset, RunConfig):
+        values: dict[str, Any] = preset.model_dump(mode="json")
+        return values
+    if isinstance(preset, Mapping):
+        return deepcopy(dict(preset))
+    return _read_preset(preset, presets_dir)
 
 
 def _warn_of_foreign_test_set(config: RunConfig, *, preset: str, overrides: Sequence[str]) -> None:

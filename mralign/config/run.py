@@ -107,6 +107,15 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _predictions_are_not_trained_on(self) -> RunConfig:
+        if self.evaluation.predictions and self.trains:
+            raise ValueError(
+                "evaluation.predictions are scored as they are, and this run trains; leave out questions.train and "
+                "rollouts.import_on, or evaluation.predictions"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _has_questions(self) -> RunConfig:
         questions = self.questions
         if not (self.rollouts.import_on or questions.train or questions.dev or questions.test):

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from mralign.config import RunConfig, named
-from mralign.evaluation.costs import search_cost
+from mralign.evaluation.judge_costs import search_cost
 from mralign.retrieval.search import Searcher, check_search, prepare_search, start_search
 from mralign.rows.schema import EVIDENCE, QUESTIONS
 from mralign.run.forecast import Cost

@@ -26,7 +26,7 @@ from mralign.asking.json_reply import reply_schema
 from mralign.config import Annotator, Engine, RunConfig, named
 from mralign.evaluation.benchmarks import find, of_config
 from mralign.evaluation.benchmarks.benchmark import ROLES, Case, Role, Step
-from mralign.evaluation.costs import judge_costs
+from mralign.evaluation.judge_costs import judge_costs
 from mralign.evaluation.judging import Judgements, Judges, Verdict, judge, response_of, verdicts
 from mralign.evaluation.responses import methods_of, read_response_part, response_parts
 from mralign.retrieval.search import check_search, prepare_search, start_search
@@ -162,7 +162,7 @@ def _lacks(config: RunConfig) -> list[str]:
 def _expects(config: RunConfig, questions: Mapping[str, int], *, subject: Subject) -> list[Cost]:
     """Whom the responses of one model will cost how much."""
     each = len(methods_of(config, subject)) * config.evaluation.draws
-    responses = {name: questions.get(name, 0) * each for name in _judged(config)}
+    responses = {name: questions[name] * each if name in questions else None for name in _judged(config)}
     chats = {role: config.filled(annotator) for role, annotator in _judges(config).items()}
     return judge_costs(config, responses=responses, benchmarks=_judged(config), judges=chats)
 

@@ -93,10 +93,15 @@ def question_means(rows: pa.Table, *, column: str) -> dict[str, float]:
 def sign_flip_p(differences_Q: np.ndarray, *, permutations: int = 10_000, seed: int = 0) -> float:
     """Two-sided p-value of the mean of `differences_Q` under the hypothesis that each is as likely as its negative.
 
+    `differences_Q`: float (Q,), one a question; docs/method.md §6, paired comparison.
     The share of sign patterns whose sum is at least as far from 0: of all patterns where at most EXACT differences are
     other than 0, else of `permutations` random ones N, as (hits + 1) / (N + 1). Raises ValueError for no differences.
     scipy.stats.permutation_test gives the same exact values; it takes three to thirty times as long, as it sorts random
     numbers where a random sign is enough.
+
+    >>> import mralign, numpy
+    >>> mralign.sign_flip_p(numpy.array([1.0, 1.0, 1.0, 0.0]))  # 2 of 2**3 patterns
+    0.25
     """
     if not len(differences_Q) or permutations < 1:
         raise ValueError(

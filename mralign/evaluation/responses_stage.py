@@ -73,7 +73,7 @@ def _ask(
         if group == "ret":
             _commit_unsearched(context)
         rows_in += sum(map(questions.rows, asked.questions)) * requests_each(asked)
-        rows_out += _index(context, asked=asked)
+        rows_out += index_responses(context, asked=asked)
     write_parts(context.out, everything)
     return Outcome(rows_in, rows_out, {**figures.pop("plain", {}), **figures, "asked": describe(everything)})
 
@@ -105,7 +105,7 @@ def _commit_unsearched(context: Context) -> None:
         context.out.commit(name, RESPONSE_INDEX.empty_table(), schema=RESPONSE_INDEX, rejects=to_table(rejects))
 
 
-def _index(context: Context, *, asked: Asked) -> int:
+def index_responses(context: Context, *, asked: Asked) -> int:
     """Commit where each response of a group lies, and the rejects; returns how many responses there are."""
     shelf, rows = shelf_of(context.out, asked), 0
     for name, parts in parts_by_upstream(shelf.parts(), asked.questions).items():

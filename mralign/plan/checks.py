@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from mralign.config import RunConfig
-from mralign.plan import places
+from mralign.plan import model_hub, places
 from mralign.plan.placing import Planned
 from mralign.run import reach
 from mralign.run.placement import NotInstalled
@@ -72,13 +72,26 @@ def _check_elsewhere(config: RunConfig, stage: Stage, *, warnings: Mapping[str, 
 
 
 def lacking(config: RunConfig, planned: Sequence[Planned]) -> list[str]:
-    """What this machine lacks for the stages that have work: keys, room, and packages of workers; each once."""
+    """What this machine lacks for the stages that have work: keys, room, models, packages of workers; each once."""
     found: list[str] = []
-    for stage in (item.stage for item in planned if item.manifest is None):
+    for item in planned:
+        if item.manifest is None:
+            found += _lacks_of(config, item.stage)
+    return list(dict.fromkeys(found))
+
+
+def _lacks_of(config: RunConfig, stage: Stage) -> list[str]:
+    """What this machine lacks for a stage; what its settings get wrong is said by its check."""
+    found: list[str] = []
+    try:
         found += stage.lacks(config)
+        if not os.environ.get("RAY_ADDRESS"):
+            found += model_hub.lacks(path for name, path in stage.inputs(config).items() if name.endswith("model"))
         if _works_here(config, stage):
             found += [f"{stage.name}: {fault.text}" for fault in stage.faults(config) if fault.fatal]
-    return list(dict.fromkeys(found))
+    except ValueError:
+        pass
+    return found
 
 
 def _works_here(config: RunConfig, stage: Stage) -> bool:
@@ -88,7 +101,7 @@ def _works_here(config: RunConfig, stage: Stage) -> bool:
 
 
 def _check_here(config: RunConfig, planned: Sequence[Planned]) -> None:
-    """Raise Faults for what this machine lacks, and for what the settings of a stage forbid to find out."""
+    """Raise Faults for what this machine lacks."""
     found = lacking(config, planned)
     if found:
         raise Faults(found)

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from mralign.config import RunConfig
+from mralign.plan.expected import ExpectedExamples, KnownCounts
 from mralign.plan.memory import Shape
 from mralign.plan.placing import Planned
 from mralign.plan.shipped_run import shipped_run
-from mralign.plan.tokens import Counts, Examples
 from mralign.run.changes import newest_result
 
 _SPREAD = (0.8, 1.5)  # of a measurement, by other things that the machine does
@@ -36,10 +36,12 @@ class Hours:
     stages: list[str] = field(default_factory=list)
     sources: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
+    by_stage: dict[str, float] = field(default_factory=dict)  # seconds that are most likely
 
     def add(self, stage: str, low_s: float, high_s: float, *, source: str) -> None:
         """Add the time of a stage."""
         self.stages.append(stage)
+        self.by_stage[stage] = (low_s + high_s) / 2
         self.low_s += low_s
         self.high_s += high_s
         if source not in self.sources:
@@ -48,10 +50,16 @@ class Hours:
     def measured(self, stage: str, seconds: float, *, source: str) -> None:
         """Add the time of a stage that took so long when it was measured."""
         self.add(stage, seconds * _SPREAD[0], seconds * _SPREAD[1], source=source)
+        self.by_stage[stage] = seconds
 
 
 def expected_hours(
-    config: RunConfig, planned: Sequence[Planned], *, counts: Counts, shape: Shape | None, examples: Examples
+    config: RunConfig,
+    planned: Sequence[Planned],
+    *,
+    counts: KnownCounts,
+    shape: Shape | None,
+    examples: ExpectedExamples,
 ) -> Hours:
     """The time of all stages that have work."""
     found = Hours()
@@ -72,11 +80,13 @@ def expected_hours(
         elif name == "training" and shape is not None and _on_gpus(config) and counts.train:
             found.add(name, *_training_s(config, examples=examples, shape=shape), source=_MFU_SOURCE)
         elif item.stage.workers(config) or item.stage.expects is not None:
-            found.unknown.append(name)  # the others take seconds
+            found.unknown.append(name)
+        else:
+            found.by_stage[name] = 0.0  # it takes seconds
     return found
 
 
-def _earlier_questions(planned: Sequence[Planned]) -> Counts:
+def _earlier_questions(planned: Sequence[Planned]) -> KnownCounts:
     """Questions of the run whose results lie there."""
     first = planned[0]
     manifest = first.manifest
@@ -84,10 +94,10 @@ def _earlier_questions(planned: Sequence[Planned]) -> Counts:
         older = newest_result(first.out)
         manifest = older[1] if older else None
     figures = manifest.figures if manifest else {}
-    return Counts(train=figures.get("train"), held_out=figures.get("test"), examples=None)
+    return KnownCounts(train=figures.get("train"), held_out=figures.get("test"), examples=None)
 
 
-def _more(name: str, *, counts: Counts, train: int | None, held_out: int | None) -> float:
+def _more(name: str, *, counts: KnownCounts, train: int | None, held_out: int | None) -> float:
     """How many times the questions of the measured run there are."""
     on_held_out = name.startswith(_AFTER_TEST)
     now, then = (counts.held_out, held_out) if on_held_out else (counts.train, train)
@@ -98,7 +108,7 @@ def _on_gpus(config: RunConfig) -> bool:
     return config.training.gpu and config.training.dtype == "bfloat16"
 
 
-def _training_s(config: RunConfig, *, examples: Examples, shape: Shape) -> tuple[float, float]:
+def _training_s(config: RunConfig, *, examples: ExpectedExamples, shape: Shape) -> tuple[float, float]:
     """Seconds of the training: forward and backward of its tokens, and a forward pass of its mismatched pairs."""
     tokens = examples.number * examples.tokens * config.training.epochs
     passes = 8 if config.training.tuning == "full" else 6  # x parameters x tokens

@@ -26,7 +26,9 @@ def known_config(model: Model) -> tuple[Any | None, str]:
         return None, f"{model.path} has no configuration that can be read here"
     fault = _fetch(path)
     found = None if fault else _local(model)
-    return found, fault or f"the configuration of {model.path} on the hub cannot be read"
+    if found is not None:
+        return found, ""
+    return None, fault or f"the configuration of {model.path} on the hub cannot be read"
 
 
 def _local(model: Model) -> Any | None:
@@ -41,7 +43,7 @@ def _fetch(name: str) -> str:
     from huggingface_hub import constants, hf_hub_download
 
     if constants.HF_HUB_OFFLINE:
-        return f"{name} is not in the hub's cache, and HF_HUB_OFFLINE keeps this process from asking the hub"
+        return f"{name} is not in the hub's cache, and the hub is not asked: HF_HUB_OFFLINE, or no network"
     told: list[str] = []
 
     def fetch() -> None:

@@ -74,7 +74,10 @@ def _unpriced(bills: Sequence[Bill]) -> list[str]:
         for cost in bill.paid:
             if not cost.priced:
                 found.setdefault(cost.setting, {})[cost.who] = None
-    return [f"unknown, for no price is given: {', '.join(names)} ({setting})" for setting, names in found.items()]
+    return [
+        f"unknown, for no price is given: {', '.join(names)} ({setting or 'no setting holds it'})"
+        for setting, names in found.items()
+    ]
 
 
 def _budgets(bills: Sequence[Bill]) -> list[str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -151,10 +151,11 @@ def run(
     start_ray: Callable[[], None],
     explain: bool = True,
     title: str = "",
+    expected_s: Mapping[str, float] | None = None,
 ) -> list[Planned]:
     """Run what is not sealed; `start_ray` is called once, before the first stage that has work. Returns the plan as it
     ended: some fingerprints are known only when the questions are. `explain`: say first what runs anew, and why.
-    `title`: which of several runs this is, for whoever watches.
+    For whoever watches, `title` tells which of several runs this is, `expected_s` how long a stage is expected to take.
 
     Before that stage runs, the cluster is looked at for all of them: raises ValueError for what this machine lacks, for
     workers that a Ray of this machine can never place, and for packages and devices that are missing where the work
@@ -164,7 +165,7 @@ def run(
     template_dates.remember(config)
     if explain:
         _tell_anew(planned)
-    events.tell(_began(config, planned, title=title))
+    events.tell(_began(config, planned, title=title, expected_s=expected_s or {}))
     with held.holding():
         return _run_stages(config, list(planned), start_ray=start_ray, explain=explain)
 
@@ -217,19 +218,15 @@ def _ended(manifest: Manifest) -> events.StageEnded:
     )
 
 
-def _began(config: RunConfig, planned: Sequence[Planned], *, title: str) -> events.RunBegan:
+def _began(
+    config: RunConfig, planned: Sequence[Planned], *, title: str, expected_s: Mapping[str, float]
+) -> events.RunBegan:
     """The plan as whoever watches hears it."""
     ahead = []
     for item in planned:
-        older = newest_result(item.out) if item.manifest is None else None
-        ahead.append(
-            events.StageAhead(
-                name=item.stage.name,
-                words=item.stage.words or item.stage.name,
-                done=item.manifest is not None,
-                expected_s=older[1].seconds if older is not None else None,
-            )
-        )
+        name, done = item.stage.name, item.manifest is not None
+        words, seconds = item.stage.words or name, None if done else expected_s.get(name)
+        ahead.append(events.StageAhead(name=name, words=words, done=done, expected_s=seconds))
     return events.RunBegan(run_dir=absolute(config.run.dir), stages=tuple(ahead), title=title)
 
 

@@ -36,7 +36,7 @@ def input_faults(config: RunConfig, *, paths: Iterable[str]) -> list[str]:
     names = {path: name for name, path in _contents(config, "")}
     advice = "check its address, this machine's credentials and network, or give a local copy"
     found = reach.faults(far)
-    return [f"{names[path]}={reach.shown(path)}: {said}; {advice}" for path, said in found.items()]
+    return [f"{names.get(path, 'input')}={reach.shown(path)}: {said}; {advice}" for path, said in found.items()]
 
 
 def check_inputs(config: RunConfig, *, paths: Iterable[str]) -> None:

@@ -11,8 +11,8 @@ from functools import partial
 
 from mralign.chat.model_files import weight_files
 from mralign.config import RunConfig
-from mralign.evaluation.costs import ASSUMED
-from mralign.plan import sizes, tokens
+from mralign.evaluation.judge_costs import ASSUMED
+from mralign.plan import expected, sizes
 from mralign.plan.hours import Hours, expected_hours
 from mralign.plan.money import money_lines
 from mralign.plan.pipeline import Planned, lacking, runs_anew
@@ -22,11 +22,15 @@ from mralign.run import reach
 from mralign.run.placement import describe as describe_workers
 from mralign.run.store import absolute
 
+_WAITS = "-"  # in place of a fingerprint
+
 
 def describe(config: RunConfig, planned: Sequence[Planned]) -> str:
     """The plan as text: what runs, what is skipped, and the sizes that can be known before anything starts."""
     head = f"run directory: {reach.shown(absolute(config.run.dir))}"
-    lines = [f"  {item.stage.name:<25} {item.out.fingerprint}  {_status(item)}" for item in planned]
+    lines = [f"  {item.stage.name:<25} {_mark(item):<16}  {_status(item)}" for item in planned]
+    if not all(item.settled for item in planned):
+        lines.append(f"  {_WAITS}: its directory is named when the questions are known")
     todo = [item for item in planned if item.manifest is None]
     reachable = all(item.reachable for item in planned)
     parts: list[Callable[[], list[str]]] = []
@@ -42,6 +46,11 @@ def describe(config: RunConfig, planned: Sequence[Planned]) -> str:
     for part in parts:
         told += _made(part)
     return "\n".join([head, "", *lines, "", *told])
+
+
+def _mark(item: Planned) -> str:
+    """The name of its directory, as far as it is known."""
+    return item.out.fingerprint if item.settled else _WAITS
 
 
 def _made(part: Callable[[], list[str]]) -> list[str]:
@@ -63,19 +72,19 @@ def _forecast(config: RunConfig, planned: Sequence[Planned]) -> list[str]:
     """Questions, model, tokens, memory, time and money of what is left."""
     reachable = all(item.reachable for item in planned)
     sources = [] if planned[0].manifest is not None else count_questions(config)
-    counts = tokens.counts_of(config, planned, sources=sources)
+    counts = expected.counts_of(config, planned, sources=sources)
     model = sizes.model_of(config)
     shipped = shipped_run(config, parameters=model.parameters)
-    length = tokens.lengths(planned, shipped=shipped) if reachable else tokens.assumed_lengths(shipped)
-    examples = tokens.examples_expected(config, counts=counts, shipped=shipped, length=length)
+    length = expected.lengths(planned, shipped=shipped) if reachable else expected.assumed_lengths(shipped)
+    examples = expected.examples_expected(config, counts=counts, shipped=shipped, length=length)
     lines = _made(partial(_questions, planned, sources=sources))
     lines += _made(partial(sizes.lines, config, model, planned=planned))
     lines += _made(partial(_tokens, config, planned, counts=counts, length=length, examples=examples))
     if reachable:
         hours = expected_hours(config, planned, counts=counts, shape=model.shape, examples=examples)
         lines.append(_time(planned, hours=hours))
-    train = tokens.by_dataset(planned, sources=sources, split="train")
-    held_out = tokens.by_dataset(planned, sources=sources, split=config.evaluation.split)
+    train = expected.by_dataset(planned, sources=sources, split="train")
+    held_out = expected.by_dataset(planned, sources=sources, split=config.evaluation.split)
     return lines + _made(partial(money_lines, config, planned, train=train, held_out=held_out))
 
 
@@ -98,22 +107,25 @@ def _tokens(
     config: RunConfig,
     planned: Sequence[Planned],
     *,
-    counts: tokens.Counts,
-    length: tokens.Lengths,
-    examples: tokens.Examples,
+    counts: expected.KnownCounts,
+    length: expected.Lengths,
+    examples: expected.ExpectedExamples,
 ) -> list[str]:
     """Requests and tokens of the stages that ask the model, and of the training."""
     todo = {item.stage.name for item in planned if item.manifest is None}
-    asked: dict[str, tokens.Asked] = {}
+    asked: dict[str, expected.ExpectedRequests] = {}
     if "rollouts" in todo and not config.rollouts.import_on and counts.train is not None:
-        asked["rollouts"] = tokens.of_rollouts(config, questions=counts.train, length=length)
+        asked["rollouts"] = expected.of_rollouts(config, questions=counts.train, length=length)
+    asks = config.evaluation.predictions is None
     for name, trained in (("responses_base", False), ("responses", True)):
-        if name in todo and counts.held_out is not None:
-            asked[name] = tokens.of_responses(config, questions=counts.held_out, length=length, trained=trained)
+        if asks and name in todo and counts.held_out is not None:
+            asked[name] = expected.of_responses(config, questions=counts.held_out, length=length, trained=trained)
     lines = [f"  {name}: {one}" for name, one in asked.items()]
+    if asks and todo & {"responses_base", "responses"} and counts.held_out is None:
+        lines.append("  evaluation: unknown until questions is finished")
     assumed = [length.source] if asked else []
     if "training" in todo and examples.number:
-        size = tokens.in_words(examples.number * examples.tokens * config.training.epochs)
+        size = expected.in_words(examples.number * examples.tokens * config.training.epochs)
         epochs = config.training.epochs
         lines.append(f"  training: {examples.number:,.0f} examples, about {size} tokens in {epochs} epochs")
         assumed += filter(None, [examples.source])

@@ -47,7 +47,7 @@ def stages(config: RunConfig) -> tuple[Stage, ...]:
 
 def _evaluation(config: RunConfig, *, trained: bool) -> list[Stage]:
     """The stages that evaluate the model as it is, and with `trained` what was made of it."""
-    from mralign.evaluation import evidence_stage, judgements_stage, responses_stage
+    from mralign.evaluation import evidence_stage, judgements_stage, predictions_stage, responses_stage
     from mralign.evaluation import stage as evaluation
 
     settings = config.evaluation
@@ -56,7 +56,10 @@ def _evaluation(config: RunConfig, *, trained: bool) -> list[Stage]:
         road.append(evidence_stage.EVIDENCE_STAGE)
     subjects = list(Subject) if trained else [Subject.BASE]
     for subject in subjects:
-        road.append(responses_stage.responses_stage(config, subject=subject))
+        given = settings.predictions is not None
+        road.append(
+            predictions_stage.PREDICTIONS_STAGE if given else responses_stage.responses_stage(config, subject=subject)
+        )
         if evaluation.judges(config):
             road.append(judgements_stage.judgements_stage(subject))
         road.append(evaluation.evaluation_stage(config, subject=subject))

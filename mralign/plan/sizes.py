@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mralign.config import Model, RunConfig
+from mralign.config import Engine, Model, RunConfig
 from mralign.plan import memory
 from mralign.plan.gpus import memory_gib
 from mralign.plan.memory import GIB, Shape, shape_of
@@ -43,38 +43,69 @@ def model_of(config: RunConfig) -> KnownModel:
 
 
 def lines(config: RunConfig, known: KnownModel, *, planned: Sequence[Planned]) -> list[str]:
-    """The model, and what it takes of a GPU where stages that use it are left."""
-    if known.parameters is None:
-        return [f"model: size unknown ({known.unknown})"]
-    size = known.parameters * memory.ITEM[config.model.dtype]
-    dtype = config.model.dtype
-    head = f"model: {config.model.path}, {_count(known.parameters)} parameters, {_bytes(size)} of weights in {dtype}"
-    told = [head]
+    """The models, and what they take of a GPU where stages that use them are left."""
+    todo = {item.stage.name for item in planned if item.manifest is None and item.stage.workers(config)}
+    others = _others(config, asked=any(name.startswith(_ASKING) for name in todo))
     if known.shape is None:
-        return [*told, "memory: unknown for a model of this kind"]
-    todo = {item.stage.name for item in planned if item.manifest is None}
+        return [_head(known), *others]
+    told = [_head(known)]
     if todo & {"rollouts", "responses_base", "responses"}:
-        told.append(_serving(config, known.shape))
+        told.append(_serving(config, "", known.shape, model=config.model, engine=config.engine))
     if "training" in todo:
         told.append(_training(config, known.shape))
-    return told
+    return told + others
 
 
-def _serving(config: RunConfig, shape: Shape) -> str:
-    engine, dtype = config.engine, config.model.dtype
-    held = memory.weights(shape, dtype=dtype, engine=engine)
-    sequence = memory.cache_of_a_token(shape, dtype=dtype, engine=engine) * engine.max_model_len
+_ASKING = ("annotation", "thoughts_annotation", "judgements")  # beginnings of stages that ask other models
+
+
+def _head(known: KnownModel) -> str:
+    if known.parameters is None:
+        return f"model: size unknown ({known.unknown})"
+    dtype = known.model.dtype
+    size = _bytes(known.parameters * memory.ITEM[dtype])
+    head = f"model: {known.model.path}, {_count(known.parameters)} parameters, {size} of weights in {dtype}"
+    return head if known.shape is not None else f"{head}; its memory is unknown for a model of this kind"
+
+
+def _others(config: RunConfig, *, asked: bool) -> list[str]:
+    """What annotators and judges take that bring models of their own, each model and engine once."""
+    judges = (config.evaluation.judge, config.evaluation.extractor, config.evaluation.verifier)
+    found: dict[str, str] = {}
+    for one in (*config.annotation.annotators, config.annotation.adjudicator, *judges):
+        if not asked or one is None or one.engine != "vllm" or one.model is None:
+            continue
+        engine = one.serving or config.engine
+        key = f"{one.model.model_dump_json()} {engine.model_dump_json()}"
+        found.setdefault(key, _other(config, one.name, model=one.model, engine=engine))
+    return list(found.values())
+
+
+def _other(config: RunConfig, name: str, *, model: Model, engine: Engine) -> str:
+    known, why = known_config(model)
+    if known is None:
+        return f"serving of {name!r}: size unknown ({why})"
+    parameters = count_parameters(known, trust_remote_code=model.trust_remote_code)
+    shape = shape_of(known, parameters=parameters, trained=0)
+    if shape is None:
+        return f"serving of {name!r}: its memory is unknown for a model of this kind"
+    return _serving(config, f" of {name!r}", shape, model=model, engine=engine)
+
+
+def _serving(config: RunConfig, whose: str, shape: Shape, *, model: Model, engine: Engine) -> str:
+    held = memory.weights(shape, dtype=model.dtype, engine=engine)
+    sequence = memory.cache_of_a_token(shape, dtype=model.dtype, engine=engine) * engine.max_model_len
     needs = (
         f"{_bytes(held)} of weights, {_bytes(sequence)} of key-value cache for one sequence of "
         f"{engine.max_model_len:,} tokens, {_bytes(sequence * engine.max_num_seqs)} for {engine.max_num_seqs} of them"
     )
     if not engine.gpus_per_replica:
         verdict = _verdict(float(engine.cpu_kv_cache_gib * GIB), sequence, engine.max_num_seqs)
-        return f"serving, on a CPU: {needs}; engine.cpu_kv_cache_gib gives the cache {verdict}"
+        return f"serving{whose}, on a CPU: {needs}; engine.cpu_kv_cache_gib gives the cache {verdict}"
     size, source = memory_gib(config)
     room = size * GIB * engine.gpu_memory_utilization * min(1.0, engine.gpus_per_replica) - held
     return (
-        f"serving, per GPU of {size:.0f} GiB ({source}): {needs}; engine.gpu_memory_utilization="
+        f"serving{whose}, per GPU of {size:.0f} GiB ({source}): {needs}; engine.gpu_memory_utilization="
         f"{engine.gpu_memory_utilization:g} leaves the cache {_verdict(room, sequence, engine.max_num_seqs)}"
     )
 

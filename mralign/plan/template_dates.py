@@ -13,7 +13,7 @@ from typing import Any
 
 from mralign.chat.model_files import template_text, writes_date
 from mralign.config import Annotator, Model, RunConfig, Section, resolve_path
-from mralign.plan import places
+from mralign.plan import model_hub, places
 from mralign.run.store import Directory
 
 _NAME = "template_date.txt"
@@ -25,7 +25,9 @@ def settle(config: RunConfig, *, today: datetime.date | None = None) -> RunConfi
     It is the day that the run directory remembers, else today (of this machine's clock). Raises ValueError for a far
     model that cannot be looked at.
     """
-    places.check_inputs(config, paths=_model_paths(config))
+    paths = _model_paths(config)
+    places.check_inputs(config, paths=paths)
+    model_hub.ask_cache_alone(paths)
     day = _remembered(config) or today or datetime.date.today()
 
     def fill(model: Model) -> Model:

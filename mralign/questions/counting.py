@@ -35,8 +35,8 @@ class SourceCount:
     def __str__(self) -> str:
         if self.records is None:
             return f"{self.name} unknown"
-        word = "" if self.exact else "at most " if self.most else "more than "
-        return f"{self.name} {word}{self.records:,}"
+        inexact = "at most " if self.most else "more than "
+        return f"{self.name} {'' if self.exact else inexact}{self.records:,}"
 
 
 def count_questions(config: RunConfig, *, limit_s: float = LIMIT_S) -> list[SourceCount]:

@@ -67,7 +67,17 @@ def contains(haystack: str, aliases: Sequence[str]) -> bool:
 
 
 def thought_matches(thought: str, aliases: Sequence[str]) -> bool:
-    """EM_t of method.md §1: `contains`, but the letter of a choice in a thought about choices is no hit."""
+    """Whether a thought holds a gold answer: EM_t of docs/method.md §1, equation 1.1.
+
+    `aliases`: the gold answers, a list of texts; one occurs if its normal form stands on token boundaries. The letter
+    of a choice in a thought about choices is no hit. Raises ValueError for `aliases` that are one text, not a list.
+
+    >>> import mralign
+    >>> mralign.thought_matches("It could be Paris, or Lyon.", ["paris"])
+    True
+    >>> mralign.thought_matches("a party", ["art"])
+    False
+    """
     return contains(thought, without_letters(aliases))
 
 
@@ -82,11 +92,21 @@ def equals(answer: str, aliases: Sequence[str]) -> bool:
     return _is_written(answer, [gold.written for gold in golds if gold.written])
 
 
-def answer_matches(answer: str, aliases: Sequence[str], *, mode: str, thinking: bool) -> bool:
-    """EM_a of method.md §1: `equals` in mode "exact", `contains` in mode "contains".
+def answer_matches(answer: str, aliases: Sequence[str], *, mode: str = "exact", thinking: bool = True) -> bool:
+    """Whether an answer is right: EM_a of docs/method.md §1, equation 1.2.
 
-    Mode "paper" asks for equality of an answer that was given after `thinking`, and for containment of any other.
-    Raises ValueError for any other mode.
+    `aliases`: the gold answers, a list of texts. Mode "exact" asks that one of them has the normal form of the answer,
+    "contains" that one occurs in it on token boundaries; "paper" asks for equality of an answer that was given after
+    `thinking`, and for containment of any other. Raises ValueError for any other mode, and for `aliases` that are one
+    text instead of a list.
+
+    >>> import mralign
+    >>> mralign.matches("The Beatles!", ["beatles"])
+    True
+    >>> mralign.matches("It was the Beatles.", ["beatles"])
+    False
+    >>> mralign.matches("It was the Beatles.", ["beatles"], mode="contains")
+    True
     """
     if mode not in MODES:
         raise ValueError(

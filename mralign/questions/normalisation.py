@@ -112,7 +112,12 @@ _FILLERS = "\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0"  # letters and marks tha
 def normalize(text: str) -> str:
     """SQuAD's normal form of `text`: folded characters, no punctuation, no articles, single spaces between tokens.
 
-    May be empty (`---`, `The`): `key` is not. `normalize` of a normal form is that form.
+    May be empty (`---`, `The`): `key` is not. `normalize` of a normal form is that form. docs/method.md §1. No text
+    is an error.
+
+    >>> import mralign
+    >>> mralign.normalize("The  Eiffel-Tower (Paris)!")
+    'eiffeltower paris'
     """
     if text.isascii():
         bare = text.lower().translate(_DROP_PUNCTUATION)

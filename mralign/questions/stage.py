@@ -116,7 +116,7 @@ def _drop_all(context: Context, *, raw: StageDir) -> None:
     pending = [
         commit.remote(raw, context.out, group, start, imported, *ids, *questions) for start, group in groups.items()
     ]
-    for done in counted(pending, total=len(pending), what="finding repeats", unit=f"× {_PARTS} parts"):
+    for done in counted(pending, total=len(pending), what="finding repeats", unit="groups of parts"):
         ray.get(done)
 
 

@@ -52,7 +52,8 @@ class _Reading:
 
 def read_records(config: RunConfig, *, acts: Mapping[str, Act]) -> Iterator[TrajectoryRecord]:
     """The records of a run: evaluated questions first, then training trajectories, then what was put aside."""
-    names = tuple(annotator.name for annotator in config.annotation.annotators)
+    settings = config.annotation
+    names = tuple(annotator.name for annotator in (*settings.annotators, settings.adjudicator))
     reading = _Reading(names, config.model.thought_tags[1])
     yield from _evaluated(config, acts, reading=reading)
     yield from _trained_on(acts, reading=reading)
@@ -107,7 +108,7 @@ def _evaluated(config: RunConfig, acts: Mapping[str, Act], *, reading: _Reading)
     before, after = (_answered(acts, subject) for subject in Subject)
     kinds = of_config(config)
     strata = _strata(before, label=config.evaluation.label)
-    for way, row_id in dict.fromkeys([*before.rows, *after.rows]):
+    for way, row_id in dict.fromkeys([*after.rows, *before.rows]):  # first those with both sides
         sides: list[ShownSide] = []
         values: list[float | None] = []
         for role, said in (("base", before), ("trained", after)):

@@ -219,10 +219,16 @@ def _tokens_of_steps(token_step: Sequence[int] | None, steps: int) -> list[int |
 
 
 def _opinions(step: Row, *, names: Sequence[str]) -> list[StepOpinion]:
-    """What each annotator said of a step; who was asked last decides, and stands in the step's own labels."""
+    """What each annotator said of a step, and the adjudicator where it decided: `names` of the two and of the third.
+
+    The labels of an adjudicated step are the adjudicator's own.
+    """
+    said = list(zip(names, ("labels_a", "labels_b"), ("confidences_a", "confidences_b"), strict=False))
+    if step.get("rule") == "adjudicated":
+        said += zip(names[2:], ("labels",), ("confidences",), strict=False)
     opinions = []
-    for name, side in zip(names, ("a", "b"), strict=False):
-        labels, confidences = step.get(f"labels_{side}"), step.get(f"confidences_{side}") or ()
+    for name, labels_field, confidences_field in said:
+        labels, confidences = step.get(labels_field), step.get(confidences_field) or ()
         if labels is not None:
             padded = [*confidences, *[None] * (len(labels) - len(confidences))]
             opinions.append(StepOpinion(name, list(zip(labels, padded, strict=False))))

@@ -11,16 +11,22 @@ import re
 _BLANK_LINE = re.compile(r"\r?\n\r?\n")
 
 
-def segments(text: str, *, start: int, end: int) -> list[tuple[int, int]]:
-    """Spans of the segments of the thought text[start:end], in characters of `text` (method.md §1).
+def segments(text: str, *, start: int = 0, end: int | None = None) -> list[tuple[int, int]]:
+    r"""Spans (start, end) of the segments of the thought text[start:end], in characters of `text` (docs/method.md §1).
 
-    The thought is cut at every "\\n\\n"; "\\r\\n" is a line end like "\\n". Blank segments are left out. A segment
+    The thought is cut at every "\n\n"; "\r\n" is a line end like "\\n". Blank segments are left out. A segment
     begins where the blank line behind the one before ends, so the white space before its first visible character is in
     its span (the first one begins with the thought); it ends with its last visible character. (-1, -1), a completion
-    without a thought, has no segments.
+    without a thought, has no segments; no text is an error.
+
+    >>> import mralign
+    >>> thought = "It may be Rome.\n\nNo: Paris."
+    >>> [thought[start:end] for start, end in mralign.segments(thought)]
+    ['It may be Rome.', 'No: Paris.']
     """
     if start < 0:
         return []
+    end = len(text) if end is None else end
     assert start <= end <= len(text), (start, end, len(text))
     spans: list[tuple[int, int]] = []
     first = position = start

@@ -44,7 +44,7 @@ class StageAhead:
     name: Annotated[str, "name of the stage, as in the run directory"]
     words: Annotated[str, "what it does, in words"]
     done: Annotated[bool, "whether an earlier start of the command has finished it"]
-    expected_s: Annotated[float | None, "seconds that an older result of this stage took; null: there is none"] = None
+    expected_s: Annotated[float | None, "seconds that it is expected to take; null: nothing was measured yet"] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +88,7 @@ class WorkBegan:
     """A piece of work of a stage begins; its items are counted."""
 
     what: Annotated[str, "what the work is; empty where the stage has one piece"] = ""
-    unit: Annotated[str, "what is counted: rows, parts, blocks, steps"] = "parts"
+    unit: Annotated[str, "what is counted: rows, parts, groups of parts, blocks, steps"] = "parts"
     total: Annotated[int | None, "how many there are, those that were done before included; null: unknown"] = None
     done: Annotated[int, "how many an earlier start has done"] = 0
     stage: Annotated[str, "name of the stage"] = field(default_factory=current_stage)

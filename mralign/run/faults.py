@@ -7,6 +7,7 @@ Ray makes of it: a class of Ray's with the whole remote traceback as its text.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ from mralign.run.disk import full_disk
 from mralign.run.printable import one_line, printable
 
 _LONGEST = 400  # characters of a message that is not ours
+_ADVICE = re.compile(r"\nFailed to [^\n]+ after \d+/\d+ attempts \(total backoff .*", re.DOTALL)
 
 
 def carried(error: BaseException) -> BaseException:
@@ -25,6 +27,13 @@ def carried(error: BaseException) -> BaseException:
         if inner is None:
             break
         error = inner
+    return _without_advice(error)
+
+
+def _without_advice(error: BaseException) -> BaseException:
+    """The exception without what Ray Data writes behind its text: how to have it try again."""
+    if error.args and isinstance(error.args[0], str):
+        error.args = (_ADVICE.sub("", error.args[0]), *error.args[1:])
     return error
 
 

@@ -29,7 +29,7 @@ class Cost:
     money: float | None = None
     priced: bool = True
     most: bool = False
-    setting: str = "http.price_prompt and price_completion"  # which gives the price
+    setting: str = "http.price_prompt and price_completion"  # which gives the price; empty: none does
     currency: str = ""
     budget: float | None = None
 
@@ -86,5 +86,5 @@ def _money(cost: Cost) -> str:
     if not cost.paid:
         return "on engines of your own"
     if not cost.priced:
-        return f"money unknown: give {cost.setting}"
+        return f"money unknown: give {cost.setting}" if cost.setting else "money unknown: no setting holds its price"
     return f"money {cost.money:,.2f} {cost.currency}" if cost.money is not None else "money unknown yet"

@@ -108,6 +108,7 @@ def guarded(
     _guarded.set()
     try:
         status, text = _ended(act, explain=explain, own_fault=own_fault)
+        _caught.set()  # what it ended with is settled: a signal does not raise in what is still to be said
         say(status, text)
         if status == STATUS and _listening.is_set():
             _end()

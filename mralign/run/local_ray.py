@@ -40,11 +40,16 @@ def settle_data() -> None:
     context.raise_original_map_exception = True
 
 
+def is_running() -> bool:
+    """Whether this process belongs to a cluster, its own or another."""
+    ray = sys.modules.get("ray")
+    return ray is not None and bool(ray.is_initialized())
+
+
 def stop() -> None:
     """Leave the cluster, and end it if it is our own."""
-    ray = sys.modules.get("ray")
-    if ray is not None and ray.is_initialized():
-        ray.shutdown()
+    if is_running():
+        sys.modules["ray"].shutdown()
 
 
 def _init(config: RunConfig, *, hears_workers: bool = False) -> None:

@@ -26,7 +26,7 @@ from mralign.run.store import Directory, absolute
 
 LIMIT_S = 20.0  # for all places together, and again for a cluster
 _CONNECT_S = 5.0
-_KEPT_S = 15.0  # what was found is believed so long: several steps of one command ask for the same places
+_KEPT_S = 60.0  # what was found is believed so long: several steps of one command ask for the same places
 _PACKAGE = Path(__file__).resolve().parents[2]
 
 _found: dict[tuple[str, bool], tuple[float, str | None]] = {}

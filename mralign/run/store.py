@@ -61,8 +61,8 @@ def digest(path: str) -> str:
 
     Files are read whole, except model weights above 64 MiB: of those, the size and 64 blocks of 1 MiB spread evenly
     from first to last byte. Of a generation_config.json only the end tokens count: we sample by our own settings, and
-    a file that is mended so that others can read it makes no other model. A path that does not exist (a hub name,
-    hub://...) is its own digest.
+    a file that is mended so that others can read it makes no other model; a README.md counts for nothing. A path that
+    does not exist (a hub name, hub://...) is its own digest.
     """
     if path.startswith("hub://"):
         return f"name:{path}"
@@ -74,7 +74,8 @@ def digest(path: str) -> str:
         return _digest_file(filesystem, info)
     found = filesystem.get_file_info(fs.FileSelector(inner, recursive=True))
     files = [info for info in found if info.type == fs.FileType.File]
-    lines = [f"{info.path.removeprefix(inner).lstrip('/')} {_digest_file(filesystem, info)}" for info in files]
+    counted = [info for info in files if info.base_name != "README.md"]  # a card is completed when results are there
+    lines = [f"{info.path.removeprefix(inner).lstrip('/')} {_digest_file(filesystem, info)}" for info in counted]
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
 

@@ -1,9 +1,14 @@
-"""The model card: what was trained, on what and how. Settings and figures of the last step enter, Markdown leaves."""
+"""The model card: what was trained, on what and how, and what it reached.
+
+Settings and figures of the last step enter, Markdown leaves. It is written when the training ends; when its evaluation
+is finished, `with_results` puts the results in their place. No license is named: it follows from those of the base and
+of the data, and from what the publisher wants.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +16,15 @@ import yaml
 
 from mralign import __version__
 from mralign.config import RunConfig
+from mralign.config.run import train_names
 
 _SHOWN = ("loss", "margin", "plain_margin", "reward_chosen", "reward_rejected", "z0", "grad_norm")
+_RESULTS = "## Results"
+_UNMEASURED = "Not measured yet: they stand here when the evaluation of the run is finished."
+_LICENSE = (
+    "No license is named here. It follows from those of the base model and of the data, and from your own choice: "
+    "write `license:` into the head of this file before you publish it."
+)
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?", re.ASCII)
 
 
@@ -35,8 +47,13 @@ def model_card(
     it does not know.
     """
     base, method = config.model.path, config.training.method
-    front: dict[str, Any] = {"base_model": base} if on_hub(base) else {}
-    front |= {"library_name": "peft" if adapter else "transformers", "tags": ["mralign", method]}
+    front: dict[str, Any] = {}
+    if on_hub(base):
+        front = {"base_model": base, "base_model_relation": "adapter" if adapter else "finetune"}
+    if public := hub_datasets(config):
+        front["datasets"] = public
+    front |= {"library_name": "peft" if adapter else "transformers", "pipeline_tag": "text-generation"}
+    front["tags"] = list(dict.fromkeys(["mralign", method]))
     settings = {name: getattr(config, name).model_dump(mode="json") for name in ("transitions", "weights", "training")}
     last = {name: f"{figures['last'][name]:.6g}" for name in _SHOWN if name in figures["last"]}
     return "\n".join(
@@ -44,7 +61,7 @@ def model_card(
             "---",
             yaml.safe_dump(front, sort_keys=False).strip(),
             "---",
-            f"# {method} on {shown(base)}",
+            f"# {title(config)}",
             "",
             f"Trained with mralign {__version__} (arXiv 2510.24794); stage `training/{fingerprint}`.",
             f"{figures['steps']} optimizer steps on {figures['workers']} workers.",
@@ -54,20 +71,57 @@ def model_card(
             "",
             *_table("figure", "value", last),
             "",
-            "How it answers is measured by the stage `evaluation` of the run, not here.",
+            _RESULTS,
+            "",
+            _UNMEASURED,
             "",
             "## Data",
+            "",
+            f"Trained on {', '.join(train_names(config))}.",
             "",
             *_table("stage", "fingerprint", {name: f"`{mark}`" for name, mark in data.items()}),
             "",
             "## Settings",
             "",
+            "Made by `mralign align --preset config.yaml`, with the config.yaml of the run directory; of it:",
+            "",
             "```yaml",
             yaml.safe_dump(settings, sort_keys=False).strip(),
             "```",
             "",
+            "## License",
+            "",
+            _LICENSE,
+            "",
         ]
     )
+
+
+def title(config: RunConfig) -> str:
+    """What the trained model is called: the method and the base."""
+    return f"{config.training.method} on {shown(config.model.path)}"
+
+
+def hub_datasets(config: RunConfig) -> list[str]:
+    """The names on the hub of the data sets that a run trains on; files and URLs are left out."""
+    paths = [source.path for source in config.questions.train if source.path.startswith("hub://")]
+    return sorted({path.removeprefix("hub://").partition("?")[0] for path in paths})
+
+
+def with_results(card: str, *, text: str, index: Sequence[Mapping[str, Any]], name: str) -> str:
+    """The card with `text` under its heading of results, and in its head the `index` of results that the hub shows.
+
+    `name`: of the model in that index. A card without that heading, which somebody has written anew, stays as it is.
+    """
+    before, mark, after = card.partition(f"\n{_RESULTS}\n")
+    head, body = before.removeprefix("---\n").split("\n---\n", 1) if before.startswith("---\n") else ("", before)
+    if not mark or not head:
+        return card
+    front: dict[str, Any] = yaml.safe_load(head)
+    front["model-index"] = [{"name": name, "results": list(index)}]
+    rest = after[after.index("\n## ") :] if "\n## " in after else ""
+    written = yaml.safe_dump(front, sort_keys=False, allow_unicode=True).strip()
+    return f"---\n{written}\n---\n{body}\n{_RESULTS}\n\n{text.strip()}\n{rest}"
 
 
 def _notes(config: RunConfig, figures: Mapping[str, Any], *, adapter: bool) -> list[str]:

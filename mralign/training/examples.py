@@ -91,9 +91,14 @@ def content_hash(data: bytes) -> int:
 
 
 def token_weights(token_step: Sequence[int] | np.ndarray, step_weights: Sequence[float] | np.ndarray) -> np.ndarray:
-    """w_t of each completion token, float32 (T,): its step's weight, 1 for the answer (method.md §4).
+    """w_t of each completion token, float32 (T,): its step's weight, 1 for the answer (docs/method.md §4).
 
+    `token_step`: (T,) integers, the index of each token's step, -1 for the answer. `step_weights`: (S,) numbers.
     Raises ValueError if a token points at a step that has no weight.
+
+    >>> import mralign
+    >>> mralign.token_weights([0, 0, 1, -1], [0.5, 2.0]).tolist()
+    [0.5, 0.5, 2.0, 1.0]
     """
     steps = np.asarray(token_step, dtype=np.int64)
     if steps.size and steps.max() >= len(step_weights):

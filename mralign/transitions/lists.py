@@ -95,8 +95,16 @@ def count(
 ) -> CountedTransitions:
     """Count the transitions of trajectories in which thinking helped, hurt, or neither (`other`: in P only).
 
-    `bootstrap` replicates are drawn from (seed, polarity, place in the list). Raises ValueError for anything that is
-    no trajectory, for more than two labels in a step, and for labels that are not among `labels`.
+    docs/method.md §3. A trajectory is a list of steps; a step is a label, or a list or set of up to two. `bootstrap`
+    replicates are drawn from (seed, polarity, place in the list). Raises ValueError for anything that is no trajectory,
+    for more than two labels in a step, and for labels that are not among `labels`.
+
+    >>> import mralign
+    >>> tally = mralign.count([["framing", "retrieval"]], negative=[["framing", {"retrieval", "comparison"}]])
+    >>> tally.states
+    ('<start>', 'comparison', 'framing', 'retrieval', '<stop>')
+    >>> tally.table.num_rows  # distinct transitions, by polarity
+    6
     """
     given = {Polarity.POSITIVE: positive, Polarity.NEGATIVE: negative, Polarity.NEUTRAL: other}
     rows = {polarity: _all_sets(trajectories) for polarity, trajectories in given.items()}
@@ -117,9 +125,17 @@ def estimate(
     prior: float | None = None,
     estimator: Estimator | None = None,
 ) -> TransitionMatrices:
-    """P of all trajectories, and P+ and P- of those that were counted; values given beside the preset win.
+    """P of all trajectories, and P+ and P- of those that were counted, by EM; values given beside the preset win.
 
-    Raises ValueError if nothing was counted at all, or a value is out of its range.
+    docs/method.md §3, equations 3.1 to 3.3. The matrices are float64 (K, K), rows sources, K = labels + 2. Raises
+    ValueError if nothing was counted at all, or a value is out of its range.
+
+    >>> import mralign
+    >>> helped = [["framing", "retrieval"]] * 3 + [["framing", "comparison"]]
+    >>> found = mralign.estimate(mralign.count(helped), preset="converged", prior=0)
+    >>> framing, retrieval = found.states.index("framing"), found.states.index("retrieval")
+    >>> round(float(found.P["positive"][framing, retrieval]), 6)
+    0.75
     """
     values: dict[str, Any] = {
         "max_iter": max_iter,
@@ -150,9 +166,16 @@ def weights(
     clip_min: float = 1 / math.e,
     clip_max: float = math.e,
 ) -> list[list[float]]:
-    """One weight a step of each trajectory, all taken to be of this polarity (method.md §4).
+    """One weight a step of each trajectory, all taken to be of this polarity (docs/method.md §4, equation 4.1).
 
-    A step without a label weighs 1. Raises ValueError if no trajectory of a polarity that is needed was counted.
+    A list of floats a trajectory, as long as it has steps. A step without a label weighs 1. Raises ValueError if no
+    trajectory of a polarity that is needed was counted.
+
+    >>> import mralign
+    >>> tally = mralign.count([["framing", "retrieval"]] * 3, negative=[["framing", "comparison"]])
+    >>> matrices = mralign.estimate(tally, preset="converged", prior=0)
+    >>> [round(weight, 3) for weight in mralign.weights([["framing", "retrieval"]], matrices=matrices)[0]]
+    [1.0, 1.333]
     """
     if polarity not in SIGNED:
         raise ValueError(f"polarity is {polarity!r}; allowed are 1 (thinking helped) and -1 (it hurt)")

@@ -6,7 +6,7 @@ from collections import Counter
 
 from mralign.annotation.ask import ChatAnnotator, CueAnnotator
 from mralign.annotation.cues import load_rule_book
-from mralign.annotation.instruction import Trajectory
+from mralign.annotation.instruction import AnnotatorInstruction, Trajectory
 from mralign.annotation.replies import Opinion
 from mralign.annotation.step_labels import StepLabels
 from mralign.annotation.taxonomy import PAPER
@@ -41,7 +41,7 @@ def reply(text, *, finish="stop"):
 
 def annotate(*replies, show_answers=True):
     chat, tally = Script(*replies), Counter()
-    annotator = ChatAnnotator("Ann", chat=chat, taxonomy=PAPER, show_answers=show_answers)
+    annotator = ChatAnnotator("Ann", chat=chat, instruction=AnnotatorInstruction(PAPER, show_answers))
     return asyncio.run(annotator.annotate(THOUGHT, tally=tally)), chat, tally
 
 
@@ -119,7 +119,7 @@ def test_the_gold_answer_is_shown_or_not():
 
 def test_the_static_part_comes_first_and_is_the_same_for_all():
     chat = Script(reply(good([0, 1, 2])), reply(good([0])))
-    annotator = ChatAnnotator("Ann", chat=chat, taxonomy=PAPER, show_answers=True)
+    annotator = ChatAnnotator("Ann", chat=chat, instruction=AnnotatorInstruction(PAPER, True))
     for thought in (THOUGHT, Trajectory("p/on/0", "When?", (), ("1850.",))):
         asyncio.run(annotator.annotate(thought, tally=Counter()))
     first, second = (request.messages for request in chat.requests)
@@ -136,7 +136,7 @@ def test_the_adjudicator_is_asked_once_for_all_disputed_steps():
     ]
     verdict = {"dispute_1": [], "dispute_2": [{"label": "retrieval", "confidence": 9}]}
     chat, tally = Script(reply(json.dumps(verdict))), Counter()
-    judge = ChatAnnotator("Jo", chat=chat, taxonomy=PAPER, show_answers=False)
+    judge = ChatAnnotator("Jo", chat=chat, instruction=AnnotatorInstruction(PAPER, False))
     said = asyncio.run(judge.adjudicate(THOUGHT, disputed, tally=tally))
     assert said == (StepLabels(0, 0, (), ()), StepLabels(1, 2, ("retrieval",), (9.0,)))
     asked = chat.requests[0].messages[1].content

@@ -7,7 +7,7 @@ import pytest
 from loopback_server import LoopbackServer
 
 from mralign.asking.chats import open_chats
-from mralign.asking.interview import interview, price, together, uncut
+from mralign.asking.interview import interview, money_spent, price, together, uncut
 from mralign.asking.json_reply import Fault, JsonReply, read_reply
 from mralign.config import Http, parse
 from mralign.serving.calls import Failure, Stopped
@@ -60,6 +60,21 @@ def test_money_is_that_of_all_tokens_or_of_the_fresh_ones():
     tokens = {"prompt_tokens": 3_000_000, "completion_tokens": 500_000, "fresh_prompt_tokens": 1_000_000}
     http = Http(price_prompt=2.0, price_completion=8.0)
     assert (price(tokens, http=http), price(tokens, http=http, fresh=True), price(tokens, http=None)) == (10.0, 2.0, 0)
+
+
+def test_what_was_spent_now_is_told_by_currency():
+    """Fresh tokens alone: 2 + 8 * 0.5 euros, and twice 4 dollars; an engine of ours and a free endpoint have none."""
+    took = {
+        "a": {"prompt_tokens": 9_000_000, "fresh_prompt_tokens": 1_000_000, "fresh_completion_tokens": 500_000},
+        "b": {"fresh_prompt_tokens": 1_000_000},
+        "c": {"fresh_prompt_tokens": 1_000_000},
+        "d": {"fresh_prompt_tokens": 1_000_000},
+    }
+    euros, dollars = Http(price_prompt=2.0, price_completion=8.0, currency="EUR"), Http(price_prompt=4.0)
+    endpoints = {"a": euros, "b": dollars, "c": dollars, "d": None, "e": Http()}
+    found = {told.currency: told.spent for told in money_spent(took, endpoints=endpoints)}
+    assert found == {"EUR": 6.0, "USD": 8.0}
+    assert {told.currency: told.spent for told in money_spent({}, endpoints=endpoints)} == {"EUR": 0.0, "USD": 0.0}
 
 
 class Numbers(JsonReply):

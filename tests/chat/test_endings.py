@@ -8,7 +8,7 @@ import pytest
 from tokenizers_of_families import build
 
 from mralign.annotation.ask import ChatAnnotator
-from mralign.annotation.instruction import Trajectory
+from mralign.annotation.instruction import AnnotatorInstruction, Trajectory
 from mralign.annotation.open_interview import OpenLabelling
 from mralign.annotation.taxonomy import PAPER
 from mralign.chat.endings import ending_fault
@@ -157,7 +157,7 @@ TRUTH = json.dumps({"truthful": True, "informative": True})
 
 def annotate(*replies):
     chat = Scripted(*replies)
-    annotator = ChatAnnotator("Ann", chat=chat, taxonomy=PAPER, show_answers=False)
+    annotator = ChatAnnotator("Ann", chat=chat, instruction=AnnotatorInstruction(PAPER, False))
     trajectory = Trajectory("d/1/on/0", "where?", ("Paris",), ("It is Paris.",))
     return asyncio.run(annotator.annotate(trajectory, tally=Counter())), chat.asked
 

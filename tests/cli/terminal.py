@@ -20,7 +20,8 @@ ROOT = Path(__file__).parents[2]
 class Terminal:
     """A process on a terminal of some size; `raw` is all that it wrote."""
 
-    def __init__(self, *command, columns=100, rows=30, **environment):
+    def __init__(self, *command, columns=100, rows=30, types=True, **environment):
+        """`types`: standard input is the terminal as well."""
         self.screen = pyte.HistoryScreen(columns, rows, history=500)
         self.stream = pyte.ByteStream(self.screen)
         self.raw = b""
@@ -30,6 +31,8 @@ class Terminal:
             os.dup2(writer, 9)
             signal.signal(signal.SIGINT, signal.default_int_handler)
             fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+            if not types:
+                os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
             given = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "COLUMNS", "LINES")}
             given |= {"TERM": "xterm-256color", "PYTHONPATH": str(ROOT), **environment}
             os.execve(sys.executable, [sys.executable, str(PROCESS), *command], given)

@@ -20,15 +20,16 @@ def log_of(run):
     return file
 
 
-@pytest.mark.parametrize("columns", [40, 100, 130])
-def test_the_table_stays_as_the_last_picture_and_the_result_follows(tmp_path, columns):
-    terminal = Terminal(str(tmp_path / "run"), "done", columns=columns)
+@pytest.mark.parametrize(("columns", "types"), [(40, True), (40, False), (130, True)])
+def test_the_table_stays_as_the_last_picture_and_the_result_follows(tmp_path, columns, types):
+    terminal = Terminal(str(tmp_path / "run"), "done", columns=columns, types=types)
     assert terminal.end() == 0, terminal.raw.decode()
     lines = terminal.lines
     assert sum(line.startswith("✓ ") for line in lines) == 4  # one table, drawn in one place
     assert "careful: evilred gnp[bold]" in " ".join(" ".join(lines).split())
     end = lines.index("4 of 4 stages done")
-    assert "".join(lines[end + 1 :]).replace(" ", "") == f"report{tmp_path}/run/report/index.htmlnextopenit"
+    rest = "".join(lines[end + 1 :]).replace(" ", "")
+    assert rest == f"report{tmp_path}/run/report/index.htmlnextopenitlog{log_of(tmp_path / 'run')}"
     assert terminal.cursor_is_shown
     assert not any(noise in "\n".join(lines) for noise in NOISE)
 
@@ -69,6 +70,7 @@ def test_ctrl_c_ends_it_in_one_sentence_and_the_table_shows_where(tmp_path):
     assert "interrupted: what was committed is kept; run the same command to go on" in terminal.lines[-1]
     assert "Traceback" not in terminal.raw.decode()
     assert terminal.cursor_is_shown
+    assert "noise of print" in log_of(tmp_path / "run").read_text()
 
 
 def test_ctrl_c_twice_gives_the_cursor_back(tmp_path):
@@ -80,6 +82,7 @@ def test_ctrl_c_twice_gives_the_cursor_back(tmp_path):
     terminal.type("\x03")
     assert terminal.end() == 130
     assert terminal.cursor_is_shown
+    assert log_of(tmp_path / "run").suffix == ".log"  # and nothing beside it
 
 
 @pytest.mark.parametrize(
@@ -160,6 +163,13 @@ def test_a_reader_of_json_that_has_gone_ends_the_run(tmp_path):
     done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, timeout=60, check=False)
     assert done.returncode == 130
     assert b"Traceback" not in done.stderr
+
+
+def test_a_reader_of_the_result_that_has_gone_is_no_fault(tmp_path):
+    command = f"{sys.executable} {PROCESS} {tmp_path}/run done | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, timeout=60, check=False)
+    assert done.returncode == 130, done.stderr
+    assert b"fault" not in done.stderr and b"Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("options", [(), ("--json",)])

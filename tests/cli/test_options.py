@@ -3,6 +3,7 @@
 import pytest
 from command_line import ran
 
+from mralign.cli.display import said_of
 from mralign.comparison import runs
 from mralign.run import lease
 
@@ -47,3 +48,8 @@ def test_a_comparison_takes_no_settings(capsys):
     status, _, errors = ran(capsys, "evaluate", "--compare", "a", "b", "training.epochs=1")
     assert status == 2
     assert "--compare takes no settings" in errors
+
+
+def test_no_value_of_a_setting_reaches_the_log():
+    argv = ["mralign", "align", "--preset", "paper", "http.headers={Authorization: 'secret = 1\nsecret'}", "--dry-run"]
+    assert said_of(argv) == "mralign align --preset paper http.headers=… --dry-run"

@@ -49,6 +49,19 @@ def test_a_run_on_a_store_has_its_log_there_at_the_end(bucket, log, as_json):
     assert "later" in Directory("s3://bucket/runs/first/logs").read_text(name)
 
 
+def test_a_log_that_cannot_be_copied_stays_here(bucket, log):
+    kept = RunLog("s3://bucket/runs/first", run="id", as_json=False)
+    log.addHandler(kept.handler)
+    log.warning("caution")
+    bucket.refuses_uploads = True
+    kept.keep()
+    assert kept.place == str(kept.file)
+    assert kept.file.read_text().endswith("caution\n")
+    bucket.refuses_uploads = False
+    kept.keep()
+    assert kept.place == "s3://bucket/runs/first/logs/id.log"
+
+
 def test_two_starts_have_a_file_each(tmp_path):
     for run in ("one", "two"):
         RunLog(str(tmp_path), run=run, as_json=False).handler.close()

@@ -2,7 +2,6 @@
 
 import pyarrow as pa
 import pytest
-from run.test_pipeline import PRESETS
 
 from mralign.config import load
 from mralign.evaluation.responses import (
@@ -18,6 +17,7 @@ from mralign.evaluation.responses import (
     shelf_of,
     write_parts,
 )
+from mralign.presets import PRESETS
 from mralign.rows.schema import GENERATIONS, QUESTIONS
 from mralign.rows.subjects import Subject, Way, way_of
 from mralign.run.rejects import Reject, to_table

@@ -17,6 +17,17 @@ def rows(run):
     return [row for part in run.glob("rollouts/*/part-*.parquet") for row in pq.read_table(part).to_pylist()]
 
 
+def check_money(log, *, charged):
+    """What the run told at last of its money, and how far it was, against what the server has charged."""
+    told = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
+    money = [line for line in told if line["event"] == "money_spent"][-1]
+    assert money["spent"] + money["before"] == pytest.approx(charged)
+    assert 100 <= money["before"] < charged
+    assert money["currency"] == "EUR"
+    assert [line["done"] for line in told if line["event"] == "work_advanced"][-1] == REQUESTS
+    assert [line["event"] for line in told if line.get("stage") == "rollouts"][-1] == "stage_ended"
+
+
 def test_a_budget_stops_the_run_and_the_same_command_goes_on_when_it_is_raised(tmp_path, monkeypatch):
     monkeypatch.setenv("LOOPBACK_KEY", KEY)
     run, log = tmp_path / "run", tmp_path / "log"
@@ -45,7 +56,11 @@ def test_a_budget_stops_the_run_and_the_same_command_goes_on_when_it_is_raised(t
         done = {row["row_id"] for row in rows(run)}
         assert 0 < len(done) == sum(server.accepted.values()) < REQUESTS  # what was paid for is committed
 
-        finish(start(run, *arguments, "http.budget=100000", log=log), log=log, timeout=180)
+        log = tmp_path / "events"
+        finish(
+            start(run, *arguments, "http.budget=100000", "http.currency=EUR", "--json", log=log), log=log, timeout=180
+        )
+        check_money(log, charged=sum(tokens_of(prompt)[1] * count for prompt, count in server.accepted.items()))
         assert len(server.accepted) == REQUESTS
         assert set(server.accepted.values()) == set(server.charged.values()) == {1}  # nothing was paid for twice
     found = rows(run)

@@ -91,8 +91,12 @@ def test_places_keys_files_and_settings_are_one_list(tmp_path, monkeypatch):
         "annotation.taxonomy=none.yaml",
         "evaluation.prompts={other: '{question}'}",
         "training.push_to=me/mine",
+        "rollouts.engine=http",
+        "http.base_url=https://far.example/v1",
+        "http.key_env=FAR_KEY",
     ]
     monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.delenv("FAR_KEY", raising=False)
     config = configured(tmp_path / "file" / "run", *wrong)
     for dry_run in (False, True):
         with pytest.raises(pipeline.NotReady) as caught:
@@ -111,6 +115,10 @@ def test_places_keys_files_and_settings_are_one_list(tmp_path, monkeypatch):
         assert not any("\n" in fault for fault in faults)
         assert str(caught.value).startswith(f"{len(faults)} things keep this run from starting:\n  1. ")
     assert plan_text.describe(config, caught.value.planned).startswith(f"run directory: {tmp_path}/file/run")
+    monkeypatch.delenv("RAY_ADDRESS")  # a cluster's nodes may have the key
+    with pytest.raises(pipeline.NotReady, match=r"none\.yaml does not exist(.|\n)*FAR_KEY"):
+        pipeline.plan(config)
+    assert any("FAR_KEY" in line for line in plan_text.describe(config, caught.value.planned).splitlines())
 
 
 def test_a_run_directory_on_a_store_that_does_not_answer_is_one_fault_among_others(monkeypatch, tmp_path):

@@ -310,9 +310,13 @@ def test_the_description_of_a_fresh_run(miniworld, tmp_path):
     planned = pipeline.plan(config)
     lines = plan_text.describe(config, planned).splitlines()
     assert lines[0] == f"run directory: {tmp_path}/run"
-    assert [line.split() for line in lines[2:19]] == [[i.stage.name, i.out.fingerprint, "run"] for i in planned]
-    text = "\n".join(lines[20:])
-    assert lines[20].startswith("questions: train miniworld 600; dev miniworld 160; test miniworld 240 (records in the")
+    marks_shown = [planned[0].out.fingerprint] + 16 * ["-"]  # the others are known when the questions are
+    assert [line.split() for line in lines[2:19]] == [
+        [item.stage.name, mark, "run"] for item, mark in zip(planned, marks_shown, strict=True)
+    ]
+    assert lines[19] == "  -: its directory is named when the questions are known"
+    text = "\n".join(lines[21:])
+    assert lines[21].startswith("questions: train miniworld 600; dev miniworld 160; test miniworld 240 (records in the")
     assert "model: pkg://mralign.miniworld/data/model, 520.96 k parameters, 2.0 MiB of weights in float32" in lines
     assert f"{(MODEL / 'model.safetensors').stat().st_size / 2**20:,.1f} MiB of weights" in text
     # 600 questions x 2 modes x 3 draws, x 200 tokens

@@ -19,14 +19,15 @@ import pytest
 from report.page_words import blocks, plain, records, shown_text
 
 from mralign.config import RunConfig, parse, to_yaml
-from mralign.report import begin, publish
+from mralign.report import _write_page, begin, publish
 from mralign.report.findings import Matrices
 from mralign.report.maps import grouped, square
+from mralign.report.page import Page
 from mralign.report.ratios import log_ratios
 from mralign.report.sections import curves
 from mralign.report.wording import aligned, duration, signed, with_interval
 from mralign.rows.schema import ANNOTATIONS, CANDIDATES, EDGES, MATRICES, WEIGHTS
-from mralign.run.store import Manifest, StageDir, part_name
+from mralign.run.store import Directory, Manifest, StageDir, part_name
 
 ATTACK = "<script>alert(1)</script>"
 STATES = ("<start>", "framing", "retrieval", "backtracking", "<stop>")
@@ -462,6 +463,18 @@ def test_candidates_without_annotation_show_bare_segments(tmp_path: Path) -> Non
     assert len(steps) == 4
     assert all([step["segments"] for step in own] == [[["First."]], [["Then."]]] for own in steps[1:])
     assert not any("labels" in step for own in steps for step in own)
+
+
+def test_files_of_an_older_page_go_and_no_others(tmp_path: Path) -> None:
+    home = Directory(str(tmp_path))
+    _write_page(home, Page("first", {"data/a.js": "1", "data/b.js": "2"}))
+    (tmp_path / "report" / "own.txt").write_text("kept")
+    _write_page(home, Page("second", {"data/b.js": "2", "data/c.js": "3"}))
+    left = {str(path.relative_to(tmp_path / "report")) for path in (tmp_path / "report").rglob("*") if path.is_file()}
+    assert left == {"index.html", "own.txt", "data/b.js", "data/c.js"}
+    _write_page(home, Page("third", {}))
+    assert [path.name for path in (tmp_path / "report").rglob("*.js")] == []
+    assert (tmp_path / "report" / "index.html").read_text() == "third"
 
 
 def test_the_same_run_gives_the_same_page(complete: tuple[Path, str, str]) -> None:

@@ -74,10 +74,11 @@ def test_a_training_trajectory_has_its_steps_opinions_weights_and_token_counts()
     steps = [
         {"first_segment": 0, "last_segment": 1, "labels": ["framing"], "rule": "intersection"}
         | {"labels_a": ["framing", "retrieval"], "confidences_a": [9.0, 6.5], "labels_b": ["framing"]},
-        {"first_segment": 2, "last_segment": 2, "labels": [], "rule": "unlabelled", "labels_a": [], "labels_b": None},
+        {"first_segment": 2, "last_segment": 2, "labels": ["analogy"], "confidences": [8.0], "rule": "adjudicated"}
+        | {"labels_a": [], "labels_b": None},
     ]
     found = Found(steps, [2.0, 1.0], [0, 0, 0, 1, -1, -1])
-    record = training_record(said, found=found, names=("gpt", "deep"), closing="</think>")
+    record = training_record(said, found=found, names=("gpt", "deep", "judge"), closing="</think>")
     first, second = record.sides[0].steps
     assert first.segments == [["Where?"], ["", "Paris", " it is."]]
     assert (first.weight, first.tokens, second.weight, second.tokens) == (2.0, 3, 1.0, 1)
@@ -85,7 +86,7 @@ def test_a_training_trajectory_has_its_steps_opinions_weights_and_token_counts()
         ("gpt", [("framing", 9.0), ("retrieval", 6.5)]),
         ("deep", [("framing", None)]),
     ]
-    assert [one.who for one in second.opinions] == ["gpt"]
+    assert [(one.who, one.labels) for one in second.opinions] == [("gpt", []), ("judge", [("analogy", 8.0)])]
     assert record.sides[0].answer == ["", "Paris", ""]
     assert record.outcome == "positive"
 

@@ -1,7 +1,9 @@
 """Events: who hears them, of which stage they are, and how often counted work is told."""
 
+import ast
 import itertools
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -81,3 +83,13 @@ def test_an_event_is_plain_and_frozen():
         assert kind.__dataclass_params__.frozen, kind
     with pytest.raises(AttributeError):
         WorkAdvanced(done=1, worked_s=0.0).done = 2
+
+
+def test_every_stage_that_is_declared_says_in_words_what_it_does():
+    """Also those that no preset has."""
+    source = Path(events.__file__).parents[1]
+    declared = [node for file in source.rglob("*.py") for node in ast.walk(ast.parse(file.read_text()))]
+    stages = [node for node in declared if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Stage"]
+    assert len(stages) > 15
+    for stage in stages:
+        assert "words" in {argument.arg for argument in stage.keywords}, ast.unparse(stage)[:200]

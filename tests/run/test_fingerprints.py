@@ -38,7 +38,13 @@ MARKED = {
     },
     "content": {
         *("Model.path", "Model.adapter", "Source.path", "Rollouts.import_on", "Rollouts.import_off"),
-        *("Annotator.rule_book", "Annotation.taxonomy", "Annotation.human", "Retrieval.corpus"),
+        *(
+            "Annotator.rule_book",
+            "Annotation.instruction",
+            "Annotation.taxonomy",
+            "Annotation.human",
+            "Retrieval.corpus",
+        ),
     },
     "alias": {"Transitions.preset"},
     "repeated": {
@@ -67,6 +73,7 @@ BASES = {
         "annotation": {
             "annotators": [SERVED, ASKED],
             "adjudicator": {"name": "plain", "engine": "vllm"},
+            "instruction": "instruction.txt",
             "taxonomy": "taxonomy.yaml",
             "human": "human.csv",
         },

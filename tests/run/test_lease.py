@@ -283,6 +283,29 @@ def test_no_argument_of_the_command_is_written_down(tmp_path, monkeypatch):
         assert "secret" not in file.read_text()
 
 
+@pytest.mark.parametrize(
+    ("argv", "job"),
+    [
+        (["/usr/bin/mralign", "align", "http.headers={Authorization: secret}"], "mralign align"),
+        (
+            ["/site-packages/mralign/__main__.py", "evaluate", "http.headers={Authorization: secret}"],
+            "mralign evaluate",
+        ),
+        (["/usr/bin/mralign", "http.headers={Authorization: secret}"], "mralign"),
+        (["/usr/bin/mralign"], "mralign"),
+    ],
+)
+def test_a_command_is_named_without_its_arguments(tmp_path, monkeypatch, argv, job):
+    monkeypatch.setattr(sys, "argv", argv)
+    with hold(tmp_path):
+        (file,) = (tmp_path / "lease").iterdir()
+        assert json.loads(file.read_text())["job"] == job
+        assert "secret" not in file.read_text()
+        (holder,) = lease.holders(str(tmp_path))
+        assert (holder.job, holder.pid) == (job, os.getpid())
+    assert lease.holders(str(tmp_path)) == []
+
+
 ENDPOINT = '{base_url: "http://127.0.0.1:9/v1", model: m}'
 JOBS = {
     "align.py": ["run.dir=RUN", "--until", "questions"],

@@ -86,3 +86,11 @@ def test_a_local_directory_that_cannot_be_written(tmp_path):
     assert reach.local_fault(str(tmp_path / "a" / "b")) is None
     (tmp_path / "file").write_text("")
     assert reach.local_fault(str(tmp_path / "file" / "run")).endswith("file is a file and no directory")
+
+
+@pytest.mark.integration
+@pytest.mark.usefixtures("local_ray")
+def test_the_head_of_a_cluster_answers():
+    import ray
+
+    assert reach.cluster_fault(ray.get_runtime_context().gcs_address) is None

@@ -228,6 +228,13 @@ def test_the_digest_of_a_file_follows_its_content_alone(tmp_path):
     assert digest(str(first)) != digest(str(second))
 
 
+def test_the_digest_of_a_directory_leaves_its_card_aside(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    before = digest(str(tmp_path))
+    (tmp_path / "README.md").write_text("results")
+    assert digest(str(tmp_path)) == before
+
+
 def test_the_digest_of_a_directory_follows_names_and_contents_not_its_place(tmp_path):
     here, there = tmp_path / "here", tmp_path / "far" / "there"
     here.mkdir()

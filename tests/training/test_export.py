@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from huggingface_hub import ModelCard
 from loopback_hub import Hub
 from peft import LoraConfig, PeftModel, get_peft_model
 from tiny_export import (
@@ -30,7 +31,9 @@ from tiny_export import (
 )
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from mralign.training.card import model_card, on_hub, shown
+from mralign.config import RunConfig
+from mralign.training.card import _UNMEASURED as UNMEASURED
+from mralign.training.card import model_card, on_hub, shown, with_results
 from mralign.training.checkpoint import WEIGHTS
 from mralign.training.export import export, keep_trained, push
 
@@ -51,7 +54,13 @@ def front(text):
 def test_the_card_tells_what_was_trained_on_what_and_how():
     text = card(configured(lora={"r": 5}, epochs=9))
     matter, body = front(text)
-    assert matter == {"base_model": "Qwen/Qwen3-8B", "library_name": "peft", "tags": ["mralign", "mralign"]}
+    assert matter == {
+        "base_model": "Qwen/Qwen3-8B",
+        "base_model_relation": "adapter",
+        "library_name": "peft",
+        "pipeline_tag": "text-generation",
+        "tags": ["mralign"],
+    }
     assert "# mralign on Qwen/Qwen3-8B" in body
     assert "stage `training/cc33`" in body
     assert "42 optimizer steps on 3 workers." in body
@@ -104,6 +113,32 @@ def test_a_name_on_the_hub_is_told_from_a_place(tmp_path, monkeypatch):
     for path in ("Qwen/Qwen3-8B", "/a/b", "./a", "~/a", "a/b/c", "s3://bucket/a", "pkg://mralign.miniworld/data/model"):
         assert not on_hub(path), path
     assert [shown(p) for p in ("s3://bucket/a/", "/a/b", "pkg://m/data/model")] == ["a", "b", "pkg://m/data/model"]
+
+
+def test_the_card_names_the_data_of_the_hub_and_no_license():
+    values = configured().model_dump(mode="json")
+    values["questions"]["train"] += [{"name": "sciq", "path": "hub://allenai/sciq?split=train"}]
+    matter, body = front(card(RunConfig.model_validate(values)))
+    assert matter["datasets"] == ["allenai/sciq"]
+    assert "license" not in matter and "No license is named here." in body
+    assert "Trained on q, sciq." in body
+
+
+def test_results_take_their_place_in_the_card_and_can_be_replaced():
+    """Read by the hub's own class; the rest of the card stays word by word."""
+    before = card(configured())
+    metric = {"type": "acc", "name": "Acc", "value": 0.25}
+    index = [{"task": {"type": "text-generation"}, "dataset": {"type": "nq", "name": "nq"}, "metrics": [metric]}]
+    once = with_results(before, text="| a table |", index=index, name="mine")
+    assert "Not measured yet" in before and "Not measured yet" not in once
+    (result,) = ModelCard(once, ignore_metadata_errors=False).data.eval_results
+    assert (result.dataset_name, result.metric_type, result.metric_value) == ("nq", "acc", 0.25)
+    told = once.split("---\n", 2)[2].replace("| a table |", UNMEASURED)
+    assert told == before.split("---\n", 2)[2]
+    metric["value"] = 0.5
+    twice = with_results(once, text="| another |", index=index, name="mine")
+    assert twice == with_results(before, text="| another |", index=index, name="mine")
+    assert with_results("# my own card\n", text="x", index=index, name="mine") == "# my own card\n"
 
 
 def test_the_card_of_a_whole_model_is_for_transformers():

@@ -16,7 +16,7 @@ import pyarrow as pa
 from mralign.chat.thought import FORMAT_FAULTS
 from mralign.config import Evaluation
 from mralign.evaluation.benchmarks.benchmark import Benchmark, Measure, Published, Row, Said
-from mralign.evaluation.intervals import rate
+from mralign.evaluation.intervals import mean_or_none, rate
 from mralign.questions.matching import answer_matches, contains, thought_matches
 
 _RATES = ("acc", "acc_contains", "mis", "mis_contains")
@@ -59,7 +59,8 @@ def figures(rows: Sequence[Row], *, level: float = 0.95, samples: int = 2000) ->
 
     acc, acc_contains, mis and mis_contains (None for think-off), each with its `_ci`; n (questions), draws,
     invalid_share and what it is made of (truncated_share: the token limit was met; format_failure_share: no answer
-    could be told apart; the rest could not be asked); thought_tokens_mean (tokens; None for think-off).
+    could be told apart; the rest could not be asked); thought_tokens_mean (tokens; None for think-off, and where nobody
+    has counted them).
     """
     questions = [row["question_id"] for row in rows]
     found: dict[str, Any] = {}
@@ -68,13 +69,14 @@ def figures(rows: Sequence[Row], *, level: float = 0.95, samples: int = 2000) ->
         found |= rate(key, values, questions=questions, level=level, samples=samples)
     reasons = [row["invalid"] for row in rows]
     thinks = any(row["em_thought"] is not None for row in rows)
+    counted = [row["thought_tokens"] for row in rows if row["thought_tokens"] is not None]
     return found | {
         "n": len(set(questions)),
         "draws": len(rows),
         "invalid_share": float(np.mean([reason is not None for reason in reasons])),
         "truncated_share": float(np.mean([reason == "truncated" for reason in reasons])),
         "format_failure_share": float(np.mean([reason in FORMAT_FAULTS for reason in reasons])),
-        "thought_tokens_mean": float(np.mean([row["thought_tokens"] for row in rows])) if thinks else None,
+        "thought_tokens_mean": mean_or_none(counted) if thinks else None,
     }
 
 

@@ -7,8 +7,8 @@ are told in the plan); the instructions are counted. A token is taken to have fo
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from mralign.config import Annotator, RunConfig
 from mralign.evaluation.benchmarks import find
@@ -28,35 +28,56 @@ ASSUMED = (
 )
 
 
+@dataclass
+class _Asked:
+    """What one judge is asked, over all data sets; not `known`: the size of one of them is not."""
+
+    requests: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    known: bool = True
+
+
 def judge_costs(
-    config: RunConfig, *, responses: Mapping[str, int], benchmarks: Mapping[str, str], judges: Mapping[Role, Annotator]
+    config: RunConfig,
+    *,
+    responses: Mapping[str, int | None],
+    benchmarks: Mapping[str, str],
+    judges: Mapping[Role, Annotator],
 ) -> list[Cost]:
-    """Expected costs of judging so many `responses` of each data set, by who is asked. `judges` have their endpoint."""
-    requests: Counter[Role] = Counter()
-    prompts: Counter[Role] = Counter()
-    replies: Counter[Role] = Counter()
-    queries = 0
+    """Expected costs of judging so many `responses` of each data set (None: unknown), by who is asked. `judges` have
+    their endpoint."""
+    asked: dict[Role, _Asked] = {}
+    queries: int | None = 0
     for dataset, count in responses.items():
         for step in find(benchmarks[dataset]).steps:
-            asked = count * (_CLAIMS if step.searched else 1)
-            queries += asked if step.searched else 0
+            role = asked.setdefault(step.role, _Asked())
+            if count is None:
+                role.known = False
+                queries = None if step.searched else queries
+                continue
+            requests = count * (_CLAIMS if step.searched else 1)
             shown, said = _lengths(step, evidence=config.evaluation.longfact.evidence)
-            requests[step.role] += asked
-            prompts[step.role] += asked * (len(step.instruction) // _CHARACTERS + shown)
-            replies[step.role] += asked * said
-    found = []
-    for role in (role for role in ROLES if role in judges and requests[role]):
-        one = judges[role]
-        http = one.http if one.engine == "http" else None
-        cost = chat_cost(
-            f"{role} {one.name}",
-            http=http,
-            requests=requests[role],
-            prompt_tokens=prompts[role],
-            completion_tokens=replies[role],
-        )
-        found.append(cost)
-    return [*found, search_cost(config, queries=queries)] if queries else found
+            role.requests += requests
+            role.prompt_tokens += requests * (len(step.instruction) // _CHARACTERS + shown)
+            role.completion_tokens += requests * said
+            if step.searched and queries is not None:
+                queries += requests
+    found = [_cost(f"{role} {judges[role].name}", judges[role], asked[role]) for role in ROLES if role in asked]
+    return found if queries == 0 else [*found, search_cost(config, queries=queries)]
+
+
+def _cost(who: str, judge: Annotator, asked: _Asked) -> Cost:
+    http = judge.http if judge.engine == "http" else None
+    if not asked.known:
+        return chat_cost(who, http=http)
+    return chat_cost(
+        who,
+        http=http,
+        requests=asked.requests,
+        prompt_tokens=asked.prompt_tokens,
+        completion_tokens=asked.completion_tokens,
+    )
 
 
 def _lengths(step: Step, *, evidence: int) -> tuple[int, int]:
@@ -68,9 +89,7 @@ def _lengths(step: Step, *, evidence: int) -> tuple[int, int]:
     return _SHORT, _VERDICT
 
 
-def search_cost(config: RunConfig, *, queries: int) -> Cost:
+def search_cost(config: RunConfig, *, queries: int | None) -> Cost:
     """So many queries to the search endpoint, whose price no setting holds; a corpus of ours costs nothing."""
     far = config.evaluation.retrieval.engine == "http"
-    return Cost(
-        "search", paid=far, requests=queries, priced=False, setting="(your contract with the search: no setting)"
-    )
+    return Cost("search", paid=far, requests=queries, priced=False, setting="")

@@ -30,7 +30,7 @@ _YIELD_SOURCE = (
 
 
 @dataclass(frozen=True)
-class Counts:
+class KnownCounts:
     """Questions for training and for the evaluation, and training examples; None is unknown."""
 
     train: int | None
@@ -80,15 +80,15 @@ def _newest(planned: Sequence[Planned], name: str) -> Manifest | None:
     return older[1] if older else None
 
 
-def counts_of(config: RunConfig, planned: Sequence[Planned], *, sources: Sequence[SourceCount]) -> Counts:
+def counts_of(config: RunConfig, planned: Sequence[Planned], *, sources: Sequence[SourceCount]) -> KnownCounts:
     """What is known of the numbers: from finished stages, else from the files."""
     done = {item.stage.name: item.manifest for item in planned if item.manifest is not None}
     examples = done["examples"].rows_out if "examples" in done else None
     split = config.evaluation.split
     if "questions" in done:
         figures = done["questions"].figures
-        return Counts(figures["train"], figures[split], examples)
-    return Counts(_sum(sources, "train"), _sum(sources, split), examples)
+        return KnownCounts(figures.get("train"), figures.get(split), examples)
+    return KnownCounts(_sum(sources, "train"), _sum(sources, split), examples)
 
 
 def _sum(sources: Sequence[SourceCount], split: str) -> int | None:
@@ -105,7 +105,7 @@ def by_dataset(planned: Sequence[Planned], *, sources: Sequence[SourceCount], sp
 
 
 @dataclass(frozen=True)
-class Examples:
+class ExpectedExamples:
     """Expected training examples, the tokens of each, and what that assumes (empty: nothing)."""
 
     number: float
@@ -113,21 +113,25 @@ class Examples:
     source: str
 
 
-def examples_expected(config: RunConfig, *, counts: Counts, shipped: ShippedRun | None, length: Lengths) -> Examples:
+def examples_expected(
+    config: RunConfig, *, counts: KnownCounts, shipped: ShippedRun | None, length: Lengths
+) -> ExpectedExamples:
     """How many training examples there will be, and how long they are."""
     prompt = shipped.prompt_tokens if shipped is not None else _PROMPT
     tokens = min(config.examples.max_length, prompt + length.thinking)
     if counts.examples is not None:
-        return Examples(counts.examples, tokens, "")
+        return ExpectedExamples(counts.examples, tokens, "")
     train = counts.train or 0
     if shipped is not None:
         share = shipped.examples / shipped.train
-        return Examples(share * train, tokens, f"{share:.0%} of the questions become examples, as in {shipped.source}")
-    return Examples(_YIELD * train, tokens, _YIELD_SOURCE)
+        return ExpectedExamples(
+            share * train, tokens, f"{share:.0%} of the questions become examples, as in {shipped.source}"
+        )
+    return ExpectedExamples(_YIELD * train, tokens, _YIELD_SOURCE)
 
 
 @dataclass(frozen=True)
-class Asked:
+class ExpectedRequests:
     """Requests to the model, the tokens that are expected of it, and the most that it may sample."""
 
     requests: int
@@ -138,14 +142,14 @@ class Asked:
         return f"{self.requests:,} requests, about {in_words(self.tokens)} tokens (at most {in_words(self.most)})"
 
 
-def of_rollouts(config: RunConfig, *, questions: int, length: Lengths) -> Asked:
+def of_rollouts(config: RunConfig, *, questions: int, length: Lengths) -> ExpectedRequests:
     """All draws in both modes."""
     draws, decoding = questions * config.rollouts.n, config.rollouts.decoding
     each = length.of(thinks=True, decoding=decoding) + length.of(thinks=False, decoding=decoding)
-    return Asked(2 * draws, draws * each, 2 * draws * decoding.max_tokens)
+    return ExpectedRequests(2 * draws, draws * each, 2 * draws * decoding.max_tokens)
 
 
-def of_responses(config: RunConfig, *, questions: int, length: Lengths, trained: bool) -> Asked:
+def of_responses(config: RunConfig, *, questions: int, length: Lengths, trained: bool) -> ExpectedRequests:
     """The evaluation of one model. Self-Refine begins with think-on's answer."""
     settings = config.evaluation
     methods = settings.trained_methods if trained else settings.methods
@@ -158,7 +162,7 @@ def of_responses(config: RunConfig, *, questions: int, length: Lengths, trained:
     decoding = settings.decoding
     tokens = thinking * length.of(thinks=True, decoding=decoding) + silent * length.of(thinks=False, decoding=decoding)
     requests = asked * (thinking + silent)
-    return Asked(requests, asked * tokens, requests * decoding.max_tokens)
+    return ExpectedRequests(requests, asked * tokens, requests * decoding.max_tokens)
 
 
 def in_words(number: float) -> str:

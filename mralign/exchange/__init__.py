@@ -1,0 +1,1 @@
+"""Exchange: what a run has made, in forms that other tools read."""
