@@ -6,6 +6,7 @@ what Ray has logged.
 
 import logging
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 
@@ -15,6 +16,11 @@ from hypothesis import HealthCheck, settings
 # Times say little on a machine that is shared: an example that takes long is no fault.
 settings.register_profile("shared machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("shared machine")
+
+# A script that starts pytest in its background, or under nohup, makes it and all that it starts deaf to these.
+for _number, _heard in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _heard)
 
 ENDED = Path(__file__).parents[1] / ".pytest_cache" / "ended"
 
