@@ -13,6 +13,7 @@ from mralign.config import RunConfig
 from mralign.report.findings import METRIC_STAGES, Act, figures, finished
 from mralign.report.results import Metrics, result_text
 from mralign.report.wording import aligned, funnel_text, source_rows
+from mralign.run.store import absolute
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def _stages_done(acts: Mapping[str, Act]) -> str:
 
 
 def _next(config: RunConfig, *, acts: Mapping[str, Act], places: Places) -> list[str]:
-    steps = [f"open {shlex.quote(places.report)}"]
+    steps = [f"mralign view {shlex.quote(absolute(config.run.dir))}"]
     training = finished(acts, "training")
     if training is not None:
         steps.append(f"vllm serve {shlex.quote(f'{training.uri}/model')}")

@@ -70,7 +70,7 @@ def test_every_signal_at_every_moment(tmp_path):
         table.append((line, delay, sent.name, status, round(time.monotonic() - began, 1)))
         time.sleep(1)
         # A run that has told its end is done, whatever arrives while it leaves.
-        assert status == (0 if _says(log, "next   open") else 130), (table, log.read_text()[-3000:])
+        assert status == (0 if _says(log, "next   mralign view") else 130), (table, log.read_text()[-3000:])
         assert left(process) == {}, (table, left(process))
         assert "Traceback" not in log.read_text(), (table, log.read_text()[-3000:])
     print(*table, sep="\n")
