@@ -289,8 +289,7 @@ def run_stage(config: RunConfig, item: Planned) -> Manifest:
         versions=versions(),
         figures=outcome.figures,
     )
-    item.out.seal(manifest)
-    return manifest
+    return item.out.seal(manifest)
 
 
 # Stages whose very purpose is to drop rows: their reasons are a funnel, no fault.

@@ -316,13 +316,16 @@ class StageDir(Directory):
         damaged = [name for name, (_, size) in manifest.parts.items() if sizes.get(name) != size]
         return (None if damaged else manifest), damaged
 
-    def seal(self, manifest: Manifest) -> None:
-        """Write the manifest, with rows and sizes of what is committed: from now on the stage is complete."""
+    def seal(self, manifest: Manifest) -> Manifest:
+        """Write the manifest, with rows and sizes of what is committed: from now on the stage is complete. Returns it
+        as it was written."""
         sizes = self._sizes()
         names = sorted(name for name in sizes if _PART.fullmatch(name))
         rows = self._rows_of(names)
-        parts = {name: (count, sizes[name]) for name, count in zip(names, rows, strict=True)}
-        self.write_text("manifest.json", json.dumps(asdict(replace(manifest, parts=parts)), indent=1))
+        parts = {name: [count, sizes[name]] for name, count in zip(names, rows, strict=True)}
+        sealed = replace(manifest, parts=parts)
+        self.write_text("manifest.json", json.dumps(asdict(sealed), indent=1))
+        return sealed
 
     def unseal(self, damaged: Sequence[str]) -> None:
         """Forget that the stage was finished, and what is left of its damaged parts: the stage makes them anew."""
