@@ -135,7 +135,7 @@ def test_only_the_agreement_of_an_annotated_run_with_a_human_beside_it(tmp_path)
     }
     page = (run / "report" / "index.html").read_text()
     assert passages(page)["agreement"]["blocks"]
-    assert "8 of 25 planned stages finished" in page  # the page keeps what else is finished
+    assert "8 of 26 planned stages finished" in page  # the page keeps what else is finished
 
 
 def questions(path, *, good, bad):
