@@ -50,7 +50,7 @@ def measure(way, *, work, number, limit):
     ]
     config = load("miniworld", overrides=settings, presets_dir=PRESETS)
     planned = pipeline.plan(config, until="candidates")
-    pipeline.run(config, planned, start_ray=lambda: None)
+    planned = pipeline.run(config, planned, start_ray=lambda: None)
     rollouts, judged = (pipeline.find(planned, name).out for name in ("rollouts", "candidates"))
     made = rollouts.read(schema=GENERATIONS, columns=["completion_tokens"])
     figures = rollouts.manifest().figures

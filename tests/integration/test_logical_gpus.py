@@ -118,7 +118,7 @@ def world(tmp_path, *overrides):
 def run(config, **until):
     """Plan and run as the job does; the finished stages by name."""
     planned = pipeline.plan(config, **until)
-    pipeline.run(config, planned, start_ray=lambda: None)
+    planned = pipeline.run(config, planned, start_ray=lambda: None)
     return {item.stage.name: item.out for item in planned}
 
 

@@ -33,7 +33,7 @@ def candidates(run, *settings):
     config = load("miniworld", overrides=[f"run.dir={run}", *settings], presets_dir=PRESETS)
     planned = pipeline.plan(config, until="candidates")
     with pipeline.writing(config, planned) as planned:
-        pipeline.run(config, planned, start_ray=lambda: None)
+        planned = pipeline.run(config, planned, start_ray=lambda: None)
     rollouts, judged = (pipeline.find(planned, name).out for name in ("rollouts", "candidates"))
     rows = map(asdict, from_table(judged.read(schema=CANDIDATES), Candidate))
     made = rollouts.read(schema=GENERATIONS).num_rows
