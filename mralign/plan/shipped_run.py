@@ -47,6 +47,7 @@ SHIPPED = ShippedRun(
         "counts": 0.05,
         "matrices": 2.56,
         "weights": 0.07,
+        "signal": 1.6,
         "annotator_matrices": 0.07,
         "agreement": 0.04,
         "examples": 5.34,

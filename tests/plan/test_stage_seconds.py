@@ -46,4 +46,5 @@ def test_what_is_done_is_expected_to_take_nothing(tmp_path):
 def test_a_result_without_figures_ends_no_run(tmp_path):
     config = config_of(tmp_path)
     sealed(config, 9.0)
-    assert expected_seconds(config, pipeline.survey(config)) == {}
+    found = expected_seconds(config, pipeline.survey(config))
+    assert found["rollouts"] == SHIPPED.seconds["rollouts"]  # of how many questions is not known: as many as it had
