@@ -240,7 +240,7 @@ def check_again(run, *, log):
     """A finished run is skipped whole, and an engine that serves the old model is found out before it is asked."""
     finish(start(run, *SMALL, log=log), log=log, timeout=60)
     text = log.read_text()
-    assert text.count("skipped") == 16
+    assert text.count("skipped") == 17
     assert "mralign" in text
 
     served = manifest(run, "responses")["figures"]["served_minus_trained_logp"]
