@@ -9,6 +9,7 @@ last moment is still there when it has ended, and nobody waits for a reader.
 from __future__ import annotations
 
 import faulthandler
+import io
 import os
 import re
 import sys
@@ -45,6 +46,7 @@ class ForeignOutput:
         os.dup2(printed, 1)
         os.dup2(printed, 2)
         os.close(printed)
+        _write_by_lines()
         faulthandler.enable(file=2)
         self._reading.start()
 
@@ -92,6 +94,13 @@ class ForeignOutput:
 def _stream(number: int) -> TextIO:
     """A text stream on a file descriptor, a line at a time."""
     return open(number, "w", encoding="utf-8", errors="replace", buffering=1, closefd=False)
+
+
+def _write_by_lines() -> None:
+    """What is printed goes out at the end of its line: held back, it would seem to be of a later stage."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(line_buffering=True)
 
 
 def _flush() -> None:
