@@ -54,6 +54,12 @@ def browser():
         running.close()
 
 
+def visit(tab, view):
+    """Open a view. The address changes first, and the page follows it a moment later."""
+    tab.click(f"#nav a[data-view={view}]")
+    playwright.expect(tab.locator(f"#nav a[data-view={view}]")).to_have_attribute("aria-current", "page")
+
+
 @contextmanager
 def opened(browser, address, *, width=1400, scheme="light", anchor=""):
     """A tab with the page; fails if anything was said on the console."""
@@ -137,7 +143,7 @@ def overflow(tab):
 def test_every_view_opens_without_a_word_on_the_console(browser, page, tmp_path, width, scheme):
     with opened(browser, page, width=width, scheme=scheme) as tab:
         for view in VIEWS:
-            tab.click(f"#nav a[data-view={view}]")
+            visit(tab, view)
             playwright.expect(tab.locator(f"#view-{view}")).to_be_visible()
             assert tab.locator("#nav a[aria-current=page]").get_attribute("data-view") == view
             assert overflow(tab) <= 0
@@ -165,6 +171,7 @@ def test_hostile_text_stays_text(browser, page):
         shown = []
         for row in range(tab.locator(".row").count()):
             tab.locator(".row").nth(row).click()
+            playwright.expect(tab.locator(".row").nth(row)).to_have_attribute("aria-selected", "true")
             tab.wait_for_selector(".trajectory")
             shown.append(tab.locator(".detail").inner_text())
         words = "\n".join(shown)
@@ -172,7 +179,7 @@ def test_hostile_text_stays_text(browser, page):
         assert "⟨U+001B⟩[31m⟨U+007F⟩" in words and "../../x" in words and "<b>odd</b>" in words
         assert not set("\u202e\u2066\x1b\x00") & set(words)
         assert "more characters stand in the table" in words  # of the line of a megabyte
-        tab.click("#nav a[data-view=story]")
+        visit(tab, "story")
         assert "⟨U+D800⟩</script>" in tab.locator("#main").inner_text()
         assert tab.evaluate("window.hacked") is None
         assert tab.locator("#main img, #main script, #main iframe").count() == 0
@@ -235,7 +242,7 @@ def test_the_list_and_the_drawings_go_by_keyboard(browser, page):
         assert tab.evaluate("document.activeElement.className") == "skip"
         tab.keyboard.press("Enter")
         assert tab.evaluate("document.activeElement.id") == "main"
-        tab.click("#nav a[data-view=trajectories]")
+        visit(tab, "trajectories")
         assert tab.evaluate("document.activeElement.id") == "view-trajectories"
         tab.focus(".list")
         for key, place in (("ArrowDown", 0), ("ArrowDown", 1), ("End", 6), ("ArrowUp", 5), ("Home", 0)):
@@ -245,12 +252,12 @@ def test_the_list_and_the_drawings_go_by_keyboard(browser, page):
         tab.wait_for_selector(".trajectory")
         tab.keyboard.press("Enter")
         assert tab.evaluate("document.activeElement.id") == "trajectory-title"
-        tab.click("#nav a[data-view=thinking]")
+        visit(tab, "thinking")
         tab.locator(".figure-square svg").first.focus()
         tab.keyboard.press("ArrowRight")
         tab.keyboard.press("ArrowDown")
         playwright.expect(tab.locator("#said")).to_contain_text("framing → <start>")
-        tab.click("#nav a[data-view=story]")
+        visit(tab, "story")
         tab.locator(".figure-curves svg").first.focus()
         tab.keyboard.press("End")
         playwright.expect(tab.locator("#said")).to_have_text("Optimizer step 3: loss 0.3")
@@ -266,7 +273,7 @@ def test_everything_that_can_be_used_has_a_name_and_every_label_its_field(browse
     }"""
     with opened(browser, page) as tab:
         for view in VIEWS:
-            tab.click(f"#nav a[data-view={view}]")
+            visit(tab, view)
             assert tab.evaluate(nameless) == [] and tab.evaluate(twice) == []
 
 
@@ -326,7 +333,7 @@ def test_several_runs_are_compared_and_each_can_be_looked_at(browser, tmp_path):
         playwright.expect(tab.locator(".trajectory")).to_contain_text("Who is p1?")
         assert tab.locator(".row-id").get_attribute("href") == "#run=1,row=p1%2Fon%2F0"
         assert tab.locator("#run-chooser").input_value() == "1"
-        tab.click("#nav a[data-view=run]")
+        visit(tab, "run")
         assert str(tmp_path / "two") in tab.locator("#main").inner_text()
 
 
