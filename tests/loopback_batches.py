@@ -31,6 +31,7 @@ class Plan:
     strange: bool = False  # lines of unknown calls, and lines that are no JSON
     forgotten: bool = False  # 404 for a batch that is looked at
     never: bool = False  # batches never end
+    wrong_key: bool = False  # 401 for a batch that is looked at
 
 
 def answer_to(prompt):
@@ -134,6 +135,8 @@ class BatchServer:
 
     async def _look(self, request):
         batch = self.batches.get(request.match_info["id"])
+        if self.plan.wrong_key:
+            return web.json_response({"error": {"message": "wrong key"}}, status=401)
         if batch is None or self.plan.forgotten:
             return web.json_response({"error": {"message": "no such batch"}}, status=404)
         batch["looks"] += 1

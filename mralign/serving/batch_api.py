@@ -23,7 +23,11 @@ ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
 
 
 class BatchRefused(Exception):
-    """The server does not take this: its words, the key blacked out."""
+    """The server does not take this: its words, the key blacked out. `missing`: it knows no such thing (404)."""
+
+    def __init__(self, words: str, *, missing: bool = False) -> None:
+        super().__init__(words)
+        self.missing = missing
 
 
 class BatchUnanswered(Exception):
@@ -161,7 +165,7 @@ class BatchApi:
                         return raw
                     words = self._words(f"HTTP {response.status}: {raw.decode('utf-8', 'replace')}")
                     if response.status < 500 and response.status not in (408, 409, 425, 429):
-                        raise BatchRefused(words)
+                        raise BatchRefused(words, missing=response.status == 404)
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 words = self._words(f"{type(error).__name__}: {error}")
             failed += 1

@@ -285,7 +285,10 @@ class Batches:
                 return
             log.info("batch %s of an earlier run: %s", found.id, found.status)
             await self._wait(session, replace(sent, id=found.id), state=found)
-        except BatchRefused as error:  # the server has forgotten it
+        except BatchRefused as error:
+            if not error.missing:  # a wrong key must not lose what is paid for: the next run looks again
+                self._fail(sent.rows, EndpointRefused(self._refused(error)))
+                return
             log.warning("batch %s of an earlier run is lost: %s", sent.id or sent.mark, error)
             await asyncio.to_thread(self._write, replace(sent, done=True))
             self._give_back(sent.rows)

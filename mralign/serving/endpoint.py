@@ -342,9 +342,8 @@ class Endpoint:
 
     def _left(self) -> Decimal | None:
         """Money that may still be spent; None: no limit."""
-        if self.settings.budget is None:
-            return None
-        return Decimal(str(self.settings.budget)) - self.tally.spent_before - self.tally.spent
+        budget, spent = self.settings.budget, self.tally.spent_before + self.tally.spent
+        return None if budget is None else Decimal(str(budget)) - spent
 
     def _reason_to_stop(self) -> Stopped | None:
         if self._ending:

@@ -165,6 +165,20 @@ def test_a_batch_that_the_server_has_forgotten_is_asked_live(tmp_path):
         assert len(server.batches) == 1 and len(server.live) == 12
 
 
+def test_a_wrong_key_loses_no_batch(tmp_path):
+    with BatchServer(Plan(never=True)) as server:
+        http = settings(server)
+        asyncio.run(_until_it_is_made(http, tmp_path))
+        server.plan.wrong_key = True
+        came, _ = asyncio.run(ask(http, tmp_path))
+        assert all(isinstance(reason, EndpointRefused) for reason in came.values())
+        assert "HTTP 401" in str(came["p0"]) and not server.live
+        server.plan.wrong_key = server.plan.never = False
+        came, _ = asyncio.run(ask(http, tmp_path))
+        assert [said(came[p]) for p in PROMPTS] == [answer_to(p) for p in PROMPTS]
+        assert server.uploads == len(server.batches) == 1 and not server.live
+
+
 SCRIPT = """
 import asyncio, sys
 sys.path[:0] = {path!r}
