@@ -34,7 +34,10 @@ _WEIGHTS = (".safetensors", ".bin", ".gguf", ".pt")
 _PART = re.compile(r"(rejects/)?part-[^/]*\.parquet")
 _READERS = 16  # footers that are read at once
 # What Arrow says of a file that is damaged; other errors of a file system may pass.
-_BROKEN = re.compile(r"thrift|corrupt|decompress|magic bytes|footer|end of stream|page|size is", re.IGNORECASE)
+_BROKEN = re.compile(
+    r"thrift|corrupt|decompress|magic bytes|parquet footer|end of stream|data page|page (header|was|size)|file size is",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -344,7 +347,8 @@ class StageDir(Directory):
             with self.filesystem.open_input_file(self.path(name)) as stream:
                 return open_parquet(stream, name=f"{self.uri}/{name}").read(columns=columns)
         except (pa.ArrowInvalid, OSError) as error:
-            if isinstance(error, FileNotFoundError) or not _BROKEN.search(str(error)):
+            of_the_store = isinstance(error, OSError) and not _BROKEN.search(str(error))
+            if of_the_store or isinstance(error, FileNotFoundError):
                 raise
             raise DamagedPart(
                 f"{self.uri}/{name} cannot be read: {str(error).splitlines()[0]}. Delete that file and run the same "
