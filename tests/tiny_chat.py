@@ -11,8 +11,18 @@ TEMPLATE = (
 )
 
 
-def save_chat_model(directory, *, length=16384):
-    """Write model and tokenizer to `directory`; returns its path."""
+TINY = {
+    "hidden_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 32,
+    "intermediate_size": 48,
+}
+
+
+def save_chat_model(directory, *, length=16384, **sizes):
+    """Write model and tokenizer to `directory`; returns its path. `sizes`: of transformers' configuration."""
     torch.manual_seed(0)
     alphabet = {sign: number for number, sign in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     core = Tokenizer(models.BPE(vocab=alphabet, merges=[]))
@@ -22,13 +32,8 @@ def save_chat_model(directory, *, length=16384):
     tokenizer.chat_template = TEMPLATE
     tokenizer.save_pretrained(directory)
     config = Qwen3Config(
+        **{**TINY, **sizes},
         vocab_size=len(tokenizer),
-        hidden_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=32,
-        intermediate_size=48,
         max_position_embeddings=length,
         tie_word_embeddings=False,
         bos_token_id=None,

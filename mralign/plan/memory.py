@@ -110,4 +110,6 @@ def activations(shape: Shape, settings: Training, *, tokens: int) -> float:
     kept = layer * shape.layers
     if settings.gradient_checkpointing:
         kept = shape.hidden * shape.layers + layer  # the input of every layer, and all of the one that is recomputed
+    if settings.gradient_checkpointing == "selective":
+        kept += shape.queries * shape.layers  # and what attention put out
     return float(kept * tokens * ITEM[settings.dtype])

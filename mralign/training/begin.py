@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mralign.training.checkpoint import State, load_checkpoint, read_state, weights_to_start_from
-from mralign.training.engine import World, start_engine
+from mralign.training.engine import World, cut_while_loading, start_engine
 from mralign.training.guards import TrainingStopped
 from mralign.training.loop import Task
 from mralign.training.policy import build_policy
@@ -24,7 +24,8 @@ def begin(task: Task, *, world: World, checkpoint: Path | None = None) -> tuple[
     """
 
     def engine(weights: Path | None = None) -> Any:
-        policy = build_policy(task.model, task.settings, seed=task.seed, start=weights)
+        with cut_while_loading(task.settings, rate=task.rate, world=world):
+            policy = build_policy(task.model, task.settings, seed=task.seed, start=weights)
         started = start_engine(policy, task.settings, rate=task.rate, world=world)
         check_engine(started, task)
         return started

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from unittest import mock
@@ -94,15 +96,41 @@ def start_engine(policy: TokenLogProbs, settings: Training, *, rate: float, worl
     """The engine. The process group must exist or be described by the environment."""
     import deepspeed
 
-    # Else DeepSpeed compiles its shared-memory all-reduce when a CPU worker starts, which needs a compiler and a while.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    _import_muon()
-    deepspeed.init_distributed("nccl" if settings.gpu else "gloo", verbose=False)
+    _join_ranks(settings)
     trainable = [p for p in policy.parameters() if p.requires_grad]
     engine, *_ = deepspeed.initialize(
         model=policy, model_parameters=trainable, config=deepspeed_config(settings, rate=rate, world=world)
     )
     return engine
+
+
+@contextmanager
+def cut_while_loading(settings: Training, *, rate: float, world: World) -> Iterator[None]:
+    """A context in which transformers cuts parameters among the ranks as it loads them, where ZeRO-3 trains: no process
+    ever holds the whole model. Call on all ranks."""
+    if settings.zero_stage < 3:
+        yield
+        return
+    from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
+
+    _join_ranks(settings)
+    # transformers keeps a weak reference to it, and asks for it while it loads
+    asked = HfDeepSpeedConfig(deepspeed_config(settings, rate=rate, world=world))
+    try:
+        yield
+    finally:
+        unset_hf_deepspeed_config()
+        del asked
+
+
+def _join_ranks(settings: Training) -> None:
+    """Make the process group, from the environment if there is none."""
+    import deepspeed
+
+    # Else DeepSpeed compiles its shared-memory all-reduce when a CPU worker starts, which needs a compiler and a while.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    _import_muon()
+    deepspeed.init_distributed("nccl" if settings.gpu else "gloo", verbose=False)
 
 
 def _import_muon() -> None:

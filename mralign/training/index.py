@@ -39,6 +39,11 @@ class Index:
     def __len__(self) -> int:
         return len(self.part_N)
 
+    @property
+    def kind_N(self) -> np.ndarray:
+        """int64: orders examples by polarity and then by length, of which the log-ratio of a completion depends."""
+        return self.polarity_N.astype(np.int64) * 2**32 + self.completion_tokens_N
+
 
 def index_rows(source: StageDir, parts: Sequence[tuple[int, str]]) -> pa.Table:
     """The entries (schema.EXAMPLE_INDEX) of some parts of the examples, given as (place among all parts, name)."""

@@ -9,6 +9,7 @@ Axes: B sequences, S positions of a row, N completion tokens, D hidden size, V v
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -24,7 +25,7 @@ class TokenLogProbs(nn.Module):
 
     `sharded`: ZeRO-3 holds the parameters in pieces; a frozen head's weight, read here, is gathered for the whole pass.
     `rope_length`: every micro-batch gets one more token at the last position of that length, seen by no other, so that
-    a rotary embedding that looks for the longest position finds the same in all. Made before parameters are cut. Raises
+    a rotary embedding that looks for the longest position finds the same in all. Raises
     ValueError for a model that does not say where its hidden states are.
     """
 
@@ -34,7 +35,8 @@ class TokenLogProbs(nn.Module):
         super().__init__()
         self.model, self.chunk, self.sharded, self.rope_length = model, chunk, sharded, rope_length
         decoder_of(self.causal)
-        self.plain = is_plain(self.causal)
+        with _whole(self.causal.get_output_embeddings()):
+            self.plain = is_plain(self.causal)
 
     @property
     def causal(self) -> Any:
@@ -63,3 +65,14 @@ class TokenLogProbs(nn.Module):
         if self.plain:
             return head_logps(hidden_ND, head, micro.target_N, chunk=rows)
         return logits_logps(hidden_ND, partial(own_logits, causal), micro.target_N, chunk=rows)
+
+
+def _whole(head: Any) -> AbstractContextManager[Any]:
+    """A context in which a head that was cut among the ranks while it was loaded is whole. Enter it on all ranks."""
+    cut = [parameter for parameter in head.parameters() if hasattr(parameter, "ds_id")] if head is not None else []
+    if not cut:
+        return nullcontext()
+    import deepspeed
+
+    gathered: AbstractContextManager[Any] = deepspeed.zero.GatheredParameters(cut)
+    return gathered

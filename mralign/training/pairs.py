@@ -43,7 +43,8 @@ class Plan:
       whatever its question: what TRL's KTOTrainer does (on one process without accumulation), for comparisons only;
     * none: no partner at all (z0 = 0).
 
-    Only every `kl_every`-th step has partners. Raises ValueError without examples.
+    Only every `kl_every`-th step has partners. With `kl_pairs` so many examples of a batch keep theirs, spread evenly
+    over the pairs by the rank of the partner's `kind_N` (`spread`). Raises ValueError without examples.
     """
 
     question_N: np.ndarray
@@ -53,6 +54,8 @@ class Plan:
     max_steps: int | None = None
     pairs: PairKind = "batch"
     kl_every: int = 1
+    kl_pairs: int | None = None
+    kind_N: np.ndarray | None = None  # int64: examples whose log-ratios are likely alike are near to one another
 
     def __post_init__(self) -> None:
         if not len(self.question_N):
@@ -87,7 +90,19 @@ class Plan:
             rng = np.random.default_rng([self.seed, epoch, step])
             places = derange(self.question_N[chosen], rng=rng)
             partners = np.where(places >= 0, chosen[places], -1)
+        if self.kl_pairs is not None:
+            partners = self._thinned(partners, rng=np.random.default_rng([self.seed, epoch, step, self.kl_pairs]))
         return Batch(epoch, chosen, partners if self.has_pairs(step) else np.full(len(chosen), -1))
+
+    def _thinned(self, partners: np.ndarray, *, rng: np.random.Generator) -> np.ndarray:
+        """The partners of the pairs that z0 is estimated from, -1 elsewhere."""
+        assert self.kl_pairs is not None and self.kind_N is not None
+        placed = np.flatnonzero(partners >= 0)
+        ordered = placed[np.argsort(self.kind_N[partners[placed]], kind="stable")]
+        kept = spread(ordered, count=self.kl_pairs, rng=rng)
+        thinned = np.full_like(partners, -1)
+        thinned[kept] = partners[kept]
+        return thinned
 
     @property
     def _steps_of_block(self) -> int:
@@ -137,3 +152,17 @@ def derange(owners: Sequence[int] | np.ndarray, *, rng: np.random.Generator) -> 
     differ = owner_B[grouped] != owner_B[others]
     partners[grouped[differ]] = others[differ]
     return partners
+
+
+def spread(ordered: np.ndarray, *, count: int, rng: np.random.Generator) -> np.ndarray:
+    """`count` of `ordered`, one from each of `count` equal stretches; all of them if there are no more.
+
+    Systematic sampling (Cochran, Sampling Techniques, ch. 8): every element is chosen with the same probability, so the
+    mean over the chosen has the mean over all as its expectation. Where neighbours are alike, it varies less than that
+    of a simple random sample.
+    """
+    if count >= len(ordered):
+        return ordered
+    stretch = len(ordered) / count
+    points = (rng.random() + np.arange(count)) * stretch
+    return ordered[np.minimum(points.astype(np.int64), len(ordered) - 1)]

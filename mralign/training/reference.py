@@ -40,7 +40,7 @@ OPTIMIZER = (
 # Settings that change which pairs are scored, and nothing of their log-probabilities.
 _PLAN = (
     *("training.datasets", "training.epochs", "training.max_steps", "training.batch_size"),
-    *("training.pairs", "training.kl_every"),
+    *("training.pairs", "training.kl_every", "training.kl_pairs"),
 )
 
 

@@ -298,7 +298,7 @@ def scaling(config: Training) -> Any:
 
 
 def _reference_reads(config: RunConfig) -> dict[str, Any]:
-    unpaired = {} if objective(config).pairs else {"pairs": "none", "kl_every": 1}
+    unpaired = {} if objective(config).pairs else {"pairs": "none", "kl_every": 1, "kl_pairs": None}
     settings = as_scored(config.training).model_copy(update=unpaired)
     return {"training": settings, **named(config, "model", "run.seed")}
 

@@ -55,6 +55,8 @@ class Sources:
             max_steps=s.max_steps,
             pairs=s.pairs if objective.pairs else "none",
             kl_every=s.kl_every,
+            kl_pairs=s.kl_pairs,
+            kind_N=index.kind_N,
         )
         reader = Reader(index, examples=self.examples, weights=self.weights, shelf=self._shelf())
         return Task(self.model, s, self.seed, reader, plan)

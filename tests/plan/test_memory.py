@@ -49,6 +49,14 @@ def test_zero_cuts_what_it_cuts(shape):
     assert one["activations"] == three["activations"]
 
 
+def test_what_attention_puts_out_is_little_beside_what_is_computed_again(shape):
+    ways = (True, "selective", False)
+    settings = [Training(**{**ON_GPU, "gradient_checkpointing": way}) for way in ways]
+    whole, selective, plain = (memory.activations(shape, one, tokens=12_288) for one in settings)
+    assert selective - whole == 12_288 * 36 * 4096 * 2  # tokens x layers x heads and their size x bytes
+    assert whole < selective < plain / 4
+
+
 def test_a_longer_example_counts_where_it_is_longer_than_a_micro_batch(shape):
     settings = Training(**{**ON_GPU, "micro_batch_tokens": 1000})
     short, long = (memory.training(shape, settings, longest=n).parts["activations"] for n in (500, 4000))

@@ -121,6 +121,7 @@ def test_the_plan_has_every_stage_in_order_and_writes_nothing(miniworld, tmp_pat
         ("training.micro_batch_tokens=99", set()),
         ("training.lambda_rejected=2.5", {"training", *JUDGED}),
         ("training.kl_every=2", {"reference", "training", *JUDGED}),
+        ("training.kl_pairs=2", {"reference", "training", *JUDGED}),
         ("training.lora={r: 3}", {"training", *JUDGED}),
         ("training.rope_length=99", {"reference", "training", *JUDGED}),
         ("transitions.em=sharded", set()),

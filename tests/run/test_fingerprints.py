@@ -325,14 +325,15 @@ def test_an_edited_benchmark_scores_anew_and_asks_nothing(monkeypatch):
 @pytest.mark.parametrize(
     ("method", "unread"),
     [
-        ("sft", {"beta", "lambda_chosen", "lambda_rejected", "pairs", "kl_every", "kl_ema"}),
-        ("apo_zero", {"pairs", "kl_every", "kl_ema"}),
+        ("sft", {"beta", "lambda_chosen", "lambda_rejected", "pairs", "kl_every", "kl_pairs", "kl_ema"}),
+        ("apo_zero", {"pairs", "kl_every", "kl_pairs", "kl_ema"}),
         ("kto", set()),
         ("mralign", set()),
     ],
 )
 def test_a_training_does_not_depend_on_what_its_objective_does_not_read(method, unread):
-    values = {"beta": 0.3, "lambda_chosen": 1.7, "lambda_rejected": 2.5, "pairs": "trl", "kl_every": 3, "kl_ema": 0.5}
+    values = {"beta": 0.3, "lambda_chosen": 1.7, "lambda_rejected": 2.5}
+    values |= {"pairs": "trl", "kl_every": 3, "kl_pairs": 5, "kl_ema": 0.5}
     base = {**BASES["endpoints"], "training": {"method": method}}
     before = marks(parse(base))
     found = set()

@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+from sent import counted
 from tiny_policy import make_task, settings
 
 from mralign.training import engine as engines
@@ -94,8 +95,11 @@ def run(name, *, model, home, changes, world):
         if state.step == stop_after:
             raise Enough
 
-    with suppress(Enough):
+    steps = []
+    with suppress(Enough), counted(steps):
         train(engine, task, world=world, state=state, save=save)
+    if world.rank == 0:
+        (target / "sent.json").write_text(json.dumps(steps))
     engine.destroy()
 
 

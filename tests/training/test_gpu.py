@@ -42,6 +42,8 @@ LOW = {  # in bfloat16: near to one another
     "zero_3": {"zero_stage": 3},
     "micro_batches": {"micro_batch_tokens": 40},
     "checkpointed": {"gradient_checkpointing": True},
+    "selectively_checkpointed": {"gradient_checkpointing": "selective"},
+    "liger_selectively_checkpointed": {"kernels": "liger", "gradient_checkpointing": "selective"},
     "liger": {"kernels": "liger", "micro_batch_tokens": 40},
     "liger_checkpointed": {"kernels": "liger", "gradient_checkpointing": True},
     "liger_zero_3": {"kernels": "liger", "zero_stage": 3},

@@ -33,10 +33,12 @@ ALONE = {
     "varlen": {"attention": "varlen", "micro_batch_tokens": 40},
     "zero_0": {"zero_stage": 0},
     "zero_1_checkpointed": {"zero_stage": 1, "gradient_checkpointing": True},
+    "selectively_checkpointed": {"gradient_checkpointing": "selective"},
     "bfloat16": {"dtype": "bfloat16"},
     "dora": {"tuning": "dora"},
     "full": FULL,
     "kl_every_2": {"kl_every": 2},
+    "kl_pairs_2": {"kl_pairs": 2},
     "no_pairs": {"pairs": "none"},
     "kto": {"method": "kto"},
     "sft": {"method": "sft"},
@@ -95,6 +97,7 @@ VARIANTS = [
     "varlen",
     "zero_0",
     "zero_1_checkpointed",
+    "selectively_checkpointed",
     "zero_2",
     "zero_3",
 ]
@@ -168,6 +171,13 @@ def test_z0_is_estimated_every_so_often_and_kept_between(alone, undisturbed):
     assert z0[4] > 0
     assert [row["z0"] for row in alone["no_pairs"][0]] == [0.0] * 6
     assert any(row["z0"] > 0 for row in undisturbed[0])
+
+
+def test_z0_of_fewer_pairs_is_near_that_of_all(alone, undisturbed):
+    few, all_pairs = ([row["z0"] for row in found[0]] for found in (alone["kl_pairs_2"], undisturbed))
+    assert [few[0], all_pairs[0]] == pytest.approx([0.0, 0.0], abs=1e-5)
+    assert few != all_pairs
+    assert max(few) > 0
 
 
 @pytest.mark.parametrize("method", ["kto", "sft", "apo_zero"])

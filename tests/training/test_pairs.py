@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mralign.training.pairs import Plan, derange
+from mralign.training.pairs import Plan, derange, spread
 
 OWNERS = st.lists(st.integers(0, 6), min_size=2, max_size=40)
 
@@ -97,3 +97,44 @@ def test_no_example_is_refused_and_steps_are_bounded():
         plan([])
     assert len(plan(range(64), max_steps=3)) == 3
     assert len(plan(range(64), epochs=2)) == 8
+
+
+class Points:
+    """A generator whose only number is given."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def random(self):
+        return self.number
+
+
+@pytest.mark.parametrize(("size", "count"), [(7, 3), (16, 4), (64, 10), (5, 5), (5, 9)])
+def test_every_pair_is_chosen_equally_often(size, count):
+    """Over all starts, taken from the middles of a fine grid of the unit interval."""
+    starts = (np.arange(size * count * 20) + 0.5) / (size * count * 20)
+    chosen = [spread(np.arange(size), count=count, rng=Points(start)) for start in starts]
+    assert all(len(set(one.tolist())) == min(size, count) for one in chosen)
+    often = np.bincount(np.concatenate(chosen), minlength=size) / len(starts)
+    np.testing.assert_allclose(often, min(1.0, count / size), atol=1e-12)
+
+
+def test_among_like_neighbours_the_mean_varies_less_than_by_chance():
+    values = np.sort(np.random.default_rng(0).normal(size=64))
+    rng = np.random.default_rng(1)
+    spread_out = [values[spread(np.arange(64), count=16, rng=rng)].mean() for _ in range(4000)]
+    by_chance = [rng.choice(values, 16, replace=False).mean() for _ in range(4000)]
+    assert np.mean(spread_out) == pytest.approx(values.mean(), abs=4 * np.std(spread_out) / 4000**0.5)
+    assert np.var(spread_out) < np.var(by_chance) / 5
+
+
+def test_fewer_pairs_are_some_of_the_same_pairs_of_the_same_batches():
+    questions = [i // 2 for i in range(64)]
+    kinds = np.random.default_rng(0).permutation(64)
+    whole, few = plan(questions), plan(questions, kl_pairs=4, kind_N=kinds)
+    for batch, thinned in zip(batches(whole), batches(few), strict=True):
+        assert batch.examples.tolist() == thinned.examples.tolist()
+        kept = thinned.partners >= 0
+        assert kept.sum() == 4
+        assert thinned.partners[kept].tolist() == batch.partners[kept].tolist()
+    assert whole.blocks() == few.blocks()

@@ -56,7 +56,7 @@ def _imported(path: Path) -> list[str]:
 
 
 _SETTINGS = ("beta", "lambda_chosen", "lambda_rejected")  # what a loss may read besides what it is given
-_OF_PAIRS = ("pairs", "kl_every", "kl_ema")
+_OF_PAIRS = ("pairs", "kl_every", "kl_pairs", "kl_ema")
 
 
 def unread(objective: Objective, settings: Training) -> list[str]:

@@ -1,0 +1,54 @@
+"""Counts what a rank hands to torch.distributed: bytes by operation, for each optimizer step. Used by rank.py."""
+
+from collections import Counter
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+
+from mralign.training import loop
+
+# By the operation, the argument that is as large as what a ring passes on: the whole that is summed or put together.
+WHOLE = {
+    "all_reduce": "tensor",
+    "broadcast": "tensor",
+    "reduce": "tensor",
+    "all_gather_into_tensor": "output_tensor",
+    "reduce_scatter_tensor": "input",
+}
+PLACES = {"all_reduce": 0, "broadcast": 0, "reduce": 0, "all_gather_into_tensor": 0, "reduce_scatter_tensor": 1}
+
+
+def size(tensor):
+    return tensor.numel() * tensor.element_size() if isinstance(tensor, torch.Tensor) else 0
+
+
+@contextmanager
+def counted(steps):
+    """While the block runs, every optimizer step appends {operation: bytes} to `steps`."""
+    now = Counter()
+    plain_step, plain = loop.optimizer_step, {name: getattr(dist, name) for name in WHOLE}
+
+    def watch(name):
+        def call(*args, **kwargs):
+            place = PLACES[name]
+            now[name] += size(args[place] if len(args) > place else kwargs.get(WHOLE[name]))
+            return plain[name](*args, **kwargs)
+
+        return call
+
+    def step(*args, **kwargs):
+        now.clear()
+        found = plain_step(*args, **kwargs)
+        steps.append(dict(now))
+        return found
+
+    for name in WHOLE:
+        setattr(dist, name, watch(name))
+    loop.optimizer_step = step
+    try:
+        yield
+    finally:
+        loop.optimizer_step = plain_step
+        for name, function in plain.items():
+            setattr(dist, name, function)
