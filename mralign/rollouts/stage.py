@@ -1,8 +1,9 @@
 """Stages `rollouts` and `candidates`: questions become generations, generations become labelled candidates.
 
-Questions enter; N think-on and N think-off generations each leave the first stage (sampled by vLLM, or imported), and
-the questions where thinking helped or hurt leave the second one, cut into segments. `thoughts_stage` does so with some
-thoughts of an evaluated model, whatever came of them. No arithmetic lives here.
+Questions enter; N think-on and N think-off generations each leave the first stage (import_stage.py has the one that
+takes its place where they were made elsewhere), and the questions where thinking helped or hurt leave the second one,
+cut into segments. `thoughts_stage` does so with some thoughts of an evaluated model, whatever came of them. No
+arithmetic lives here.
 """
 
 from __future__ import annotations
@@ -15,12 +16,10 @@ from functools import partial
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from mralign.config import Candidates, RunConfig, named, resolve_path
+from mralign.config import Candidates, RunConfig, named
 from mralign.rollouts.candidates import Limits, judge
 from mralign.rollouts.funnel import Kept, count_funnel
-from mralign.rollouts.imported import check_file, read_rollouts
 from mralign.rollouts.needed import DrawsAsNeeded, Made, saved
 from mralign.rollouts.thoughts import draw_questions, thoughts_of, unanswered
 from mralign.rows import Candidate, Generation, Mode, Reject, from_table, to_table
@@ -30,7 +29,7 @@ from mralign.run import rejects as reject_tables
 from mralign.run.finished import parts_by_upstream, read_tallies
 from mralign.run.forecast import Cost, chat_cost
 from mralign.run.stage import Context, Outcome, Stage, log, map_groups
-from mralign.run.store import StageDir, part_key, part_name
+from mralign.run.store import StageDir, part_name
 from mralign.serving.draws_as_needed import TOO_LONG
 from mralign.serving.endpoint import check_settings
 from mralign.serving.lacks import endpoint_lacks
@@ -104,56 +103,6 @@ def _reads(config: RunConfig) -> Mapping[str, Any]:
     word = "all" if order is None else "needed"
     verdict = {} if order is None else {"draws as needed": asdict(order)}
     return {**read, "rollouts": config.rollouts.model_copy(update={"order": word}), **verdict}
-
-
-def _check_import(config: RunConfig) -> None:
-    for path in (config.rollouts.import_on, config.rollouts.import_off):
-        check_file(resolve_path(path or ""), fields=config.rollouts.import_fields)
-    _check(config)
-
-
-def _import(context: Context) -> Outcome:
-    config = context.config.rollouts
-    assert config.import_on and config.import_off
-    tables: list[pa.Table] = []
-    rejects: list[Reject] = []
-    for mode, path in ((Mode.ON, config.import_on), (Mode.OFF, config.import_off)):
-        table, refused = read_rollouts(
-            path,
-            mode=mode,
-            name=config.import_name,
-            fields=config.import_fields,
-            model=context.config.model,
-            draws=config.n,
-            prompt=config.prompt,
-        )
-        tables.append(table)
-        rejects += refused
-    rows, rejects = _by_question_part(context, pa.concat_tables(tables), rejects=rejects)
-    return Outcome(rows_in=rows + len(rejects), rows_out=rows)
-
-
-def _by_question_part(context: Context, table: pa.Table, *, rejects: list[Reject]) -> tuple[int, list[Reject]]:
-    """Commit one part of generations a part of train questions; rows of no train question are rejects.
-
-    The first part takes all rejects. Returns the number of rows committed, and the rejects.
-    """
-    questions = context.upstream["questions"]
-    ids_by_part = {part: pa.array(_ids(questions, part), pa.string()) for part in questions.parts("train")}
-    question_ids = table.column("question_id")
-    is_train = pc.is_in(question_ids, value_set=pa.concat_arrays([pa.array([], pa.string()), *ids_by_part.values()]))
-    unknown = table.filter(pc.invert(is_train)).select(["row_id", "dataset"]).to_pylist()
-    detail = "see the rejects of the stage questions"
-    rejects = rejects + [
-        Reject(row["row_id"], "question_not_in_train", detail, dataset=row["dataset"]) for row in unknown
-    ]
-    rows = 0
-    for number, (part, ids) in enumerate(ids_by_part.items()):
-        kept = table.filter(pc.is_in(question_ids, value_set=ids))
-        refused = reject_tables.to_table(rejects if number == 0 else [])
-        context.out.commit(part_name(f"{part_key(part)}-imported"), kept, schema=GENERATIONS, rejects=refused)
-        rows += kept.num_rows
-    return rows, rejects
 
 
 def _ids(questions: StageDir, part: str) -> list[str]:
@@ -308,23 +257,6 @@ ROLLOUTS_STAGE = Stage(
     expects=_expects,
     workers=lambda config: () if config.rollouts.engine == "http" else stream_workers(config),
     faults=lambda config: () if config.rollouts.engine == "http" else stream_faults(config),
-    version=2,
-)
-
-IMPORT_STAGE = Stage(
-    name="rollouts",
-    words="importing answers",
-    run=_import,
-    reads=("rollouts", "model"),
-    ignores=("rollouts.engine", "rollouts.decoding", "rollouts.order"),
-    upstream=("questions",),
-    portions=_train_questions,
-    inputs=lambda config: {
-        Mode.ON: config.rollouts.import_on or "",
-        Mode.OFF: config.rollouts.import_off or "",
-        **config.model.inputs(),
-    },
-    check=_check_import,
     version=2,
 )
 
