@@ -23,6 +23,7 @@ from mralign.rollouts.imported import generations_of
 from mralign.rows import Generation, Mode, Reject, from_table, to_table
 from mralign.rows.schema import GENERATIONS, QUESTIONS
 from mralign.run.events import counted
+from mralign.run.pieces import reject_count
 from mralign.run.stage import Context, Outcome, Stage, map_groups
 from mralign.run.store import StageDir, part_key, part_name
 from mralign.serving.requests import check_model
@@ -38,8 +39,7 @@ def _run(context: Context) -> Outcome:
         _write_parts(context, shelf=shelf, names=names)
     _remove(shelf)
     rows = sum(out.counts().values())
-    rejects = StageDir(f"{out.uri}/rejects")
-    return Outcome(rows_in=rows + sum(rejects.counts().values()), rows_out=rows)
+    return Outcome(rows_in=rows + reject_count(out), rows_out=rows)
 
 
 def _read_files(context: Context, *, shelf: Shelf, parts: list[str]) -> None:

@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import pyarrow as pa
 
 from mralign.config import Candidates, RunConfig, named
 from mralign.rollouts.candidates import Limits, judge
-from mralign.rollouts.funnel import Kept, count_funnel
+from mralign.rollouts.funnel import Funnel, Kept, add_funnels, funnel_rows, funnels
 from mralign.rollouts.needed import DrawsAsNeeded, Made, saved
 from mralign.rollouts.thoughts import draw_questions, thoughts_of, unanswered
 from mralign.rows import Candidate, Generation, Mode, Reject, from_table, to_table
@@ -28,13 +29,16 @@ from mralign.rows.subjects import Subject, Way
 from mralign.run import rejects as reject_tables
 from mralign.run.finished import parts_by_upstream, read_tallies
 from mralign.run.forecast import Cost, chat_cost
-from mralign.run.stage import Context, Outcome, Stage, log, map_groups
+from mralign.run.pieces import reject_count, rejects_in_pieces, rows_in_pieces
+from mralign.run.stage import Context, Outcome, Stage, log, map_groups, run_tasks
 from mralign.run.store import StageDir, part_name
 from mralign.serving.draws_as_needed import TOO_LONG
 from mralign.serving.endpoint import check_settings
 from mralign.serving.lacks import endpoint_lacks
 from mralign.serving.requests import check_model, first_draw_id, sampling_of_rollouts
 from mralign.serving.streaming import generate, stream_faults, stream_workers
+
+_PARTS = 50  # of questions, whose funnel one task counts
 
 
 def _sample(context: Context) -> Outcome:
@@ -44,7 +48,7 @@ def _sample(context: Context) -> Outcome:
     sampling = sampling_of_rollouts(context.config, order=order)
     figures = generate(questions, parts, sampling=sampling, out=context.out)
     rows = sum(context.out.counts().values())
-    rejected = context.out.read_rejects(columns=["row_id"]).num_rows
+    rejected = reject_count(context.out)
     if order is not None:
         asked_again = sum(took["tokens_asked_again"] for took in _tallies(context.out))
         asked = sum(questions.counts(parts).values())
@@ -69,13 +73,14 @@ def _tallies(out: StageDir) -> Iterator[Mapping[str, Any]]:
 def _made(out: StageDir) -> dict[Mode, Made]:
     """What the stage has drawn in each mode."""
     columns = ["mode", "invalid", "completion_tokens"]
-    rows = out.read(schema=GENERATIONS, columns=columns).to_pylist()
-    made = {}
-    for mode in Mode:
-        whole = [row["completion_tokens"] for row in rows if row["mode"] == mode and row["invalid"] != TOO_LONG]
-        cut = [row["completion_tokens"] for row in rows if row["mode"] == mode and row["invalid"] == TOO_LONG]
-        made[mode] = Made(len(whole), sum(whole), len(cut), sum(cut))
-    return made
+    draws: Counter[tuple[str, bool]] = Counter()
+    tokens: Counter[tuple[str, bool]] = Counter()
+    for piece in rows_in_pieces(out, schema=GENERATIONS, columns=columns):
+        for row in piece.to_pylist():
+            sort = row["mode"], row["invalid"] == TOO_LONG
+            draws[sort] += 1
+            tokens[sort] += row["completion_tokens"]
+    return {mode: Made(draws[mode, False], tokens[mode, False], draws[mode, True], tokens[mode, True]) for mode in Mode}
 
 
 def draw_order(config: RunConfig) -> DrawsAsNeeded | None:
@@ -151,11 +156,19 @@ def _candidates(context: Context) -> Outcome:
         upstream_schema=GENERATIONS,
     )
     rows = sum(source.counts().values())
-    kept = from_table(context.out.read(schema=CANDIDATES, columns=["dataset", "polarity", "question_id"]), Kept)
-    refused = context.out.read_rejects(columns=["row_id", "reason", "dataset", "polarity"])
-    asked = questions.read_parts(train, schema=QUESTIONS, columns=["dataset"]).column("dataset")
-    counted = count_funnel(kept, from_table(refused, Reject), Counter(asked.to_pylist()))
-    return Outcome(rows, len(kept), {"funnel": [asdict(row) for row in counted]})
+    groups = [(context.out, questions, train[start : start + _PARTS]) for start in range(0, len(train), _PARTS)]
+    counted = funnel_rows(add_funnels(run_tasks(_funnels, groups)))
+    kept = sum(context.out.counts().values())
+    return Outcome(rows, kept, {"funnel": [asdict(row) for row in counted]})
+
+
+def _funnels(out: StageDir, questions: StageDir, parts: Sequence[str]) -> dict[str, Funnel]:
+    """What became of the questions of some parts, by data set."""
+    kept = from_table(out.read_parts(parts, schema=CANDIDATES, columns=["dataset", "polarity", "question_id"]), Kept)
+    pieces = rejects_in_pieces(out, columns=["row_id", "reason", "dataset", "polarity"], parts=parts)
+    refused = chain.from_iterable(from_table(piece, Reject) for piece in pieces)
+    asked = questions.read_parts(parts, schema=QUESTIONS, columns=["dataset"]).column("dataset")
+    return funnels(kept, refused, Counter(asked.to_pylist()))
 
 
 def _think(context: Context, *, responses: str) -> Outcome:

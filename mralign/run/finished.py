@@ -25,25 +25,25 @@ _READERS = 16
 
 @dataclass(frozen=True)
 class Finished:
-    """What is committed. `of`: upstream part -> row_ids of its requests that have an answer, sorted, as strings."""
+    """What is committed. `of`: upstream part -> row_ids of its requests that have an answer, sorted, as strings. A part
+    all of whose requests have one is left out: nothing more is asked of it."""
 
     of: Mapping[str, pa.Array]
+    answered: int  # requests of all parts that have an answer
     repeated: int  # requests that were removed because an earlier part answers them
-
-    def __len__(self) -> int:
-        return sum(map(len, self.of.values()))
 
 
 def settle(
     out: StageDir,
-    parts: Iterable[str],
+    parts: Mapping[str, int],
     *,
     schema: pa.Schema,
     id_column: str = "row_id",
     request_of: Callable[[str], str] = str,
     forget: bool = False,
 ) -> Finished:
-    """What is committed for the upstream `parts`, after removing requests that stand in an earlier part.
+    """What is committed for the upstream `parts` (name -> how many requests it makes), after removing requests that
+    stand in an earlier part.
 
     A request is answered twice where a batch was cut otherwise before and after a failure. `forget` also removes the
     requests with a reject that another try may mend. `request_of` maps the row_id of a reject, and what stands in the
@@ -52,10 +52,15 @@ def settle(
     committed = parts_by_upstream(out.parts(), parts)
     ids = _Ids(schema, id_column, request_of)
     settle_group = partial(_settle, out, ids=ids, forget=forget)
+    unfinished: dict[str, pa.Array] = {}
+    answered = repeated = 0
     with ThreadPoolExecutor(_READERS) as readers:
-        groups = dict(zip(committed, readers.map(settle_group, committed.values()), strict=True))
-    finished = {part: pa.array(sorted(group.finished), pa.string()) for part, group in groups.items()}
-    return Finished(finished, sum(group.repeated for group in groups.values()))
+        for part, group in zip(committed, readers.map(settle_group, committed.values()), strict=True):
+            answered += group.answered
+            repeated += group.repeated
+            if group.answered < parts[part]:
+                unfinished[part] = group.finished
+    return Finished(unfinished, answered, repeated)
 
 
 def parts_by_upstream(committed: Iterable[str], parts: Iterable[str]) -> dict[str, list[str]]:
@@ -81,30 +86,35 @@ class _Ids:
         return list(map(self.request_of, table.column(column).to_pylist()))
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Group:
     """What is committed of one upstream part."""
 
-    finished: set[str]
+    finished: pa.Array
     repeated: int
+
+    @property
+    def answered(self) -> int:
+        return len(self.finished)
 
 
 def _settle(out: StageDir, parts: Sequence[str], *, ids: _Ids, forget: bool) -> _Group:
-    group = _Group(set(), 0)
+    finished: set[str] = set()
+    several = 0
     for name in parts:
         rows = out.read_parts([name], schema=ids.schema, columns=[ids.column])
         rejects = out.read_rejects([name], columns=["row_id", "reason"])
         rejected = ids.requests(rejects)
         here = {*ids.requests(rows, column=ids.column), *rejected}
-        repeated = here & group.finished
+        repeated = here & finished
         reasons = zip(rejected, rejects.column("reason").to_pylist(), strict=True)
         passing = {request for request, reason in reasons if is_passing(reason)} - repeated
         removed = repeated | passing if forget else repeated
         if removed:
             _remove(out, name, requests=removed, ids=ids)
-        group.repeated += len(repeated)
-        group.finished |= here - repeated - passing  # an answer in a later part outlasts a failure
-    return group
+        several += len(repeated)
+        finished |= here - repeated - passing  # an answer in a later part outlasts a failure
+    return _Group(pa.array(sorted(finished), pa.string()), several)
 
 
 def _remove(out: StageDir, part: str, *, requests: set[str], ids: _Ids) -> None:

@@ -1,7 +1,7 @@
 """One run of scale.py, in a process of its own: synthetic questions through the road up to the training examples.
 
-A road (sampled or imported), a number of questions and a directory enter; for each stage its seconds, the peak memory of
-driver and workers, its files and its list calls leave, as the last line. The engine is a FAKE: it writes a text that
+A road (sampled or imported), a number of questions and a directory enter; for each stage its seconds, the peak memory
+of driver and workers, its files and its list calls leave, as the last line. The engine is a FAKE: it writes a text that
 follows from the question at once, or at a settable speed, and asks no model. Everything else is the run's own.
 """
 

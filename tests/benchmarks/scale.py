@@ -35,9 +35,8 @@ def measure(road, *, size, segments, speed):
 
 def show(run):
     print(f"\n{run['road']}, {run['size']:,} questions: {run['seconds']} s")
-    print(
-        f"{'':>20} {'s':>8} {'rows out':>10} {'rejects':>9} {'driver MiB':>11} {'worker MiB':>11} {'files':>7} {'lists':>6}"
-    )
+    head = f"{'':>20} {'s':>8} {'rows out':>10} {'rejects':>9}"
+    print(f"{head} {'driver MiB':>11} {'worker MiB':>11} {'files':>7} {'lists':>6}")
     for name, one in run["stages"].items():
         print(
             f"{name:>20} {one['seconds']:>8} {one['rows_out']:>10,} {one['rejects']:>9,} {one['driver_mib']:>11} "
