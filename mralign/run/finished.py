@@ -25,25 +25,25 @@ _READERS = 16
 
 @dataclass(frozen=True)
 class Finished:
-    """What is committed. `of`: upstream part -> row_ids of its requests that have an answer, sorted, as strings. A part
-    all of whose requests have one is left out: nothing more is asked of it."""
+    """What is committed. `of`: upstream part -> row_ids of its requests that have an answer, sorted, as strings."""
 
     of: Mapping[str, pa.Array]
-    answered: int  # requests of all parts that have an answer
     repeated: int  # requests that were removed because an earlier part answers them
+
+    def __len__(self) -> int:
+        return sum(map(len, self.of.values()))
 
 
 def settle(
     out: StageDir,
-    parts: Mapping[str, int],
+    parts: Iterable[str],
     *,
     schema: pa.Schema,
     id_column: str = "row_id",
     request_of: Callable[[str], str] = str,
     forget: bool = False,
 ) -> Finished:
-    """What is committed for the upstream `parts` (name -> how many requests it makes), after removing requests that
-    stand in an earlier part.
+    """What is committed for the upstream `parts`, after removing requests that stand in an earlier part.
 
     A request is answered twice where a batch was cut otherwise before and after a failure. `forget` also removes the
     requests with a reject that another try may mend. `request_of` maps the row_id of a reject, and what stands in the
@@ -52,15 +52,10 @@ def settle(
     committed = parts_by_upstream(out.parts(), parts)
     ids = _Ids(schema, id_column, request_of)
     settle_group = partial(_settle, out, ids=ids, forget=forget)
-    unfinished: dict[str, pa.Array] = {}
-    answered = repeated = 0
     with ThreadPoolExecutor(_READERS) as readers:
-        for part, group in zip(committed, readers.map(settle_group, committed.values()), strict=True):
-            answered += group.answered
-            repeated += group.repeated
-            if group.answered < parts[part]:
-                unfinished[part] = group.finished
-    return Finished(unfinished, answered, repeated)
+        groups = dict(zip(committed, readers.map(settle_group, committed.values()), strict=True))
+    finished = {part: pa.array(sorted(group.finished), pa.string()) for part, group in groups.items()}
+    return Finished(finished, sum(group.repeated for group in groups.values()))
 
 
 def parts_by_upstream(committed: Iterable[str], parts: Iterable[str]) -> dict[str, list[str]]:
@@ -86,35 +81,30 @@ class _Ids:
         return list(map(self.request_of, table.column(column).to_pylist()))
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Group:
     """What is committed of one upstream part."""
 
-    finished: pa.Array
+    finished: set[str]
     repeated: int
-
-    @property
-    def answered(self) -> int:
-        return len(self.finished)
 
 
 def _settle(out: StageDir, parts: Sequence[str], *, ids: _Ids, forget: bool) -> _Group:
-    finished: set[str] = set()
-    several = 0
+    group = _Group(set(), 0)
     for name in parts:
         rows = out.read_parts([name], schema=ids.schema, columns=[ids.column])
         rejects = out.read_rejects([name], columns=["row_id", "reason"])
         rejected = ids.requests(rejects)
         here = {*ids.requests(rows, column=ids.column), *rejected}
-        repeated = here & finished
+        repeated = here & group.finished
         reasons = zip(rejected, rejects.column("reason").to_pylist(), strict=True)
         passing = {request for request, reason in reasons if is_passing(reason)} - repeated
         removed = repeated | passing if forget else repeated
         if removed:
             _remove(out, name, requests=removed, ids=ids)
-        several += len(repeated)
-        finished |= here - repeated - passing  # an answer in a later part outlasts a failure
-    return _Group(pa.array(sorted(finished), pa.string()), several)
+        group.repeated += len(repeated)
+        group.finished |= here - repeated - passing  # an answer in a later part outlasts a failure
+    return group
 
 
 def _remove(out: StageDir, part: str, *, requests: set[str], ids: _Ids) -> None:

@@ -138,14 +138,15 @@ def stream(
     _clear_halt(out)
     look = partial(settle, out, parts, schema=schema, id_column=id_column, request_of=request_of)
     known = look(forget=True)
-    left = sum(parts.values()) - known.answered
+    left = sum(parts.values()) - len(known)
     done = Streamed()
     if left > 0:
-        tell(WorkBegan(unit="rows", total=sum(parts.values()), done=known.answered))
+        tell(WorkBegan(unit="rows", total=sum(parts.values()), done=len(known)))
         if announce is not None:
             announce(left)
-        reports = _run(known.of, requests=requests, pools=pools, out=out, schema=schema, batch=batch)
-        done = _follow(reports, total=sum(parts.values()), kept=known.answered, money=money)
+        todo = {part: known.of[part] for part, size in parts.items() if len(known.of[part]) < size}
+        reports = _run(todo, requests=requests, pools=pools, out=out, schema=schema, batch=batch)
+        done = _follow(reports, total=sum(parts.values()), kept=len(known), money=money)
         known = look()
     return replace(done, repeated=known.repeated)
 
