@@ -29,6 +29,13 @@ def rejects_in_pieces(
     yield from _pieces(below, names, schema=REJECTS, columns=columns)
 
 
+def rejects_by_part(out: StageDir) -> Iterator[tuple[str, pa.Table]]:
+    """Each committed part that has rejects, with these."""
+    below, names = _with_rejects(out, out.parts())
+    for name in names:
+        yield name, below.read_parts([name], schema=REJECTS)
+
+
 def reject_count(out: StageDir) -> int:
     """How many rejects the committed parts have, from the footers of their files."""
     below, names = _with_rejects(out, out.parts())

@@ -24,9 +24,12 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 
-def measure(road, *, size, segments, speed):
-    """One run in a process of its own."""
+def measure(road, *, size, segments, speed, keep):
+    """One run in a process of its own, below the directory `keep` or in one that is deleted."""
     with tempfile.TemporaryDirectory(prefix="mralign-scale-", dir="/tmp") as home:
+        if keep:
+            home = str(Path(keep) / f"{road}-{size}")
+            Path(home).mkdir(parents=True)
         given = {"road": road, "size": size, "segments": segments, "speed": speed, "home": home}
         command = [sys.executable, str(HERE / "_scale_run.py"), json.dumps(given)]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
@@ -66,12 +69,13 @@ def main():
     parser.add_argument("--roads", nargs="+", default=["sampled", "imported"], choices=["sampled", "imported"])
     parser.add_argument("--segments", type=int, default=6, help="paragraphs of a thought, of 8 to 10 tokens each")
     parser.add_argument("--speed", type=float, default=0, help="tokens a second of the fake engine; 0: no wait")
+    parser.add_argument("--keep", help="directory in which the runs stay; a short path, as Ray's sockets lie there too")
     args = parser.parse_args()
     sizes = args.sizes or ([1_000] if args.quick else [1_000, 10_000, 100_000])
     runs = []
     for road in args.roads:
         for size in sizes:
-            runs.append(measure(road, size=size, segments=args.segments, speed=args.speed))
+            runs.append(measure(road, size=size, segments=args.segments, speed=args.speed, keep=args.keep))
             show(runs[-1])
     print()
     print(

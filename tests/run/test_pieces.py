@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-from mralign.run.pieces import reject_count, rejects_in_pieces, rows_in_pieces
+from mralign.run.pieces import reject_count, rejects_by_part, rejects_in_pieces, rows_in_pieces
 from mralign.run.rejects import REASONED, Reject, count_reasons, to_table
 from mralign.run.store import StageDir, part_name
 
@@ -31,6 +31,8 @@ def test_pieces_hold_all_rows_and_rejects_in_order_and_no_more_than_64_parts_at_
     (few,) = rejects_in_pieces(out, columns=["row_id"], parts=[part_name("0003"), part_name("0004")])
     assert few.to_pylist() == [{"row_id": "3/x"}]
     assert reject_count(out) == 50
+    assert [part for part, _ in rejects_by_part(out)] == [part_name(f"{n:04d}") for n in range(0, 150, 3)]
+    assert all(len(table.column("raw")[0].as_py()) == 4000 for _, table in rejects_by_part(out))
 
 
 def test_reasons_are_counted_over_the_pieces_with_the_detail_that_came_last(tmp_path):
