@@ -50,5 +50,5 @@ def _with_rejects(out: StageDir, parts: Sequence[str]) -> tuple[StageDir, list[s
 
 
 def _pieces(out: StageDir, names: Sequence[str], *, schema: pa.Schema, columns: Sequence[str]) -> Iterator[pa.Table]:
-    for start in range(0, len(names), _TOGETHER):
+    for start in range(0, max(1, len(names)), _TOGETHER):  # of no part an empty table
         yield out.read_parts(names[start : start + _TOGETHER], schema=schema, columns=columns)

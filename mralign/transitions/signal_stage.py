@@ -11,9 +11,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from mralign.config import RunConfig, named
 from mralign.config.run import chosen_datasets
 from mralign.rows.schema import ANNOTATIONS, EDGE_NOISE, GENERATIONS, HELD_OUT_SCORES
+from mralign.run.pieces import rows_in_pieces
 from mralign.run.stage import Context, Outcome, Stage, log
 from mralign.run.store import StageDir, part_name
 from mralign.transitions.counts import of_datasets
@@ -35,15 +39,19 @@ def states_of(annotation: StageDir) -> tuple[str, ...]:
 def read_corpus(annotation: StageDir, *, rollouts: StageDir | None, config: RunConfig) -> Corpus:
     """The trajectories of a finished annotation; without `rollouts` nobody knows the tokens of their thoughts."""
     steps = annotation.read(schema=ANNOTATIONS, columns=_COLUMNS)
-    tokens = None
-    if rollouts is not None:
-        tokens = rollouts.read(schema=GENERATIONS, columns=("row_id", "thought_tokens"))
+    tokens = None if rollouts is None else _thought_tokens(rollouts, row_ids=steps.column("row_id"))
     return corpus_of(
         of_datasets(steps, datasets=chosen_datasets(config)),
         states=states_of(annotation),
         labels=config.transitions.labels,
         tokens=tokens,
     )
+
+
+def _thought_tokens(rollouts: StageDir, *, row_ids: pa.ChunkedArray) -> pa.Table:
+    """The columns row_id and thought_tokens of these draws; most of a run's draws become no trajectory."""
+    pieces = rows_in_pieces(rollouts, schema=GENERATIONS, columns=("row_id", "thought_tokens"))
+    return pa.concat_tables(piece.filter(pc.is_in(piece.column("row_id"), value_set=row_ids)) for piece in pieces)
 
 
 def examine_run(config: RunConfig, *, annotation: StageDir, rollouts: StageDir | None, seed: int) -> Examined:
@@ -68,7 +76,7 @@ def _signal(context: Context) -> Outcome:
     record = record_of(found.signal)
     out.write_text(RECORD, json.dumps(record, indent=1))
     log.info("signal: %s", record["sentence"])
-    rows_in = sum(annotation.rows(part) for part in annotation.parts())
+    rows_in = sum(annotation.counts().values())
     return Outcome(rows_in, found.scores.num_rows, record)
 
 

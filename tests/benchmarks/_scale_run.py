@@ -155,22 +155,32 @@ class Watch:
     def __post_init__(self):
         self.me = psutil.Process()
         self.worker = self.workers = self.private = 0
-        threading.Thread(target=self.look, daemon=True).start()
+        self.cpu = {}  # seconds by process, of those that have ended as well
+        threading.Thread(target=self.keep_looking, daemon=True).start()
+
+    def keep_looking(self):
+        while self.going:
+            self.look()
+            time.sleep(0.25)
 
     def look(self):
-        while self.going:
-            sizes = []
-            for process in self.me.children(recursive=True):
-                try:
-                    if process.name().startswith("ray::"):
-                        info = process.memory_info()
-                        sizes.append(info.rss - info.shared)
-                except psutil.Error:
-                    continue
-            self.worker, self.workers = max([self.worker, *sizes]), max(self.workers, sum(sizes))
-            own = self.me.memory_info()
-            self.private = max(self.private, own.rss - own.shared)
-            time.sleep(0.25)
+        """Take the memory of the workers and of this process, and the time that all of them have computed."""
+        sizes = []
+        for process in [self.me, *self.me.children(recursive=True)]:
+            try:
+                info, spent = process.memory_info(), process.cpu_times()
+                self.cpu[process.pid] = spent.user + spent.system
+                if process == self.me:
+                    self.private = max(self.private, info.rss - info.shared)
+                elif process.name().startswith("ray::"):
+                    sizes.append(info.rss - info.shared)
+            except psutil.Error:
+                continue
+        self.worker, self.workers = max([self.worker, *sizes]), max(self.workers, sum(sizes))
+
+    def computed_s(self):
+        self.look()
+        return sum(self.cpu.values())
 
     def hear(self, event):
         from mralign.run import events
@@ -179,9 +189,11 @@ class Watch:
             Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
             self.worker = self.workers = self.private = 0
             self.before = self.lists.stat().st_size
+            self.computed_before = self.computed_s()
         if isinstance(event, events.StageEnded):
             self.stages[event.stage] = {
                 "seconds": round(event.seconds, 1),
+                "cpu_s": round(self.computed_s() - self.computed_before, 1),
                 "rows_in": event.rows_in,
                 "rows_out": event.rows_out,
                 "rejects": sum(event.rejects.values()),

@@ -6,7 +6,8 @@ Synthetic questions, of which six in ten become positive and two negative candid
 `questions` to `examples`: sampled by a FAKE engine (_scale_run.py) of --speed tokens a second (0: as fast as its actor
 writes rows), or imported from files. Annotators are the cue phrases. Each run is a process of its own, which is the
 driver. `driver` is the peak resident memory (VmHWM) within a stage, `worker` the largest private memory (resident less
-shared) of one Ray worker, sampled four times a second; `lists` are list calls of all processes.
+shared) of one Ray worker, sampled four times a second; `CPU s` are the seconds that driver, workers and Ray's own
+processes have computed; `lists` are list calls of all processes.
 """
 
 import argparse
@@ -38,11 +39,11 @@ def measure(road, *, size, segments, speed, keep):
 
 def show(run):
     print(f"\n{run['road']}, {run['size']:,} questions: {run['seconds']} s")
-    head = f"{'':>20} {'s':>8} {'rows out':>10} {'rejects':>9}"
+    head = f"{'':>20} {'s':>8} {'CPU s':>8} {'rows out':>10} {'rejects':>9}"
     print(f"{head} {'driver MiB':>11} {'worker MiB':>11} {'files':>7} {'lists':>6}")
     for name, one in run["stages"].items():
         print(
-            f"{name:>20} {one['seconds']:>8} {one['rows_out']:>10,} {one['rejects']:>9,} {one['driver_mib']:>11} "
+            f"{name:>20} {one['seconds']:>8} {one['cpu_s']:>8} {one['rows_out']:>10,} {one['rejects']:>9,} {one['driver_mib']:>11} "
             f"{one['worker_mib']:>11} {one['files']:>7,} {one['lists']:>6,}"
         )
 
