@@ -1,6 +1,6 @@
 """Committed tables some parts at a time, so that what a driver holds of them does not grow with the run.
 
-A stage's directory and names of columns enter; tables leave, each with the rows (or rejects) of up to 64 parts, in the
+A stage's directory and names of columns enter; tables leave, each with the rows (or rejects) of up to 16 parts, in the
 order of the parts.
 """
 
@@ -13,7 +13,7 @@ import pyarrow as pa
 from mralign.rows.schema import REJECTS
 from mralign.run.store import StageDir
 
-_TOGETHER = 64  # parts that are read at once
+_TOGETHER = 16  # parts that are read at once, each by a thread of its own
 
 
 def rows_in_pieces(out: StageDir, *, schema: pa.Schema, columns: Sequence[str]) -> Iterator[pa.Table]:

@@ -43,8 +43,8 @@ def show(run):
     print(f"{head} {'driver MiB':>11} {'worker MiB':>11} {'files':>7} {'lists':>6}")
     for name, one in run["stages"].items():
         print(
-            f"{name:>20} {one['seconds']:>8} {one['cpu_s']:>8} {one['rows_out']:>10,} {one['rejects']:>9,} {one['driver_mib']:>11} "
-            f"{one['worker_mib']:>11} {one['files']:>7,} {one['lists']:>6,}"
+            f"{name:>20} {one['seconds']:>8} {one['cpu_s']:>8} {one['rows_out']:>10,} {one['rejects']:>9,} "
+            f"{one['driver_mib']:>11} {one['worker_mib']:>11} {one['files']:>7,} {one['lists']:>6,}"
         )
 
 

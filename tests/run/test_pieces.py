@@ -21,10 +21,10 @@ def stage(tmp_path, *, parts):
     return out
 
 
-def test_pieces_hold_all_rows_and_rejects_in_order_and_no_more_than_64_parts_at_once(tmp_path):
+def test_pieces_hold_all_rows_and_rejects_in_order_and_no_more_than_16_parts_at_once(tmp_path):
     out = stage(tmp_path, parts=150)
     pieces = list(rows_in_pieces(out, schema=ROWS, columns=["row_id"]))
-    assert [piece.num_rows for piece in pieces] == [128, 128, 44]
+    assert [piece.num_rows for piece in pieces] == [32] * 9 + [12]
     assert pa.concat_tables(pieces).column("row_id").to_pylist() == [f"{n}/{k}" for n in range(150) for k in range(2)]
     refused = list(rejects_in_pieces(out, columns=["row_id"]))
     assert pa.concat_tables(refused).column("row_id").to_pylist() == [f"{n}/x" for n in range(0, 150, 3)]
