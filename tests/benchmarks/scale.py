@@ -65,16 +65,17 @@ def ratios(runs):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--quick", action="store_true", help="1,000 questions, sampled")
     parser.add_argument("--sizes", type=int, nargs="+")
-    parser.add_argument("--roads", nargs="+", default=["sampled", "imported"], choices=["sampled", "imported"])
+    parser.add_argument("--roads", nargs="+", choices=["sampled", "imported"])
     parser.add_argument("--segments", type=int, default=6, help="paragraphs of a thought, of 8 to 10 tokens each")
     parser.add_argument("--speed", type=float, default=0, help="tokens a second of the fake engine; 0: no wait")
     parser.add_argument("--keep", help="directory in which the runs stay; a short path, as Ray's sockets lie there too")
     args = parser.parse_args()
     sizes = args.sizes or ([1_000] if args.quick else [1_000, 10_000, 100_000])
+    roads = args.roads or (["sampled"] if args.quick else ["sampled", "imported"])
     runs = []
-    for road in args.roads:
+    for road in roads:
         for size in sizes:
             runs.append(measure(road, size=size, segments=args.segments, speed=args.speed, keep=args.keep))
             show(runs[-1])
