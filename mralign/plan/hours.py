@@ -78,7 +78,7 @@ def expected_hours(
             epochs = config.training.epochs / shipped.epochs if name == "training" else 1.0
             found.measured(name, shipped.seconds[name] * times * epochs, source=shipped.source)
         elif name == "training" and shape is not None and _on_gpus(config) and counts.train:
-            found.add(name, *_training_s(config, examples=examples, shape=shape), source=_MFU_SOURCE)
+            found.add(name, *training_s(config, examples=examples, shape=shape), source=_MFU_SOURCE)
         elif item.stage.workers(config) or item.stage.expects is not None:
             found.unknown.append(name)
         else:
@@ -108,7 +108,7 @@ def _on_gpus(config: RunConfig) -> bool:
     return config.training.gpu and config.training.dtype == "bfloat16"
 
 
-def _training_s(config: RunConfig, *, examples: ExpectedExamples, shape: Shape) -> tuple[float, float]:
+def training_s(config: RunConfig, *, examples: ExpectedExamples, shape: Shape) -> tuple[float, float]:
     """Seconds of the training: forward and backward of its tokens, and a forward pass of its mismatched pairs."""
     tokens = examples.number * examples.tokens * config.training.epochs
     passes = 8 if config.training.tuning == "full" else 6  # x parameters x tokens

@@ -27,8 +27,9 @@ from mralign.rows.subjects import Subject
 from mralign.run import events, held, lease, metrics
 from mralign.run.changes import differences, newest_result
 from mralign.run.interruption import check as check_interruption
+from mralign.run.pieces import rejects_in_pieces
 from mralign.run.placement import check_room, rehearse
-from mralign.run.rejects import check_limit, check_passing, count_reasons
+from mralign.run.rejects import REASONED, check_limit, check_passing, count_reasons
 from mralign.run.stage import Context, Faults, Stage, log
 from mralign.run.store import Directory, Manifest, absolute
 
@@ -265,13 +266,12 @@ def run_stage(config: RunConfig, item: Planned) -> Manifest:
     began = time.monotonic()
     outcome = item.stage.run(Context(config, item.out, item.upstream))
     check_interruption()
-    rejects = item.out.read_rejects()
+    rejects = count_reasons(rejects_in_pieces(item.out, columns=REASONED))
     check_passing(rejects, stage=item.stage.name, rows_in=outcome.rows_in, limit=config.run.lost_limit)
-    reasons = count_reasons(rejects)
     if item.stage.name not in _SELECTIVE:
         check_limit(
             stage=item.stage.name,
-            reasons=reasons,
+            reasons=rejects.counts,
             rows_in=outcome.rows_in,
             limit=config.run.reject_limit,
             path=item.out.path("rejects"),
@@ -284,7 +284,7 @@ def run_stage(config: RunConfig, item: Planned) -> Manifest:
         inputs=item.inputs,
         rows_in=outcome.rows_in,
         rows_out=outcome.rows_out,
-        rejects=reasons,
+        rejects=rejects.counts,
         seconds=round(time.monotonic() - began, 2),
         versions=versions(),
         figures=outcome.figures,

@@ -15,6 +15,7 @@ def stages(config: RunConfig) -> tuple[Stage, ...]:
     from mralign.annotation import agreement_stage as agreement
     from mralign.annotation import stage as annotation
     from mralign.questions import stage as questions
+    from mralign.rollouts import import_stage
     from mralign.rollouts import stage as rollouts
     from mralign.training import stage as training
     from mralign.transitions import signal_stage
@@ -24,7 +25,7 @@ def stages(config: RunConfig) -> tuple[Stage, ...]:
         return (questions.QUESTIONS_STAGE, *_evaluation(config, trained=False))
     road = [
         questions.QUESTIONS_STAGE,
-        rollouts.IMPORT_STAGE if config.rollouts.import_on else rollouts.ROLLOUTS_STAGE,
+        import_stage.IMPORT_STAGE if config.rollouts.import_on else rollouts.ROLLOUTS_STAGE,
         rollouts.CANDIDATES_STAGE,
         annotation.ANNOTATION_STAGE,
     ]

@@ -30,8 +30,9 @@ from mralign.questions.sources import SPLITS, check_source, read_batches
 from mralign.rows import Reject, from_table
 from mralign.rows.schema import QUESTIONS
 from mralign.run.events import counted
+from mralign.run.pieces import rejects_in_pieces
 from mralign.run.placement import NotInstalled
-from mralign.run.rejects import count_reasons, to_table
+from mralign.run.rejects import REASONED, count_reasons, to_table
 from mralign.run.stage import Context, Faults, Outcome, Stage, log, run_tasks
 from mralign.run.store import StageDir, part_key, part_name
 
@@ -187,8 +188,8 @@ def _check_read(config: RunConfig, *, raw: StageDir) -> None:
     """Raise ValueError for a source that gave no question, or more rejects than a source may have."""
     for one in sources(config):
         parts = raw.parts(one.key)
-        reasons = count_reasons(raw.read_rejects(parts, columns=["reason"]))
-        result = Yield(sum(map(raw.rows, parts)), reasons, _first_rejects(raw, parts))
+        reasons = dict(count_reasons(rejects_in_pieces(raw, columns=REASONED, parts=parts)).counts)
+        result = Yield(sum(raw.counts(parts).values()), reasons, _first_rejects(raw, parts))
         with _named(one):
             if "://" in one.source.path and parts:  # no local file, so the plan has not looked at it
                 shown = raw.read_parts(parts[:1], schema=QUESTIONS).slice(0, _SHOWN)
@@ -237,7 +238,7 @@ def _funnel(context: Context) -> list[SourceFunnel]:
     for one in sources(context.config):
         parts = context.out.parts(one.key)
         kept = sum(context.out.counts(parts).values())
-        dropped = count_reasons(context.out.read_rejects(parts, columns=["reason"]))
+        dropped = dict(count_reasons(rejects_in_pieces(context.out, columns=REASONED, parts=parts)).counts)
         records = kept + sum(dropped.values())
         rows.append(SourceFunnel(one.split, one.source.name, records, dropped, kept))
     return rows

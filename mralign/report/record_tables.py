@@ -8,7 +8,7 @@ no weights.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +33,8 @@ from mralign.report.trajectory_records import (
 from mralign.rows.schema import ANNOTATIONS, CANDIDATES, EXAMPLES, QUESTIONS, WEIGHTS
 from mralign.rows.subjects import Subject, Way, way_of
 from mralign.rows.vocabulary import question_of
-from mralign.run.store import StageDir
+from mralign.run.pieces import rejects_by_part
+from mralign.run.store import StageDir, part_key, part_name
 
 log = logging.getLogger("mralign")
 
@@ -65,33 +66,52 @@ def _trained_on(acts: Mapping[str, Act], *, reading: _Reading) -> Iterator[Traje
     candidates = finished(acts, "candidates")
     if candidates is None:
         return
-    for part in candidates.parts():
+    parts = candidates.parts()
+    steps = _Column.of(finished(acts, "annotation"), parts, schema=ANNOTATIONS, name="steps")
+    weights = _Column.of(finished(acts, "weights"), parts, schema=WEIGHTS, name="step_weights")
+    tokens = _Column.of(finished(acts, "examples"), parts, schema=EXAMPLES, name="token_step")
+    for part in parts:
         rows = candidates.read_parts([part], schema=CANDIDATES, columns=_SHOWN_CANDIDATE).to_pylist()
-        found = _found_of_part(acts, part)
+        steps_of, weights_of, tokens_of = (column.read(part) for column in (steps, weights, tokens))
         for row in rows:
-            said = found.get(row["row_id"], Found())
+            row_id = row["row_id"]
+            said = Found(steps_of.get(row_id), weights_of.get(row_id), tokens_of.get(row_id))
             yield training_record(row, found=said, names=reading.names, closing=reading.closing)
 
 
-def _found_of_part(acts: Mapping[str, Act], part: str) -> dict[str, Found]:
-    """What annotation, weights and examples say of the trajectories of one part."""
-    steps = _column(finished(acts, "annotation"), part, schema=ANNOTATIONS, name="steps")
-    weights = _column(finished(acts, "weights"), part, schema=WEIGHTS, name="step_weights")
-    tokens = _column(finished(acts, "examples"), part, schema=EXAMPLES, name="token_step")
-    row_ids = dict.fromkeys([*steps, *weights, *tokens])
-    return {row_id: Found(steps.get(row_id), weights.get(row_id), tokens.get(row_id)) for row_id in row_ids}
+@dataclass(frozen=True)
+class _Column:
+    """A column of a later stage; `parts`: those of its parts that came from each part of the candidates."""
+
+    out: StageDir | None
+    parts: Mapping[str, Sequence[str]]
+    schema: pa.Schema
+    name: str
+
+    @classmethod
+    def of(cls, out: StageDir | None, candidates: Sequence[str], *, schema: pa.Schema, name: str) -> _Column:
+        """The column `name`; none of it where the stage is not finished."""
+        found: dict[str, list[str]] = {}
+        parents = frozenset(candidates)
+        for part in out.parts() if out is not None else ():
+            found.setdefault(_parent(part, parents), []).append(part)
+        return cls(out, found, schema, name)
+
+    def read(self, part: str) -> dict[str, Any]:
+        """By row id, what stands in the column for the trajectories of a part of the candidates."""
+        if self.out is None:
+            return {}
+        table = self.out.read_parts(self.parts.get(part, ()), schema=self.schema, columns=["row_id", self.name])
+        return dict(zip(table.column("row_id").to_pylist(), table.column(self.name).to_pylist(), strict=True))
 
 
-def _column(out: StageDir | None, part: str, *, schema: pa.Schema, name: str) -> dict[str, Any]:
-    """A column by row id: of the part of that name, else of the whole table."""
-    if out is None:
-        return {}
-    table = (
-        out.read_parts([part], schema=schema, columns=["row_id", name])
-        if out.exists(part)
-        else out.read(schema=schema, columns=["row_id", name])
-    )
-    return dict(zip(table.column("row_id").to_pylist(), table.column(name).to_pylist(), strict=True))
+def _parent(part: str, parents: Collection[str]) -> str:
+    """The part of an earlier stage that a part came from: its key is the beginning of the part's own, up to a "-";
+    empty where there is none."""
+    key = part_key(part)
+    while key and part_name(key) not in parents:
+        key = key.rpartition("-")[0]
+    return part_name(key) if key else ""
 
 
 @dataclass(frozen=True)
@@ -187,20 +207,22 @@ def _strata(before: _Answered, *, label: str) -> dict[str, str]:
 
 def _put_aside(acts: Mapping[str, Act]) -> Iterator[TrajectoryRecord]:
     """The rejects of the stages on the way to training, with the question where it is known."""
-    asked = _questions(acts)
+    questions = finished(acts, "questions")
+    asked_in = frozenset(questions.parts()) if questions is not None else frozenset()
     for name in _SETTLED:
         out = finished(acts, name)
-        if out is None:
-            continue
-        for row in out.read_rejects().to_pylist():
-            known = asked.get(row["row_id"]) or asked.get(question_of(row["row_id"])) or {}
-            record = rejected_record(row, stage=name)
-            yield TrajectoryRecord(**{**vars(record), **known, "dataset": record.dataset or known.get("dataset", "")})
+        for part, rejects in rejects_by_part(out) if out is not None else ():
+            asked = _questions(questions, _parent(part, asked_in))
+            for row in rejects.to_pylist():
+                known = asked.get(row["row_id"]) or asked.get(question_of(row["row_id"])) or {}
+                record = rejected_record(row, stage=name)
+                dataset = record.dataset or known.get("dataset", "")
+                yield TrajectoryRecord(**{**vars(record), **known, "dataset": dataset})
 
 
-def _questions(acts: Mapping[str, Act]) -> dict[str, dict[str, Any]]:
-    out = finished(acts, "questions")
-    if out is None:
+def _questions(out: StageDir | None, part: str) -> dict[str, dict[str, Any]]:
+    """The questions of one part by their ids."""
+    if out is None or not part:
         return {}
-    table = out.read(schema=QUESTIONS, columns=["question_id", "dataset", "question", "answers"])
+    table = out.read_parts([part], schema=QUESTIONS, columns=["question_id", "dataset", "question", "answers"])
     return {row.pop("question_id"): row for row in table.to_pylist()}

@@ -1,26 +1,26 @@
 """Stages `rollouts` and `candidates`: questions become generations, generations become labelled candidates.
 
-Questions enter; N think-on and N think-off generations each leave the first stage (sampled by vLLM, or imported), and
-the questions where thinking helped or hurt leave the second one, cut into segments. `thoughts_stage` does so with some
-thoughts of an evaluated model, whatever came of them. No arithmetic lives here.
+Questions enter; N think-on and N think-off generations each leave the first stage (import_stage.py has the one that
+takes its place where they were made elsewhere), and the questions where thinking helped or hurt leave the second one,
+cut into segments. `thoughts_stage` does so with some thoughts of an evaluated model, whatever came of them. No
+arithmetic lives here.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from mralign.config import Candidates, RunConfig, named, resolve_path
+from mralign.config import Candidates, RunConfig, named
 from mralign.rollouts.candidates import Limits, judge
-from mralign.rollouts.funnel import Kept, count_funnel
-from mralign.rollouts.imported import check_file, read_rollouts
+from mralign.rollouts.funnel import Funnel, Kept, add_funnels, funnel_rows, funnels
 from mralign.rollouts.needed import DrawsAsNeeded, Made, saved
 from mralign.rollouts.thoughts import draw_questions, thoughts_of, unanswered
 from mralign.rows import Candidate, Generation, Mode, Reject, from_table, to_table
@@ -29,13 +29,16 @@ from mralign.rows.subjects import Subject, Way
 from mralign.run import rejects as reject_tables
 from mralign.run.finished import parts_by_upstream, read_tallies
 from mralign.run.forecast import Cost, chat_cost
-from mralign.run.stage import Context, Outcome, Stage, log, map_groups
-from mralign.run.store import StageDir, part_key, part_name
+from mralign.run.pieces import reject_count, rejects_in_pieces, rows_in_pieces
+from mralign.run.stage import Context, Outcome, Stage, log, map_groups, run_tasks
+from mralign.run.store import StageDir, part_name
 from mralign.serving.draws_as_needed import TOO_LONG
 from mralign.serving.endpoint import check_settings
 from mralign.serving.lacks import endpoint_lacks
 from mralign.serving.requests import check_model, first_draw_id, sampling_of_rollouts
 from mralign.serving.streaming import generate, stream_faults, stream_workers
+
+_PARTS = 50  # of questions, whose funnel one task counts
 
 
 def _sample(context: Context) -> Outcome:
@@ -45,7 +48,7 @@ def _sample(context: Context) -> Outcome:
     sampling = sampling_of_rollouts(context.config, order=order)
     figures = generate(questions, parts, sampling=sampling, out=context.out)
     rows = sum(context.out.counts().values())
-    rejected = context.out.read_rejects(columns=["row_id"]).num_rows
+    rejected = reject_count(context.out)
     if order is not None:
         asked_again = sum(took["tokens_asked_again"] for took in _tallies(context.out))
         asked = sum(questions.counts(parts).values())
@@ -70,13 +73,14 @@ def _tallies(out: StageDir) -> Iterator[Mapping[str, Any]]:
 def _made(out: StageDir) -> dict[Mode, Made]:
     """What the stage has drawn in each mode."""
     columns = ["mode", "invalid", "completion_tokens"]
-    rows = out.read(schema=GENERATIONS, columns=columns).to_pylist()
-    made = {}
-    for mode in Mode:
-        whole = [row["completion_tokens"] for row in rows if row["mode"] == mode and row["invalid"] != TOO_LONG]
-        cut = [row["completion_tokens"] for row in rows if row["mode"] == mode and row["invalid"] == TOO_LONG]
-        made[mode] = Made(len(whole), sum(whole), len(cut), sum(cut))
-    return made
+    draws: Counter[tuple[str, bool]] = Counter()
+    tokens: Counter[tuple[str, bool]] = Counter()
+    for piece in rows_in_pieces(out, schema=GENERATIONS, columns=columns):
+        for row in piece.to_pylist():
+            sort = row["mode"], row["invalid"] == TOO_LONG
+            draws[sort] += 1
+            tokens[sort] += row["completion_tokens"]
+    return {mode: Made(draws[mode, False], tokens[mode, False], draws[mode, True], tokens[mode, True]) for mode in Mode}
 
 
 def draw_order(config: RunConfig) -> DrawsAsNeeded | None:
@@ -104,56 +108,6 @@ def _reads(config: RunConfig) -> Mapping[str, Any]:
     word = "all" if order is None else "needed"
     verdict = {} if order is None else {"draws as needed": asdict(order)}
     return {**read, "rollouts": config.rollouts.model_copy(update={"order": word}), **verdict}
-
-
-def _check_import(config: RunConfig) -> None:
-    for path in (config.rollouts.import_on, config.rollouts.import_off):
-        check_file(resolve_path(path or ""), fields=config.rollouts.import_fields)
-    _check(config)
-
-
-def _import(context: Context) -> Outcome:
-    config = context.config.rollouts
-    assert config.import_on and config.import_off
-    tables: list[pa.Table] = []
-    rejects: list[Reject] = []
-    for mode, path in ((Mode.ON, config.import_on), (Mode.OFF, config.import_off)):
-        table, refused = read_rollouts(
-            path,
-            mode=mode,
-            name=config.import_name,
-            fields=config.import_fields,
-            model=context.config.model,
-            draws=config.n,
-            prompt=config.prompt,
-        )
-        tables.append(table)
-        rejects += refused
-    rows, rejects = _by_question_part(context, pa.concat_tables(tables), rejects=rejects)
-    return Outcome(rows_in=rows + len(rejects), rows_out=rows)
-
-
-def _by_question_part(context: Context, table: pa.Table, *, rejects: list[Reject]) -> tuple[int, list[Reject]]:
-    """Commit one part of generations a part of train questions; rows of no train question are rejects.
-
-    The first part takes all rejects. Returns the number of rows committed, and the rejects.
-    """
-    questions = context.upstream["questions"]
-    ids_by_part = {part: pa.array(_ids(questions, part), pa.string()) for part in questions.parts("train")}
-    question_ids = table.column("question_id")
-    is_train = pc.is_in(question_ids, value_set=pa.concat_arrays([pa.array([], pa.string()), *ids_by_part.values()]))
-    unknown = table.filter(pc.invert(is_train)).select(["row_id", "dataset"]).to_pylist()
-    detail = "see the rejects of the stage questions"
-    rejects = rejects + [
-        Reject(row["row_id"], "question_not_in_train", detail, dataset=row["dataset"]) for row in unknown
-    ]
-    rows = 0
-    for number, (part, ids) in enumerate(ids_by_part.items()):
-        kept = table.filter(pc.is_in(question_ids, value_set=ids))
-        refused = reject_tables.to_table(rejects if number == 0 else [])
-        context.out.commit(part_name(f"{part_key(part)}-imported"), kept, schema=GENERATIONS, rejects=refused)
-        rows += kept.num_rows
-    return rows, rejects
 
 
 def _ids(questions: StageDir, part: str) -> list[str]:
@@ -202,11 +156,19 @@ def _candidates(context: Context) -> Outcome:
         upstream_schema=GENERATIONS,
     )
     rows = sum(source.counts().values())
-    kept = from_table(context.out.read(schema=CANDIDATES, columns=["dataset", "polarity", "question_id"]), Kept)
-    refused = context.out.read_rejects(columns=["row_id", "reason", "dataset", "polarity"])
-    asked = questions.read_parts(train, schema=QUESTIONS, columns=["dataset"]).column("dataset")
-    counted = count_funnel(kept, from_table(refused, Reject), Counter(asked.to_pylist()))
-    return Outcome(rows, len(kept), {"funnel": [asdict(row) for row in counted]})
+    groups = [(context.out, questions, train[start : start + _PARTS]) for start in range(0, len(train), _PARTS)]
+    counted = funnel_rows(add_funnels(run_tasks(_funnels, groups)))
+    kept = sum(context.out.counts().values())
+    return Outcome(rows, kept, {"funnel": [asdict(row) for row in counted]})
+
+
+def _funnels(out: StageDir, questions: StageDir, parts: Sequence[str]) -> dict[str, Funnel]:
+    """What became of the questions of some parts, by data set."""
+    kept = from_table(out.read_parts(parts, schema=CANDIDATES, columns=["dataset", "polarity", "question_id"]), Kept)
+    pieces = rejects_in_pieces(out, columns=["row_id", "reason", "dataset", "polarity"], parts=parts)
+    refused = chain.from_iterable(from_table(piece, Reject) for piece in pieces)
+    asked = questions.read_parts(parts, schema=QUESTIONS, columns=["dataset"]).column("dataset")
+    return funnels(kept, refused, Counter(asked.to_pylist()))
 
 
 def _think(context: Context, *, responses: str) -> Outcome:
@@ -308,23 +270,6 @@ ROLLOUTS_STAGE = Stage(
     expects=_expects,
     workers=lambda config: () if config.rollouts.engine == "http" else stream_workers(config),
     faults=lambda config: () if config.rollouts.engine == "http" else stream_faults(config),
-    version=2,
-)
-
-IMPORT_STAGE = Stage(
-    name="rollouts",
-    words="importing answers",
-    run=_import,
-    reads=("rollouts", "model"),
-    ignores=("rollouts.engine", "rollouts.decoding", "rollouts.order"),
-    upstream=("questions",),
-    portions=_train_questions,
-    inputs=lambda config: {
-        Mode.ON: config.rollouts.import_on or "",
-        Mode.OFF: config.rollouts.import_off or "",
-        **config.model.inputs(),
-    },
-    check=_check_import,
     version=2,
 )
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -20,8 +20,19 @@ import pyarrow as pa
 from mralign.rows import columns
 from mralign.rows.schema import Reject
 
-__all__ = ["PASSING", "Reject", "check_limit", "check_passing", "count_reasons", "is_passing", "to_table"]
+__all__ = [
+    "PASSING",
+    "REASONED",
+    "Reasons",
+    "Reject",
+    "check_limit",
+    "check_passing",
+    "count_reasons",
+    "is_passing",
+    "to_table",
+]
 
+REASONED = ("reason", "detail")  # columns of a reject that its counting needs
 # Why an endpoint or a search gave no answer this time. A reply that says so was never an answer of the model.
 PASSING = frozenset({"rate_limited", "server_error", "timeout", "connection", "malformed_reply", "usage_missing"})
 
@@ -47,23 +58,33 @@ def _storable(reject: Reject) -> Reject:
     return replace(reject, **storable)
 
 
-def count_reasons(table: pa.Table) -> dict[str, int]:
-    """Number of rejects by reason, most frequent first."""
-    return dict(Counter(table.column("reason").to_pylist()).most_common())
+@dataclass(frozen=True)
+class Reasons:
+    """Rejects by reason, most frequent first, and of each reason the detail that came last."""
+
+    counts: Mapping[str, int]
+    details: Mapping[str, str]
 
 
-def check_passing(rejects: pa.Table, *, stage: str, rows_in: int, limit: float) -> None:
-    """Raise ValueError if more than the share `limit` of `rows_in` rows was rejected for reasons that may pass."""
-    lost: Counter[str] = Counter()
+def count_reasons(pieces: Iterable[pa.Table]) -> Reasons:
+    """What the rejects in some tables (their columns REASONED) were put aside for; a table is held at a time."""
+    counts: Counter[str] = Counter()
     details: dict[str, str] = {}
-    for reason, detail in zip(*(rejects.column(name).to_pylist() for name in ("reason", "detail")), strict=True):
-        if is_passing(reason):
-            lost[reason] += 1
-            details[reason] = detail
+    for table in pieces:
+        last = table.group_by("reason", use_threads=False).aggregate([("detail", "last"), ("reason", "count")])
+        for row in last.to_pylist():
+            counts[row["reason"]] += row["reason_count"]
+            details[row["reason"]] = row["detail_last"]
+    return Reasons(dict(counts.most_common()), details)
+
+
+def check_passing(found: Reasons, *, stage: str, rows_in: int, limit: float) -> None:
+    """Raise ValueError if more than the share `limit` of `rows_in` rows was rejected for reasons that may pass."""
+    lost = Counter({reason: count for reason, count in found.counts.items() if is_passing(reason)})
     if lost.total() <= limit * rows_in:
         return
     reasons = dict(lost.most_common())
-    last = details[next(iter(reasons))]
+    last = found.details[next(iter(reasons))]
     share = math.ceil(lost.total() / max(rows_in, 1) * 10_000) / 10_000
     raise ValueError(
         f"stage {stage}: {lost.total()} of {rows_in} rows have no answer yet, {reasons}. The last that came: "
@@ -72,7 +93,7 @@ def check_passing(rejects: pa.Table, *, stage: str, rows_in: int, limit: float) 
     )
 
 
-def check_limit(*, stage: str, reasons: dict[str, int], rows_in: int, limit: float, path: str) -> None:
+def check_limit(*, stage: str, reasons: Mapping[str, int], rows_in: int, limit: float, path: str) -> None:
     """Raise ValueError if rejects / rows_in exceeds `limit` (a share in [0, 1]); those that may pass do not count."""
     reasons = {reason: count for reason, count in reasons.items() if not is_passing(reason)}
     rejected = sum(reasons.values())

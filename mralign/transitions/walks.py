@@ -115,6 +115,29 @@ def corpus_of(
     return whole.only(one_polarity_N & (np.bincount(whole.row_L, minlength=steps.num_rows) > 0))
 
 
+def join(corpora: Sequence[Corpus]) -> Corpus:
+    """Corpora that have no question in common as one, the tokens of their thoughts left out."""
+    first = corpora[0]
+    rows = np.cumsum([0, *(len(corpus.row_ids) for corpus in corpora)])
+    questions = np.cumsum([0, *(np.unique(corpus.question_N).size for corpus in corpora)])
+    return Corpus(
+        row_ids=pa.concat_arrays([corpus.row_ids for corpus in corpora]),
+        question_ids=pa.concat_arrays([corpus.question_ids for corpus in corpora]),
+        question_N=np.concatenate([one.question_N + start for one, start in zip(corpora, questions, strict=False)]),
+        polarity_N=np.concatenate([corpus.polarity_N for corpus in corpora]),
+        segments_N=np.concatenate([corpus.segments_N for corpus in corpora]),
+        tokens_N=None,
+        row_L=np.concatenate([one.row_L + start for one, start in zip(corpora, rows, strict=False)]),
+        set_L=np.concatenate([corpus.set_L for corpus in corpora]),
+        K=first.K,
+    )
+
+
+def with_tokens(corpus: Corpus, tokens: pa.Table) -> Corpus:
+    """The corpus with the tokens of its thoughts, from row_id and thought_tokens of at least some."""
+    return replace(corpus, tokens_N=_tokens(corpus.row_ids, tokens=tokens))
+
+
 def _tokens(row_ids: pa.Array, *, tokens: pa.Table) -> np.ndarray | None:
     """Tokens of each thought, (N,); None where one is not known."""
     place = pc.index_in(row_ids, value_set=tokens.column("row_id").combine_chunks())

@@ -239,7 +239,7 @@ def test_rejects_of_the_human_count_against_the_limit(labelled, tmp_path):
     with pytest.raises(ValueError, match=r"stage human_labels: 3 of 5 rows were rejected \(60\.0%\)") as error:
         pipeline.run_stage(config, item)
     assert "human_labels/0123/rejects" in str(error.value)
-    assert count_reasons(item.out.read_rejects()) == {"unknown_row": 2, "invalid_annotation": 1}
+    assert count_reasons([item.out.read_rejects()]).counts == {"unknown_row": 2, "invalid_annotation": 1}
 
 
 def test_roles_have_fields_of_the_schemas():

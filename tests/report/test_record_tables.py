@@ -11,7 +11,7 @@ from report.test_report import Item, Named, make_config, make_run
 from mralign.report.findings import survey
 from mralign.report.record_shelves import shelve
 from mralign.report.record_tables import read_records
-from mralign.rows.schema import QUESTIONS, REJECTS
+from mralign.rows.schema import ANNOTATIONS, QUESTIONS, REJECTS
 from mralign.run.store import part_name
 
 BEFORE = {
@@ -72,6 +72,20 @@ def test_what_was_put_aside_has_its_reason_and_its_question(tmp_path):
         ("few_segments", "candidates", "Who?", "nq_open"),
         ("truncated", "candidates", "", "../../x"),
     ]
+
+
+def test_labels_are_found_in_the_batches_that_a_part_of_the_candidates_was_annotated_in(tmp_path):
+    config, planned = make_run(tmp_path)
+    acts = survey(planned)
+    before = list(read_records(config, acts=acts))
+    annotation = next(item.out for item in planned if item.stage.name == "annotation")
+    whole = annotation.read(schema=ANNOTATIONS)
+    for part in annotation.parts():
+        annotation.filesystem.delete_file(annotation.path(part))
+    for row, batch in enumerate(("0-a", "0-b")):
+        annotation.commit(part_name(batch), whole.slice(row, 1 if row == 0 else None), schema=ANNOTATIONS)
+    assert any(step.labels for record in before for side in record.sides for step in side.steps)
+    assert list(read_records(config, acts=acts)) == before
 
 
 def test_answers_whose_texts_are_gone_are_left_out_with_a_word(tmp_path, caplog):

@@ -1,12 +1,17 @@
 import json
+from collections import Counter
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mralign.chat.thought import split_thinking
 from mralign.rollouts import Limits, count_funnel, judge
 from mralign.rollouts.candidates import LENGTH_REASONS
+from mralign.rollouts.funnel import Kept, add_funnels, funnel_rows, funnels
 from mralign.rows import Candidate, Generation, Polarity, Reject, from_table, to_table
 
 TRACES = Path(__file__).parents[3] / "shared" / "data" / "traces" / "qwen3-8b_simpleqa.jsonl"
@@ -261,3 +266,39 @@ def test_real_traces_pass_through_with_none_lost():
         assert 4 < len(row.segment_start) < 15
     counted = count_funnel(kept, rejects, {"sqa": 800})
     assert sum(row.rows_out for row in counted if row.filter == "verdict") == 800
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcd"), st.integers(0, 5)), max_size=40), st.integers(1, 4))
+def test_funnels_of_some_questions_each_add_up_to_that_of_all(drawn, lots):
+    """Whatever became of each question: kept with two trajectories, cut twice or once, dropped, never seen."""
+    kept = [[] for _ in range(lots)]
+    rejects = [[] for _ in range(lots)]
+    asked = [Counter() for _ in range(lots)]
+    for number, (dataset, fate) in enumerate(drawn):
+        lot = number % lots
+        asked[lot][dataset] += 1
+        polarity = Polarity.POSITIVE if number % 3 else Polarity.NEGATIVE
+        question_id = f"{dataset}/{number}"
+        ids = [f"{question_id}/on/{draw}" for draw in range(2)]
+        if fate in (0, 1):
+            kept[lot] += [Kept(dataset, polarity, question_id)] * (2 - fate)
+        if fate in (1, 2):
+            cut = ids[2 - fate :]
+            rejects[lot] += [Reject(one, "few_segments", "", "", dataset=dataset, polarity=polarity) for one in cut]
+        if fate == 3:
+            rejects[lot].append(Reject(question_id, "undecided", "", "", dataset=dataset))
+        if fate == 4:
+            rejects[lot].append(Reject(ids[0], "short_thought", "", "", dataset=dataset))
+    apart = [funnels(*one) for one in zip(kept, rejects, asked, strict=True)]
+    rows = funnel_rows(add_funnels(apart))
+    assert rows == count_funnel(chain(*kept), chain(*rejects), sum(asked, Counter()))
+    fates = Counter(drawn)
+    for dataset in {dataset for dataset, _ in drawn}:
+        of = {fate: fates[dataset, fate] for fate in range(6)}
+        own = {(row.filter, row.polarity): (row.rows_in, row.rows_out) for row in rows if row.dataset == dataset}
+        total = sum(of.values())
+        assert own["not_generated", None] == (total, total - of[5])
+        verdicts = [own["verdict", polarity][1] for polarity in (Polarity.POSITIVE, Polarity.NEGATIVE)]
+        assert sum(verdicts) == of[0] + of[1] + of[2]
+        whole = [own["kept", polarity][1] for polarity in (Polarity.POSITIVE, Polarity.NEGATIVE)]
+        assert sum(whole) == 2 * of[0] + of[1]

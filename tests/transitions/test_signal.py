@@ -23,7 +23,7 @@ from mralign.transitions.signal import (
     shuffles,
     transitions_auc,
 )
-from mralign.transitions.walks import corpus_of, walks
+from mralign.transitions.walks import corpus_of, join, walks, with_tokens
 
 PAPER = Settings()
 
@@ -124,6 +124,26 @@ def test_what_is_left_out_and_whose_tokens_are_not_known():
     assert whole.signed().question_ids.to_pylist() == ["x"]
     assert corpus_of(mixed, states=STATES, tokens=tokens.slice(1)).tokens_N is None
     assert corpus_of(mixed.slice(0, 0), states=STATES).row_ids.to_pylist() == []
+
+
+def test_parts_joined_are_the_whole():
+    steps = [["a"], ["b", "c"], [[], []], ["c"], ["d", "a"], ["b"], [[]], ["a", "d"]]
+    table = annotations(steps, polarity=[1, -1, 1, 1, 0, -1, 1, 1])
+    questions = pa.array(["x", "x", "y", "z", "z", "v", "w", "w"])
+    table = table.set_column(1, "question_id", questions).set_column(
+        3, "polarity", pa.array([1, 1, 1, -1, -1, 0, 1, 1])
+    )
+    tokens = pa.table({"row_id": table.column("row_id"), "thought_tokens": pa.array(range(8), pa.int32())})
+    whole = corpus_of(table, states=STATES, tokens=tokens)
+    parts = [table.slice(0, 2), table.slice(2, 1), table.slice(2, 0), table.slice(3, 3), table.slice(6)]
+    joined = with_tokens(join([corpus_of(part, states=STATES) for part in parts]), tokens)
+    assert joined.tokens_N.tolist() == [0, 1, 3, 4, 5, 7]  # without the two that have no label
+    for name, value in vars(whole).items():
+        found = getattr(joined, name)
+        if name == "question_N":  # codes: the same trajectories share one
+            assert [[a == b for b in found] for a in found] == [[a == b for b in value] for a in value]
+        elif name != "K":
+            assert found.tolist() == value.tolist()
 
 
 # --- simulations with known truth ----------------------------------------------------------------------------------
