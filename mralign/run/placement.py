@@ -101,6 +101,21 @@ def alive_nodes() -> list[dict[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
+def node_ids() -> set[str]:
+    """Ray's ids of the nodes that are alive. Ray must have been started."""
+    import ray
+
+    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+
+
+def this_node() -> Any:
+    """The scheduling strategy of an actor that must live as long as the driver: on the driver's node, nowhere else."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return NodeAffinitySchedulingStrategy(node_id=ray.get_runtime_context().get_node_id(), soft=False)
+
+
 def check_room(stages: Mapping[str, Sequence[Workers]], *, local: bool) -> None:
     """Raise ValueError where a Ray of this machine has no room for the workers of a stage: it never grows. Of a
     cluster, which may grow, it is a warning. Ray must have been started."""
