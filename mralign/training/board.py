@@ -69,7 +69,8 @@ class Lost:
         number = len(self.places)
         if gone:
             nodes = ", ".join(dict.fromkeys(map(str, gone)))
-            return f"training lost {nodes} with {len(gone)} of its {_workers(number)}, {number - len(gone)} remain"
+            left = _workers(number - len(gone))
+            return f"training lost the node {nodes} with {len(gone)} of its {_workers(number)} and has {left} left"
         rank, said = min(self.said.items())
         where = f" on {self.places[rank]}" if rank in self.places else ""
         return f"worker {rank} of the training failed{where} ({one_line(said, longest=_LONGEST)})"

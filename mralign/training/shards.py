@@ -75,36 +75,41 @@ def own_shard(optimizer: Any, shards: Sequence[Mapping[str, Any]], *, world: Wor
 
     `optimizer`: DeepSpeed's, ZeRO 1 to 3, as it has just begun.
     """
-    by_parameter = "fp32_flat_groups" in shards[0]
-    weights, state = ("fp32_flat_groups", "optimizer_state_dict") if by_parameter else _BY_ROWS
-
-    def again(flats: Sequence[Sequence[Tensor]]) -> list[Tensor]:
-        if by_parameter:
-            groups = [[parameter.ds_numel for parameter in group] for group in optimizer.fp16_groups]
-            return cut_parameters(flats, groups=groups, world=world)
-        found = []
-        for number, (size, total) in enumerate(_rows(optimizer)):
-            found.append(cut_rows([of_worker[number] for of_worker in flats], size=size, total=total, world=world))
-        return found
-
+    weights, state, again = _OF_PARAMETERS if _OF_PARAMETERS[0] in shards[0] else _OF_ROWS
     own: dict[str, Any] = optimizer.state_dict()
-    own[weights] = again([shard[weights] for shard in shards])
-    old = [shard[state]["state"] for shard in shards]  # of each worker: what Adam remembers, by group
-    for name, value in old[0][0].items():
-        cut_up = value.dim() > 0  # and the number of steps is everybody's
-        again_by_group = again([[of[g][name] for g in sorted(of)] for of in old]) if cut_up else None
-        for g in range(len(own[weights])):
-            remembered = own[state]["state"].setdefault(g, {})
-            remembered[name] = again_by_group[g] if again_by_group else value.clone()
+    own[weights] = again(optimizer, [shard[weights] for shard in shards], world=world)
+    remembered = [shard[state]["state"] for shard in shards]  # by worker: what Adam keeps, by group and name
+    kept: dict[int, dict[str, Tensor]] = {group: {} for group in range(len(own[weights]))}
+    for name, value in remembered[0][0].items():
+        if value.dim():
+            values = again(optimizer, [_by_group(of_worker, name) for of_worker in remembered], world=world)
+        else:  # the number of steps, which is everybody's
+            values = [value.clone() for _ in kept]
+        for group, its_value in enumerate(values):
+            kept[group][name] = its_value
+    own[state]["state"] = kept
     return own
 
 
-_BY_ROWS = ("single_partition_of_fp32_groups", "base_optimizer_state")
+def _by_group(of_worker: Mapping[int, Mapping[str, Tensor]], name: str) -> list[Tensor]:
+    return [of_worker[group][name] for group in sorted(of_worker)]
 
 
-def _rows(optimizer: Any) -> list[tuple[int, int]]:
-    """Of each group under ZeRO 1 and 2: how many values a worker holds, filled up, and how many there are in all."""
+def _parameters_again(optimizer: Any, flats: Sequence[Sequence[Tensor]], *, world: World) -> list[Tensor]:
+    groups = [[parameter.ds_numel for parameter in group] for group in optimizer.fp16_groups]
+    return cut_parameters(flats, groups=groups, world=world)
+
+
+def _rows_again(optimizer: Any, flats: Sequence[Sequence[Tensor]], *, world: World) -> list[Tensor]:
     groups = optimizer.bf16_groups if hasattr(optimizer, "bf16_groups") else optimizer.bit16_groups
-    totals = [sum(parameter.numel() for parameter in group) for group in groups]
-    held = [group["params"][0].numel() for group in optimizer.param_groups]
-    return list(zip(held, totals, strict=True))
+    found = []
+    for number, (group, held) in enumerate(zip(groups, optimizer.param_groups, strict=True)):
+        total = sum(parameter.numel() for parameter in group)
+        size = held["params"][0].numel()  # filled up
+        found.append(cut_rows([of_worker[number] for of_worker in flats], size=size, total=total, world=world))
+    return found
+
+
+# DeepSpeed's names of the weights in float32 and of what Adam keeps, and how both are cut anew.
+_OF_PARAMETERS = ("fp32_flat_groups", "optimizer_state_dict", _parameters_again)
+_OF_ROWS = ("single_partition_of_fp32_groups", "base_optimizer_state", _rows_again)
