@@ -25,7 +25,10 @@ class NotInstalled(ValueError):
 
 @dataclass(frozen=True)
 class Workers:
-    """Equal workers of a stage: each takes `cpus` and `gpus` of one node; `least` to `most` of them run at once."""
+    """Equal workers of a stage: each takes `cpus` and `gpus` of one node; `least` to `most` of them run at once.
+
+    `elastic`: their number is that for which the nodes would have room if nobody else were there.
+    """
 
     what: str  # as a message names them, e.g. "vLLM engines"
     setting: str  # the setting that asks for them, e.g. "engine.gpus_per_replica"
@@ -33,6 +36,7 @@ class Workers:
     gpus: float = 0
     least: int = 1
     most: int = 1
+    elastic: bool = False
 
 
 DEALING = Workers("tasks that deal the rows", "run.local_cpus")

@@ -280,9 +280,16 @@ def _reference_workers(training: Training) -> Workers:
 
 def _training_workers(training: Training) -> Workers:
     """The workers of Ray Train: it begins when there is room for the least, and takes more as they come."""
-    least, gpus = training.fewest_workers, int(training.gpu)
+    least, most = training.fewest_workers, training.workers
     setting = "training.workers" if training.min_workers is None else "training.min_workers"
-    return Workers("training workers", f"{setting}, training.gpu", gpus=gpus, least=least, most=training.workers)
+    return Workers(
+        "training workers",
+        f"{setting}, training.gpu",
+        gpus=int(training.gpu),
+        least=least,
+        most=most,
+        elastic=least < most,
+    )
 
 
 def _fit(context: Context, *, sources: Sources, board: Any) -> Any:
@@ -313,7 +320,7 @@ def scaling(config: Training) -> Any:
     import ray.train
 
     asked = _training_workers(config)
-    number: Any = asked.most if asked.least == asked.most else (asked.least, asked.most)
+    number: Any = (asked.least, asked.most) if asked.elastic else asked.most
     return ray.train.ScalingConfig(num_workers=number, use_gpu=config.gpu, resources_per_worker=bundle(asked))
 
 
