@@ -120,6 +120,7 @@ def test_a_wrong_override_is_an_error_that_names_it(override, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"min_workers": 3, "workers": 2}, "min_workers=3 is above workers=2"),
         ({"zero_stage": 0}, "zero_stage=0 trains in float32 only"),
         ({"attention": "varlen", "packing": "off"}, "attention=varlen takes packed sequences"),
         ({"kernels": "liger"}, "kernels=liger needs a GPU"),

@@ -21,7 +21,7 @@ TOKEN = "hf_thisIsTheSecretOfTheTest"
 FIGURES = {
     "steps": 42,
     "workers": 3,
-    "optimizer_began_anew_after": [],
+    "workers_changed": [],
     "class_balance": None,
     "last": {"loss": 0.4321, "margin": 1.5, "z0": 0.25, "learning_rate": 1e-6, "seconds": 9.0},
 }

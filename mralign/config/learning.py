@@ -237,8 +237,13 @@ class Training(Section):
     workers: Speed[int] = Field(
         2,
         ge=1,
-        description="Training processes: one a GPU where gpu is true, so set it to the number of GPUs. A checkpoint "
-        "belongs to its number of workers.",
+        description="Training processes: one a GPU where gpu is true, so set it to the number of GPUs.",
+    )
+    min_workers: Speed[int | None] = Field(
+        None,
+        ge=1,
+        description="The fewest workers with which a training begins, and goes on when some are lost; it takes up to "
+        "`workers` as nodes come. null: all of them, so that it waits until a lost node is replaced.",
     )
     gpu: bool = Field(False, description="Train and score the reference on GPUs; false: on CPUs.")
     threads_per_worker: Speed[int] = Field(1, ge=1, description="Threads of a worker that trains on a CPU.")
@@ -267,11 +272,6 @@ class Training(Section):
     max_failures: Speed[int] = Field(
         3, ge=0, description="How often a training whose worker died is started again from its last checkpoint."
     )
-    resume: Speed[Literal["exact", "adapter"]] = Field(
-        "exact",
-        description="What to do with a checkpoint of another number of workers: stop (exact), or take its weights "
-        "and begin with a fresh optimizer (adapter).",
-    )
     push_to: Speed[str | None] = Field(
         None,
         description="Repository on the hub, OWNER/NAME, to which the adapter (under tuning=full the model) and its "
@@ -293,8 +293,15 @@ class Training(Section):
         """These settings with `auto` replaced by what it stands for; `packing` counts by the attention it leads to."""
         return self.model_copy(update={"attention": self.attention_used})
 
+    @property
+    def fewest_workers(self) -> int:
+        """The fewest workers that may train."""
+        return self.workers if self.min_workers is None else self.min_workers
+
     @model_validator(mode="after")
     def _fits_together(self) -> Training:
+        if self.fewest_workers > self.workers:
+            raise ValueError(f"min_workers={self.min_workers} is above workers={self.workers}; give at most that")
         if self.zero_stage == 0 and self.dtype == "bfloat16":
             raise ValueError("zero_stage=0 trains in float32 only (DeepSpeed); use zero_stage=1, or dtype=float32")
         if self.offload == "optimizer" and self.zero_stage == 0:

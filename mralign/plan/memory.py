@@ -82,8 +82,8 @@ def cache_of_a_token(shape: Shape, *, dtype: str, engine: Engine) -> float:
 
 
 def training(shape: Shape, settings: Training, *, longest: int) -> Need:
-    """Bytes on one GPU of a worker that trains; `longest`: tokens of the longest example."""
-    item, workers, full = ITEM[settings.dtype], settings.workers, settings.tuning == "full"
+    """Bytes on one GPU of a worker that trains, when the fewest do; `longest`: tokens of the longest example."""
+    item, workers, full = ITEM[settings.dtype], settings.fewest_workers, settings.tuning == "full"
     frozen = 0 if full else shape.parameters * (_FOUR_BITS if settings.tuning == "qlora" else item)
     held = (frozen + shape.trained * item) / (workers if settings.zero_stage == 3 else 1)
     gradients = shape.trained * 4 / (workers if settings.zero_stage >= 2 else 1)

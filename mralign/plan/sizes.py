@@ -127,7 +127,10 @@ def _training(config: RunConfig, shape: Shape) -> str:
     settings = config.training
     need = memory.training(shape, settings, longest=config.examples.max_length)
     tokens = max(settings.micro_batch_tokens, config.examples.max_length)
-    said = f"{need}; a micro-batch of {tokens:,} tokens, ZeRO-{settings.zero_stage} over {settings.workers} workers"
+    workers = f"{settings.workers} workers"
+    if settings.fewest_workers < settings.workers:
+        workers = f"{settings.fewest_workers} of {workers}, the fewest (training.min_workers)"
+    said = f"{need}; a micro-batch of {tokens:,} tokens, ZeRO-{settings.zero_stage} over {workers}"
     if not settings.gpu:
         return f"training, per worker on a CPU: {said}"
     size, source = memory_gib(config)

@@ -81,7 +81,9 @@ def _fits_beside(held: Held, workers: Sequence[Workers]) -> bool:
     if not workers:
         return not shortages([held.workers, _SHORT_TASKS], nodes=alive_nodes())
     nodes = alive_nodes()
-    if held.alone or len(nodes) > 1:  # the totals of several nodes do not say whether one of them has the room
+    if held.alone or any(one.elastic for one in workers):
+        return False
+    if len(nodes) > 1:  # the totals of several nodes do not say whether one of them has the room
         return False
     everything = [*workers, *(one.workers for one in _held if one.workers not in workers)]
     return not shortages(everything, nodes=nodes)

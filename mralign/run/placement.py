@@ -25,7 +25,10 @@ class NotInstalled(ValueError):
 
 @dataclass(frozen=True)
 class Workers:
-    """Equal workers of a stage: each takes `cpus` and `gpus` of one node; `least` to `most` of them run at once."""
+    """Equal workers of a stage: each takes `cpus` and `gpus` of one node; `least` to `most` of them run at once.
+
+    `elastic`: their number is that for which the nodes would have room if nobody else were there.
+    """
 
     what: str  # as a message names them, e.g. "vLLM engines"
     setting: str  # the setting that asks for them, e.g. "engine.gpus_per_replica"
@@ -33,6 +36,7 @@ class Workers:
     gpus: float = 0
     least: int = 1
     most: int = 1
+    elastic: bool = False
 
 
 DEALING = Workers("tasks that deal the rows", "run.local_cpus")
@@ -99,6 +103,21 @@ def alive_nodes() -> list[dict[str, float]]:
     import ray
 
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def node_ids() -> set[str]:
+    """Ray's ids of the nodes that are alive. Ray must have been started."""
+    import ray
+
+    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+
+
+def this_node() -> Any:
+    """The scheduling strategy of an actor that must live as long as the driver: on the driver's node, nowhere else."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return NodeAffinitySchedulingStrategy(node_id=ray.get_runtime_context().get_node_id(), soft=False)
 
 
 def check_room(stages: Mapping[str, Sequence[Workers]], *, local: bool) -> None:

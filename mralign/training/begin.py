@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mralign.training.checkpoint import State, load_checkpoint, read_state, weights_to_start_from
+from mralign.training.checkpoint import WEIGHTS, State, load_checkpoint, load_cut_anew, read_state
 from mralign.training.engine import World, cut_while_loading, start_engine
 from mralign.training.guards import TrainingStopped
 from mralign.training.loop import Task
@@ -17,10 +17,10 @@ from mralign.training.policy_checks import check_policy
 
 
 def begin(task: Task, *, world: World, checkpoint: Path | None = None) -> tuple[Any, State]:
-    """Engine and state: fresh, those of the checkpoint, or its weights alone with a fresh optimizer.
+    """Engine and state: fresh, or those of the checkpoint, whatever the number of workers that wrote it.
 
-    Raises TrainingStopped for a checkpoint of another number of workers, unless `training.resume` is `adapter`, and for
-    a policy whose log-probabilities are not its model's own.
+    Raises TrainingStopped for a checkpoint that could run code, and for a policy whose log-probabilities are not its
+    model's own.
     """
 
     def engine(weights: Path | None = None) -> Any:
@@ -32,13 +32,16 @@ def begin(task: Task, *, world: World, checkpoint: Path | None = None) -> tuple[
 
     if checkpoint is None:
         return engine(), State()
-    weights = weights_to_start_from(checkpoint, settings=task.settings, world=world)
-    if weights is None:
+    state, workers = read_state(checkpoint)
+    if workers != world.size:
+        state.regrouped.append([state.step, workers, world.size])
+    if workers == world.size or task.settings.zero_stage == 0:
         started = engine()
-        return started, load_checkpoint(started, checkpoint)
-    state, _ = read_state(checkpoint)
-    state.reset.append(state.step)
-    return engine(weights), state
+        load_checkpoint(started, checkpoint)
+        return started, state
+    started = engine(checkpoint / WEIGHTS)
+    load_cut_anew(started, checkpoint, workers=workers, world=world)
+    return started, state
 
 
 def check_engine(engine: Any, task: Task) -> None:

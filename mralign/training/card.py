@@ -126,7 +126,7 @@ def with_results(card: str, *, text: str, index: Sequence[Mapping[str, Any]], na
 
 def _notes(config: RunConfig, figures: Mapping[str, Any], *, adapter: bool) -> list[str]:
     """What a reader must know to use it rightly, or to judge it."""
-    notes, reset = [], figures["optimizer_began_anew_after"]
+    notes = []
     if config.model.adapter:
         first = f"the adapter {shown(config.model.adapter)} merged into it"
         notes.append(
@@ -136,8 +136,8 @@ def _notes(config: RunConfig, figures: Mapping[str, Any], *, adapter: bool) -> l
         )
     if config.model.template_date:
         notes.append(f"The chat template writes the date; all prompts said {config.model.template_date.isoformat()}.")
-    if reset:
-        notes.append(f"The optimizer began anew after step {', '.join(map(str, reset))}.")
+    for step, before, after in figures.get("workers_changed", []):
+        notes.append(f"Up to step {step} {before} workers trained, then {after}: the same up to rounding.")
     if figures["class_balance"]:
         notes.append(f"Note: {figures['class_balance']}.")
     return notes

@@ -1,9 +1,9 @@
 """Checkpoints of a training: what makes a killed run go on as if nothing had happened.
 
 An engine and the state of the loop enter a directory and come back from it. DeepSpeed's shards (optimizer included)
-belong to a number of workers; the trained weights beside them do not, so another number can begin from those with a
-fresh optimizer, if the user says so (`training.resume=adapter`). A run directory may come from somebody else: nothing
-in a checkpoint can run code when it is loaded, and one that is not what was written is refused.
+belong to a number of workers, the trained weights beside them do not: another number begins from these and cuts what
+the optimizer holds anew (shards.py). A run directory may come from somebody else: nothing in a checkpoint can run code
+when it is loaded, and one that is not what was written is refused.
 """
 
 from __future__ import annotations
@@ -13,15 +13,16 @@ import json
 import pickle
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from mralign.config import Training
 from mralign.training.engine import World, gathered
 from mralign.training.guards import TrainingStopped
+from mralign.training.shards import own_shard
 
 _SHARDS = "deepspeed"
 _TAG = "state"  # DeepSpeed's name of a checkpoint; given, so that no file says which one to load
@@ -37,7 +38,7 @@ class State:
     step: int = 0
     z0: float | None = None
     history: list[dict[str, float]] = field(default_factory=list)
-    reset: list[int] = field(default_factory=list)  # steps after which the optimizer began anew
+    regrouped: list[list[int]] = field(default_factory=list)  # [step, workers up to it, workers after it]
 
 
 def save_checkpoint(engine: Any, state: State, directory: Path, *, world: World) -> None:
@@ -53,37 +54,50 @@ def save_checkpoint(engine: Any, state: State, directory: Path, *, world: World)
 def read_state(directory: Path) -> tuple[State, int]:
     """The state of a checkpoint, and how many workers wrote it."""
     values = json.loads((directory / "state.json").read_text())
-    workers = values.pop("workers")
-    return State(**values), workers
+    known = {each.name for each in fields(State)}  # an earlier version wrote more
+    return State(**{name: value for name, value in values.items() if name in known}), values["workers"]
 
 
-def weights_to_start_from(directory: Path, *, settings: Training, world: World) -> Path | None:
-    """The trained weights of a checkpoint that this number of workers cannot load whole, or None if it can.
-
-    Raises TrainingStopped for such a checkpoint unless `training.resume` is `adapter`.
-    """
-    state, workers = read_state(directory)
-    if workers == world.size:
-        return None
-    if settings.resume == "adapter":
-        return directory / WEIGHTS
-    raise TrainingStopped(
-        f"the checkpoint of step {state.step} was written by {workers} workers, now there are {world.size}; ZeRO's "
-        f"optimizer state does not fit. Run with training.workers={workers}; or with training.resume=adapter, which "
-        f"keeps the trained weights and begins with a fresh optimizer, so that the result is no longer that of an "
-        f"undisturbed run; or remove this stage's directory, training/ and its fingerprint, to begin anew"
-    )
-
-
-def load_checkpoint(engine: Any, directory: Path) -> State:
-    """Restore engine and state saved by the same number of workers.
+def load_checkpoint(engine: Any, directory: Path) -> None:
+    """Restore what the same number of workers has saved; without ZeRO, what any number has.
 
     Raises TrainingStopped for a file that holds anything but tensors, plain values and the classes that DeepSpeed
     writes: DeepSpeed itself would unpickle whatever stands there.
     """
     engine.checkpoint_engine.load = _load_plain
-    try:
+    with _only_values(directory):
         engine.load_checkpoint(str(directory / _SHARDS), tag=_TAG, load_module_strict=False)
+
+
+def load_cut_anew(engine: Any, directory: Path, *, workers: int, world: World) -> None:
+    """Restore the optimizer that another number of `workers` has saved; the engine has begun from their weights.
+
+    Raises TrainingStopped as `load_checkpoint` does. Call on all ranks.
+    """
+    place = directory / _SHARDS / _TAG
+    with _only_values(directory):
+        found = [_load_plain(str(_shard(place, rank=rank)), "cpu", mmap=True) for rank in range(workers)]
+    optimizer = engine.optimizer
+    own = own_shard(optimizer, [shard["optimizer_state_dict"] for shard in found], world=world)
+    of_parameters = hasattr(optimizer, "checkpoint_event_prologue")  # ZeRO 3, as DeepSpeed's own loading does it
+    if of_parameters:
+        optimizer.checkpoint_event_prologue()
+    optimizer.load_state_dict([own] * world.size, load_from_fp32_weights=True)
+    if of_parameters:
+        optimizer.checkpoint_event_epilogue()
+
+
+def _shard(place: Path, *, rank: int) -> Path:
+    """DeepSpeed's file of the optimizer of a worker; for some layouts it writes something before the name."""
+    (found,) = place.glob(f"*zero_pp_rank_{rank}_mp_rank_00_optim_states.pt")
+    return found
+
+
+@contextmanager
+def _only_values(directory: Path) -> Iterator[None]:
+    """Say of a checkpoint whose files hold more than values that it is refused."""
+    try:
+        yield
     except pickle.UnpicklingError as error:
         foreign = re.search(r"(?:GLOBAL|global) ([\w.]+\.\w+)", str(error))
         what = f"names {foreign[1]}" if foreign else "is no file of tensors"
@@ -91,13 +105,15 @@ def load_checkpoint(engine: Any, directory: Path) -> State:
             f"the checkpoint {directory.name} {what}: loading it could run code, and no training of ours writes that. "
             f"Do not go on with this run directory unless you know where it comes from"
         ) from None
-    return read_state(directory)[0]
 
 
-def _load_plain(path: str, map_location: Any = None) -> Any:
-    """In place of the `load` of DeepSpeed's checkpoint engine, which unpickles anything."""
+def _load_plain(path: str, map_location: Any = None, *, mmap: bool = False) -> Any:
+    """In place of the `load` of DeepSpeed's checkpoint engine, which unpickles anything.
+
+    With `mmap` a tensor is read from the file when it is used.
+    """
     with torch.serialization.safe_globals(_written_by_deepspeed()):
-        return torch.load(path, map_location=map_location, weights_only=True)
+        return torch.load(path, map_location=map_location, weights_only=True, mmap=mmap)
 
 
 def _written_by_deepspeed() -> list[Any]:

@@ -42,7 +42,7 @@ def rehearse(config: RunConfig, *, figures: Mapping[str, Any], fingerprint: str)
     if lacking:
         raise ValueError("; ".join(lacking))
     adapter = config.training.tuning != "full"
-    shown = {**figures, "steps": 0, "last": {}, "optimizer_began_anew_after": []}
+    shown = {**figures, "steps": 0, "last": {}, "workers_changed": []}
     card = model_card(config, data={}, figures=shown, fingerprint=fingerprint, adapter=adapter)
     if config.training.push_to:
         check_hub(config, card=card)

@@ -6,6 +6,7 @@ Train runs the loop of `loop.py` and its last checkpoint becomes adapter/ and mo
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -23,10 +24,11 @@ from mralign.run.disk import full_disk
 from mralign.run.events import TrainingStepped, WorkBegan, counted
 from mralign.run.events import tell as tell_event
 from mralign.run.faults import carried
-from mralign.run.placement import DEALING, Workers, bundle, pool_arguments
+from mralign.run.placement import DEALING, Workers, alive_nodes, bundle, node_ids, pool_arguments, shortages, this_node
 from mralign.run.stage import Context, Outcome, Stage, log, map_parts, run_tasks
 from mralign.run.store import StageDir, absolute, part_name
 from mralign.training.annotated import ANNOTATED, Annotated
+from mralign.training.board import Board, Lost, Resumed
 from mralign.training.checkpoint import check_checkpoint, read_state
 from mralign.training.engine import prepare_process
 from mralign.training.examples import example_rows, of_datasets
@@ -44,9 +46,10 @@ from mralign.training.rehearsal import lacking_room, rehearse
 from mralign.training.requirements import worker_faults
 from mralign.training.rope import check_positions
 from mralign.training.task_files import Sources, check_shelf, local_model
-from mralign.training.worker import Board, train_worker
+from mralign.training.worker import teller_of_losses, train_worker
 
 _PARTS_OF_A_TASK = 64  # whose scalars one remote task reads for the index
+_LOOKS_FOR_A_LOST_NODE = 10  # half a second apart
 
 
 def objective(config: RunConfig) -> Objective:
@@ -155,8 +158,11 @@ def _score(missing: Sequence[Block], *, sources: Sources, shelf: StageDir) -> It
         yield from batch.column("blocks").to_pylist()
 
 
-def show_progress(board: Any, *, stop: threading.Event) -> None:
-    """Tell every new optimizer step that the board shows, until `stop` is set. A lost board ends the telling only."""
+def show_progress(board: Any, *, workers: Workers, stop: threading.Event) -> None:
+    """Tell every new optimizer step that the board shows, and what happens to the `workers`, until `stop` is set.
+
+    A lost board ends the telling only.
+    """
     import ray
 
     told: dict[str, float] = {}
@@ -164,23 +170,33 @@ def show_progress(board: Any, *, stop: threading.Event) -> None:
     while not stopped:
         stopped = stop.wait(0.5)  # and then one last look
         try:
-            row = ray.get(board.read.remote())
+            row, news = ray.get(board.read.remote())
         except ray.exceptions.RayError as error:
             log.warning("the progress of training is no longer shown: %s", carried(error))
             return
+        for item in news:
+            if isinstance(item, Resumed):
+                _tell_resumed(item)
+            else:
+                _tell_lost(item, workers=workers, stop=stop)
         if row and row != told:
-            _tell_row(row)
+            figures = {name: float(value) for name, value in row.items() if name not in ("step", "of")}
+            tell_event(TrainingStepped(step=int(row["step"]), of=int(row["of"]), figures=figures))
         told = row
 
 
-def _tell_row(row: dict[str, float]) -> None:
-    """A row of the board: a training goes on after a step, or a step is done."""
-    if "resumed" in row:
-        log.info("training goes on after step %d", row["resumed"])
-        tell_event(TrainingStepped(step=int(row["resumed"])))
-        return
-    figures = {name: float(value) for name, value in row.items() if name not in ("step", "of")}
-    tell_event(TrainingStepped(step=int(row["step"]), of=int(row["of"]), figures=figures))
+def _tell_resumed(resumed: Resumed) -> None:
+    log.log(logging.INFO if resumed.workers == resumed.before else logging.WARNING, "%s", resumed)
+    tell_event(TrainingStepped(step=resumed.step))
+
+
+def _tell_lost(lost: Lost, *, workers: Workers, stop: threading.Event) -> None:
+    """Say who was lost. Ray may notice a moment after the worker's end that its node is gone as well."""
+    for _ in range(_LOOKS_FOR_A_LOST_NODE):
+        alive = node_ids()
+        if lost.gone(alive=alive) or stop.wait(0.5):
+            break
+    log.warning("%s", lost.sentence(alive=alive, lacks=shortages([workers], nodes=alive_nodes())))
 
 
 def _train(context: Context) -> Outcome:
@@ -220,9 +236,10 @@ def _train_anew(context: Context) -> Outcome:
         figures={"workers": config.training.workers, "class_balance": warning},
         fingerprint=context.out.fingerprint,
     )
-    board: Any = ray.remote(Board).options(num_cpus=0).remote()
+    board: Any = ray.remote(Board).options(num_cpus=0, scheduling_strategy=this_node()).remote()
     stop = threading.Event()
-    shown = threading.Thread(target=show_progress, args=(board,), kwargs={"stop": stop}, daemon=True)
+    given = {"workers": _training_workers(config.training), "stop": stop}
+    shown = threading.Thread(target=show_progress, args=(board,), kwargs=given, daemon=True)
     shown.start()
     tidy(context.out)
     tell_event(WorkBegan(what="starting workers", unit="steps"))
@@ -244,7 +261,7 @@ def _train_anew(context: Context) -> Outcome:
     with result.checkpoint.as_directory() as directory:
         check_checkpoint(Path(directory), training=context.out.fingerprint, name=result.checkpoint.path)
         state, workers = read_state(Path(directory))
-        figures = {"steps": state.step, "workers": workers, "optimizer_began_anew_after": state.reset}
+        figures = {"steps": state.step, "workers": workers, "workers_changed": state.regrouped}
         figures |= {"last": state.history[-1], "class_balance": warning, "examples": len(sides)}
         keep_trained(context, Path(directory), figures=figures, name=Path(result.checkpoint.path).name)
         _export(context, Path(directory), figures=figures)
@@ -262,9 +279,17 @@ def _reference_workers(training: Training) -> Workers:
 
 
 def _training_workers(training: Training) -> Workers:
-    """The workers that Ray Train waits for, without a word and all at once."""
-    n = training.workers
-    return Workers("training workers", "training.workers, training.gpu", gpus=int(training.gpu), least=n, most=n)
+    """The workers of Ray Train: it begins when there is room for the least, and takes more as they come."""
+    least, most = training.fewest_workers, training.workers
+    setting = "training.workers" if training.min_workers is None else "training.min_workers"
+    return Workers(
+        "training workers",
+        f"{setting}, training.gpu",
+        gpus=int(training.gpu),
+        least=least,
+        most=most,
+        elastic=least < most,
+    )
 
 
 def _fit(context: Context, *, sources: Sources, board: Any) -> Any:
@@ -285,16 +310,18 @@ def _fit(context: Context, *, sources: Sources, board: Any) -> Any:
             storage_filesystem=context.out.filesystem,
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
             failure_config=ray.train.FailureConfig(max_failures=config.max_failures),
+            callbacks=[teller_of_losses(board)],
         ),
     ).fit()
 
 
 def scaling(config: Training) -> Any:
-    """What Ray Train is asked for: a bundle a worker."""
+    """What Ray Train is asked for: a bundle a worker, and between which numbers it may choose."""
     import ray.train
 
-    per_worker = bundle(_training_workers(config))
-    return ray.train.ScalingConfig(num_workers=config.workers, use_gpu=config.gpu, resources_per_worker=per_worker)
+    asked = _training_workers(config)
+    number: Any = (asked.least, asked.most) if asked.elastic else asked.most
+    return ray.train.ScalingConfig(num_workers=number, use_gpu=config.gpu, resources_per_worker=bundle(asked))
 
 
 def _reference_reads(config: RunConfig) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What Ray Train runs on every worker, and the board on which the first one says where it is.
+"""What Ray Train runs on every worker and, when one is lost, in its controller.
 
 Settings of the stage enter on every worker; checkpoints, metrics and progress leave through Ray. The loop itself is
 `loop.py` and knows no Ray.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -19,6 +19,7 @@ from pyarrow import fs
 from mralign.run.disk import DiskFull, free, full_disk, no_room, own_temporary_directory
 from mralign.run.store import Directory
 from mralign.training.begin import begin
+from mralign.training.board import Place
 from mralign.training.checkpoint import State, check_checkpoint, save_checkpoint, seal_checkpoint
 from mralign.training.engine import World, prepare_process
 from mralign.training.guards import TrainingStopped
@@ -26,27 +27,6 @@ from mralign.training.loop import train
 from mralign.training.task_files import Sources
 from mralign.training.trackers import Trackers
 from mralign.training.write_probe import write_probe
-
-
-class Board:
-    """An actor on which rank 0 writes where the training is, for the driver to show."""
-
-    def __init__(self) -> None:
-        self.row: dict[str, float] = {}
-        self.reason = ""
-
-    def write(self, row: dict[str, float]) -> None:
-        self.row = row
-
-    def read(self) -> dict[str, float]:
-        return self.row
-
-    def stop(self, reason: str) -> None:
-        """Say why another try would end as this one."""
-        self.reason = reason
-
-    def stopped(self) -> str:
-        return self.reason
 
 
 def train_worker(settings: dict[str, Any]) -> str | None:
@@ -72,6 +52,8 @@ def _train_worker(given: dict[str, Any]) -> None:
     prepare_process(settings)
     place = ray.train.get_context()
     world = World(rank=place.get_world_rank(), size=place.get_world_size())
+    board = given["board"]  # not waited for below: a lost board must not end a training
+    board.begun.remote(world.rank, world.size, own_place())
     task = sources.load()
     training = given["out"].fingerprint
     checkpoint = ray.train.get_checkpoint()
@@ -83,7 +65,7 @@ def _train_worker(given: dict[str, Any]) -> None:
 
     def show(row: dict[str, float]) -> None:
         if world.rank == 0:
-            given["board"].write.remote(row)  # not waited for: a lost board must not end a training
+            board.write.remote(row)
             trackers.log(row)
 
     def save(current: State) -> None:
@@ -98,14 +80,41 @@ def _train_worker(given: dict[str, Any]) -> None:
             check_room(given["out"], directory=directory)
             kept = ray.train.Checkpoint.from_directory(directory)
             ray.train.report(dict(current.history[-1]) if current.history else {}, checkpoint=kept)
+        if world.rank == 0:
+            board.kept.remote(current.step)
 
     if state.step and world.rank == 0:
-        given["board"].write.remote({"resumed": state.step})
-        time.sleep(1.0)  # longer than the driver's glance at the board
+        board.resumed.remote(state.step, world.size, workers_before(state, workers=world.size))
     try:
         train(engine, task, world=world, state=state, save=save, log=show)
     finally:
         trackers.close()  # a training that is stopped keeps its curves up to there
+
+
+def workers_before(state: State, *, workers: int) -> int:
+    """How many workers had come to the step from which `workers` go on now."""
+    step, before, _ = state.regrouped[-1] if state.regrouped else (0, workers, workers)
+    return before if step == state.step else workers
+
+
+def own_place() -> Place:
+    """Where this process runs."""
+    import ray
+    import ray.util
+
+    node = ray.get_runtime_context().get_node_id()
+    return Place(node=node, host=socket.gethostname(), address=ray.util.get_node_ip_address())
+
+
+def teller_of_losses(board: Any) -> Any:
+    """What Ray Train's controller calls when workers have failed: it puts that on the board."""
+    import ray.train
+
+    class TellerOfLosses(ray.train.UserCallback):
+        def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+            board.lost.remote({rank: str(error) for rank, error in worker_exceptions.items()})
+
+    return TellerOfLosses()
 
 
 _MARGIN = 8 * 2**20  # bytes beside a checkpoint: what Ray Train and the trackers note at the same time

@@ -72,5 +72,5 @@ def test_a_killed_worker_and_a_killed_driver_change_no_bit(tmp_path, model):
             assert [row[k] for k in ("step", "loss", "z0")] == [wanted[k] for k in ("step", "loss", "z0")]
         assert len(history(found)) == history(found)[-1]["of"] == 16
         assert len(list((found / "model").glob("*.safetensors"))) == 1
-        assert json.loads((found / "manifest.json").read_text())["figures"]["optimizer_began_anew_after"] == []
+        assert json.loads((found / "manifest.json").read_text())["figures"]["workers_changed"] == []
     assert log.read_text().count("of them to score") == 1  # the reference is made once for all

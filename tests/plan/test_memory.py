@@ -44,6 +44,7 @@ def test_zero_cuts_what_it_cuts(shape):
     assert one["gradients"] == ADAPTER * 4
     assert two["gradients"] == three["gradients"] == ADAPTER
     assert two["weights"] == 4 * three["weights"] == 2 * (PARAMETERS + ADAPTER)
+    assert parts(min_workers=2)["optimizer"] == 2 * two["optimizer"]  # when the fewest train
     assert parts(offload="optimizer")["optimizer"] == 0
     assert parts(tuning="qlora")["weights"] < two["weights"] / 3
     assert one["activations"] == three["activations"]

@@ -403,6 +403,10 @@ def test_a_dry_run_warns_of_what_only_a_gpu_node_needs_and_says_what_it_asks_for
     lines = plan_text.describe(config, pipeline.plan(config, dry_run=True)).splitlines()
     assert "GPUs: rollouts takes 1 vLLM engines with 1 GPU each" in lines
     assert "GPUs: training takes 3 training workers with 1 GPU each" in lines
+    elastic = miniworld("training.gpu=true", "training.workers=3", "training.min_workers=2")
+    assert "training takes 2 to 3 training workers with 1 GPU each" in plan_text.describe(
+        elastic, pipeline.plan(elastic, dry_run=True)
+    )
     warnings = [line for line in lines if line.startswith("warning: ")]
     assert any("reference, training: training.kernels=liger needs liger-kernel" in line for line in warnings)
     assert any("torch" in line and "finds no CUDA device" in line for line in warnings)

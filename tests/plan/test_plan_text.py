@@ -73,6 +73,8 @@ def test_memory_is_held_against_a_named_gpu(told):
     assert "(run.gpu_memory_gib)" in line(small, "serving")
     assert "does NOT fit. Give more GPUs to an engine" in line(small, "serving")
     assert "does NOT fit. Give training.gradient_checkpointing=true" in line(small, "training, per GPU")
+    elastic = told("training.workers=4", "training.min_workers=2")
+    assert "over 2 of 4 workers, the fewest (training.min_workers)" in line(elastic, "training, per worker")
 
 
 def test_models_of_annotators_are_served_beside_it(told):

@@ -33,8 +33,8 @@ MARKED = {
         *("Search.max_rate_limited_s", "Search.max_refusals", "Search.requests_per_minute", "Search.timeout_s"),
         "Transitions.em",
         *("Training.checkpoint_every", "Training.gradient_checkpointing", "Training.log_every"),
-        *("Training.max_failures", "Training.micro_batch_tokens", "Training.packing", "Training.push_to"),
-        *("Training.push_token_env", "Training.resume", "Training.threads_per_worker", "Training.trackers"),
+        *("Training.max_failures", "Training.micro_batch_tokens", "Training.min_workers", "Training.packing"),
+        *("Training.push_to", "Training.push_token_env", "Training.threads_per_worker", "Training.trackers"),
         "Training.workers",
     },
     "content": {

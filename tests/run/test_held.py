@@ -55,6 +55,7 @@ def test_an_interrupted_block_gives_back_as_well():
         (2, [], False),  # no CPU would be left for a short task
         (4, [Workers("training workers", "t", least=2, most=2)], True),
         (4, [Workers("training workers", "t", least=3, most=3)], False),
+        (64, [Workers("training workers", "t", least=1, most=2, elastic=True)], False),  # Ray counts all 64 for it
         (2, [ENGINE], True),  # the stage's own
         (4, [ENGINE, Workers("tasks", "t", cpus=2)], True),
     ],

@@ -52,6 +52,9 @@ def test_ray_train_is_asked_for_a_bundle_a_worker():
     assert (gpu.num_workers, gpu.use_gpu, gpu.resources_per_worker) == (4, True, {"CPU": 1, "GPU": 1})
     cpu = scaling(parse(values | {"training": {"workers": 3}}).training)
     assert (cpu.num_workers, cpu.use_gpu, cpu.resources_per_worker) == (3, False, {"CPU": 1})
+    elastic = scaling(parse(values | {"training": {"workers": 3, "min_workers": 2}}).training)
+    assert (elastic.min_workers, elastic.max_workers, elastic.elasticity_enabled) == (2, 3, True)
+    assert not cpu.elasticity_enabled
 
 
 @pytest.mark.parametrize(

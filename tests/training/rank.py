@@ -19,6 +19,7 @@ from mralign.training.reader import Reader
 from mralign.training.write_probe import write_probe
 
 EPSILON = 1e-3
+MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class Enough(Exception):
@@ -66,6 +67,35 @@ def gradients(engine):
     return {name: values.float().cpu().numpy() for name, values in found.items() if values is not None}
 
 
+def remembered(engine):
+    """What the optimizer holds of every trained parameter, whole, by name: as DeepSpeed's own functions give it."""
+    from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+
+    link = getattr(engine.optimizer, "_lazy_init_hp_params_optimizer_state", None)
+    if link:  # else ZeRO 1 and 2 do so after the next step
+        link()
+    found = {}
+    for name, parameter in engine.module.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        state = engine.optimizer.state.get(parameter)
+        if state is not None:  # nothing is cut up (ZeRO 0)
+            found[f"{name} fp32"] = parameter.detach()
+            found |= {f"{name} {key}": state[key] for key in MOMENTS}
+            continue
+        found[f"{name} fp32"] = safe_get_full_fp32_param(parameter)
+        found |= {f"{name} {key}": safe_get_full_optimizer_state(parameter, key) for key in MOMENTS}
+    found["steps"] = next(iter(engine.optimizer.state.values()))["step"]
+    return {name: values.detach().cpu().numpy().copy() for name, values in found.items()}
+
+
+def note(engine, place, *, world):
+    """Write what the optimizer remembers. Call on all ranks."""
+    found = remembered(engine)
+    if world.rank == 0:
+        np.savez(place, **found)
+
+
 def run(name, *, model, home, changes, world):
     """Train one variant into `home`/`name`."""
     target = home / name
@@ -78,6 +108,8 @@ def run(name, *, model, home, changes, world):
         spoil(spoilt)
     engine, state = begin(task, world=world, checkpoint=Path(checkpoint) if checkpoint else None)
     engines.deepspeed_config = plain
+    if checkpoint:
+        note(engine, target / "taken.npz", world=world)
     step = engine.step
 
     def first_step():
@@ -93,6 +125,7 @@ def run(name, *, model, home, changes, world):
         save_checkpoint(engine, state, target, world=world)
         write_probe(engine, task, world=world, directory=target)
         if state.step == stop_after:
+            note(engine, target / "left.npz", world=world)
             raise Enough
 
     steps = []

@@ -72,14 +72,14 @@ def test_the_card_tells_what_was_trained_on_what_and_how():
     told = yaml.safe_load(re.search(r"```yaml\n(.*)```", body, re.DOTALL)[1])
     assert set(told) == {"transitions", "weights", "training"}
     assert (told["training"]["lora"]["r"], told["training"]["epochs"]) == (5, 9)
-    assert "began anew" not in body
+    assert "workers trained" not in body
     assert "Note" not in body
 
 
 def test_the_card_tells_what_makes_a_training_less_than_it_seems():
     balance = "class balance: 100 positive and 0 negative examples"
-    text = card(configured(), figures={**FIGURES, "optimizer_began_anew_after": [20, 35], "class_balance": balance})
-    assert "The optimizer began anew after step 20, 35." in text
+    text = card(configured(), figures={**FIGURES, "workers_changed": [[20, 4, 3]], "class_balance": balance})
+    assert "Up to step 20 4 workers trained, then 3: the same up to rounding." in text
     dated = configured()
     dated = dated.model_copy(update={"model": dated.model.model_copy(update={"template_date": date(2026, 3, 2)})})
     assert "all prompts said 2026-03-02." in card(dated) and "all prompts said" not in text

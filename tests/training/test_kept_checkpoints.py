@@ -9,6 +9,7 @@ from mralign.run import disk
 from mralign.run.disk import DiskFull
 from mralign.run.store import StageDir
 from mralign.training import worker
+from mralign.training.board import Board
 from mralign.training.guards import TrainingStopped
 from mralign.training.kept_checkpoints import tidy
 
@@ -74,7 +75,7 @@ def test_a_checkpoint_that_would_not_fit_is_not_begun(tmp_path, monkeypatch):
 def test_a_full_disk_ends_one_worker_at_once_and_several_by_the_board(tmp_path, local_ray):
     import ray
 
-    board = ray.remote(worker.Board).options(num_cpus=0).remote()
+    board = ray.remote(Board).options(num_cpus=0).remote()
     given = {"out": StageDir(str(tmp_path)), "board": board, "sources": None}
     fault = RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0")  # as torch says it
 

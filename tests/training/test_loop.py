@@ -23,6 +23,7 @@ LAYOUTS = {
     "layout_1": {"zero_stage": 1, "dtype": "bfloat16"},
     "layout_2": {"offload": "optimizer"},
     "layout_3": {"offload": "all", "zero_stage": 3, "gather_all": True, "dtype": "bfloat16"},
+    "layout_whole": {"zero_stage": 3},
     "layout_full": {**FULL, "zero_stage": 2, "dtype": "bfloat16"},
 }
 ALONE = {
@@ -51,6 +52,7 @@ ALONE = {
     "zero_3_alone": {"zero_stage": 3, "gather_all": True},
     "zero_2_offloaded": {"offload": "optimizer"},
     "zero_3_offloaded": {"offload": "all", "zero_stage": 3, "gather_all": True, "gradient_checkpointing": True},
+    "left_zero_2": {"checkpoint_every": 1, "stop_after": 3},
     "left_zero_3": {"zero_stage": 3, "gather_all": True, "checkpoint_every": 1, "stop_after": 3},
     "resumed_zero_3": {"zero_stage": 3, "gather_all": True, "checkpoint": "left_zero_3"},
 }
@@ -63,6 +65,13 @@ TOGETHER = {
     "resumed_zero_3": {"zero_stage": 3, "gather_all": True, "checkpoint": "left_zero_3"},
     "full_zero_3": {"zero_stage": 3, "gather_all": True, **FULL},
 }
+# What one worker has left two take over, and the other way about: settings by name, `left_` before that name.
+GROWN = {
+    "zero_2": {},
+    "zero_3": {"zero_stage": 3, "gather_all": True},
+    **{name: {**layout, "stop_after": 2, "checkpoint_every": 2} for name, layout in LAYOUTS.items()},
+}
+SHRUNK = {name: GROWN[name] for name in ("zero_2", "zero_3")}
 
 
 @pytest.fixture(scope="module")
@@ -80,9 +89,21 @@ def test_no_worker_loads_a_compiler_that_nobody_uses(alone, homes):
     assert (homes["alone"] / "compiler").read_text() == "False"
 
 
+def taking_over(variants, *, side, home):
+    """The variants by new names, each going on from what the one of its name has left in `home`."""
+    return {f"{side}_{name}": {**it, "checkpoint": str(home / f"left_{name}")} for name, it in variants.items()}
+
+
 @pytest.fixture(scope="module")
-def together(homes, tiny_model):
-    return run_ranks(homes["together"], tiny_model, TOGETHER, ranks=2)
+def together(homes, tiny_model, alone):
+    grown = taking_over(GROWN, side="grown", home=homes["alone"])
+    return run_ranks(homes["together"], tiny_model, TOGETHER | grown, ranks=2)
+
+
+@pytest.fixture(scope="module")
+def shrunk(tmp_path_factory, tiny_model, homes, together):
+    home = homes["shrunk"] = tmp_path_factory.mktemp("shrunk")
+    return run_ranks(home, tiny_model, taking_over(SHRUNK, side="shrunk", home=homes["together"]))
 
 
 @pytest.fixture(scope="module")
@@ -217,26 +238,42 @@ def test_dropout_drops(alone):
     assert [row["loss"] for row in alone["dropped_out"][0]][1:] != [row["loss"] for row in alone["plain"][0]][1:]
 
 
-def test_a_checkpoint_of_another_number_of_workers_is_refused_or_gives_its_weights(
-    tmp_path, tiny_model, homes, alone, together
+TAKEN_OVER = [("grown", name) for name in GROWN] + [("shrunk", name) for name in SHRUNK]
+
+
+@pytest.mark.parametrize(("side", "name"), TAKEN_OVER)
+def test_another_number_of_workers_takes_over_every_bit_of_the_optimizer(homes, shrunk, side, name):
+    """Weights in float32, both moments and the number of steps, as DeepSpeed's own functions gather them."""
+    places = {"grown": ("alone", "together"), "shrunk": ("together", "shrunk")}[side]
+    with np.load(homes[places[0]] / f"left_{name}" / "left.npz") as left:
+        expected = dict(left)
+    with np.load(homes[places[1]] / f"{side}_{name}" / "taken.npz") as taken:
+        found = dict(taken)
+    assert set(found) == set(expected)
+    assert any(values.any() for key, values in expected.items() if key.endswith("exp_avg"))
+    assert expected["steps"] == (3 if name in SHRUNK else 1)
+    for key, values in expected.items():
+        assert np.array_equal(found[key], values), key
+
+
+@pytest.mark.parametrize("name", SHRUNK)
+@pytest.mark.parametrize("side", ["grown", "shrunk"])
+def test_a_training_goes_on_with_another_number_of_workers_as_if_undisturbed(
+    homes, alone, together, shrunk, undisturbed, side, name
 ):
-    there = homes["together"] / "left_zero_2"
-    refused, taken = tmp_path / "refused", tmp_path / "taken"
-    refused.mkdir()
-    taken.mkdir()
-    (said,) = run_ranks(refused, tiny_model, {"one": {"checkpoint": str(there)}}, fails=True)
-    assert "the checkpoint of step 3 was written by 2 workers, now there are 1" in said
-    assert "Run with training.workers=2; or with training.resume=adapter" in said
-    found = run_ranks(taken, tiny_model, {"one": {"checkpoint": str(there), "resume": "adapter"}})
-    state = json.loads((taken / "one" / "state.json").read_text())
-    assert (state["step"], state["reset"], state["workers"]) == (6, [3], 1)
-    history = found["one"][0]
-    at_three, whole = together["left_zero_2"][0], together["zero_2"][0]
-    assert history[:3] == at_three
-    assert history[3]["loss"] == pytest.approx(whole[3]["loss"], rel=1e-4)  # the weights are those of step 3
-    assert history[5]["loss"] != pytest.approx(whole[5]["loss"], rel=1e-6)  # the optimizer is not
-    kept, _, _ = alone["plain"]
-    assert history[3]["loss"] == pytest.approx(kept[3]["loss"], rel=1e-3)
+    left, runs = {"grown": (alone, together), "shrunk": (together, shrunk)}[side]
+    history, adapter, _ = runs[f"{side}_{name}"]
+    expected_history, expected, _ = undisturbed
+    assert history[:3] == left[f"left_{name}"][0]
+    for row, wanted in zip(history, expected_history, strict=True):
+        found_now, wanted_now = ([r[key] for key in KEYS if key in wanted] for r in (row, wanted))
+        assert found_now == pytest.approx(wanted_now, rel=1e-5, abs=1e-5)
+    for parameter, values in expected.items():
+        np.testing.assert_allclose(adapter[parameter], values, atol=1e-5, err_msg=parameter)
+    home = homes["together" if side == "grown" else "shrunk"]
+    state = json.loads((home / f"{side}_{name}" / "state.json").read_text())
+    before, after = (1, 2) if side == "grown" else (2, 1)
+    assert (state["regrouped"], state["workers"]) == ([[3, before, after]], after)
 
 
 def test_a_fresh_lora_has_reward_exactly_zero_and_half_of_lambda_as_loss(tmp_path, tiny_model, task):

@@ -1,0 +1,121 @@
+"""The board on which a training says where it is, for the driver to show.
+
+Workers and Ray Train's controller write: the last row of figures, the step of the last checkpoint, where each worker
+runs, who was lost. The driver reads, and tells it in sentences that name nodes, numbers of workers and steps. Ray makes
+an actor of the board (stage.py); nothing here knows of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from mralign.run.printable import one_line
+
+_LONGEST = 300  # characters of what a worker said last
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a worker runs. `node`: Ray's id of it."""
+
+    node: str
+    host: str
+    address: str
+
+    def __str__(self) -> str:
+        return f"{self.host} ({self.address}, {self.node[:8]})"
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """A training goes on after `step`; `before`: the workers that had come so far."""
+
+    step: int
+    workers: int
+    before: int
+
+    def __str__(self) -> str:
+        text = f"training goes on after step {self.step} with {_workers(self.workers)}"
+        if self.workers == self.before:
+            return text
+        return (
+            f"{text}, {self.before} before: weights and optimizer are as they were saved, cut anew; from here on the "
+            f"result is that of an undisturbed training up to rounding"
+        )
+
+
+@dataclass(frozen=True)
+class Lost:
+    """Workers of a training have failed. `places`: of all workers by rank; `said`: what the failed ones said last."""
+
+    places: Mapping[int, Place]
+    said: Mapping[int, str]
+    step: int  # of the last checkpoint
+
+    def sentence(self, *, alive: Collection[str], lacks: Sequence[str]) -> str:
+        """What happened, and how it goes on. `alive`: ids of the nodes that are there; `lacks`: what these lack for the
+        workers that are needed."""
+        after = f"it goes on from step {self.step}" if self.step else "it begins anew, there is no checkpoint yet"
+        room = f" as soon as there is room: {'; '.join(lacks)}" if lacks else ""
+        return f"{self._happened(alive)}; {after}{room}"
+
+    def gone(self, *, alive: Collection[str]) -> list[Place]:
+        """Where the workers ran whose nodes are gone, one for each of them."""
+        return [place for place in self.places.values() if place.node not in alive]
+
+    def _happened(self, alive: Collection[str]) -> str:
+        gone = self.gone(alive=alive)
+        number = len(self.places)
+        if gone:
+            nodes = ", ".join(dict.fromkeys(map(str, gone)))
+            left = _workers(number - len(gone))
+            return f"training lost the node {nodes} with {len(gone)} of its {_workers(number)} and has {left} left"
+        rank, said = min(self.said.items())
+        where = f" on {self.places[rank]}" if rank in self.places else ""
+        return f"worker {rank} of the training failed{where} ({one_line(said, longest=_LONGEST)})"
+
+
+def _workers(number: int) -> str:
+    return f"{number} worker{'' if number == 1 else 's'}"
+
+
+class Board:
+    """The actor. What is told once is read once."""
+
+    def __init__(self) -> None:
+        self.row: dict[str, float] = {}
+        self.reason = ""
+        self.step = 0
+        self.places: dict[int, Place] = {}
+        self.news: list[Resumed | Lost] = []
+
+    def write(self, row: dict[str, float]) -> None:
+        self.row = row
+
+    def kept(self, step: int) -> None:
+        """There is a checkpoint of this step."""
+        self.step = step
+
+    def begun(self, rank: int, workers: int, place: Place) -> None:
+        """A worker of a group of so many has begun."""
+        self.places = {r: there for r, there in self.places.items() if r < workers} | {rank: place}
+
+    def resumed(self, step: int, workers: int, before: int) -> None:
+        self.step = step
+        self.news.append(Resumed(step, workers, before))
+
+    def lost(self, said: dict[int, str]) -> None:
+        self.news.append(Lost(dict(self.places), said, self.step))
+
+    def read(self) -> tuple[dict[str, float], list[Resumed | Lost]]:
+        """The last row, and what happened since the last look."""
+        news, self.news = self.news, []
+        return self.row, news
+
+    def stop(self, reason: str) -> None:
+        """Say why another try would end as this one."""
+        self.reason = reason
+
+    def stopped(self) -> str:
+        return self.reason
