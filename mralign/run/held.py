@@ -10,7 +10,9 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from mralign.run.placement import Workers, alive_nodes, needs_rehearsal, shortages
+from mralign.run.placement import Workers, alive_nodes
+from mralign.run.rehearsal import needs_rehearsal
+from mralign.run.room import shortages
 
 _SHORT_TASKS = Workers("short tasks", "run.local_cpus")  # every stage has some
 
@@ -68,6 +70,12 @@ def give_all_back() -> None:
     """Give back everything that is held."""
     for one in tuple(_held):
         give_back(one)
+
+
+def not_held(workers: Sequence[Workers]) -> list[Workers]:
+    """Those of a stage's workers that are not held already."""
+    mine = [one.workers for one in _held]
+    return [one for one in workers if one not in mine]
 
 
 def make_room(workers: Sequence[Workers]) -> None:
