@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mralign.run.limits import LIMIT_S, Limits, head, limits_at
+from mralign.run.limits import LIMIT_S, Limits, asking, limits_at
 from mralign.run.placement import Workers, alive_nodes
 from mralign.run.room import NONE_MORE, Growth, Node, NodeKind, amounts, shortages
 
@@ -114,10 +114,8 @@ def _status(address: str) -> Any:
     from ray.core.generated import autoscaler_pb2
 
     messages: Any = autoscaler_pb2  # generated: mypy sees nothing in it
-    try:
-        return messages.GetClusterStatusReply.FromString(head(address).get_cluster_status(timeout_s=LIMIT_S))
-    except RuntimeError as error:  # Ray's errors of a connection are its children
-        raise OSError(f"the head of the cluster at {address} does not say what it has: {error}") from error
+    with asking(address) as head:
+        return messages.GetClusterStatusReply.FromString(head.get_cluster_status(timeout_s=LIMIT_S))
 
 
 def _nodes(address: str) -> list[tuple[str, Node]]:

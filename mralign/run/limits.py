@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,12 +36,18 @@ class Limits:
     most: int
 
 
-def head(address: str) -> Any:
-    """A client of the head that has this address; no Ray need be started."""
+@contextmanager
+def asking(address: str) -> Iterator[Any]:
+    """A client of the head that has this address; no Ray need be started. Raises OSError for one that does not answer,
+    after 40 s if nobody listens there: look for it first (reach.py)."""
     from ray import _raylet
+    from ray.exceptions import RayError
 
     compiled: Any = _raylet  # mypy sees nothing in it
-    return compiled.GcsClient(address=address)
+    try:
+        yield compiled.GcsClient(address=address)
+    except RayError as error:
+        raise OSError(f"the head of the cluster at {address} does not say what it has: {error}") from error
 
 
 def limits_at(address: str) -> Limits | None:
@@ -69,7 +76,8 @@ def _reported(address: str) -> Limits | None:
     names: Any = _raylet  # compiled: mypy sees nothing in it
     messages: Any = autoscaler_pb2
     key, place = names.GCS_AUTOSCALER_CLUSTER_CONFIG_KEY, names.GCS_AUTOSCALER_STATE_NAMESPACE
-    text = head(address).internal_kv_get(key.encode(), namespace=place.encode(), timeout=LIMIT_S)
+    with asking(address) as head:
+        text = head.internal_kv_get(key.encode(), namespace=place.encode(), timeout=LIMIT_S)
     groups = messages.ClusterConfig.FromString(text).node_group_configs if text else ()
     kinds = {}
     for number, group in enumerate(groups):

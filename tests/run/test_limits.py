@@ -18,7 +18,9 @@ CLUSTER = Path(__file__).resolve().parents[2] / "cluster"
 def counted(found):
     """CPUs, GPUs and number of nodes by kind."""
     return {
-        name: (has.get("CPU", 0), has.get("GPU", 0), most) for name, (has, most) in found.kinds.items() if name != "head"
+        name: (has.get("CPU", 0), has.get("GPU", 0), most)
+        for name, (has, most) in found.kinds.items()
+        if name != "head"
     }
 
 

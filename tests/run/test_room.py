@@ -6,6 +6,10 @@ from mralign.run.placement import DEALING, Workers
 from mralign.run.room import Growth, NodeKind, shortages
 
 ENGINES = Workers("engines", "engine.gpus_per_replica", cpus=2, gpus=2, least=2, most=3)
+APART = (
+    "2 engines with 2 CPU, 2 GPU each do not fit on single nodes beside what else runs (engine.gpus_per_replica), "
+    "though all nodes together have as much"
+)
 
 
 @pytest.mark.parametrize(
@@ -31,18 +35,12 @@ ENGINES = Workers("engines", "engine.gpus_per_replica", cpus=2, gpus=2, least=2,
         # Enough of both in all, and one node that is wide enough: a second engine has nowhere to go.
         (
             [{"CPU": 8, "GPU": 3}, {"CPU": 8, "GPU": 1}],
-            [
-                "2 engines with 2 CPU, 2 GPU each do not fit on single nodes beside what else runs "
-                "(engine.gpus_per_replica), though all nodes together have as much"
-            ],
+            [APART],
         ),
         # The GPUs are on nodes without CPUs.
         (
             [{"CPU": 8}, {"CPU": 1, "GPU": 4}],
-            [
-                "2 engines with 2 CPU, 2 GPU each do not fit on single nodes beside what else runs "
-                "(engine.gpus_per_replica), though all nodes together have as much"
-            ],
+            [APART],
         ),
     ],
 )
@@ -62,7 +60,11 @@ CPUS = NodeKind("cpu", {"CPU": 16}, 10)
         ([{"CPU": 8, "GPU": 2}], Growth((TWO_GPUS,), 1), []),
         # Of both kinds together one node may be added, and the engines need two of the second.
         ([], Growth((CPUS, TWO_GPUS), 1), ["4 GPU are needed", "and the cluster has 0 and may grow to 2"]),
-        ([], Growth((CPUS,), 10), ["engines take 2 GPU each", "the cluster has none, those that may be added included"]),
+        (
+            [],
+            Growth((CPUS,), 10),
+            ["engines take 2 GPU each", "the cluster has none, those that may be added included"],
+        ),
         (
             [{"CPU": 8, "GPU": 1}],
             Growth((NodeKind("one", {"CPU": 8, "GPU": 1}, 5),), 5),
