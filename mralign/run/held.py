@@ -10,11 +10,9 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from mralign.run.placement import Workers, alive_nodes
+from mralign.run.placement import SHORT_TASKS, Workers, alive_nodes
 from mralign.run.rehearsal import needs_rehearsal
 from mralign.run.room import shortages
-
-_SHORT_TASKS = Workers("short tasks", "run.local_cpus")  # every stage has some
 
 
 @dataclass(frozen=True)
@@ -87,7 +85,7 @@ def make_room(workers: Sequence[Workers]) -> None:
 
 def _fits_beside(held: Held, workers: Sequence[Workers]) -> bool:
     if not workers:
-        return not shortages([held.workers, _SHORT_TASKS], nodes=alive_nodes())
+        return not shortages([held.workers, SHORT_TASKS], nodes=alive_nodes())
     nodes = alive_nodes()
     if held.alone or len(nodes) > 1:  # the totals of several nodes do not say whether one of them has the room
         return False

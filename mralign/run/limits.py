@@ -115,6 +115,7 @@ def _of_kuberay() -> Limits | None:
     name, namespace = os.environ.get("RAY_CLUSTER_NAME"), _POD / "namespace"
     if not (name and namespace.is_file()):
         return None
+    os.environ.setdefault("KUBERAY_REQUEST_TIMEOUT_S", str(LIMIT_S))  # read when the module is imported
     from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
     from ray.autoscaler._private.kuberay.node_provider import KubernetesHttpApiClient
 

@@ -29,6 +29,7 @@ class Workers:
 
 
 DEALING = Workers("tasks that deal the rows", "run.local_cpus")
+SHORT_TASKS = Workers("short tasks", "run.local_cpus")  # every stage has some, also one that names no workers
 
 
 @dataclass(frozen=True)

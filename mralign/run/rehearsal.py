@@ -18,7 +18,7 @@ from mralign.run.room import shortages
 
 log = logging.getLogger("mralign")
 
-AT_ONCE_S = 120.0  # how long a run waits at its start for a GPU that others hold
+_AT_ONCE_S = 120.0  # how long a run waits at its start for a GPU that others hold
 
 
 def needs_rehearsal(workers: Sequence[Workers]) -> bool:
@@ -50,7 +50,7 @@ def rehearse(
 
     task: Any = ray.remote(faults).options(num_cpus=cpus, num_gpus=wide.gpus)
     asked = task.remote(config)
-    if not _ready(asked, within_s=AT_ONCE_S if patience_s is None else patience_s):
+    if not _ready(asked, within_s=_AT_ONCE_S if patience_s is None else patience_s):
         return False  # not cancelled: Ray 2.60 can end the driver when a task completes while it is being cancelled
     found: Sequence[NodeFault] = ray.get(asked)
     fatal = [fault.text for fault in found if fault.fatal]

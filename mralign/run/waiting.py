@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from mralign.run import capacity, events, interruption
-from mralign.run.placement import Workers, alive_nodes, bundle
+from mralign.run.placement import SHORT_TASKS, Workers, alive_nodes, bundle
 from mralign.run.room import amounts, shortages
 
 log = logging.getLogger("mralign")
@@ -23,7 +23,6 @@ log = logging.getLogger("mralign")
 _LOOK_S = 1.0
 _FIRST_WORD_S = 10.0  # what comes in a moment is worth no line
 _WORD_S = 60.0
-_SHORT_TASKS = Workers("short tasks", "run.local_cpus")  # of a stage that names no workers
 
 
 class _Patience:
@@ -61,7 +60,7 @@ def await_room(stage: str, workers: Sequence[Workers], *, patience_s: float) -> 
         return
     from ray.util.placement_group import placement_group, remove_placement_group
 
-    asked = list(workers) or [_SHORT_TASKS]
+    asked = list(workers) or [SHORT_TASKS]
     bundles = [needs for one in asked for needs in [bundle(one)] * one.least if any(needs.values())]
     patience = _Patience(patience_s)
     group = placement_group(bundles)
@@ -118,9 +117,7 @@ def watching(stage: str, workers: Sequence[Workers], *, patience_s: float) -> It
         if isinstance(event, events.WorkAdvanced | events.TrainingStepped):
             patience.begin()
 
-    watcher = threading.Thread(
-        target=_watch, args=(stage, list(workers) or [_SHORT_TASKS], patience, over), daemon=True
-    )
+    watcher = threading.Thread(target=_watch, args=(stage, list(workers) or [SHORT_TASKS], patience, over), daemon=True)
     watcher.start()
     try:
         with events.listening(hear):

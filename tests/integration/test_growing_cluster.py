@@ -6,12 +6,14 @@ The autoscaler is Ray's own, with its provider of nodes on one machine. An engin
 
 import logging
 import os
+import signal
 import sys
 import threading
 import time
 from pathlib import Path
 
 import pytest
+from align_process import SMALL, finish, rows, stage_dir, start, wait_for
 from fake_engine import SCHEMA, FakeEngine, requests_of
 from ray_head import head, raylet_of, scaling_of
 
@@ -153,3 +155,39 @@ def test_a_stage_that_waits_says_what_is_missing_and_ends(cluster, monkeypatch, 
     said = [record.message for record in caplog.records if "waits for nodes (1" in record.message]
     assert said
     assert len(said) == 1
+
+
+TWO_ENGINES = [*SMALL, "engine.min_replicas=2", "engine.max_replicas=2", "engine.cpus_per_replica=2"]
+
+
+def test_a_run_waits_for_what_others_hold_until_its_patience_is_over_or_it_is_stopped(cluster, tmp_path):
+    from ray.util import placement_group, placement_group_table, remove_placement_group
+
+    others, log = placement_group([{"CPU": 3}]), tmp_path / "log"
+    wait_until(lambda: others.wait(1))
+    impatient = start(tmp_path / "run", "--until", "rollouts", *TWO_ENGINES, "run.patience_s=15", log=log)
+    assert impatient.wait(timeout=240) == 2
+    said = log.read_text()
+    assert "stopped: stage rollouts waits for nodes (15 of run.patience_s=15 s): it needs 5 CPU on nodes with" in said
+    assert "and others leave 3 CPU free" in said
+
+    log.write_text("")
+    patient = start(tmp_path / "run", "--until", "rollouts", *TWO_ENGINES, log=log)
+    wait_for(lambda: "stage rollouts waits for nodes" in log.read_text(), process=patient, log=log)
+    patient.send_signal(signal.SIGTERM)
+    assert patient.wait(timeout=30) == 130
+    wait_until(lambda: [one["state"] for one in placement_group_table().values()].count("REMOVED") >= 2)
+    remove_placement_group(others)
+
+
+def test_a_real_engine_whose_node_is_lost_while_it_starts_costs_no_row(cluster, tmp_path):
+    run, log = tmp_path / "run", tmp_path / "log"
+    process = start(run, "--until", "rollouts", *TWO_ENGINES, log=log)
+    wait_for(lambda: raylet_of("ray::KeptEngine", directory=cluster.directory), process=process, log=log)
+    before = workers_alive()
+    raylet_of("ray::KeptEngine", directory=cluster.directory).kill()
+    assert not list(run.glob("rollouts/*/part-*"))
+    wait_for(lambda: workers_alive() - before, process=process, log=log)  # another node takes its place
+    finish(process, log=log)
+    ids = [row["row_id"] for row in rows(stage_dir(run, "rollouts"))]
+    assert len(ids) == len(set(ids)) == 150 * 2 * 3
