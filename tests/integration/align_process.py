@@ -104,12 +104,12 @@ def manifest(run, stage):
 
 def check_readable(log):
     """No control character, and nothing but our own lines: the time and what happened, then the result."""
-    assert re.findall(r"[^\n -~–≈…×λ°⁺⁻]", log) == []
+    assert re.findall(r"[^\n -~–≈…×λ°⁺⁻]", log) == [], log
     lines = log.splitlines()
     first, last = (next(n for n, line in found if re.match(r"\d\d:\d\d:\d\d ", line)) for found in _both_ways(lines))
     foreign = [line for line in lines[first : last + 1] if not re.match(r"\d\d:\d\d:\d\d ", line)]
-    assert foreign == []
-    assert not re.search(r"Traceback|WARNING|INFO|DeprecationWarning|FutureWarning|pid=", log)
+    assert foreign == [], log
+    assert not re.search(r"Traceback|WARNING|INFO|DeprecationWarning|FutureWarning|pid=", log), log
 
 
 def _both_ways(lines):

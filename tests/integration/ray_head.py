@@ -47,6 +47,10 @@ class Head:
         """`ray job COMMAND ...`."""
         return self.ray("job", command, "--address", self.dashboard, *arguments)
 
+    def log_of(self, job):
+        """What a job has printed, without the lines that `ray job logs` puts before it."""
+        return (self.directory / "session_latest" / "logs" / f"job-driver-{job}.log").read_text()
+
 
 def ray_command():
     return str(Path(sys.executable).with_name("ray"))

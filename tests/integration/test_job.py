@@ -20,7 +20,7 @@ def submitted(tmp_path_factory):
     asked = ["jobs/align.py", "--until", "candidates", f"run.dir={run}", *SMALL]
     with head() as there:
         code, said = there.job("submit", "--submission-id", "road", "--working-dir", ".", "--", "python", *asked)
-        check_readable(there.job("logs", "road")[1])
+        check_readable(there.log_of("road"))
     assert code == 0, said[-6000:]
     return run, said
 

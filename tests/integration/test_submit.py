@@ -49,9 +49,9 @@ def test_a_head_that_asks_for_a_token(tmp_path):
     with head(token=TOKEN) as there:
         code, said = there.job("submit", "--submission-id", "first", *job(tmp_path / "run", "--until", "questions"))
         assert code == 0, said[-6000:]
-        check_readable(there.job("logs", "first")[1])
+        check_readable(there.log_of("first"))
         assert (stage_dir(tmp_path / "run", "questions") / "manifest.json").is_file()
-        assert TOKEN not in there.job("logs", "first")[1]
+        assert TOKEN not in there.log_of("first")
         assert not [
             file for file in (tmp_path / "run").rglob("*") if file.is_file() and TOKEN.encode() in file.read_bytes()
         ]
@@ -78,14 +78,14 @@ def test_a_job_that_ray_stops_leaves_nothing_behind_and_the_next_goes_on(tmp_pat
         assert code == 0, said
         end = time.monotonic() + 300
         while not list(run.glob("rollouts/*/part-*")):
-            assert time.monotonic() < end, there.job("logs", "first")[1][-6000:]
+            assert time.monotonic() < end, there.log_of("first")[-6000:]
             time.sleep(0.1)
         assert lease(run)["state"] == "held"
         assert working_below(mark)
         code, said = there.job("stop", "first")
         assert code == 0, said
         assert "STOPPED" in there.job("status", "first")[1].upper()
-        log = there.job("logs", "first")[1]
+        log = there.log_of("first")
         assert "interrupted: what was committed is kept" in log
         check_readable(log)
         assert lease(run)["state"] == "free"
@@ -99,7 +99,7 @@ def test_a_job_that_ray_stops_leaves_nothing_behind_and_the_next_goes_on(tmp_pat
         code, said = there.job("submit", "--submission-id", "second", *asked)
         assert code == 0, said[-6000:]
         assert "goes on from" in said
-        check_readable(there.job("logs", "second")[1])
+        check_readable(there.log_of("second"))
     assert {part: part.stat().st_mtime_ns for part in early} == early
     ids = [row["row_id"] for row in rows(stage_dir(run, "rollouts"))]
     assert len(ids) == len(set(ids)) == 150 * 2 * 3
