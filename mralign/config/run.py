@@ -49,6 +49,12 @@ class Run(Section):
         description="Logical CPUs of the local Ray that is started where no cluster is given; how many tasks run at "
         "once. It may exceed the real number.",
     )
+    patience_s: Speed[float] = Field(
+        3600,
+        gt=0,
+        description="Seconds that a stage on a cluster waits for nodes before the run ends. It says what is missing; "
+        "the same command goes on.",
+    )
 
 
 class RunConfig(Section):

@@ -7,7 +7,6 @@ stages that depend on it and of no other.
 
 from __future__ import annotations
 
-import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,13 +24,15 @@ from mralign.plan.placing import Planned, find, fingerprints, place, placed, pla
 from mralign.plan.road import stages
 from mralign.rows.subjects import Subject
 from mralign.run import events, held, lease, metrics
+from mralign.run.capacity import check_room
 from mralign.run.changes import differences, newest_result
 from mralign.run.interruption import check as check_interruption
 from mralign.run.pieces import rejects_in_pieces
-from mralign.run.placement import check_room, rehearse
+from mralign.run.rehearsal import rehearse
 from mralign.run.rejects import REASONED, check_limit, check_passing, count_reasons
 from mralign.run.stage import Context, Faults, Stage, log
 from mralign.run.store import Directory, Manifest, absolute
+from mralign.run.waiting import await_room, watching
 
 __all__ = [
     "NotReady",
@@ -204,14 +205,14 @@ def _run_stages(
             start_ray()
             started = True
             rehearsed = _look_at_cluster(config, planned)
-        if not rehearsed[name]:
-            _rehearse(config, item.stage, wait=True)
-        held.make_room(item.stage.workers(config))
+        _make_ready(config, item.stage, rehearsed=rehearsed[name])
         if item.damaged:
             item.out.unseal(item.damaged)
         with events.within(name):
             events.tell(events.StageBegan(stage=name, kept_parts=len(item.out.parts())))
-            events.tell(_ended(run_stage(config, item)))
+            with watching(name, item.stage.workers(config), patience_s=config.run.patience_s):
+                manifest = run_stage(config, item)
+            events.tell(_ended(manifest))
         if not all(later.settled for later in planned[number:]):
             told = runs_anew(planned) if explain else []
             planned = placed_again(config, planned)
@@ -251,13 +252,23 @@ def _look_at_cluster(config: RunConfig, planned: Sequence[Planned]) -> dict[str,
     todo = [item.stage for item in planned if item.manifest is None]
     workers = {stage.name: stage.workers(config) for stage in todo}
     if any(workers.values()):
-        check_room(workers, local=not os.environ.get("RAY_ADDRESS"))
-    return {stage.name: _rehearse(config, stage, wait=False) for stage in todo}
+        check_room(workers, patience_s=config.run.patience_s)
+    return {stage.name: _rehearse(config, stage) for stage in todo}
 
 
-def _rehearse(config: RunConfig, stage: Stage, *, wait: bool) -> bool:
+def _make_ready(config: RunConfig, stage: Stage, *, rehearsed: bool) -> None:
+    """Wait until the cluster has room for a stage, and let a worker of its own look what is missing there."""
+    patience_s = config.run.patience_s
+    with events.within(stage.name):
+        held.make_room(stage.workers(config))
+        await_room(stage.name, held.not_held(stage.workers(config)), patience_s=patience_s)
+        if not rehearsed and not _rehearse(config, stage, patience_s=patience_s):
+            raise ValueError(f"stage {stage.name}: no worker could be had within run.patience_s={patience_s:g} s")
+
+
+def _rehearse(config: RunConfig, stage: Stage, *, patience_s: float | None = None) -> bool:
     workers = tuple(stage.workers(config))
-    ask = partial(rehearse, stage.name, workers, faults=stage.faults, config=config, wait=wait)
+    ask = partial(rehearse, stage.name, workers, faults=stage.faults, config=config, patience_s=patience_s)
     return held.rehearse_once((stage.name, workers), ask, workers=workers)
 
 

@@ -6,19 +6,20 @@ What the settings get wrong is told elsewhere (checks.py): a line that cannot be
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
 
 from mralign.chat.model_files import weight_files
 from mralign.config import RunConfig
 from mralign.evaluation.judge_costs import ASSUMED
-from mralign.plan import expected, sizes
+from mralign.plan import expected, places, sizes
 from mralign.plan.hours import Hours, expected_hours
 from mralign.plan.money import money_lines
 from mralign.plan.pipeline import Planned, lacking, runs_anew
 from mralign.plan.shipped_run import shipped_run
 from mralign.questions.counting import SourceCount, count_questions
-from mralign.run import reach
+from mralign.run import capacity, reach
 from mralign.run.placement import describe as describe_workers
 from mralign.run.store import absolute
 
@@ -38,6 +39,7 @@ def describe(config: RunConfig, planned: Sequence[Planned]) -> str:
         parts.append(partial(runs_anew, planned))
     if todo:
         parts += [partial(_forecast, config, planned), partial(_told, config, todo), partial(_gpus, config, todo)]
+        parts.append(partial(_cluster, config, todo))
     else:
         spent = sum(item.manifest.seconds for item in planned if item.manifest is not None)
         parts.append(lambda: [f"time: {_duration(spent)} spent on finished stages; nothing is left to do"])
@@ -164,6 +166,17 @@ def _told(config: RunConfig, todo: Sequence[Planned]) -> list[str]:
 def _gpus(config: RunConfig, todo: Sequence[Planned]) -> list[str]:
     wanted = {item.stage.name: describe_workers(item.stage.workers(config)) for item in todo}
     return [f"GPUs: {name} takes {text}" for name, text in wanted.items() if text]
+
+
+def _cluster(config: RunConfig, todo: Sequence[Planned]) -> list[str]:
+    """What the cluster has that the environment names, and what it lacks for the stages that are left."""
+    address = os.environ.get("RAY_ADDRESS", "")
+    if ":" not in address or "://" in address or places.cluster_fault():
+        return []
+    found = capacity.capacity(address)
+    workers = {item.stage.name: item.stage.workers(config) for item in todo}
+    lacks = capacity.lacks_by_stage(workers, found)
+    return [f"cluster: {found}", *(f"lacking on the cluster: {line}" for line in lacks)]
 
 
 def _by_stage(planned: Sequence[Planned]) -> list[str]:

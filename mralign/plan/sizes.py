@@ -14,6 +14,7 @@ from mralign.plan import memory
 from mralign.plan.gpus import memory_gib
 from mralign.plan.memory import GIB, Shape, shape_of
 from mralign.plan.model_config import known_config
+from mralign.plan.node_memory import memory_verdict
 from mralign.plan.placing import Planned
 from mralign.training.modules import count_parameters, of_run
 
@@ -101,7 +102,9 @@ def _serving(config: RunConfig, whose: str, shape: Shape, *, model: Model, engin
     )
     if not engine.gpus_per_replica:
         verdict = _verdict(float(engine.cpu_kv_cache_gib * GIB), sequence, engine.max_num_seqs)
-        return f"serving{whose}, on a CPU: {needs}; engine.cpu_kv_cache_gib gives the cache {verdict}"
+        whole = shape.parameters * memory.ITEM[model.dtype] + engine.cpu_kv_cache_gib * GIB
+        fits = memory_verdict(whole, workers=engine.min_replicas)
+        return f"serving{whose}, on a CPU: {needs}; engine.cpu_kv_cache_gib gives the cache {verdict}; {fits}"
     size, source = memory_gib(config)
     room = size * GIB * engine.gpu_memory_utilization * min(1.0, engine.gpus_per_replica) - held
     return (
@@ -132,7 +135,7 @@ def _training(config: RunConfig, shape: Shape) -> str:
         workers = f"{settings.fewest_workers} of {workers}, the fewest (training.min_workers)"
     said = f"{need}; a micro-batch of {tokens:,} tokens, ZeRO-{settings.zero_stage} over {workers}"
     if not settings.gpu:
-        return f"training, per worker on a CPU: {said}"
+        return f"training, per worker on a CPU: {said}; {memory_verdict(need.total, workers=settings.workers)}"
     size, source = memory_gib(config)
     head = f"training, per GPU of {size:.0f} GiB ({source}): {said}"
     if need.total <= size * GIB:

@@ -10,9 +10,9 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from mralign.run.placement import Workers, alive_nodes, needs_rehearsal, shortages
-
-_SHORT_TASKS = Workers("short tasks", "run.local_cpus")  # every stage has some
+from mralign.run.placement import SHORT_TASKS, Workers, alive_nodes
+from mralign.run.rehearsal import needs_rehearsal
+from mralign.run.room import shortages
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,12 @@ def give_all_back() -> None:
         give_back(one)
 
 
+def not_held(workers: Sequence[Workers]) -> list[Workers]:
+    """Those of a stage's workers that are not held already."""
+    mine = [one.workers for one in _held]
+    return [one for one in workers if one not in mine]
+
+
 def make_room(workers: Sequence[Workers]) -> None:
     """Give back what a stage with these `workers` leaves no room for; held workers that are among them are its own."""
     for one in tuple(_held):
@@ -79,7 +85,7 @@ def make_room(workers: Sequence[Workers]) -> None:
 
 def _fits_beside(held: Held, workers: Sequence[Workers]) -> bool:
     if not workers:
-        return not shortages([held.workers, _SHORT_TASKS], nodes=alive_nodes())
+        return not shortages([held.workers, SHORT_TASKS], nodes=alive_nodes())
     nodes = alive_nodes()
     if held.alone or any(one.elastic for one in workers):
         return False

@@ -1,21 +1,14 @@
 """What a stage asks of the cluster, in one place for every kind of worker.
 
 `Workers` (equal workers, and what each takes of a node) enter. Ray's arguments for them leave, for pools of Ray Data,
-single actors and Ray Train, and before anything is paid for a sentence that says what the cluster lacks: no room, or a
-package or device that is missing where the work would run. What is missing on the machine of a dry run is no fault.
+single actors and Ray Train. Whether nodes have room for them says room.py; waiting.py waits for it.
 """
 
 from __future__ import annotations
 
-import logging
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
-
-log = logging.getLogger("mralign")
-
-_REHEARSAL_S = 120  # how long a run waits at its start for a GPU that others hold
 
 
 class NotInstalled(ValueError):
@@ -40,6 +33,7 @@ class Workers:
 
 
 DEALING = Workers("tasks that deal the rows", "run.local_cpus")
+SHORT_TASKS = Workers("short tasks", "run.local_cpus")  # every stage has some, also one that names no workers
 
 
 @dataclass(frozen=True)
@@ -79,25 +73,6 @@ def describe(workers: Sequence[Workers]) -> str:
     return ", ".join(parts)
 
 
-def shortages(workers: Sequence[Workers], *, nodes: Sequence[Mapping[str, float]]) -> list[str]:
-    """Why workers that run at the same time can never all start on these nodes (resources by name)."""
-    found = []
-    for kind in ("GPU", "CPU"):
-        asked = [(one, bundle(one).get(kind, 0)) for one in workers]
-        widest = max((node.get(kind, 0) for node in nodes), default=0)
-        total = sum(node.get(kind, 0) for node in nodes)
-        needed = sum(one.least * amount for one, amount in asked)
-        too_wide = [(one, amount) for one, amount in asked if amount > widest]
-        if too_wide:
-            one, amount = too_wide[0]
-            there = f"the largest node has {widest:g}" if widest else "the cluster has none"
-            found.append(f"{one.what} take {amount:g} {kind} each ({one.setting}), and {there}")
-        elif needed > total:
-            settings = ", ".join(dict.fromkeys(one.setting for one, amount in asked if amount))
-            found.append(f"{needed:g} {kind} are needed at the same time ({settings}), and the cluster has {total:g}")
-    return found
-
-
 def alive_nodes() -> list[dict[str, float]]:
     """The resources by name of every node that is alive. Ray must have been started."""
     import ray
@@ -118,55 +93,3 @@ def this_node() -> Any:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     return NodeAffinitySchedulingStrategy(node_id=ray.get_runtime_context().get_node_id(), soft=False)
-
-
-def check_room(stages: Mapping[str, Sequence[Workers]], *, local: bool) -> None:
-    """Raise ValueError where a Ray of this machine has no room for the workers of a stage: it never grows. Of a
-    cluster, which may grow, it is a warning. Ray must have been started."""
-    nodes = alive_nodes()
-    for stage, workers in stages.items():
-        lacks = shortages(workers, nodes=nodes)
-        if not lacks:
-            continue
-        text = f"stage {stage}: {'; '.join(lacks)}"
-        if local:
-            raise ValueError(
-                f"{text}. This is a Ray of this machine alone: run where that is there (RAY_ADDRESS or `ray job "
-                f"submit` names a cluster), or ask for less (CPUs of a local Ray: run.local_cpus)"
-            )
-        log.warning("%s: unless the cluster grows, the stage waits for ever", text)
-
-
-def needs_rehearsal(workers: Sequence[Workers]) -> bool:
-    """Whether these workers may find another machine than the driver does: in a cluster, and wherever GPUs are."""
-    return bool(workers) and (any(one.gpus for one in workers) or bool(os.environ.get("RAY_ADDRESS")))
-
-
-def rehearse(
-    stage: str, workers: Sequence[Workers], *, faults: Callable[[Any], Sequence[NodeFault]], config: Any, wait: bool
-) -> bool:
-    """Ask a worker of the stage's own size what it lacks; False if none could be had yet.
-
-    Workers without a GPU on a Ray of this machine are not asked: they find what the driver finds. Raises ValueError for
-    what is fatal. `wait`: until there is a worker; else only for a while, and only if the cluster has room for it now.
-    """
-    if not needs_rehearsal(workers):
-        return True
-    wide = max(workers, key=lambda one: one.gpus)
-    cpus = 0 if wide.gpus else wide.cpus  # where a GPU is free a CPU need not be
-    import ray
-
-    if not wait and shortages([Workers(wide.what, wide.setting, cpus, wide.gpus)], nodes=alive_nodes()):
-        return False
-    task: Any = ray.remote(faults).options(num_cpus=cpus, num_gpus=wide.gpus)
-    asked = task.remote(config)
-    ready, _ = ray.wait([asked], timeout=None if wait else _REHEARSAL_S)
-    if not ready:  # not cancelled: Ray 2.60 can end the driver when a task completes while it is being cancelled
-        return False
-    found: Sequence[NodeFault] = ray.get(asked)
-    fatal = [fault.text for fault in found if fault.fatal]
-    if fatal:
-        raise ValueError(f"stage {stage}, on the node where it would run: {'; '.join(fatal)}")
-    for fault in found:
-        log.warning("stage %s: %s", stage, fault.text)
-    return True

@@ -101,6 +101,12 @@ def cluster_fault(address: str, *, limit_s: float = LIMIT_S) -> str | None:
     """Why the cluster of an address, as RAY_ADDRESS gives it, cannot be joined; None if its head answers."""
     if address in ("", "auto", "local"):
         return None
+    if _believed(address, write=False) is None:
+        _found[address, False] = (time.monotonic(), _cluster_fault(address, limit_s=limit_s) or "")
+    return _believed(address, write=False) or None
+
+
+def _cluster_fault(address: str, *, limit_s: float) -> str | None:
     place = urlsplit(address if "://" in address else f"//{address}")
     try:
         host, port = place.hostname, place.port

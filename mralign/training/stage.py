@@ -24,7 +24,8 @@ from mralign.run.disk import full_disk
 from mralign.run.events import TrainingStepped, WorkBegan, counted
 from mralign.run.events import tell as tell_event
 from mralign.run.faults import carried
-from mralign.run.placement import DEALING, Workers, alive_nodes, bundle, node_ids, pool_arguments, shortages, this_node
+from mralign.run.placement import DEALING, Workers, alive_nodes, bundle, node_ids, pool_arguments, this_node
+from mralign.run.room import shortages
 from mralign.run.stage import Context, Outcome, Stage, log, map_parts, run_tasks
 from mralign.run.store import StageDir, absolute, part_name
 from mralign.training.annotated import ANNOTATED, Annotated

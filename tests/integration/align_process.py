@@ -1,11 +1,15 @@
 """Starting, watching and killing `python jobs/align.py` as a user would, on a local Ray of its own."""
 
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+import pyarrow.parquet as pq
 
 ROOT = Path(__file__).parents[2]
 
@@ -83,3 +87,31 @@ def members(session):
         except (FileNotFoundError, ProcessLookupError):
             continue
     return found
+
+
+def stage_dir(run, stage):
+    (found,) = (place for place in (run / stage).iterdir() if place.is_dir())
+    return found
+
+
+def rows(directory):
+    return [row for part in sorted(directory.glob("part-*.parquet")) for row in pq.read_table(part).to_pylist()]
+
+
+def manifest(run, stage):
+    return json.loads((stage_dir(run, stage) / "manifest.json").read_text())
+
+
+def check_readable(log):
+    """No control character, and nothing but our own lines: the time and what happened, then the result."""
+    assert re.findall(r"[^\n -~–≈…×λ°⁺⁻]", log) == [], log
+    lines = log.splitlines()
+    first, last = (next(n for n, line in found if re.match(r"\d\d:\d\d:\d\d ", line)) for found in _both_ways(lines))
+    foreign = [line for line in lines[first : last + 1] if not re.match(r"\d\d:\d\d:\d\d ", line)]
+    assert foreign == [], log
+    assert not re.search(r"Traceback|WARNING|INFO|DeprecationWarning|FutureWarning|pid=", log), log
+
+
+def _both_ways(lines):
+    numbered = list(enumerate(lines))
+    return numbered, reversed(numbered)

@@ -1,79 +1,16 @@
 """The road as a job, undisturbed; then kill -9 of a driver, SIGTERM, and the command once more: nothing changed."""
 
 import json
-import os
 import shutil
 import signal
-import socket
-import subprocess
-import sys
-import tempfile
-import time
-from contextlib import contextmanager
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
-from align_process import ROOT, SMALL, environment, finish, kill, start, wait_for
+from align_process import ROOT, SMALL, check_readable, finish, kill, manifest, rows, stage_dir, start, wait_for
+from ray_head import head
 from report.page_words import page_data
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
-
-
-def free_ports(count):
-    listeners = [socket.socket() for _ in range(count)]
-    for listener in listeners:
-        listener.bind(("127.0.0.1", 0))
-    ports = [listener.getsockname()[1] for listener in listeners]
-    for listener in listeners:
-        listener.close()
-    return ports
-
-
-@contextmanager
-def head():
-    """A Ray head with ports and a directory of its own, started in the foreground so that it can be ended by pid."""
-    ray = str(Path(sys.executable).with_name("ray"))
-    directory = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # Ray's sockets need a short path
-    port, dashboard, client, agent = free_ports(4)
-    command = [ray, "start", "--head", "--block", "--num-cpus=6", "--node-ip-address=127.0.0.1"]
-    command += [f"--port={port}", f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1"]
-    command += [f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={agent}"]
-    command += [f"--temp-dir={directory}"]
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    log = Path(directory, "head.log")
-    with log.open("w") as stream:
-        process = subprocess.Popen(
-            command,
-            env={**environment(), "PATH": path},
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
-        end = time.monotonic() + 60
-        while socket.socket().connect_ex(("127.0.0.1", dashboard)):
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < end, log.read_text()
-            time.sleep(0.2)
-        yield ray, f"http://127.0.0.1:{dashboard}"
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(timeout=60)
-        shutil.rmtree(directory, ignore_errors=True)
-
-
-def stage_dir(run, stage):
-    (found,) = (place for place in (run / stage).iterdir() if place.is_dir())
-    return found
-
-
-def rows(directory):
-    return [row for part in sorted(directory.glob("part-*.parquet")) for row in pq.read_table(part).to_pylist()]
-
-
-def manifest(run, stage):
-    return json.loads((stage_dir(run, stage) / "manifest.json").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -81,91 +18,11 @@ def submitted(tmp_path_factory):
     """The road to the candidates as a job, `ray job submit --working-dir .`, undisturbed: the run and what it said."""
     run = tmp_path_factory.mktemp("job") / "run"
     asked = ["jobs/align.py", "--until", "candidates", f"run.dir={run}", *SMALL]
-    with head() as (ray, address):
-        done = subprocess.run(
-            [ray, "job", "submit", "--address", address, "--working-dir", ".", "--", "python", *asked],
-            cwd=ROOT,
-            env=environment(),
-            capture_output=True,
-            text=True,
-            timeout=480,
-            check=False,
-        )
-    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-3000:]
-    return run, done.stdout
-
-
-def ray_job(ray, command, address, *arguments):
-    """`ray job COMMAND ...`, and what it printed."""
-    done = subprocess.run(
-        [ray, "job", command, "--address", address, *arguments],
-        cwd=ROOT,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=480,
-        check=False,
-    )
-    return done.returncode, done.stdout + done.stderr
-
-
-def working_below(variable):
-    """Command line by process id of what has that environment variable, without idle workers and services of Ray."""
-    found = {}
-    for place in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (place / "cmdline").read_text().replace("\0", " ")
-            if variable.encode() in (place / "environ").read_bytes():
-                found[int(place.name)] = command
-        except (FileNotFoundError, ProcessLookupError, PermissionError):  # it has ended, or is another user's
-            continue
-    services = ("JobSupervisor", "DashboardAgent", "RuntimeEnvAgent")
-    of_ray_data = ("_StatsActor", "_AutoscalingCoordinatorActor", "ActorLocationTracker")  # they outlive their job
-    idle = tuple(f"ray::{name}" for name in ("IDLE", *services, *of_ray_data))
-    busy = {pid: command for pid, command in found.items() if command.startswith(("ray::", "VLLM"))}
-    ours = {pid: command for pid, command in busy.items() if not command.startswith(idle)}
-    driver = {pid: command for pid, command in found.items() if "python jobs/align.py" in command}
-    return driver | ours
-
-
-def lease(run):
-    (held,) = (json.loads(file.read_text()) for file in (run / "lease").iterdir())
-    return held
-
-
-@pytest.mark.long
-def test_a_job_that_ray_stops_leaves_nothing_behind_and_the_next_goes_on(tmp_path, monkeypatch):
-    """`ray job stop` gives a driver three seconds between SIGTERM and SIGKILL."""
-    run, mark = tmp_path / "run", f"MRALIGN_TEST={tmp_path}"
-    monkeypatch.setenv(*mark.split("="))
-    job = ["--working-dir", ".", "--", "python", "jobs/align.py", "--until", "candidates", f"run.dir={run}", *SMALL]
-    with head() as (ray, address):
-        code, said = ray_job(ray, "submit", address, "--no-wait", "--submission-id", "first", *job)
-        assert code == 0, said
-        end = time.monotonic() + 300
-        while not list(run.glob("rollouts/*/part-*")):
-            assert time.monotonic() < end, ray_job(ray, "logs", address, "first")[1][-6000:]
-            time.sleep(0.1)
-        assert lease(run)["state"] == "held"
-        assert working_below(mark)
-        code, said = ray_job(ray, "stop", address, "first")
-        assert code == 0, said
-        assert "STOPPED" in ray_job(ray, "status", address, "first")[1].upper()
-        assert "interrupted: what was committed is kept" in ray_job(ray, "logs", address, "first")[1]
-        assert lease(run)["state"] == "free"
-        end = time.monotonic() + 30
-        while left := working_below(mark):
-            assert time.monotonic() < end, left
-            time.sleep(0.2)
-        assert not (stage_dir(run, "rollouts") / "manifest.json").exists()
-        early = {part: part.stat().st_mtime_ns for part in stage_dir(run, "rollouts").glob("part-*")}
-
-        code, said = ray_job(ray, "submit", address, "--submission-id", "second", *job)
-        assert code == 0, said[-6000:]
-        assert "goes on from" in said
-    assert {part: part.stat().st_mtime_ns for part in early} == early
-    ids = [row["row_id"] for row in rows(stage_dir(run, "rollouts"))]
-    assert len(ids) == len(set(ids)) == 150 * 2 * 3
+    with head() as there:
+        code, said = there.job("submit", "--submission-id", "road", "--working-dir", ".", "--", "python", *asked)
+        check_readable(there.log_of("road"))
+    assert code == 0, said[-6000:]
+    return run, said
 
 
 def test_the_road_as_a_job(submitted):

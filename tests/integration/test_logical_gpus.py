@@ -26,7 +26,9 @@ from mralign.asking.chats import open_chats
 from mralign.config import Embedding, load, parse
 from mralign.plan import pipeline
 from mralign.rows.schema import ANNOTATIONS, CANDIDATES, GENERATIONS
-from mralign.run.placement import NodeFault, Workers, rehearse
+from mralign.run.held import holding
+from mralign.run.placement import NodeFault, Workers
+from mralign.run.rehearsal import rehearse
 from mralign.run.stage import Context
 from mralign.run.store import StageDir, part_name
 from mralign.serving.conversation import ChatReply, ChatRequest, Message
@@ -180,7 +182,7 @@ def annotation_config(tmp_path, chat_model, **serving):
     said = {"engine": "vllm", "mode": {}, "model": model, "serving": engine, "decoding": {"max_tokens": 24}}
     return parse(
         {
-            "run": {"dir": str(tmp_path / "run")},
+            "run": {"dir": str(tmp_path / "run"), "reject_limit": 1},
             "model": model,
             "questions": {"train": [{"name": "d", "path": "d"}], "test": [{"name": "d", "path": "d"}]},
             "annotation": {
@@ -193,10 +195,7 @@ def annotation_config(tmp_path, chat_model, **serving):
 
 @pytest.mark.usefixtures("two_gpus")
 def test_annotation_by_an_engine_that_three_annotators_share(tmp_path, chat_model):
-    source = StageDir(str(tmp_path / "candidates"), stage="candidates", fingerprint="c")
-    for dataset, count in (("a", 3), ("b", 2)):
-        rows = [candidate(dataset, number) for number in range(count)]
-        source.commit(part_name(dataset), pa.Table.from_pylist(rows, schema=CANDIDATES), schema=CANDIDATES)
+    source = commit_candidates(tmp_path)
     out = StageDir(str(tmp_path / "annotation"), stage="annotation", fingerprint="a")
     config = annotation_config(tmp_path, chat_model)
     with watched() as held:
@@ -213,6 +212,15 @@ def test_annotation_by_an_engine_that_three_annotators_share(tmp_path, chat_mode
     assert all(len({row_id[0] for row_id in ids}) == 1 and name[5] in next(iter(ids)) for name, ids in owners.items())
 
 
+def commit_candidates(tmp_path):
+    """Three candidates of one data set and two of another."""
+    source = StageDir(str(tmp_path / "candidates"), stage="candidates", fingerprint="c")
+    for dataset, count in (("a", 3), ("b", 2)):
+        rows = [candidate(dataset, number) for number in range(count)]
+        source.commit(part_name(dataset), pa.Table.from_pylist(rows, schema=CANDIDATES), schema=CANDIDATES)
+    return source
+
+
 def candidate(dataset, number):
     text = "one\n\ntwo\n\nthree</think>x"
     return {
@@ -226,6 +234,33 @@ def candidate(dataset, number):
         "segment_start": [0, 5, 10],
         "segment_end": [3, 8, 15],
     }
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("two_gpus")
+def test_three_stages_in_one_driver_each_have_an_engine_split_over_both_gpus(tmp_path, chat_model):
+    """The engine of the first is kept until the second, with another model, needs its GPUs; the third starts anew."""
+    split = ["engine.gpus_per_replica=2", "engine.tensor_parallel=2"]
+    annotating = annotation_config(tmp_path, chat_model, gpus_per_replica=2, tensor_parallel=2)
+    out = StageDir(str(tmp_path / "annotation"), stage="annotation", fingerprint="a")
+    annotation = pipeline.Planned(ANNOTATION_STAGE, out, {"candidates": commit_candidates(tmp_path)}, {}, {}, None)
+    evaluating = world(tmp_path, *split, "questions.train=[]", "evaluation.methods=[think_on]")
+    with watched() as held, holding():
+        sampled = run(world(tmp_path, *split), until="rollouts")["rollouts"]
+        pipeline.run(annotating, [annotation], start_ray=lambda: None)
+        answered = run(evaluating, until="responses_base")["responses_base"]
+    assert sum(sampled.rows(part) for part in sampled.parts()) == 10 * 2 * 2
+    assert len(out.read_rejects().to_pylist()) == 5  # it knows no language
+    assert sum(answered.rows(part) for part in answered.parts()) == 4
+    assert max(held) == 2
+    assert no_group_is_left()
+
+
+def no_group_is_left():
+    """Whether all placement groups of this driver are given back."""
+    from ray.util import placement_group_table
+
+    return all(group["state"] == "REMOVED" for group in placement_group_table().values())
 
 
 @pytest.mark.usefixtures("two_gpus")
@@ -334,7 +369,7 @@ def test_a_ray_of_this_machine_alone_refuses_what_it_can_never_place(tmp_path):
 
 @pytest.mark.usefixtures("two_gpus")
 def test_workers_without_a_gpu_are_asked_in_a_cluster_and_not_on_a_ray_of_this_machine(monkeypatch):
-    given = {"faults": lambda config: [NodeFault(f"{config} is missing")], "config": "wandb", "wait": False}
+    given = {"faults": lambda config: [NodeFault(f"{config} is missing")], "config": "wandb"}
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     assert rehearse("training", [Workers("workers", "training.workers")], **given)
     monkeypatch.setenv("RAY_ADDRESS", "auto")

@@ -4,7 +4,7 @@ import pytest
 
 from mralign.config import Engine, parse
 from mralign.plan.pipeline import stages
-from mralign.run.placement import DEALING, Workers, actor_options, bundle, describe, pool_arguments, shortages
+from mralign.run.placement import DEALING, Workers, actor_options, bundle, describe, pool_arguments
 from mralign.serving.streaming import engine_pool, engine_workers
 from mralign.serving.vllm import worker_environment
 from mralign.training.stage import scaling
@@ -55,32 +55,6 @@ def test_ray_train_is_asked_for_a_bundle_a_worker():
     elastic = scaling(parse(values | {"training": {"workers": 3, "min_workers": 2}}).training)
     assert (elastic.min_workers, elastic.max_workers, elastic.elasticity_enabled) == (2, 3, True)
     assert not cpu.elasticity_enabled
-
-
-@pytest.mark.parametrize(
-    ("nodes", "expected"),
-    [
-        ([{"CPU": 8, "GPU": 4}], []),
-        ([{"CPU": 8, "GPU": 2}, {"CPU": 8, "GPU": 2}], []),
-        ([{"CPU": 8}], ["engines take 2 GPU each (engine.gpus_per_replica), and the cluster has none"]),
-        # Four GPUs, but no two of them on one node.
-        (
-            [{"CPU": 8, "GPU": 1}] * 4,
-            ["engines take 2 GPU each (engine.gpus_per_replica), and the largest node has 1"],
-        ),
-        (
-            [{"CPU": 8, "GPU": 3}],
-            ["4 GPU are needed at the same time (engine.gpus_per_replica), and the cluster has 3"],
-        ),
-        (
-            [{"CPU": 4, "GPU": 4}],
-            ["5 CPU are needed at the same time (engine.gpus_per_replica, run.local_cpus), and the cluster has 4"],
-        ),
-        ([], ["engines take 2 GPU each (engine.gpus_per_replica), and the cluster has none"]),
-    ],
-)
-def test_what_a_cluster_lacks(nodes, expected):
-    assert shortages([ENGINES, DEALING], nodes=nodes)[: len(expected) or None] == expected
 
 
 def test_every_stage_that_serves_or_trains_says_what_it_takes():
