@@ -31,6 +31,7 @@ from mralign.asking.interview import money_spent
 from mralign.chat.model_files import load_tokenizer, model_path
 from mralign.config import RunConfig, resolve_path
 from mralign.rows.schema import ANNOTATIONS, CANDIDATES
+from mralign.run.changes import newest_result
 from mralign.run.events import MoneySpent, tell
 from mralign.run.finished import read_tallies
 from mralign.run.forecast import Cost, chat_cost
@@ -188,7 +189,8 @@ def _expected(context: Context, *, resolved: ResolvedAnnotation, rows: int) -> l
     def count(text: str) -> int:
         return len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    return expect(sample, rows=rows, resolved=resolved, count=count)
+    before = newest_result(context.out)
+    return expect(sample, rows=rows, resolved=resolved, count=count, measured=before[1].figures if before else None)
 
 
 def _expects(config: RunConfig, questions: Mapping[str, int]) -> list[Cost]:

@@ -47,7 +47,7 @@ def _sample(context: Context) -> Outcome:
     rows = sum(context.out.counts().values())
     rejected = context.out.read_rejects(columns=["row_id"]).num_rows
     if order is not None:
-        asked_again = sum(took["tokens_asked_again"] for took in _tallies(context.out))
+        asked_again = sum(took.get("tokens_asked_again", 0) for took in _tallies(context.out))
         asked = sum(questions.counts(parts).values())
         figures |= saved(_made(context.out), questions=asked, draws=sampling.draws, asked_again=asked_again)
         log.info(
