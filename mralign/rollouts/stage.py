@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -22,11 +22,13 @@ from mralign.rollouts.candidates import Limits, judge
 from mralign.rollouts.funnel import Kept, count_funnel
 from mralign.rollouts.imported import check_file, read_rollouts
 from mralign.rollouts.needed import DrawsAsNeeded, Made, saved
+from mralign.rollouts.so_far import CandidatesSoFar
 from mralign.rollouts.thoughts import draw_questions, thoughts_of, unanswered
 from mralign.rows import Candidate, Generation, Mode, Reject, from_table, to_table
 from mralign.rows.schema import CANDIDATES, GENERATIONS, QUESTIONS
 from mralign.rows.subjects import Subject, Way
 from mralign.run import rejects as reject_tables
+from mralign.run.ahead import Flow
 from mralign.run.finished import parts_by_upstream, read_tallies
 from mralign.run.forecast import Cost, chat_cost
 from mralign.run.stage import Context, Outcome, Stage, log, map_groups
@@ -173,8 +175,16 @@ def limits_of(settings: Candidates) -> Limits:
 def _judge_table(
     table: pa.Table, *, settings: Candidates, draws: int, as_needed: bool
 ) -> tuple[pa.Table, list[Reject]]:
-    kept, rejects = judge(
-        from_table(table, Generation),
+    rows = from_table(table, Generation)
+    kept, rejects = _judge_rows(rows, settings=settings, draws=draws, as_needed=as_needed)
+    return to_table(kept, Candidate), rejects
+
+
+def _judge_rows(
+    rows: Sequence[Generation], *, settings: Candidates, draws: int, as_needed: bool
+) -> tuple[list[Candidate], list[Reject]]:
+    return judge(
+        rows,
         match=settings.match,
         draws=draws,
         limits=limits_of(settings),
@@ -182,7 +192,6 @@ def _judge_table(
         keep_neutral=settings.keep_neutral,
         as_needed=as_needed,
     )
-    return to_table(kept, Candidate), rejects
 
 
 def _candidates(context: Context) -> Outcome:
@@ -207,6 +216,14 @@ def _candidates(context: Context) -> Outcome:
     asked = questions.read_parts(train, schema=QUESTIONS, columns=["dataset"]).column("dataset")
     counted = count_funnel(kept, from_table(refused, Reject), Counter(asked.to_pylist()))
     return Outcome(rows, len(kept), {"funnel": [asdict(row) for row in counted]})
+
+
+def _flow(config: RunConfig) -> Flow:
+    """Candidates of the questions that are whole, part by part of the rollouts."""
+    as_needed, draws = config.draws_as_needed, config.rollouts.n
+    judge_rows = partial(_judge_rows, settings=config.candidates, draws=draws, as_needed=as_needed)
+    so_far = CandidatesSoFar(judge_rows, draws=0 if as_needed else 2 * draws)
+    return Flow("rollouts", GENERATIONS, so_far.add)
 
 
 def _think(context: Context, *, responses: str) -> Outcome:
@@ -335,5 +352,6 @@ CANDIDATES_STAGE = Stage(
     reads=("candidates", "rollouts.n"),
     upstream=("questions", "rollouts"),
     portions=_train_questions,
+    flow=_flow,
     version=2,
 )

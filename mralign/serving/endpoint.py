@@ -288,6 +288,10 @@ class Endpoint:
         if stop is not None:
             raise stop
 
+    def stop(self, reason: str) -> None:
+        """Send nothing more: who waits for a turn gets EndpointRefused, what is in flight still arrives."""
+        self._end(reason)
+
     def _end(self, reason: str) -> None:
         """Nothing more is sent: whoever waits is told so."""
         self._ending = self._ending or reason

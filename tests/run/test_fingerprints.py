@@ -21,7 +21,8 @@ from mralign.plan import pipeline, placing
 
 MARKED = {
     "speed": {
-        *("Run.dir", "Run.gpu_memory_gib", "Run.local_cpus", "Run.lost_limit", "Run.reject_limit"),
+        *("Run.dir", "Run.gpu_memory_gib", "Run.local_cpus", "Run.lost_limit", "Run.overlap"),
+        "Run.reject_limit",
         *("Engine.batch_size", "Engine.cpu_kv_cache_gib", "Engine.cpus_per_replica", "Engine.enforce_eager"),
         *("Engine.gpu_memory_utilization", "Engine.gpus_per_replica", "Engine.max_num_seqs", "Engine.max_replicas"),
         *("Engine.min_replicas", "Engine.pipeline_parallel", "Engine.tensor_parallel"),
