@@ -1,8 +1,8 @@
 """A run whose answers and labels come from slow endpoints, stages in turn or overlapped: seconds and cached prompts.
 
-Both servers stand on loopback; each answer takes up to half a second. The one that labels has a prefix cache as the
-large providers describe theirs: it finds what earlier prompts of a model begin with, in steps of 128 tokens (of four
-characters). What it says of cached tokens is read as from any server.
+Both servers stand on loopback; each answer takes up to half a second. The one that labels has a prefix cache as DeepSeek
+describes its own: it finds what earlier prompts of a model begin with, in steps of 64 tokens (of four characters). What
+it says of cached tokens is read as from any server.
 """
 
 import json
@@ -17,7 +17,7 @@ from mralign.plan import pipeline
 from mralign.presets import PRESETS
 from mralign.rows.schema import ANNOTATIONS
 
-LATENCY_S, STEP = 0.5, 512  # characters
+LATENCY_S, STEP = 0.5, 256  # characters
 SAMPLED_AT_ONCE, ASKED_AT_ONCE = 8, 2
 STAGES = ("rollouts", "candidates", "annotation")
 
