@@ -1,8 +1,8 @@
 """A run whose answers and labels come from slow endpoints, stages in turn or overlapped: seconds and cached prompts.
 
-Both servers stand on loopback; each answer takes up to half a second. The one that labels has a prefix cache as DeepSeek
-describes its own: it finds what earlier prompts of a model begin with, in steps of 64 tokens (of four characters). What
-it says of cached tokens is read as from any server.
+Both servers stand on loopback; each answer takes up to half a second. The one that labels has a prefix cache as
+DeepSeek describes its own: it finds what earlier prompts of a model begin with, in steps of 64 tokens (of four
+characters). What it says of cached tokens is read as from any server.
 """
 
 import json
