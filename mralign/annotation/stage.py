@@ -169,7 +169,8 @@ def _asked_ahead(took: Mapping[str, Any], *, resolved: ResolvedAnnotation) -> di
     """Replies that came before the stage began, and what they cost: among the stage's own they count as kept ones."""
     endpoints = {role: chat.http for role, chat in resolved.chats.items()}
     spent = {one.currency: one.spent for one in money_spent(took, endpoints=endpoints)}
-    return {"replies": sum(tally.get("requests", 0) for tally in took.values()), "spent": spent}
+    fresh = [tally.get("requests", 0) - tally.get("cached", 0) for tally in took.values()]
+    return {"replies": sum(fresh), "spent": spent}
 
 
 def _ours(config: RunConfig) -> list[ResolvedAnnotator]:
