@@ -56,6 +56,7 @@ TALLIED = (
     "completion_tokens",
     "prefix_tokens",
     "fresh_prompt_tokens",
+    "fresh_prefix_tokens",
     "fresh_completion_tokens",
 )
 

@@ -30,14 +30,21 @@ from mralign.run.forecast import Cost, chat_cost, describe_costs
 
 
 def expect(
-    sample: Sequence[Trajectory], *, rows: int, resolved: ResolvedAnnotation, count: Callable[[str], int]
+    sample: Sequence[Trajectory],
+    *,
+    rows: int,
+    resolved: ResolvedAnnotation,
+    count: Callable[[str], int],
+    measured: Mapping[str, Any] | None = None,
 ) -> list[Cost]:
     """Expected cost of `rows` trajectories like those of `sample`, of each chat model; `count` gives the tokens of a
-    text. For the adjudicator it is the most: every step of every trajectory disputed.
+    text. For the adjudicator it is the most: every step of every trajectory disputed. `measured`: the figures of an
+    earlier annotation, whose share of cached prompt tokens is assumed again.
 
     A reply is taken to have one step a segment with one label each. Cached replies cost nothing, repairs cost extra.
     """
     found = []
+    before = measured.get("annotators", {}) if measured else {}
     for role in ROLES:
         if role not in resolved.chats:
             continue
@@ -53,6 +60,7 @@ def expect(
             prompt_tokens=round(prompts * rows / len(sample)),
             completion_tokens=round(replies * rows / len(sample)),
             most=role == ADJUDICATOR,
+            measured_share=prefix_share(before.get(resolved.names[role], {})),
         )
         found.append(cost)
     return found
@@ -89,6 +97,12 @@ def expected_by_currency(expected: Sequence[Cost]) -> list[MoneySpent]:
         if cost.money:
             total[cost.currency] = total.get(cost.currency, 0.0) + cost.money
     return [MoneySpent(spent=0.0, currency=currency, expected=money) for currency, money in total.items()]
+
+
+def prefix_share(counts: Mapping[str, Any]) -> float:
+    """Of the prompt tokens that were counted, the share that a prefix cache held."""
+    prompt = counts.get("prompt_tokens", 0)
+    return float(counts.get("prefix_tokens", 0) / prompt) if prompt else 0.0
 
 
 def money(tokens: Mapping[str, int], *, resolved: ResolvedAnnotation, role: str, fresh: bool = False) -> float:

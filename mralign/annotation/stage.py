@@ -18,6 +18,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from mralign.annotation.ahead import annotators_ahead, overlap_lines
 from mralign.annotation.ask import Opinions, annotators_at, ask
 from mralign.annotation.costs import describe_expected, expect, expected_by_currency, figures
 from mralign.annotation.cues import load_rule_book
@@ -31,6 +32,7 @@ from mralign.asking.interview import money_spent
 from mralign.chat.model_files import load_tokenizer, model_path
 from mralign.config import RunConfig, resolve_path
 from mralign.rows.schema import ANNOTATIONS, CANDIDATES
+from mralign.run.changes import newest_result
 from mralign.run.events import MoneySpent, tell
 from mralign.run.finished import read_tallies
 from mralign.run.forecast import Cost, chat_cost
@@ -71,7 +73,10 @@ def _run(context: Context) -> Outcome:
     tallies = chain.from_iterable(read_tallies(out, part, schema=ANNOTATIONS) for part in parts)
     steps = (out.read_parts([part], schema=ANNOTATIONS, columns=["steps"]) for part in parts)
     rows_out = sum(out.counts(parts).values())
-    return Outcome(rows_in, rows_out, figures(steps, tallies=tallies, resolved=resolved) | times)
+    found = figures(steps, tallies=tallies, resolved=resolved) | times
+    if context.asked_ahead:
+        found["asked_ahead"] = _asked_ahead(context.asked_ahead, resolved=resolved)
+    return Outcome(rows_in, rows_out, found)
 
 
 def _source(context: Context) -> StageDir:
@@ -132,7 +137,7 @@ def _ask_chats(context: Context, *, resolved: ResolvedAnnotation) -> dict[str, f
         schema=ANNOTATIONS,
         batch=resolved.served(resolved.engines[0]).serving.batch_size,
         announce=announce,
-        money=partial(_spent, resolved=resolved),
+        money=partial(_spent, resolved=resolved, ahead=context.asked_ahead),
     )
     return {"engine_start_s": done.engine_start_s, "annotating_s": done.working_s}
 
@@ -152,9 +157,20 @@ def _pools(resolved: ResolvedAnnotation) -> list[Pool]:
     return pools
 
 
-def _spent(done: Streamed, *, resolved: ResolvedAnnotation) -> list[MoneySpent]:
-    """What the trajectories of this call have cost."""
-    return money_spent(done.took, endpoints={role: chat.http for role, chat in resolved.chats.items()})
+def _spent(done: Streamed, *, resolved: ResolvedAnnotation, ahead: Mapping[str, Any]) -> list[MoneySpent]:
+    """What the trajectories of this call have cost; `ahead`: what was taken for them before the stage began."""
+    endpoints = {role: chat.http for role, chat in resolved.chats.items()}
+    before = {one.currency: one.spent for one in money_spent(ahead, endpoints=endpoints)}
+    now = money_spent(done.took, endpoints=endpoints)
+    return [replace(one, spent=one.spent + before[one.currency], ahead=before[one.currency]) for one in now]
+
+
+def _asked_ahead(took: Mapping[str, Any], *, resolved: ResolvedAnnotation) -> dict[str, Any]:
+    """Replies that came before the stage began, and what they cost: among the stage's own they count as kept ones."""
+    endpoints = {role: chat.http for role, chat in resolved.chats.items()}
+    spent = {one.currency: one.spent for one in money_spent(took, endpoints=endpoints)}
+    fresh = [tally.get("requests", 0) - tally.get("cached", 0) for tally in took.values()]
+    return {"replies": sum(fresh), "spent": spent}
 
 
 def _ours(config: RunConfig) -> list[ResolvedAnnotator]:
@@ -188,7 +204,8 @@ def _expected(context: Context, *, resolved: ResolvedAnnotation, rows: int) -> l
     def count(text: str) -> int:
         return len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    return expect(sample, rows=rows, resolved=resolved, count=count)
+    before = newest_result(context.out)
+    return expect(sample, rows=rows, resolved=resolved, count=count, measured=before[1].figures if before else None)
 
 
 def _expects(config: RunConfig, questions: Mapping[str, int]) -> list[Cost]:
@@ -284,6 +301,8 @@ ANNOTATION_STAGE = Stage(
     lacks=_lacks,
     forecast=_forecast,
     expects=_expects,
+    ahead=annotators_ahead,
+    tell=overlap_lines,
     workers=_workers,
     faults=_faults,
     version=3,
@@ -292,4 +311,5 @@ ANNOTATION_STAGE = Stage(
 
 def annotation_of(source: str, *, name: str) -> Stage:
     """The same annotators on the trajectories of another stage, whose parts are of schema CANDIDATES."""
-    return replace(ANNOTATION_STAGE, name=name, words="labelling its thoughts", upstream=(source,))
+    own = replace(ANNOTATION_STAGE, name=name, words="labelling its thoughts", upstream=(source,))
+    return replace(own, ahead=None, tell=None)

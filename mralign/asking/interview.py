@@ -22,7 +22,6 @@ from mralign.serving.conversation import Chat, ChatReply, ChatRequest, Message
 
 T = TypeVar("T")
 _QUOTED = 4000  # characters of a refused reply that go back with the repair request
-_MILLION = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,8 @@ async def interview(
     """What `read` finds in the first or the second reply.
 
     `tally` gets `requests` (answered), `cached`, `repaired`, `prompt_tokens`, `completion_tokens`, `prefix_tokens`,
-    `fresh_prompt_tokens`, `fresh_completion_tokens` (those of them that cost something now). Raises what the chat does.
+    `fresh_prompt_tokens`, `fresh_prefix_tokens`, `fresh_completion_tokens` (those of them that cost something now).
+    `prefix_tokens` are those of the prompt that were in a prefix cache. Raises what the chat does.
     """
     first = await _reply(chat, request, tally=tally)
     if isinstance(first, Failure):
@@ -147,16 +147,17 @@ def price(tokens: Mapping[str, int], *, http: Http | None, fresh: bool = False) 
     """
     if http is None:
         return 0.0
-    prefix = "fresh_" if fresh else ""
-    prompt, completion = tokens.get(f"{prefix}prompt_tokens", 0), tokens.get(f"{prefix}completion_tokens", 0)
-    return http.price_share * (prompt * http.price_prompt + completion * http.price_completion) / _MILLION
+    which = "fresh_" if fresh else ""
+    prompt, prefix = tokens.get(f"{which}prompt_tokens", 0), tokens.get(f"{which}prefix_tokens", 0)
+    completion = tokens.get(f"{which}completion_tokens", 0)
+    return http.price_share * float(http.money(prompt=prompt, completion=completion, prefix=prefix))
 
 
 def money_spent(took: Mapping[str, Mapping[str, int]], *, endpoints: Mapping[str, Http | None]) -> list[MoneySpent]:
     """By currency, what this call has spent at priced endpoints; `took`: role -> tokens, counted as by `interview`."""
     total: dict[str, float] = {}
     for role, http in endpoints.items():
-        if http is not None and (http.price_prompt or http.price_completion):
+        if http is not None and http.priced:
             spent = price(took.get(role, {}), http=http, fresh=True)
             total[http.currency] = total.get(http.currency, 0.0) + spent
     return [MoneySpent(spent=spent, currency=currency) for currency, spent in total.items()]
@@ -172,6 +173,7 @@ async def _reply(chat: Chat, request: ChatRequest, *, tally: Counter[str]) -> Ch
             completion_tokens=reply.completion_tokens,
             prefix_tokens=reply.prefix_tokens,
             fresh_prompt_tokens=0 if reply.cached else reply.prompt_tokens,
+            fresh_prefix_tokens=0 if reply.cached else reply.prefix_tokens,
             fresh_completion_tokens=0 if reply.cached else reply.completion_tokens,
         )
     return reply

@@ -85,7 +85,7 @@ class StageProgress:
         if self.standing is not Standing.RUNNING:
             return money.spent
         if fresh > 0 and self.total:
-            return money.spent * (self.total - self.kept) / fresh
+            return money.ahead + (money.spent - money.ahead) * (self.total - self.kept) / fresh
         return money.expected
 
     def elapsed_s(self, *, now: float) -> float:

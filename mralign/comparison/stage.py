@@ -138,10 +138,10 @@ class Server:
         settings = self.config.evaluation
         table = questions.read_parts(questions.parts(split), schema=QUESTIONS)
         requests = build_requests(table, modes=modes, draws=settings.draws, seed=self.config.run.seed + 1)
-        rows, rejects = await self.engine.complete(from_table(requests, Request))
-        if rejects:
-            raise RuntimeError(f"{len(rejects)} questions of {split} could not be asked: {rejects[0]}")
-        return metrics_by_mode([vars(row) for row in rows], modes=modes, settings=settings)
+        done = await self.engine.complete(from_table(requests, Request))
+        if done.rejects:
+            raise RuntimeError(f"{len(done.rejects)} questions of {split} could not be asked: {done.rejects[0]}")
+        return metrics_by_mode([vars(row) for row in done.rows], modes=modes, settings=settings)
 
 
 def start_server(prepared: Prepared) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from decimal import Decimal
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -244,6 +245,18 @@ class Http(Section):
     price_completion: Speed[float] = Field(
         0, ge=0, description="Price of a million completion tokens, in your currency; needed by budget."
     )
+    price_cached: Speed[float | None] = Field(
+        None,
+        ge=0,
+        description="Price of a million prompt tokens that the endpoint says it had in its prefix cache; null: that "
+        "of the others.",
+    )
+    prompt_cache: Speed[Literal["plain", "key", "mark"]] = Field(
+        "plain",
+        description="How an endpoint is told that chats begin alike: not at all (plain; most notice by themselves), "
+        "by the field prompt_cache_key (key; OpenAI), or by cache_control at the end of the instruction (mark; "
+        "Anthropic's models behind a gateway). Other servers may refuse the field.",
+    )
     currency: Speed[str] = Field("USD", description="Name of the money of the prices and the budget, as it is shown.")
     # Cached responses cost nothing; a budget needs a price to count by.
     budget: Speed[float | None] = Field(
@@ -285,6 +298,19 @@ class Http(Section):
         description="Refusals of one kind in a row, with no answer between them, after which the run stops; null: "
         "refusals never stop it.",
     )
+
+    @property
+    def priced(self) -> bool:
+        """Whether its money can be counted."""
+        return bool(self.price_prompt or self.price_completion)
+
+    def money(self, *, prompt: float, completion: float, prefix: float = 0) -> Decimal:
+        """What so many tokens cost, asked one by one; `prefix` of those of the prompt were in the endpoint's cache."""
+        cached = self.price_prompt if self.price_cached is None else self.price_cached
+        fresh_cost = Decimal(prompt - prefix) * Decimal(str(self.price_prompt))
+        cached_cost = Decimal(prefix) * Decimal(str(cached))
+        completion_cost = Decimal(completion) * Decimal(str(self.price_completion))
+        return (fresh_cost + cached_cost + completion_cost) / 1_000_000
 
     @property
     def price_share(self) -> float:

@@ -37,6 +37,11 @@ class Run(Section):
         description="Share of its rows that a stage may give up because an endpoint does not answer them; 0: none, "
         "the next run asks them again.",
     )
+    overlap: Speed[bool] = Field(
+        False,
+        description="Ask annotators that are endpoints about candidates while further questions are sampled. Each is "
+        "asked the same, once, either way; the plan says where it is of no use.",
+    )
     gpu_memory_gib: Speed[float | None] = Field(
         None,
         gt=0,

@@ -15,11 +15,13 @@ from dataclasses import replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
+from typing import Any
 
 from mralign import __version__
 from mralign.config import RunConfig
 from mralign.plan import places, template_dates
 from mralign.plan.checks import NotReady, check_nothing_lacks, check_plan, lacking
+from mralign.plan.overlap import Overlap, overlapping
 from mralign.plan.placing import Planned, find, fingerprints, place, placed, placed_again
 from mralign.plan.road import stages
 from mralign.rows.subjects import Subject
@@ -192,6 +194,13 @@ def _tell_anew(planned: Sequence[Planned], *, told: Sequence[str] = ()) -> None:
 def _run_stages(
     config: RunConfig, planned: list[Planned], *, start_ray: Callable[[], None], explain: bool
 ) -> list[Planned]:
+    with overlapping(config) as overlap:
+        return _run_each(config, planned, start_ray=start_ray, explain=explain, overlap=overlap)
+
+
+def _run_each(
+    config: RunConfig, planned: list[Planned], *, start_ray: Callable[[], None], explain: bool, overlap: Overlap
+) -> list[Planned]:
     started = False
     rehearsed: dict[str, bool] = {}
     for number in range(1, len(planned) + 1):
@@ -211,7 +220,8 @@ def _run_stages(
         with events.within(name):
             events.tell(events.StageBegan(stage=name, kept_parts=len(item.out.parts())))
             with watching(name, item.stage.workers(config), patience_s=config.run.patience_s):
-                manifest = run_stage(config, item)
+                asked_ahead = overlap.before(item, planned=planned)
+                manifest = run_stage(config, item, asked_ahead=asked_ahead)
             events.tell(_ended(manifest))
         if not all(later.settled for later in planned[number:]):
             told = runs_anew(planned) if explain else []
@@ -272,10 +282,10 @@ def _rehearse(config: RunConfig, stage: Stage, *, patience_s: float | None = Non
     return held.rehearse_once((stage.name, workers), ask, workers=workers)
 
 
-def run_stage(config: RunConfig, item: Planned) -> Manifest:
-    """Run one stage, check its rejects against the limit, and seal it."""
+def run_stage(config: RunConfig, item: Planned, *, asked_ahead: Mapping[str, Any] | None = None) -> Manifest:
+    """Run one stage, check its rejects against the limit, and seal it. `asked_ahead`: see `stage.Context`."""
     began = time.monotonic()
-    outcome = item.stage.run(Context(config, item.out, item.upstream))
+    outcome = item.stage.run(Context(config, item.out, item.upstream, asked_ahead or {}))
     check_interruption()
     rejects = count_reasons(rejects_in_pieces(item.out, columns=REASONED))
     check_passing(rejects, stage=item.stage.name, rows_in=outcome.rows_in, limit=config.run.lost_limit)

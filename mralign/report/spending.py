@@ -11,11 +11,12 @@ from typing import Any
 
 from mralign.report.blocks import Block, Grid, Text
 from mralign.report.findings import Act, figures
-from mralign.report.wording import DASH, duration, figure, number
+from mralign.report.wording import DASH, duration, figure, number, percent
 
 _COUNTED = {
     "requests": "Requests",
     "prompt_tokens": "Prompt tokens",
+    "prefix_tokens": "Cached, %",
     "completion_tokens": "Completion tokens",
     "money": "Money",
     "engine_start_s": "Engines start",
@@ -23,7 +24,8 @@ _COUNTED = {
 }
 _LEAD = (
     "What the stages say of their costs, as they wrote it. Money is in the currency of the endpoint; answers that were "
-    "read from the cache cost nothing again."
+    "read from the run directory cost nothing again. Prompts that were cached are the share of their "
+    "tokens that the engine or endpoint had in its prefix cache."
 )
 
 
@@ -32,7 +34,7 @@ def spending(acts: Mapping[str, Act]) -> list[Block] | None:
     rows = []
     for name in acts:
         for who, counts in _counting(figures(acts, name)):
-            rows.append((name, who or DASH, *(_cell(key, counts.get(key)) for key in _COUNTED)))
+            rows.append((name, who or DASH, *(_cell(key, counts) for key in _COUNTED)))
     return [Text(_LEAD), Grid("Costs", ("Stage", "Whose", *_COUNTED.values()), rows)] if rows else None
 
 
@@ -45,9 +47,13 @@ def _counting(found: Mapping[str, Any], who: str = "") -> Iterator[tuple[str, Ma
             yield from _counting(inner, f"{who} {key}".strip())
 
 
-def _cell(key: str, value: Any) -> str:
+def _cell(key: str, counts: Mapping[str, Any]) -> str:
+    value = counts.get(key)
     if not isinstance(value, int | float):
         return DASH
+    if key == "prefix_tokens":
+        prompt = counts.get("prompt_tokens")
+        return percent(value / prompt) if prompt else DASH
     if key.endswith("_s"):
         return duration(value)
     return figure(value) if key == "money" else number(value)

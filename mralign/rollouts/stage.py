@@ -22,11 +22,13 @@ from mralign.config import Candidates, RunConfig, named
 from mralign.rollouts.candidates import Limits, judge
 from mralign.rollouts.funnel import Funnel, Kept, add_funnels, funnel_rows, funnels
 from mralign.rollouts.needed import DrawsAsNeeded, Made, saved
+from mralign.rollouts.so_far import CandidatesSoFar
 from mralign.rollouts.thoughts import draw_questions, thoughts_of, unanswered
 from mralign.rows import Candidate, Generation, Mode, Reject, from_table, to_table
 from mralign.rows.schema import CANDIDATES, GENERATIONS, QUESTIONS
 from mralign.rows.subjects import Subject, Way
 from mralign.run import rejects as reject_tables
+from mralign.run.ahead import Flow
 from mralign.run.finished import parts_by_upstream, read_tallies
 from mralign.run.forecast import Cost, chat_cost
 from mralign.run.pieces import reject_count, rejects_in_pieces, rows_in_pieces
@@ -50,7 +52,7 @@ def _sample(context: Context) -> Outcome:
     rows = sum(context.out.counts().values())
     rejected = reject_count(context.out)
     if order is not None:
-        asked_again = sum(took["tokens_asked_again"] for took in _tallies(context.out))
+        asked_again = sum(took.get("tokens_asked_again", 0) for took in _tallies(context.out))
         asked = sum(questions.counts(parts).values())
         figures |= saved(_made(context.out), questions=asked, draws=sampling.draws, asked_again=asked_again)
         log.info(
@@ -127,8 +129,16 @@ def limits_of(settings: Candidates) -> Limits:
 def _judge_table(
     table: pa.Table, *, settings: Candidates, draws: int, as_needed: bool
 ) -> tuple[pa.Table, list[Reject]]:
-    kept, rejects = judge(
-        from_table(table, Generation),
+    rows = from_table(table, Generation)
+    kept, rejects = _judge_rows(rows, settings=settings, draws=draws, as_needed=as_needed)
+    return to_table(kept, Candidate), rejects
+
+
+def _judge_rows(
+    rows: Sequence[Generation], *, settings: Candidates, draws: int, as_needed: bool
+) -> tuple[list[Candidate], list[Reject]]:
+    return judge(
+        rows,
         match=settings.match,
         draws=draws,
         limits=limits_of(settings),
@@ -136,7 +146,6 @@ def _judge_table(
         keep_neutral=settings.keep_neutral,
         as_needed=as_needed,
     )
-    return to_table(kept, Candidate), rejects
 
 
 def _candidates(context: Context) -> Outcome:
@@ -169,6 +178,14 @@ def _funnels(out: StageDir, questions: StageDir, parts: Sequence[str]) -> dict[s
     refused = chain.from_iterable(from_table(piece, Reject) for piece in pieces)
     asked = questions.read_parts(parts, schema=QUESTIONS, columns=["dataset"]).column("dataset")
     return funnels(kept, refused, Counter(asked.to_pylist()))
+
+
+def _flow(config: RunConfig) -> Flow:
+    """Candidates of the questions that are whole, part by part of the rollouts."""
+    as_needed, draws = config.draws_as_needed, config.rollouts.n
+    judge_rows = partial(_judge_rows, settings=config.candidates, draws=draws, as_needed=as_needed)
+    so_far = CandidatesSoFar(judge_rows, draws=0 if as_needed else 2 * draws)
+    return Flow("rollouts", GENERATIONS, so_far.add)
 
 
 def _think(context: Context, *, responses: str) -> Outcome:
@@ -280,5 +297,6 @@ CANDIDATES_STAGE = Stage(
     reads=("candidates", "rollouts.n"),
     upstream=("questions", "rollouts"),
     portions=_train_questions,
+    flow=_flow,
     version=2,
 )

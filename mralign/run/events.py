@@ -112,6 +112,7 @@ class MoneySpent:
     before: Annotated[float, "money that earlier starts had spent on the same replies"] = 0.0
     currency: Annotated[str, "name of the money, as http.currency says it"] = ""
     expected: Annotated[float | None, "money that the whole stage is expected to take; null: not known"] = None
+    ahead: Annotated[float, "of what this start has spent, what it spent before the stage began (run.overlap)"] = 0.0
     stage: Annotated[str, "name of the stage"] = field(default_factory=current_stage)
 
 

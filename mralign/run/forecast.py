@@ -11,8 +11,6 @@ from dataclasses import dataclass
 
 from mralign.config import Http
 
-_MILLION = 1_000_000
-
 
 @dataclass(frozen=True)
 class Cost:
@@ -32,6 +30,7 @@ class Cost:
     setting: str = "http.price_prompt and price_completion"  # which gives the price; empty: none does
     currency: str = ""
     budget: float | None = None
+    prefix_share: float = 0.0  # of the prompt tokens that is priced as found in a prefix cache
 
     @property
     def known(self) -> bool:
@@ -47,13 +46,19 @@ def chat_cost(
     prompt_tokens: int | None = None,
     completion_tokens: int | None = None,
     most: bool = False,
+    measured_share: float = 0.0,
 ) -> Cost:
-    """The cost of a chat model behind an endpoint, or (`http` None) on an engine of ours, which has no price."""
-    priced = http is not None and bool(http.price_prompt or http.price_completion)
+    """The cost of a chat model behind an endpoint, or (`http` None) on an engine of ours, which has no price.
+
+    `measured_share`: of the prompt tokens, what earlier answers found in the endpoint's prefix cache; it is used where
+    such tokens have a price of their own.
+    """
+    priced = http is not None and http.priced
+    share = measured_share if http is not None and http.price_cached is not None else 0.0
     money = None
     if http is not None and priced and prompt_tokens is not None and completion_tokens is not None:
-        money = (prompt_tokens * http.price_prompt + completion_tokens * http.price_completion) / _MILLION
-        money *= http.price_share
+        whole = http.money(prompt=prompt_tokens, completion=completion_tokens, prefix=prompt_tokens * share)
+        money = float(whole) * http.price_share
     return Cost(
         who,
         paid=http is not None,
@@ -65,6 +70,7 @@ def chat_cost(
         most=most,
         currency=http.currency if http else "",
         budget=http.budget if http else None,
+        prefix_share=share,
     )
 
 
@@ -88,4 +94,8 @@ def _money(cost: Cost) -> str:
         return "on engines of your own"
     if not cost.priced:
         return f"money unknown: give {cost.setting}" if cost.setting else "money unknown: no setting holds its price"
-    return f"money {cost.money:,.2f} {cost.currency}" if cost.money is not None else "money unknown yet"
+    if cost.money is None:
+        return "money unknown yet"
+    share = cost.prefix_share
+    cached = f" (assumed: {share:.0%} of the prompts cached, as measured before)" if share else ""
+    return f"money {cost.money:,.2f} {cost.currency}{cached}"

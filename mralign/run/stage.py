@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from mralign.config import RunConfig, counted, named
 from mralign.run import events
+from mralign.run.ahead import Asker, Flow
 from mralign.run.forecast import Cost
 from mralign.run.placement import NodeFault, Workers
 from mralign.run.rejects import Reject, to_table
@@ -37,6 +38,7 @@ class Context:
     config: RunConfig
     out: StageDir
     upstream: Mapping[str, StageDir]
+    asked_ahead: Mapping[str, Any] = field(default_factory=dict)  # what was taken for it before it began (run/ahead.py)
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,10 @@ class Stage:
     forecast: Callable[[Context], Sequence[Cost]] | None = None
     # ... and before, by the expected number of questions of each data set that the stage reads.
     expects: Callable[[RunConfig, Mapping[str, int]], Sequence[Cost]] | None = None
+    # How its rows follow from parts of an upstream stage that is still under way.
+    flow: Callable[[RunConfig], Flow] | None = None
+    # Who can be asked for rows that flow to it before it begins; None of that: nobody, with these settings.
+    ahead: Callable[[RunConfig], Asker | None] | None = None
     # What a stage that has work can say of itself, for the plan, before anything has run.
     tell: Callable[[RunConfig], Sequence[str]] | None = None
     # The workers that it needs at the same time, besides short tasks of one CPU; none: it takes any cluster.

@@ -36,7 +36,6 @@ from mralign.serving.pacing import estimated_tokens
 log = logging.getLogger("mralign")
 
 _SHELF = "batches"
-_MILLION = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -177,9 +176,8 @@ class Batches:
     def _cost(self, call: Call) -> Decimal:
         """The most that a call can cost in a batch."""
         written = max(call.payload.get(name) or 0 for name in ("max_tokens", "max_completion_tokens"))
-        prompt = Decimal(estimated_tokens(call.payload) - written) * Decimal(str(self.settings.price_prompt))
-        completion = Decimal(written) * Decimal(str(self.settings.price_completion))
-        return (prompt + completion) * Decimal(str(self.settings.batch_price)) / _MILLION
+        most = self.settings.money(prompt=estimated_tokens(call.payload) - written, completion=written)
+        return most * Decimal(str(self.settings.batch_price))
 
     def _too_dear(self, call: Call, *, key: str) -> str:
         most = self._cost(call)
@@ -265,7 +263,7 @@ class Batches:
                     answer.set_result(replies.get(key))
 
     def _is_priced(self) -> bool:
-        return bool(self.settings.price_prompt or self.settings.price_completion)
+        return self.settings.priced
 
     async def _recover(self, session: aiohttp.ClientSession) -> None:
         """Go on with the batches of earlier runs on this cache."""

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from mralign.config import Decoding, ThinkMode
 from mralign.serving.calls import Failure
 from mralign.serving.conversation import ChatReply, ChatRequest, Message
+from mralign.serving.usage import usage_of
 
 Structured = Literal["json_schema", "json_object", "none"]
 
@@ -89,19 +90,12 @@ def read_chat(body: Mapping[str, Any], *, cached: bool) -> ChatReply | Failure:
     text = message.get("content") or message.get("refusal") or ""  # null where all tokens went into a thought
     if not isinstance(text, str):
         return Failure("malformed_completion", f"content is {type(text).__name__}, not a string")
-    usage = body.get("usage")
-    usage = usage if isinstance(usage, dict) else {}
-    details = usage.get("prompt_tokens_details")
+    usage = usage_of(body)
     return ChatReply(
         text=text,
         finish_reason=str(choice.get("finish_reason")),
-        prompt_tokens=_whole(usage, "prompt_tokens"),
-        completion_tokens=_whole(usage, "completion_tokens"),
-        prefix_tokens=_whole(details, "cached_tokens") if isinstance(details, dict) else 0,
+        prompt_tokens=usage.prompt_tokens or 0,
+        completion_tokens=usage.completion_tokens or 0,
+        prefix_tokens=usage.prefix_tokens,
         cached=cached,
     )
-
-
-def _whole(usage: Mapping[str, Any], name: str) -> int:
-    value = usage.get(name)
-    return value if type(value) is int and value >= 0 else 0

@@ -17,9 +17,7 @@ import asyncio
 import json
 import random
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
-from dataclasses import asdict, dataclass, field
 from decimal import Decimal
 from types import TracebackType
 from typing import Any
@@ -33,6 +31,7 @@ from mralign.run.store import Directory
 from mralign.serving.api_key import ApiKey
 from mralign.serving.backoff import Clock, backoff_s, used_up_wait_s
 from mralign.serving.batch_requests import Batches
+from mralign.serving.cache_hints import told_to_cache
 from mralign.serving.calls import (
     BudgetExceeded,
     Call,
@@ -43,39 +42,16 @@ from mralign.serving.calls import (
     Stopped,
     failure_detail,
 )
+from mralign.serving.endpoint_use import EndpointUse
 from mralign.serving.http_response import Response, read_response
 from mralign.serving.pacing import Pace, estimated_tokens
 from mralign.serving.refusals import Refusals
 from mralign.serving.response_cache import Entry, ResponseCache, call_key
 from mralign.serving.stop_messages import StopMessages
+from mralign.serving.usage import usage_of
 
 _CONNECT_S = 30.0  # longest wait for a connection
-_MILLION = 1_000_000
 LARGEST_BODY = 2**26  # bytes, unpacked: a response without end must not fill the memory
-
-
-@dataclass
-class EndpointUse:
-    """What this endpoint object has done: whole numbers, tokens of fresh replies, and money (that of http.price_*)."""
-
-    requests: int = 0  # sent, further tries included
-    accepted: int = 0  # answered whole
-    cached: int = 0
-    batched: int = 0  # of those that were accepted, by a batch
-    failed: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    spent: Decimal = Decimal(0)
-    spent_before: Decimal = Decimal(0)  # by earlier runs on the same cache
-    retries: Counter[str] = field(default_factory=Counter)  # by the reason of the failure before
-
-    def figures(self) -> dict[str, Any]:
-        """For a manifest."""
-        return asdict(self) | {
-            "spent": str(self.spent),
-            "spent_before": str(self.spent_before),
-            "retries": dict(self.retries),
-        }
 
 
 class Endpoint:
@@ -107,7 +83,6 @@ class Endpoint:
         self._clock = clock or Clock()
         self._pace = Pace(settings, clock=self._clock)
         self._refusals = Refusals(limit=settings.max_refusals, on_end=self._end_refused)
-        self._prices = Decimal(str(settings.price_prompt)), Decimal(str(settings.price_completion))
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._opening, self._session = asyncio.Lock(), None
         self._batches = self._make_batches(cache) if settings.batch else None
@@ -206,7 +181,7 @@ class Endpoint:
     async def _open(self) -> None:
         async with self._opening:
             if self._session is None:
-                if any(self._prices):
+                if self.settings.priced:
                     self.tally.spent_before = await asyncio.to_thread(self._cache.spent) - self.tally.spent
                 total = self.settings.timeout_s
                 self._session = aiohttp.ClientSession(
@@ -262,9 +237,9 @@ class Endpoint:
         headers = {"Content-Type": "application/json", "Idempotency-Key": key} | self._key.headers()
         now = time.time()
         try:
-            async with self._session.post(
-                self._base_url + call.path, data=json.dumps(call.payload), headers=headers, allow_redirects=False
-            ) as response:
+            data = json.dumps(told_to_cache(call.payload, how=self.settings.prompt_cache))
+            place = self._base_url + call.path
+            async with self._session.post(place, data=data, headers=headers, allow_redirects=False) as response:
                 self._reached = True
                 raw, now = await body_of(response), time.time()
                 if raw is None:
@@ -278,7 +253,7 @@ class Endpoint:
         used_up = used_up_wait_s(whole.headers, now=now) if whole.status == 200 else None
         if used_up is not None:  # as long as the server would have us wait, but it has not refused anything yet
             self._pace.shut(min(used_up, self.settings.max_backoff_s), words="its limit is used up")
-        return read_response(whole, key=self._key, priced=any(self._prices), tries=tries, fault_of=self._fault_of)
+        return read_response(whole, key=self._key, priced=self.settings.priced, tries=tries, fault_of=self._fault_of)
 
     async def _settle(self, refusal: Refusal) -> Failure:
         """The loss of a refused row. Raises EndpointRefused where every row is refused."""
@@ -296,10 +271,11 @@ class Endpoint:
 
     async def _keep(self, reply: Reply, *, key: str, row_id: str, share: Decimal = Decimal(1)) -> None:
         """Count the money at once, so that no request is sent beyond it, then write the entry."""
-        prompt_price, completion_price = self._prices
-        cost = share * (reply.prompt_tokens * prompt_price + reply.completion_tokens * completion_price) / _MILLION
+        prompt, prefix = reply.prompt_tokens, usage_of(reply.body).prefix_tokens
+        cost = share * self.settings.money(prompt=prompt, completion=reply.completion_tokens, prefix=prefix)
         self.tally.accepted += 1
-        self.tally.prompt_tokens += reply.prompt_tokens
+        self.tally.prompt_tokens += prompt
+        self.tally.prefix_tokens += prefix
         self.tally.completion_tokens += reply.completion_tokens
         self.tally.spent += cost
         if self._reason_to_stop() is not None:
@@ -311,6 +287,10 @@ class Endpoint:
         stop = self._reason_to_stop()
         if stop is not None:
             raise stop
+
+    def stop(self, reason: str) -> None:
+        """Send nothing more: who waits for a turn gets EndpointRefused, what is in flight still arrives."""
+        self._end(reason)
 
     def _end(self, reason: str) -> None:
         """Nothing more is sent: whoever waits is told so."""
@@ -380,7 +360,7 @@ def check_settings(settings: Http) -> None:
     """Raise ValueError for an address that is none or holds a secret, and for a budget that nothing counts towards."""
     place = f"the environment variable {settings.key_env} (http.key_env)"
     check_address(settings.base_url, setting="http.base_url", form="http(s)://HOST[:PORT]/v1", key_place=place)
-    if settings.budget is not None and not (settings.price_prompt or settings.price_completion):
+    if settings.budget is not None and not settings.priced:
         raise ValueError(
             f"http.budget={settings.budget:g} with both prices 0 would never be reached; give http.price_prompt and "
             f"http.price_completion (money for a million tokens), or set budget to null"

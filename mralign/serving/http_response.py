@@ -17,6 +17,7 @@ from mralign.serving.api_key import ApiKey
 from mralign.serving.backoff import asked_wait_s
 from mralign.serving.calls import EndpointRefused, Failure, Refusal, Reply, failure_detail
 from mralign.serving.error_body import ServerError, read_error
+from mralign.serving.usage import usage_of
 
 _PASSING_STATUS = {408: "timeout", 409: "server_error", 425: "server_error", 429: "rate_limited"}
 _OF_KEY = (401, 407)
@@ -96,14 +97,14 @@ def _read_answer(
         if _holds_error(body):
             return _failure(read_error(body, status=200), response, detail=detail, key=key)
         return Failure("malformed_reply", detail)
-    prompt_tokens, completion_tokens = _usage(body)
-    if priced and (prompt_tokens is None or completion_tokens is None):
+    usage = usage_of(body)
+    if priced and (usage.prompt_tokens is None or usage.completion_tokens is None):
         return Failure("usage_missing", failure_detail(f"usage {body.get('usage')!r}: {text}", key=key))
     try:
         cleaned = key.clean(body)
     except RecursionError:
         return Failure("malformed_reply", failure_detail(f"nested too deeply: {text}", key=key))
-    return Reply(cleaned, prompt_tokens or 0, completion_tokens or 0, cached=False, tries=tries)
+    return Reply(cleaned, usage.prompt_tokens or 0, usage.completion_tokens or 0, cached=False, tries=tries)
 
 
 def _failure(error: ServerError, response: Response, *, detail: str, key: ApiKey) -> Failure:
@@ -140,11 +141,3 @@ def _holds_error(body: Any) -> bool:
     choices = first.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices else None
     return bool(first.get("error") or (isinstance(choice, dict) and choice.get("error")))
-
-
-def _usage(body: Mapping[str, Any]) -> tuple[int | None, int | None]:
-    """Tokens of the prompt and of the completion, None where the answer does not tell."""
-    usage = body.get("usage")
-    tokens = [usage.get(n) if isinstance(usage, dict) else None for n in ("prompt_tokens", "completion_tokens")]
-    known = [t if type(t) is int and t >= 0 else None for t in tokens]
-    return known[0], known[1]

@@ -30,9 +30,10 @@ from mralign.serving.warm import client_pool, keeps_engines
 def generate(questions: StageDir, parts: Sequence[str], *, sampling: Sampling, out: StageDir) -> dict[str, Any]:
     """Commit a generation (or a reject) for every request of the question `parts` that has none yet.
 
-    Returns figures: completion_tokens of all rows, rows_repeated_by_retries, of this call the seconds until the first
-    engine was ready and those after it, and what the actors told. Raises ValueError, when everything that arrived is
-    committed, if an endpoint's budget is spent or it refuses us, or if an engine does not serve what was trained.
+    Returns figures: completion_tokens of all rows, rows_repeated_by_retries, of this call the prompt tokens and those
+    of them that were in the engines' prefix caches, the seconds until the first engine was ready and those after it,
+    and what the actors told. Raises ValueError, when everything that arrived is committed, if an endpoint's budget is
+    spent or it refuses us, or if an engine does not serve what was trained.
     """
     a_question = 1 if sampling.order else len(sampling.modes) * sampling.draws
     done = stream(
@@ -46,7 +47,10 @@ def generate(questions: StageDir, parts: Sequence[str], *, sampling: Sampling, o
         money=partial(_spent, endpoint=sampling.endpoint) if sampling.endpoint is not None else None,
     )
     sampled = (out.read_parts([part], schema=GENERATIONS, columns=["completion_tokens"]) for part in out.parts())
+    prompt_tokens = done.took.get("prompt_tokens", 0)
+    cached = {"prompt_tokens": prompt_tokens, "prefix_tokens": done.took.get("prefix_tokens", 0)}
     figures = {
+        **(cached if prompt_tokens else {}),  # engines of ours count them; an endpoint's stand in its own figures
         "completion_tokens": sum(pc.sum(table.column("completion_tokens")).as_py() or 0 for table in sampled),
         "rows_repeated_by_retries": done.repeated,
         "engine_start_s": done.engine_start_s,
@@ -59,7 +63,7 @@ def generate(questions: StageDir, parts: Sequence[str], *, sampling: Sampling, o
 
 def _spent(done: Streamed, *, endpoint: Http) -> list[MoneySpent]:
     """What its purse says the endpoint has cost; nothing where it has no price."""
-    if not (endpoint.price_prompt or endpoint.price_completion):
+    if not endpoint.priced:
         return []
     purses = [told["endpoint"] for told in done.figures if "endpoint" in told]
     spent, before = (sum(float(purse[name]) for purse in purses) for name in ("spent", "spent_before"))

@@ -19,8 +19,11 @@ import os
 import queue
 import sys
 import threading
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -277,6 +280,16 @@ def _lora(adapter: str) -> tuple[Any, dict[str, Any]]:
     return LoRARequest("policy", 1, adapter), {"enable_lora": True, "max_lora_rank": rank, "max_loras": 1}
 
 
+@dataclass(frozen=True)
+class Completed:
+    """What came of some requests. `took` by row_id: tokens of the prompt, and of those the ones that the engine had in
+    its prefix cache."""
+
+    rows: list[Generation]
+    rejects: list[Reject]
+    took: dict[str, dict[str, int]]
+
+
 class Generator:
     """An actor of a stream (run/stream.py): one engine, several batches of requests at once."""
 
@@ -307,30 +320,35 @@ class Generator:
         asked = [Request(**request) for request in requests]
         if self.sampling.order is not None:
             return list(await asyncio.gather(*(self._settle(first) for first in asked)))
-        rows, rejects = await self.complete(asked)
+        done = await self.complete(asked)
         for turn in self.sampling.refinement.turns if self.sampling.refinement else ():
-            more, refused = await self.complete(self.renderer.next_turn(turn, rows=rows))
-            rows, rejects = rows + more, rejects + refused
-        came = [vars(row) for row in rows]
-        return answers_of(requests, rows=came, rejects=rejects, request_of=request_of(self.sampling))
+            more = await self.complete(self.renderer.next_turn(turn, rows=done.rows))
+            done = Completed(done.rows + more.rows, done.rejects + more.rejects, done.took | more.took)
+        came, belongs_to = [vars(row) for row in done.rows], request_of(self.sampling)
+        answers = answers_of(requests, rows=came, rejects=done.rejects, request_of=belongs_to)
+        took: dict[str, Counter[str]] = defaultdict(Counter)
+        for row_id, tokens in done.took.items():
+            took[belongs_to(row_id)].update(tokens)
+        return [replace(one, took=took[row["row_id"]]) for one, row in zip(answers, requests, strict=True)]
 
     async def _settle(self, first: Request) -> Answer:
         """The draws of one question that are needed."""
         assert self.sampling.order is not None
-        ask = self._draw
-        return await settle_question(first, order=self.sampling.order, seed=self.sampling.seed, ask=ask)
+        took: Counter[str] = Counter()
+        ask = partial(self._draw, took=took)
+        answer = await settle_question(first, order=self.sampling.order, seed=self.sampling.seed, ask=ask)
+        return replace(answer, took={**answer.took, **took})
 
-    async def _draw(self, request: Request, limit: int | None) -> Generation | Reject:
-        rows, rejects = await self.complete([request], limit=limit)
-        return rows[0] if rows else rejects[0]
+    async def _draw(self, request: Request, limit: int | None, *, took: Counter[str]) -> Generation | Reject:
+        done = await self.complete([request], limit=limit)
+        took.update(done.took.get(request.row_id, {}))
+        return done.rows[0] if done.rows else done.rejects[0]
 
     def figures(self) -> dict[str, Any]:
         """The engine's difference from the trainer, where there is a probe."""
         return {} if self.difference is None else {"served_minus_trained_logp": self.difference}
 
-    async def complete(
-        self, requests: Sequence[Request], *, limit: int | None = None
-    ) -> tuple[list[Generation], list[Reject]]:
+    async def complete(self, requests: Sequence[Request], *, limit: int | None = None) -> Completed:
         """Generations of the requests, each of at most `limit` tokens, and a reject for each that could not be asked or
         answered."""
         prompts, work = await asyncio.to_thread(self._prepare, requests, limit)
@@ -350,24 +368,22 @@ class Generator:
         keep = self.renderer.special_tags
         return sampling_parameters(decoding, max_tokens=room, seed=request.seed, keep_special=keep)
 
-    def _judge(
-        self, requests: Sequence[Request], prompts: list[Prompt | Reject], outputs: list[Any]
-    ) -> tuple[list[Generation], list[Reject]]:
-        rows, rejects, left = [], [], iter(outputs)
+    def _judge(self, requests: Sequence[Request], prompts: list[Prompt | Reject], outputs: list[Any]) -> Completed:
+        done, left = Completed([], [], {}), iter(outputs)
         for request, prompt in zip(requests, prompts, strict=True):
             if isinstance(prompt, Reject):
-                rejects.append(prompt)
+                done.rejects.append(prompt)
                 continue
             output = next(left)
             if isinstance(output, BaseException):
                 fault = Reject(
                     request.row_id, "engine_error", f"{output!r:.500}", request.question, dataset=request.dataset
                 )
-                rejects.append(fault)
+                done.rejects.append(fault)
                 continue
-            done = output.outputs[0]
-            ids = list(done.token_ids)
-            rows.append(
-                self.renderer.row(request, prompt, text=done.text, token_ids=ids, finish_reason=done.finish_reason)
-            )
-        return rows, rejects
+            said = output.outputs[0]
+            ids, finish = list(said.token_ids), said.finish_reason
+            done.rows.append(self.renderer.row(request, prompt, text=said.text, token_ids=ids, finish_reason=finish))
+            prefix = output.num_cached_tokens or 0
+            done.took[request.row_id] = {"prompt_tokens": len(prompt.token_ids), "prefix_tokens": prefix}
+        return done

@@ -59,6 +59,7 @@ def test_a_good_reply_is_one_request():
         "completion_tokens": 20,
         "prefix_tokens": 64,
         "fresh_prompt_tokens": 100,
+        "fresh_prefix_tokens": 64,
         "fresh_completion_tokens": 20,
     }
 

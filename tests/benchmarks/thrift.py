@@ -1,10 +1,12 @@
-"""Tokens, requests, money and seconds for the same candidates: every draw of every question, against draws as needed.
+"""Tokens, requests, money and seconds for the same rows: the plain way against the thrifty one.
 
     python tests/benchmarks/thrift.py [--quick] [--repeats 3] [--limit QUESTIONS]
 
-The embedded world under the paper's verdict (three draws a mode, all of one mind, the first thought within its length).
-The two ways take turns on one engine that is kept, each time in a new run directory, and must leave equal candidates.
-Money: the completion tokens at the price of `prices` (for a million tokens).
+First every draw of every question, against draws as needed: the embedded world under the paper's verdict (three draws a
+mode, all of one mind, the first thought within its length), by turns on one engine that is kept, each time in a new run
+directory; both must leave equal candidates. Money: the completion tokens at `PRICE` for a million of them.
+Then rollouts, candidates and annotation by slow endpoints, one after the other against overlapped (_overlapped.py);
+both must leave equal rows after as many requests. And how much of the prompts was found in a prefix cache.
 """
 
 import argparse
@@ -18,9 +20,11 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "integration")]
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from _overlapped import STAGES, compare  # noqa: E402
 
 import ray  # noqa: E402
 
@@ -58,6 +62,7 @@ def measure(way, *, work, number, limit):
         "requests": made.num_rows,
         "tokens": sum(made.column("completion_tokens").to_pylist()) + figures.get("tokens_asked_again", 0),
         "seconds": figures["generating_s"],
+        "cached": figures["prefix_tokens"] / figures["prompt_tokens"],
     }
     kept = sorted(judged.read(schema=CANDIDATES).to_pylist(), key=lambda row: row["row_id"])
     return kept, took, figures
@@ -79,7 +84,7 @@ def run(*, repeats, limit, work):
     return found, estimates, len(kept["all"])
 
 
-def report(found, *, estimates, kept, limit):
+def report(found, *, estimates, kept, limit, overlap):
     """The table, and the line that programs read."""
     medians = {}
     for way, runs in found.items():
@@ -89,12 +94,38 @@ def report(found, *, estimates, kept, limit):
     print(f"{'':8} {'draws':>9} {'tokens':>10} {'seconds':>9} {'money':>10}")
     for way, took in medians.items():
         print(f"{way:8} {took['requests']:9} {took['tokens']:10} {took['seconds']:9.2f} {took['money']:10.6f}")
-    ratios = {name: round(medians["needed"][name] / medians["all"][name], 3) for name in medians["all"]}
+    compared = [name for name in medians["all"] if name != "cached"]
+    ratios = {name: round(medians["needed"][name] / medians["all"][name], 3) for name in compared}
     print(f"{'ratio':8} " + " ".join(f"{name} {value}" for name, value in ratios.items()))
     print(f"the stage's own estimate of the share of tokens: {estimates}")
+    print(f"draws' prompt tokens in vLLM's prefix cache: all {medians['all']['cached']:.3f}, ", end="")
+    print(f"needed {medians['needed']['cached']:.3f}")
+    ratios |= report_overlap(overlap)
     machine = f"{platform.machine()}, {os.cpu_count()} cores"
     figures = {"medians": medians, "candidates": kept, "share_estimates": estimates}
+    figures["annotators_cached"] = overlap["in turn"][-1]["cached"]
     print(json.dumps({"benchmark": "thrift", "ratios": ratios, "figures": figures, "machine": machine}))
+
+
+def report_overlap(overlap):
+    """The table of stages in turn and overlapped; ratios."""
+    rows, requests = len(overlap["in turn"][-1]["rows"]), overlap["in turn"][-1]["requests"]
+    print(
+        f"\nslow endpoints, both ways: {rows} labelled thoughts, {requests[1]} draws, {requests[0]} requests for labels"
+    )
+    print(f"{'seconds':12} {'wall':>7} " + " ".join(f"{name:>11}" for name in STAGES))
+    walls, sums = {}, {}
+    for way, runs in overlap.items():
+        stages = {name: statistics.median(run["stages_s"][name] for run in runs) for name in STAGES}
+        walls[way] = statistics.median(run["wall_s"] for run in runs)
+        sums[way] = sum(stages.values())
+        print(f"{way:12} {walls[way]:7.2f} " + " ".join(f"{seconds:11.2f}" for seconds in stages.values()))
+    cached = {way: runs[-1]["cached"] for way, runs in overlap.items()}
+    print(f"labelling prompts in the server's prefix cache: {cached['in turn']:.3f}, {cached['overlapped']:.3f}")
+    return {
+        "overlapped_over_in_turn": round(walls["overlapped"] / walls["in turn"], 3),
+        "overlapped_over_sum_of_stages": round(walls["overlapped"] / sums["in turn"], 3),
+    }
 
 
 def main():
@@ -113,14 +144,15 @@ def main():
             logging_level=logging.ERROR,
             log_to_driver=False,
             _temp_dir=str(work / "ray"),
-            runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(sys.path[:2])}},
+            runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(sys.path[:3])}},
         )
         ray.data.DataContext.get_current().enable_progress_bars = False
         logging.getLogger("ray.data").setLevel(logging.WARNING)
         logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
         found, estimates, kept = run(repeats=repeats, limit=limit, work=work)
+        overlap = compare(work, count=24 if args.quick else 120, repeats=repeats)
         ray.shutdown()
-    report(found, estimates=estimates, kept=kept, limit=limit)
+    report(found, estimates=estimates, kept=kept, limit=limit, overlap=overlap)
 
 
 if __name__ == "__main__":

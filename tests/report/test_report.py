@@ -427,15 +427,15 @@ def test_costs_are_found_wherever_a_stage_counts_them(tmp_path: Path) -> None:
     rollouts = {
         "completion_tokens": 1234,
         "engine_start_s": 61.0,
-        "endpoint": {"requests": 7, "money": 0.25, "odd": "x"},
+        "endpoint": {"requests": 7, "prompt_tokens": 200, "prefix_tokens": 50, "money": 0.25, "odd": "x"},
     }
     seal(named["rollouts"], figures=rollouts)
     seal(named["reference"], figures={"blocks": 3, "by": {"money": None}})
     publish(config, planned)
     (table,) = blocks(page_of(tmp_path), "costs", "grid")
     assert table["rows"] == [
-        ["rollouts", "–", "–", "–", "1\u2009234", "–", "1 min 01 s", "–"],
-        ["rollouts", "endpoint", "7", "–", "–", "0.25", "–", "–"],
+        ["rollouts", "–", "–", "–", "–", "1\u2009234", "–", "1 min 01 s", "–"],
+        ["rollouts", "endpoint", "7", "200", "25.0", "–", "0.25", "–", "–"],
     ]
 
 

@@ -21,13 +21,14 @@ from mralign.plan import pipeline, placing
 
 MARKED = {
     "speed": {
-        *("Run.dir", "Run.gpu_memory_gib", "Run.local_cpus", "Run.lost_limit", "Run.patience_s"),
+        *("Run.dir", "Run.gpu_memory_gib", "Run.local_cpus", "Run.lost_limit", "Run.overlap", "Run.patience_s"),
         "Run.reject_limit",
         *("Engine.batch_size", "Engine.cpu_kv_cache_gib", "Engine.cpus_per_replica", "Engine.enforce_eager"),
         *("Engine.gpu_memory_utilization", "Engine.gpus_per_replica", "Engine.max_num_seqs", "Engine.max_replicas"),
         *("Engine.min_replicas", "Engine.pipeline_parallel", "Engine.tensor_parallel"),
         *("Http.budget", "Http.concurrency", "Http.currency", "Http.key_env", "Http.max_backoff_s", "Http.max_retries"),
-        *("Http.max_rate_limited_s", "Http.max_refusals", "Http.price_completion", "Http.price_prompt"),
+        *("Http.max_rate_limited_s", "Http.max_refusals", "Http.price_cached", "Http.price_completion"),
+        *("Http.price_prompt", "Http.prompt_cache"),
         *("Http.batch", "Http.batch_gather_s", "Http.batch_poll_s", "Http.batch_price", "Http.batch_requests"),
         *("Http.requests_per_minute", "Http.timeout_s", "Http.tokens_per_minute"),
         *("Search.concurrency", "Search.key_env", "Search.key_header", "Search.max_backoff_s", "Search.max_retries"),
