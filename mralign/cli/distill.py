@@ -64,14 +64,15 @@ def report_lines(found: Mapping[str, Any]) -> list[str]:
     weights, least = found["weights"], found["weights"]["least_count"]
     learned = f"learned from {found['trajectories']:,} trajectories of {found['questions']:,} questions"
     change = f"change of a log-weight: {_number(weights['mean_change'])} in the mean over steps"
-    largest = f"at most {_number(weights['largest_change'])} where a transition occurs {least} times or more"
+    largest = _number(weights["largest_change"]) if weights["largest_change"] else "no such transition"
     steps = f"steps: {found['panel_steps']:,} of the panel, {found['labeller_steps']:,} of the labeller"
     return [
         f"{learned}; below, each question is labelled by a labeller that has not seen it",
         "",
         *_agreement_lines(found["agreement"]),
         "",
-        f"{change}, {largest}",
+        change,
+        f"the largest, where a transition occurs {least} times or more: {largest}",
         f"{steps}, on {found['segments']:,} segments",
         f"the probability of a label is off by {100 * found['calibration_error']:.1f} % in the mean",
         f"speed: {found['thoughts_per_second']:,} thoughts a second in one process",

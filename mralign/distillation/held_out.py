@@ -21,7 +21,7 @@ from mralign.annotation.agreement import LabelSet, agreement_of
 from mralign.annotation.consensus import align, by_segment
 from mralign.annotation.label_sets import label_probabilities
 from mralign.annotation.labeller import Prediction, chosen_steps
-from mralign.distillation.matrices import Matrices, WeightSettings, matrices_of, mean_l1s, weighed, weight_change
+from mralign.distillation.matrices import Matrices, WeightSettings, matrices_of, mean_l1s, weigh, weight_change
 from mralign.distillation.panel import PanelWork
 from mralign.rows.schema import ANNOTATIONS
 from mralign.transitions.draws import poisson, row_keys
@@ -90,7 +90,7 @@ def labelled_table(work: PanelWork, predictions: Sequence[Prediction]) -> pa.Tab
 
 def interval(values: Sequence[float]) -> Interval:
     """The first value, and the 95 % percentile interval of the others."""
-    low, high = np.nanquantile(np.array(values[1:]), [0.025, 0.975])
+    low, high = np.quantile(np.array(values[1:]), [0.025, 0.975])
     return [float(values[0]), float(low), float(high)]
 
 
@@ -132,14 +132,15 @@ def _intervals(pairs_R: Sequence[Mapping[Pair, int]]) -> dict[str, Interval]:
 
 def _changes(panel: pa.Table, *, of: Matrices, other: Matrices, by: WeightSettings) -> dict[str, Any]:
     """Mean and largest change of a log-weight between the panel's and the labeller's matrices."""
-    counts = weighed(panel, by=by)
+    counts = weigh(panel, by=by)
     changes = [
         weight_change(counts, of=of, other=other, by=by, replicate=place, least=LEAST_COUNT)
         for place in range(1 + REPLICATES)
     ]
+    largest = [change.largest for change in changes if change.largest is not None]  # in all, or in none
     return {
         "mean_change": interval([change.mean for change in changes]),
-        "largest_change": interval([change.largest for change in changes]),
+        "largest_change": interval(largest) if largest else None,
         "least_count": LEAST_COUNT,
     }
 

@@ -60,7 +60,7 @@ def matrices_of(
     return found
 
 
-def weighed(table: pa.Table, *, by: WeightSettings) -> dict[int, Counts]:
+def weigh(table: pa.Table, *, by: WeightSettings) -> dict[int, Counts]:
     """The transitions of a table whose steps will be weighed, by polarity: those not into <stop>."""
     counted = count(table, states=by.states, labels=by.labels)
     found = {}
@@ -93,7 +93,7 @@ class WeightChange:
     """How far the logarithms of the weights of two sets of labels lie apart, over the transitions of the first."""
 
     mean: float  # over all steps that are weighed
-    largest: float  # of a transition that occurs at least `least` times; nan where none does
+    largest: float | None  # of a transition that occurs at least `least` times; None where none does
 
 
 def weight_change(
@@ -111,7 +111,7 @@ def weight_change(
     change_T, n_T = np.concatenate(change), np.concatenate(times)
     often_T = change_T[n_T >= least]
     mean = float(change_T @ n_T / n_T.sum()) if n_T.sum() else float("nan")
-    return WeightChange(mean, float(often_T.max()) if often_T.size else float("nan"))
+    return WeightChange(mean, float(often_T.max()) if often_T.size else None)
 
 
 def mean_l1s(of: Matrices, *, other: Matrices) -> Sequence[float]:

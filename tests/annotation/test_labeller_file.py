@@ -43,7 +43,7 @@ def test_other_weights_than_those_of_the_manifest_are_refused(written):
     weights = bytearray((written / WEIGHTS).read_bytes())
     weights[-1] ^= 1
     (written / WEIGHTS).write_bytes(weights)
-    with pytest.raises(ValueError, match="is not the file that labeller.json was written with"):
+    with pytest.raises(ValueError, match=r"is not the file that labeller\.json was written with"):
         read_labeller(str(written))
 
 
