@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,7 +29,7 @@ def distill(
     """
     from mralign.annotation.labeller_file import write_labeller
     from mralign.annotation.labeller_fit import fit  # takes its time
-    from mralign.distillation.held_out import Evidence, report
+    from mralign.distillation.held_out import Evidence, report, thoughts_per_second
     from mralign.distillation.matrices import WeightSettings
     from mralign.distillation.panel import read_panel_work
 
@@ -44,10 +43,7 @@ def distill(
     names = {"labels_a": first, "labels_b": second, "labels": "panel"}
     by = WeightSettings.of(state.config, states=work.states)
     found = report(Evidence(work, fitted.held_out, names=names, by=by, seed=state.config.run.seed))
-    began = time.perf_counter()
-    for lesson in work.lessons:
-        fitted.labeller.annotate(lesson.segments)
-    found["thoughts_per_second"] = round(len(work.lessons) / (time.perf_counter() - began))
+    found["thoughts_per_second"] = thoughts_per_second(fitted.labeller, work=work)
     write_labeller(place, fitted.labeller, report=found)
     print("\n".join([*report_lines(found), *_closing(place)]))
 

@@ -9,6 +9,7 @@ Axes: N trajectories, S steps, B replicates, G distinct pairs of label sets; lis
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
@@ -20,7 +21,7 @@ import pyarrow as pa
 from mralign.annotation.agreement import LabelSet, agreement_of
 from mralign.annotation.consensus import align, by_segment
 from mralign.annotation.label_sets import label_probabilities
-from mralign.annotation.labeller import Prediction, chosen_steps
+from mralign.annotation.labeller import Labeller, Prediction, chosen_steps
 from mralign.distillation.matrices import Matrices, WeightSettings, matrices_of, mean_l1s, weigh, weight_change
 from mralign.distillation.panel import PanelWork
 from mralign.rows.schema import ANNOTATIONS
@@ -72,6 +73,14 @@ def report(evidence: Evidence) -> dict[str, Any]:
         "weights": _changes(panel, of=matrices["labels"], other=matrices["labeller"], by=evidence.by),
         "calibration_error": calibration_error(work, predictions),
     }
+
+
+def thoughts_per_second(labeller: Labeller, *, work: PanelWork) -> int:
+    """How fast the labeller labels, in one process."""
+    began = time.perf_counter()
+    for lesson in work.lessons:
+        labeller.annotate(lesson.segments)
+    return round(len(work.lessons) / (time.perf_counter() - began))
 
 
 def panel_table(work: PanelWork) -> pa.Table:

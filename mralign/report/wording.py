@@ -13,7 +13,7 @@ from mralign.rows import Polarity
 
 DASH = "–"
 _MILESTONES = {"verdict": "decided", "kept": "kept"}
-RULES = ("equal", "intersection", "confident", "adjudicated", "unlabelled", "distilled")
+RULES = ("equal", "intersection", "confident", "adjudicated", "unlabelled")
 
 
 def percent(share: float | None, *, digits: int = 1) -> str:

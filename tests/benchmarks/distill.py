@@ -2,13 +2,13 @@
 
     python tests/benchmarks/distill.py [--quick] [--repeats 5]
 
-The panel are the cue phrases of the package. It labels some trajectories first (the pilot), a labeller learns from
-them, and of all others the panel is asked about a share, chosen in three ways: at random, by the labeller's doubt (the
-entropy of its label sets, summed over the steps), and by the expected error of the weights (annotation/cascade.py). The
-rest is the labeller's. The error is the mean change of a log-weight over all steps against the weights by the panel
-alone. Beside it: the trajectories that were asked about at random and no others, and each rule book alone, which is the
-floor that costs nothing. Money: the expected tokens of the two annotators (four characters a token) at the prices of the
-example in docs/annotators.md.
+The panel are the cue phrases of the package. First the report of a labeller that learns from all it says. Then the
+panel labels some trajectories (the pilot), a labeller learns from them, and of all others the panel is asked about a
+share, chosen in three ways: at random, by the labeller's doubt (the entropy of its label sets, summed over the steps),
+and by the expected error of the weights (annotation/cascade.py). The rest is the labeller's. The error is the mean
+change of a log-weight over all steps against the weights by the panel alone. Beside it: the trajectories that were
+asked about at random and no others, and each rule book alone, which is the floor that costs nothing. Money: the
+expected tokens of the two annotators (four characters a token) at the prices of the example in docs/annotators.md.
 
 The worlds are thoughts by the grammar of the embedded world, and the 800 real thoughts where the development data lie
 beside the checkout; these have no verdict that depends on thinking, so an attempted answer stands for positive.
@@ -35,8 +35,15 @@ from mralign.annotation.decide import annotate_here  # noqa: E402
 from mralign.annotation.instruction import trajectory_of  # noqa: E402
 from mralign.annotation.labeller_fit import fit  # noqa: E402
 from mralign.annotation.resolved import resolve_annotation  # noqa: E402
+from mralign.cli.distill import report_lines  # noqa: E402
 from mralign.config import parse  # noqa: E402
-from mralign.distillation.held_out import labelled_table, panel_table  # noqa: E402
+from mralign.distillation.held_out import (  # noqa: E402
+    Evidence,
+    labelled_table,
+    panel_table,
+    report,
+    thoughts_per_second,
+)
 from mralign.distillation.matrices import WeightSettings, matrices_of, weigh, weight_change  # noqa: E402
 from mralign.distillation.panel import panel_work  # noqa: E402
 from mralign.miniworld.world import WorldParams, draw_trace, make_world  # noqa: E402
@@ -157,14 +164,26 @@ def curve(panel, *, pilot_size, seed):
     return found
 
 
+def learned(panel):
+    """The report of a labeller that learns from all that the panel says, printed; its agreement."""
+    fitted = fit(panel.work.lessons, labels=panel.work.labels)
+    names = {"labels_a": "first", "labels_b": "second", "labels": "panel"}
+    found = report(Evidence(panel.work, fitted.held_out, names=names, by=panel.by))
+    found["thoughts_per_second"] = thoughts_per_second(fitted.labeller, work=panel.work)
+    print("\n".join(report_lines(found)))
+    return {"strict": found["agreement"][0]["strict"], "weights": found["weights"]["mean_change"]}
+
+
 def world(name, rows, *, pilot_size, repeats):
     """The curve of a world, printed; its figures."""
     panel = Panel(rows)
+    print(f"\n{name}: {len(rows)} trajectories")
+    agreed = learned(panel)
     curves = [curve(panel, pilot_size=pilot_size, seed=seed) for seed in range(repeats)]
     mean = {key: tuple(statistics.mean(one[key][part] for one in curves) for part in range(2)) for key in curves[0]}
     whole = panel.money([row["row_id"] for row in panel.rows])
     floor = {field: panel.error(panel.table, field=field) for field in ("labels_a", "labels_b")}
-    print(f"\n{name}: {len(rows)} trajectories, the panel labels a pilot of {pilot_size}, {repeats} pilots")
+    print(f"\na pilot of {pilot_size}, {repeats} pilots")
     print(
         f"the panel about all costs {whole:.3f}; one rule book alone errs by "
         + ", ".join(f"{e:.4f}" for e in floor.values())
@@ -177,7 +196,7 @@ def world(name, rows, *, pilot_size, repeats):
         print(f"{100 * share:5.0f}% " + " ".join(cells))
     figures = {f"{way} {share:g}": [round(value, 5) for value in mean[share, way]] for share, way in mean}
     ratio = {way: round(mean[0.25, way][0] / max(mean[0.25, "random"][0], 1e-12), 3) for way in ("doubt", "error")}
-    return ratio, figures | {"floor": floor, "whole": whole}
+    return ratio, figures | {"floor": floor, "whole": whole, "labeller": agreed}
 
 
 def main():
