@@ -57,6 +57,9 @@ RUN_BY = {
     "mralign view runs/first runs/second": 'tests/cli/test_look.py::"view"',
     ".venv/bin/mralign view runs/miniworld": 'tests/test_package.py::"view", "runs/miniworld"',
     "mralign report runs/first": "tests/cli/test_look.py::def test_",
+    "mralign distill runs/first": (
+        "tests/distillation/test_distill.py::test_the_command_writes_a_labeller_and_says_how_far_to_trust_it"
+    ),
     "mralign signal RUN_DIR": 'tests/transitions/test_signal_stage.py::"signal", str(home)',
     "mralign status runs/first": ("tests/cli/test_status.py::def test_"),
     "python -m mralign.miniworld build --seed S --out DIR": (
@@ -70,6 +73,7 @@ ONLY_READ = {
     "pip install 'mralign[hub]'": "installs packages; its grammar and extras are read",
     "pip install 'mralign[discovery]'": "installs packages; its grammar and extras are read",
     "python tests/benchmarks/thrift.py --repeats 2": "a minute; `make bench` runs it quickly",
+    "python tests/benchmarks/distill.py --repeats 4": "minutes; `make bench` runs it quickly",
     "python tests/benchmarks/training.py": "a quarter of an hour; `make bench` runs it quickly",
 }
 PRINTS = ("--dry-run", "--help")

@@ -337,11 +337,14 @@ def blocks_of(page, language):
 
 
 def test_the_annotators_that_the_page_shows_are_read(tmp_path):
-    (block,) = blocks_of("annotators.md", "yaml")
-    preset = tmp_path / "own.yaml"
-    preset.write_text(f"questions: {{train: [{{name: a, path: a}}]}}\n{block}")
-    config = load(str(preset))
-    assert [one.engine for one in config.annotation.annotators] == ["vllm", "http"]
+    configs = []
+    for block in blocks_of("annotators.md", "yaml"):
+        preset = tmp_path / "own.yaml"
+        preset.write_text(f"questions: {{train: [{{name: a, path: a}}]}}\n{block}")
+        configs.append(load(str(preset)).annotation)
+    models, own, cascade = configs
+    assert [one.engine for one in models.annotators] == ["vllm", "http"]
+    assert own.adjudicator.labeller == cascade.cascade.labeller == "runs/first/labeller"
 
 
 def test_the_questions_that_the_page_shows_are_read(tmp_path):

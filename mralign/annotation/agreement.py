@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mralign.annotation.consensus import DISTILLED
 from mralign.annotation.taxonomy import Taxonomy
 
 LabelSet = frozenset[str]
@@ -108,6 +109,8 @@ def count_pairs(table: pa.Table, *, x: str, y: str) -> Counter[tuple[LabelSet, L
     `x` and `y` name two fields of a step, such as labels_a and labels_b. No step becomes a Python object.
     """
     steps = table.column("steps").combine_chunks().flatten()
+    if steps.type.get_field_index("rule") >= 0:  # of what the panel was not asked, no annotator has said anything
+        steps = steps.filter(pc.not_equal(pc.fill_null(pc.struct_field(steps, "rule"), ""), DISTILLED))
     names = {side: pc.binary_join(pc.struct_field(steps, field), _SEPARATOR) for side, field in (("x", x), ("y", y))}
     counted = pa.table(names).group_by(["x", "y"]).aggregate([([], "count_all")])
     found = Counter[tuple[LabelSet, LabelSet]]()

@@ -25,9 +25,11 @@ def no_overlap(config: RunConfig) -> str | None:
     """Why annotators cannot be asked while answers are sampled; None: they can."""
     if config.rollouts.import_on:
         return "the rollouts are imported, which takes no time"
-    asked = [one for one in roles_of(config.annotation).values() if one.engine != "cues"]
+    asked = [one for one in roles_of(config.annotation).values() if one.is_chat]
     if not asked:
-        return "cue phrases take no time"
+        return "no annotator is asked in words, and the others take no time"
+    if config.annotation.cascade is not None:
+        return "the cascade chooses whom the panel is asked about when all candidates are known"
     for annotator in asked:
         name = f"annotator {annotator.name!r}"
         if annotator.engine == "vllm":

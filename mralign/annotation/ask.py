@@ -2,8 +2,9 @@
 
 A `Trajectory` enters; an `Opinion` (or the labels of the disputed steps) leaves, or a `Reject` that says why there is
 none, with a tally of what it took. A chat is asked once, and once more with the error quoted if its reply cannot be
-used; then the row is put aside with the raw reply (method.md §2a). The cue phrases answer at once. A trajectory may be
-asked about at several engines, one after the other: `Opinions` holds what was said so far. No Ray here.
+used; then the row is put aside with the raw reply (method.md §2a). Cue phrases and labellers of one's own answer at
+once. A trajectory may be asked about at several engines, one after the other: `Opinions` holds what was said so far. No
+Ray here.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from mralign.annotation.instruction import (
     adjudication_messages,
     adjudicator_instruction,
 )
+from mralign.annotation.labeller import Labeller
 from mralign.annotation.replies import (
     Opinion,
     adjudication_schema,
@@ -84,6 +86,24 @@ class CueAnnotator:
         return tuple(adjudicate(spans, segments=trajectory.segments, book=self.book))
 
 
+class DistilledAnnotator:
+    """A labeller that has learned from a panel."""
+
+    def __init__(self, name: str, *, labeller: Labeller) -> None:
+        self.name, self.labeller = name, labeller
+
+    async def annotate(self, trajectory: Trajectory, *, tally: Counter[str]) -> Opinion | Reject:
+        tally["trajectories"] += 1
+        return self.labeller.annotate(trajectory.segments)
+
+    async def adjudicate(
+        self, trajectory: Trajectory, disputed: Sequence[Dispute], *, tally: Counter[str]
+    ) -> tuple[StepLabels, ...] | Reject:
+        tally["trajectories"] += 1
+        spans = [(a.first_segment, a.last_segment) for a, _ in disputed]
+        return tuple(self.labeller.adjudicate(trajectory.segments, spans=spans))
+
+
 class ChatAnnotator:
     """A chat model; its instructions are made once."""
 
@@ -135,13 +155,13 @@ class ChatAnnotator:
         return said
 
 
-AskedAnnotator = ChatAnnotator | CueAnnotator
+AskedAnnotator = ChatAnnotator | CueAnnotator | DistilledAnnotator
 
 
 def annotators_at(
     resolved: ResolvedAnnotation, roles: Roles = ROLES, *, engine: SharedEngine | None = None
 ) -> dict[str, AskedAnnotator]:
-    """Those who are asked at one engine, by role; `engine` None: all of them are cue phrases."""
+    """Those who are asked at one engine, by role; `engine` None: none of them is a chat model."""
     return {role: _annotator(resolved, role, engine=engine) for role in roles}
 
 
@@ -149,6 +169,8 @@ def _annotator(resolved: ResolvedAnnotation, role: str, *, engine: SharedEngine 
     name, taxonomy = resolved.names[role], resolved.taxonomy
     if role in resolved.books:
         return CueAnnotator(name, book=resolved.books[role], taxonomy=taxonomy)
+    if role in resolved.labellers:
+        return DistilledAnnotator(name, labeller=resolved.labellers[role])
     assert engine is not None
     chat = engine.chat(resolved.chats[role])
     return ChatAnnotator(name, chat=chat, instruction=resolved.instruction)

@@ -21,6 +21,7 @@ INTERSECTION = "intersection"  # rule 2: the common label, completed by a confid
 CONFIDENT = "confident"  # rule 2: no common label, two confident ones
 ADJUDICATED = "adjudicated"  # rule 3
 UNLABELLED = "unlabelled"  # rule 3 found no label either
+DISTILLED = "distilled"  # the panel was not asked: a labeller that learned from one (cascade.py)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from mralign.annotation.ask import TALLIED
-from mralign.annotation.consensus import ADJUDICATED, UNLABELLED
+from mralign.annotation.consensus import ADJUDICATED, DISTILLED, UNLABELLED
 from mralign.annotation.instruction import (
     Trajectory,
     adjudication_messages,
@@ -118,9 +118,9 @@ def figures(
 
     annotators: by name what was counted, with repair_rate and reject_rate (of the trajectories asked about), the
     money that its replies are worth, and money_now, without those that an earlier stage of the run had paid for.
-    adjudicated: share of final steps that went to the adjudicator. by_label: how many final steps the annotators
-    proposed the label for, in how many of those it was not kept, in how many steps it is final, and how many of the
-    proposals were escalated.
+    adjudicated: share of the panel's final steps that went to the adjudicator. by_label: how many final steps the
+    annotators proposed the label for, in how many of those it was not kept, in how many steps it is final, and how many
+    of the proposals were escalated.
     """
     rules: Counter[str] = Counter()
     labels: dict[str, Counter[str]] = {}
@@ -130,12 +130,13 @@ def figures(
                 rules[step["rule"]] += 1
                 _count_labels(step, labels=labels)
     total = sum(rules.values())
+    asked = total - rules[DISTILLED]
     final = {label: counts["final"] for label, counts in labels.items() if counts["final"]}
     return {
         "steps": total,
         "rules": dict(rules.most_common()),
         "labels": dict(sorted(final.items(), key=lambda item: -item[1])),
-        "adjudicated": (rules[ADJUDICATED] + rules[UNLABELLED]) / total if total else 0.0,
+        "adjudicated": (rules[ADJUDICATED] + rules[UNLABELLED]) / asked if asked else 0.0,
         "by_label": {label: dict(labels[label]) for label in resolved.taxonomy.labels if label in labels},
         "annotators": _by_annotator(tallies, resolved=resolved),
     }

@@ -14,8 +14,9 @@ from typing import Any
 import pyarrow as pa
 
 from mralign.annotation.ask import AskedAnnotator, Opinions, annotators_at, ask
-from mralign.annotation.consensus import consensus, disputes
+from mralign.annotation.consensus import DISTILLED, consensus, disputes
 from mralign.annotation.instruction import Trajectory, trajectory_of
+from mralign.annotation.labeller import Labeller
 from mralign.annotation.replies import Opinion
 from mralign.annotation.resolved import ADJUDICATOR, ANNOTATORS, ResolvedAnnotation
 from mralign.annotation.step_labels import StepLabels
@@ -55,6 +56,18 @@ async def decide(
     }
 
 
+def annotate_alone(trajectory: Trajectory, *, labeller: Labeller) -> dict[str, Any]:
+    """The columns of ANNOTATIONS by a labeller that stands for the panel; neither annotator has said anything."""
+    steps = labeller.annotate(trajectory.segments).steps
+    nobody: dict[str, Any] = {"labels_a": [], "confidences_a": [], "labels_b": [], "confidences_b": []}
+    return {
+        "segments": len(trajectory.segments),
+        "confidence_a": None,
+        "confidence_b": None,
+        "steps": [asdict(step) | {"rule": DISTILLED} | nobody for step in steps],
+    }
+
+
 async def annotate_row(
     row: Mapping[str, Any],
     *,
@@ -64,15 +77,22 @@ async def annotate_row(
 ) -> dict[str, Any] | Reject:
     """A row of schema ANNOTATIONS from a candidate and what was said of it before; `annotators` are asked now."""
     trajectory = trajectory_of(row)
+    labeller = resolved.left(trajectory.row_id)
+    if labeller is not None:
+        return _ids(row) | annotate_alone(trajectory, labeller=labeller)
     await ask(trajectory, annotators, opinions=opinions)
     decided = await decide(trajectory, opinions=opinions, adjudicator=annotators[ADJUDICATOR], resolved=resolved)
     if isinstance(decided, Reject):
         return replace(decided, dataset=row["dataset"], polarity=Polarity(row["polarity"]))
-    return {name: row[name] for name in ("row_id", "question_id", "dataset", "polarity")} | decided
+    return _ids(row) | decided
 
 
-def annotate_by_cues(table: pa.Table, *, resolved: ResolvedAnnotation) -> tuple[list[dict[str, Any]], list[Reject]]:
-    """Rows and rejects of a table of candidates whose annotators are all cue phrases."""
+def _ids(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: row[name] for name in ("row_id", "question_id", "dataset", "polarity")}
+
+
+def annotate_here(table: pa.Table, *, resolved: ResolvedAnnotation) -> tuple[list[dict[str, Any]], list[Reject]]:
+    """Rows and rejects of a table of candidates whose annotators are no chat models."""
     annotators = annotators_at(resolved)
 
     async def annotate_all() -> list[dict[str, Any] | Reject]:

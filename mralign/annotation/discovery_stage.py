@@ -34,13 +34,14 @@ from mralign.serving.streaming import engine_workers, pool_of
 
 
 def labeller_of(config: RunConfig) -> Annotator:
-    """Who labels freely and names; ValueError for the cue phrases, which only know the labels of their rule book."""
+    """Who labels freely and names; ValueError for whoever knows only the labels that it was given."""
     labeller = config.discovery.labeller or config.annotation.adjudicator
-    if labeller.engine == "cues":
+    if not labeller.is_chat:
         where = "discovery.labeller" if config.discovery.labeller else "annotation.adjudicator"
         raise ValueError(
-            f"{where} is {labeller.name!r} with engine=cues, which cannot find new names; allowed are vllm and http: "
-            f"give a chat model, e.g. 'discovery.labeller={{name: labeller, engine: http, http: {{base_url: ...}}}}'"
+            f"{where} is {labeller.name!r} with engine={labeller.engine}, which cannot find new names; allowed are "
+            f"vllm and http: give a chat model, e.g. "
+            f"'discovery.labeller={{name: labeller, engine: http, http: {{base_url: ...}}}}'"
         )
     return labeller
 

@@ -7,10 +7,12 @@ which engines every trajectory goes through, each once however many annotators s
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from mralign.annotation.cues import RuleBook, load_rule_book
 from mralign.annotation.instruction import AnnotatorInstruction
+from mralign.annotation.labeller import Labeller
+from mralign.annotation.labeller_file import read_labeller
 from mralign.annotation.taxonomy import PAPER, Taxonomy, load_taxonomy
 from mralign.annotation.template import read_template
 from mralign.asking.annotator import ResolvedAnnotator, resolve
@@ -24,7 +26,7 @@ Roles = tuple[str, ...]
 
 @dataclass(frozen=True)
 class ResolvedAnnotation:
-    """By role: the annotator's name, and its chat model or its rule book; and how two opinions become one."""
+    """By role: the annotator's name, and its chat model, rule book or labeller; and how two opinions become one."""
 
     names: Mapping[str, str]
     chats: Mapping[str, ResolvedAnnotator]
@@ -33,6 +35,9 @@ class ResolvedAnnotation:
     threshold: float
     show_answers: bool
     template: str | None = None  # the user's instruction of the two annotators
+    labellers: Mapping[str, Labeller] = field(default_factory=dict)
+    cascade: Labeller | None = None  # labels what the panel is not asked about
+    asked: frozenset[str] = frozenset()  # in a cascade: row_ids of the trajectories that the panel is asked about
 
     @property
     def instruction(self) -> AnnotatorInstruction:
@@ -54,6 +59,10 @@ class ResolvedAnnotation:
                 return False
             asked.append(replace(annotator, name="", seed=0))
         return asked[0] == asked[1]
+
+    def left(self, row_id: str) -> Labeller | None:
+        """Who labels a trajectory in place of the panel; None: the panel is asked."""
+        return None if row_id in self.asked else self.cascade
 
     def served(self, roles: Roles) -> ResolvedAnnotator:
         """One of the annotators that share the engine of these roles."""
@@ -95,10 +104,12 @@ def resolve_annotation(config: RunConfig) -> ResolvedAnnotation:
     books = {role: load_rule_book(resolve_path(a.rule_book)) for role, a in roles.items() if a.rule_book}
     return ResolvedAnnotation(
         names={role: annotator.name for role, annotator in roles.items()},
-        chats={role: resolve(a, config=config) for role, a in roles.items() if a.engine != "cues"},
+        chats={role: resolve(a, config=config) for role, a in roles.items() if a.is_chat},
         books=books,
         taxonomy=taxonomy_of(settings),
         threshold=settings.threshold,
         show_answers=settings.show_answers,
         template=read_template(settings),
+        labellers={role: read_labeller(resolve_path(a.labeller)) for role, a in roles.items() if a.labeller},
+        cascade=read_labeller(resolve_path(settings.cascade.labeller)) if settings.cascade else None,
     )

@@ -2,8 +2,9 @@
 
 Candidates enter (into a stage of `annotation_of`, other thoughts in their schema); one row of schema ANNOTATIONS a
 candidate leaves, with `taxonomy.json` (the states of the chain, in order) beside the parts. Where chats are asked, the
-candidates stream through the engines of the annotators (run/stream.py); the last engine's actor decides. Where all are
-cue phrases, each upstream part is one remote task. Asking, deciding and the figures are in files of their own.
+candidates stream through the engines of the annotators (run/stream.py); the last engine's actor decides. Where none is
+a chat, each upstream part is one remote task. In a cascade, `cascade.json` says whom the panel is asked about. Asking,
+deciding and the figures are in files of their own.
 """
 
 from __future__ import annotations
@@ -20,17 +21,20 @@ import pyarrow as pa
 
 from mralign.annotation.ahead import annotators_ahead, overlap_lines
 from mralign.annotation.ask import Opinions, annotators_at, ask
+from mralign.annotation.cascade import Foreseen, choose, foresee
 from mralign.annotation.costs import describe_expected, expect, expected_by_currency, figures
 from mralign.annotation.cues import load_rule_book
-from mralign.annotation.decide import annotate_by_cues, annotate_row
+from mralign.annotation.decide import annotate_here, annotate_row
 from mralign.annotation.instruction import Trajectory, instructions, trajectory_of
+from mralign.annotation.labeller import Labeller
+from mralign.annotation.labeller_file import read_labeller
 from mralign.annotation.resolved import ResolvedAnnotation, Roles, resolve_annotation, roles_of, taxonomy_of
 from mralign.annotation.taxonomy import PAPER
 from mralign.asking.annotator import ResolvedAnnotator, check_annotator, check_budgets
 from mralign.asking.chats import SharedEngine
 from mralign.asking.interview import money_spent
 from mralign.chat.model_files import load_tokenizer, model_path
-from mralign.config import RunConfig, resolve_path
+from mralign.config import Annotation, RunConfig, resolve_path
 from mralign.rows.schema import ANNOTATIONS, CANDIDATES
 from mralign.run.changes import newest_result
 from mralign.run.events import MoneySpent, tell
@@ -63,20 +67,41 @@ def _run(context: Context) -> Outcome:
         )
     states = {"states": resolved.taxonomy.states, "macro": dict(resolved.taxonomy.macro)}
     out.write_text("taxonomy.json", json.dumps(states))
+    if resolved.cascade is not None:
+        resolved = replace(resolved, asked=_choose(context, labeller=resolved.cascade))
     times: dict[str, float] = {}
     if resolved.engines:
         times = _ask_chats(context, resolved=resolved)
     else:
-        by_cues = partial(_annotate_part, resolved=resolved)
-        map_parts(context, by_cues, source=source, schema=ANNOTATIONS, upstream_schema=CANDIDATES)
+        by_part = partial(_annotate_part, resolved=resolved)
+        map_parts(context, by_part, source=source, schema=ANNOTATIONS, upstream_schema=CANDIDATES)
     parts = out.parts()
     tallies = chain.from_iterable(read_tallies(out, part, schema=ANNOTATIONS) for part in parts)
     steps = (out.read_parts([part], schema=ANNOTATIONS, columns=["steps"]) for part in parts)
     rows_out = sum(out.counts(parts).values())
     found = figures(steps, tallies=tallies, resolved=resolved) | times
+    if resolved.cascade is not None:
+        found["cascade"] = {"asked": len(resolved.asked), "left": rows_in - len(resolved.asked)}
     if context.asked_ahead:
         found["asked_ahead"] = _asked_ahead(context.asked_ahead, resolved=resolved)
     return Outcome(rows_in, rows_out, found)
+
+
+def _choose(context: Context, *, labeller: Labeller) -> frozenset[str]:
+    """The row_ids that the panel is asked about. They follow from the candidates, the labeller and the budget alone:
+    a run that goes on chooses the same."""
+    cascade = context.config.annotation.cascade
+    assert cascade is not None
+    source = _source(context)
+    pool: list[Foreseen] = []
+    for part in source.parts():
+        for row in _read_candidates(part, source=source).to_pylist():
+            found = labeller.predict(trajectory_of(row).segments)
+            pool.append(foresee(row["row_id"], polarity=row["polarity"], prediction=found, L=len(labeller.labels)))
+    asked = choose(pool, budget=cascade.budget)
+    context.out.write_text("cascade.json", json.dumps({"of": len(pool), "asked": sorted(asked)}))
+    log.info("cascade: the panel is asked about %d of %d trajectories", len(asked), len(pool))
+    return asked
 
 
 def _source(context: Context) -> StageDir:
@@ -86,7 +111,7 @@ def _source(context: Context) -> StageDir:
 
 
 def _annotate_part(table: pa.Table, *, resolved: ResolvedAnnotation) -> tuple[pa.Table, list[Reject]]:
-    rows, rejects = annotate_by_cues(table, resolved=resolved)
+    rows, rejects = annotate_here(table, resolved=resolved)
     return pa.Table.from_pylist(rows, schema=ANNOTATIONS), rejects
 
 
@@ -105,6 +130,8 @@ class Annotating:
     async def _answer(self, row: dict[str, Any]) -> Answer:
         opinions = Opinions.from_json(row["state"]) if "state" in row else Opinions()
         try:
+            if not self.last and self.resolved.left(row["row_id"]) is not None:
+                return Answer(state=opinions.to_json())
             if not self.last:
                 await ask(trajectory_of(row), self.annotators, opinions=opinions)
                 return Answer(state=opinions.to_json())
@@ -124,7 +151,7 @@ def _ask_chats(context: Context, *, resolved: ResolvedAnnotation) -> dict[str, f
     def announce(left: int) -> None:
         if resolved.twins:
             log.warning("annotation.annotators are one model at temperature 0: both will say the same, always")
-        expected = _expected(context, resolved=resolved, rows=left)
+        expected = _expected(context, resolved=resolved, rows=_asked(context.config, rows=left))
         log.info("annotation of %d trajectories will take\n%s", left, describe_expected(expected))
         for cost in expected_by_currency(expected):
             tell(cost)
@@ -210,8 +237,19 @@ def _expected(context: Context, *, resolved: ResolvedAnnotation, rows: int) -> l
 
 def _expects(config: RunConfig, questions: Mapping[str, int]) -> list[Cost]:
     """Which models will be asked; how often is known when the rollouts have shown which thoughts are candidates."""
-    chats = [annotator for annotator in roles_of(config.annotation).values() if annotator.engine != "cues"]
-    return [chat_cost(one.name, http=config.filled(one).http if one.engine == "http" else None) for one in chats]
+    chats = [annotator for annotator in roles_of(config.annotation).values() if annotator.is_chat]
+    cascade = config.annotation.cascade
+    costs = []
+    for one in chats:
+        http = config.filled(one).http if one.engine == "http" else None
+        costs.append(chat_cost(one.name, http=http, requests=cascade.budget if cascade else None, most=bool(cascade)))
+    return costs
+
+
+def _asked(config: RunConfig, *, rows: int) -> int:
+    """About how many of so many trajectories the panel is asked, at most."""
+    cascade = config.annotation.cascade
+    return min(rows, cascade.budget) if cascade else rows
 
 
 def _forecast(context: Context) -> list[Cost]:
@@ -219,7 +257,7 @@ def _forecast(context: Context) -> list[Cost]:
     rows = sum(source.counts().values())
     if not rows or not resolved.engines:
         return []
-    return _expected(context, resolved=resolved, rows=rows)
+    return _expected(context, resolved=resolved, rows=_asked(context.config, rows=rows))
 
 
 def _reads(config: RunConfig) -> dict[str, Any]:
@@ -233,7 +271,7 @@ def _reads(config: RunConfig) -> dict[str, Any]:
 
 def _asks(config: RunConfig) -> bool:
     """Whether one of the annotators is a model."""
-    return any(annotator.engine != "cues" for annotator in roles_of(config.annotation).values())
+    return any(annotator.is_chat for annotator in roles_of(config.annotation).values())
 
 
 def _code(config: RunConfig) -> dict[str, Any]:
@@ -252,22 +290,26 @@ def _inputs(config: RunConfig) -> dict[str, str]:
     if settings.instruction and _asks(config):
         found["instruction"] = settings.instruction
     for role, annotator in roles_of(settings).items():
-        if annotator.rule_book:
-            found[role] = annotator.rule_book
+        local = annotator.rule_book or annotator.labeller
+        if local:
+            found[role] = local
         elif annotator.engine == "vllm":
             model = annotator.model or config.model
             found |= {f"{role} {name}": path for name, path in model.inputs().items()}
+    if settings.cascade:
+        found["cascade"] = settings.cascade.labeller
     return found
 
 
 def _check(config: RunConfig) -> None:
     settings = config.annotation
-    if settings.instruction and not any(annotator.engine != "cues" for annotator in settings.annotators):
+    if settings.instruction and not any(annotator.is_chat for annotator in settings.annotators):
         raise ValueError(
-            f"annotation.instruction={settings.instruction}: both annotators are cue phrases, which are told nothing; "
-            f"give chat models as annotation.annotators (engine http or vllm), or leave it out"
+            f"annotation.instruction={settings.instruction}: neither annotator is a chat model, others are told "
+            f"nothing; give chat models as annotation.annotators (engine http or vllm), or leave it out"
         )
     labels = set(taxonomy_of(settings).labels)
+    _check_labellers(settings)
     for annotator in roles_of(settings).values():
         if annotator.rule_book:
             Directory(resolve_path(annotator.rule_book)).require("annotation file")
@@ -279,6 +321,20 @@ def _check(config: RunConfig) -> None:
                 )
     chats = resolve_annotation(config).chats.values()
     all_checks([*(partial(check_annotator, chat) for chat in chats), partial(check_budgets, chats)])
+
+
+def _check_labellers(settings: Annotation) -> None:
+    """Raise ValueError for a directory that holds no labeller, or one of another taxonomy."""
+    named = {f"annotator {one.name!r}": one.labeller for one in roles_of(settings).values()}
+    named["annotation.cascade"] = settings.cascade.labeller if settings.cascade else None
+    labels = taxonomy_of(settings).labels
+    for who, path in named.items():
+        known = read_labeller(resolve_path(path)).labels if path else labels
+        if known != labels:
+            raise ValueError(
+                f"{who}: the labeller {path} has learned the labels {list(known)}, the taxonomy has {list(labels)}; "
+                f"give a labeller of this taxonomy: mralign distill makes one of an annotated run"
+            )
 
 
 def _lacks(config: RunConfig) -> list[str]:

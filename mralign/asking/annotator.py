@@ -47,7 +47,7 @@ class ResolvedAnnotator:
 
 def resolve(annotator: Annotator, *, config: RunConfig) -> ResolvedAnnotator:
     """Fill in an annotator with engine vllm or http: what is null there is the run's own."""
-    assert annotator.engine != "cues"
+    assert annotator.is_chat
     model = annotator.model or config.model
     http = (annotator.http or config.http) if annotator.engine == "http" else None
     model_digest = "" if http else _digest(model)

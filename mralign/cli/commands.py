@@ -30,6 +30,7 @@ RUNS = {
 }
 LOOKS = {
     "signal": "mralign.cli.signal_check:signal",
+    "distill": "mralign.cli.distill:distill",
     "status": "mralign.cli.status:status",
     "report": "mralign.cli.look:report",
     "view": "mralign.cli.look:view",

@@ -11,16 +11,20 @@ from mralign.config.section import Content, Repeated, Section
 
 
 class Annotator(Section):
-    """One annotator: a model that vLLM serves here, one behind an endpoint, or the offline cue phrases."""
+    """One annotator: a model that vLLM serves here, one behind an endpoint, a labeller of one's own, or the offline cue
+    phrases."""
 
     name: str = Field(description="Name in tables, rejects and the report. Unique among annotators and adjudicator.")
-    engine: Literal["cues", "vllm", "http"] = Field(
+    engine: Literal["cues", "vllm", "http", "distilled"] = Field(
         "cues",
-        description="What it is: cue phrases (cues; a first draft only), a model that the run serves (vllm), or one "
-        "behind an endpoint (http).",
+        description="What it is: cue phrases (cues; a first draft only), a model that the run serves (vllm), one "
+        "behind an endpoint (http), or a labeller that `mralign distill` has learned from a panel (distilled).",
     )
     rule_book: Content[str | None] = Field(
         None, description="The YAML file of cue phrases; for engine cues, which needs one."
+    )
+    labeller: Content[str | None] = Field(
+        None, description="The directory that `mralign distill` has written; for engine distilled, which needs one."
     )
     model: Model | None = Field(
         None,
@@ -52,13 +56,32 @@ class Annotator(Section):
 
     @model_validator(mode="after")
     def _fits_engine(self) -> Annotator:
-        wanted = {"cues": {"rule_book"}, "vllm": {"model", "serving"}, "http": {"http"}}[self.engine]
-        given = {n for n in ("rule_book", "model", "serving", "http") if getattr(self, n) is not None}
+        allowed = {"cues": {"rule_book"}, "vllm": {"model", "serving"}, "http": {"http"}, "distilled": {"labeller"}}
+        wanted = allowed[self.engine]
+        given = {n for n in ("rule_book", "model", "serving", "http", "labeller") if getattr(self, n) is not None}
         if given - wanted:
             raise ValueError(f"{sorted(given - wanted)} mean nothing to engine={self.engine}; delete them")
         if self.engine == "cues" and self.rule_book is None:
             raise ValueError(f"annotator {self.name!r} with engine=cues needs a rule_book")
+        if self.engine == "distilled" and self.labeller is None:
+            raise ValueError(f"annotator {self.name!r} with engine=distilled needs a labeller, see mralign distill")
         return self
+
+    @property
+    def is_chat(self) -> bool:
+        """Whether it is a model that is asked in words."""
+        return self.engine in ("vllm", "http")
+
+
+class Cascade(Section):
+    """The panel is asked about some trajectories, a labeller of one's own labels the others (docs/annotators.md)."""
+
+    labeller: Content[str] = Field(description="The directory that `mralign distill` has written.")
+    budget: int = Field(
+        ge=0,
+        description="Trajectories that the panel is asked about: those whose labels are expected to move the weights "
+        "most.",
+    )
 
 
 class Annotation(Section):
@@ -83,6 +106,11 @@ class Annotation(Section):
         None,
         description="Text file that takes the place of what the two annotators are told; it holds {taxonomy}, "
         "{question}, {answers} and {segments}. null: the built-in instruction.",
+    )
+    cascade: Cascade | None = Field(
+        None,
+        description="Ask the panel about a part of the trajectories only, and leave the others to a labeller that has "
+        "learned from such a panel; null: the panel is asked about all.",
     )
     threshold: float = Field(
         7.0,

@@ -108,8 +108,10 @@ def _check(config: RunConfig) -> None:
             f"{', '.join(sorted(missing))}: {_ADVICE}, or leave these sources out"
         )
     for role, annotator in judges.items():
-        if annotator.engine == "cues":
-            raise ValueError(f"the {role} {annotator.name!r} has engine=cues, which cannot judge: {_ADVICE}")
+        if not annotator.is_chat:
+            raise ValueError(
+                f"the {role} {annotator.name!r} has engine={annotator.engine}, which cannot judge: {_ADVICE}"
+            )
     visits = _visits(config)
     checks: list[Callable[[], None]] = [partial(_check_order, config)]
     resolved = [annotator for engine in visits for annotator in engine.values()]

@@ -96,7 +96,7 @@ class AnnotatedStep:
     last_segment: Int32  # inclusive
     labels: list[str]  # 0 to 2, highest confidence first; empty: left unlabelled
     confidences: list[Float32]  # 0..10, one a label
-    rule: str  # equal | intersection | confident | adjudicated | unlabelled
+    rule: str  # equal | intersection | confident | adjudicated | unlabelled | distilled: the panel was not asked
     labels_a: list[str]  # what the first annotator said of the step that this one lies in ...
     confidences_a: list[Float32]
     labels_b: list[str]  # ... and the second; an adjudicated step's labels are the adjudicator's

@@ -19,9 +19,9 @@ def chat(name, base_url="http://127.0.0.1:1/v1", **more):
     return {"name": name, "engine": "http", "http": http | more}
 
 
-def config_of(tmp_path, *, annotators, judge=None, **sections):
+def config_of(tmp_path, *, annotators, judge=None, cascade=None, **sections):
     run = {"dir": str(tmp_path), "overlap": True}
-    annotation = {"annotators": annotators, "adjudicator": judge or chat("judge")}
+    annotation = {"annotators": annotators, "adjudicator": judge or chat("judge"), "cascade": cascade}
     train = {"train": [{"name": "a", "path": "a"}]}
     return parse({"run": run, "questions": train, "annotation": annotation, **sections})
 
@@ -104,7 +104,8 @@ RUN = {"base_url": "http://127.0.0.1:2/v1"}
     [
         ({"annotators": [chat("a"), chat("b")]}, None),
         ({"annotators": [chat("a"), BOOK], "judge": {**BOOK, "name": "Jo"}, "rollouts": {"engine": "http"}}, None),
-        ({"annotators": [{**BOOK, "name": "Al"}, BOOK], "judge": {**BOOK, "name": "Jo"}}, "take no time"),
+        ({"annotators": [{**BOOK, "name": "Al"}, BOOK], "judge": {**BOOK, "name": "Jo"}}, "others take no time"),
+        ({"annotators": [chat("a"), chat("b")], "cascade": {"labeller": "d", "budget": 3}}, "the cascade chooses"),
         ({"annotators": [chat("a"), {"name": "b", "engine": "vllm"}]}, "'b' is served by an engine of the run"),
         ({"annotators": [chat("a"), chat("b", batch=True)]}, "'b' is asked in batches"),
         ({"annotators": [{"name": "a", "engine": "http"}, chat("b")], "http": RUN}, None),

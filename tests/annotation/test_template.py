@@ -115,7 +115,7 @@ def test_a_file_that_is_no_text_and_annotators_that_are_not_asked(tmp_path):
         ANNOTATION_STAGE.check(wanted)
     book = "pkg://mralign.annotation/rule_books/first.yaml"
     cues = [{"name": name, "rule_book": book} for name in "ab"]
-    with pytest.raises(ValueError, match="both annotators are cue phrases, which are told nothing"):
+    with pytest.raises(ValueError, match="neither annotator is a chat model, others are told nothing"):
         ANNOTATION_STAGE.check(config(tmp_path, annotators=cues))
 
 

@@ -43,6 +43,8 @@ MARKED = {
         *("Model.path", "Model.adapter", "Source.path", "Rollouts.import_on", "Rollouts.import_off"),
         *(
             "Annotator.rule_book",
+            "Annotator.labeller",
+            "Cascade.labeller",
             "Annotation.instruction",
             "Annotation.taxonomy",
             "Annotation.human",
@@ -61,6 +63,7 @@ QUESTION = {"name": "q", "path": "q.jsonl"}
 MODE = {"template": {"thinking": True}}
 HTTP = {"base_url": "http://127.0.0.1:1/v1"}
 CUES = {"name": "cues", "rule_book": "book.yaml"}
+OWN = {"name": "own", "engine": "distilled", "labeller": "labeller"}
 SPLIT = {"gpus_per_replica": 2, "tensor_parallel": 2}
 SERVED = {"name": "served", "engine": "vllm", "model": {"path": "other"}, "serving": SPLIT, "mode": MODE}
 ASKED = {"name": "asked", "engine": "http", "http": HTTP, "mode": MODE}
@@ -80,6 +83,7 @@ BASES = {
             "instruction": "instruction.txt",
             "taxonomy": "taxonomy.yaml",
             "human": "human.csv",
+            "cascade": {"labeller": "labeller", "budget": 5},
         },
         "discovery": {"labeller": SERVED},
         "evaluation": {
@@ -96,7 +100,7 @@ BASES = {
         "model": {"path": "model", "think_on": MODE, "think_off": MODE},
         "questions": {"train": [QUESTION], "test": JUDGED},
         "rollouts": {"engine": "http"},
-        "annotation": {"annotators": [CUES, CUES | {"name": "second"}], "adjudicator": CUES | {"name": "third"}},
+        "annotation": {"annotators": [CUES, CUES | {"name": "second"}], "adjudicator": OWN},
         "discovery": {"labeller": ASKED},
         "evaluation": {
             "methods": METHODS,
