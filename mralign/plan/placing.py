@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mralign.config import RunConfig, resolve_path
+from mralign.run.digests import digest
 from mralign.run.stage import Stage
-from mralign.run.store import Manifest, StageDir, absolute, digest, fingerprint
+from mralign.run.store import Manifest, StageDir, absolute, fingerprint
 
 
 @dataclass(frozen=True)

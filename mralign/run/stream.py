@@ -4,7 +4,7 @@ Parts of rows enter by name, with a function that turns a part into its requests
 Data deals the requests in batches to the actors of one pool after the other. The actor of the last pool commits a batch
 (rows, rejects, and what each request took) before it lets go of it, so a killed run loses at most the batches in
 flight, and the same command asks only for what is missing. The part of a batch is named `<upstream part>-<digest of its
-row_ids>`: a batch that Ray runs again replaces itself.
+row_ids>`: a batch that Ray runs again replaces itself. At the end the batches of an upstream part become one part.
 
 An actor is a class with one method, which answers the requests of one batch in their order:
 
@@ -48,7 +48,6 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from itertools import chain, count
 from typing import Any, Protocol, cast
 
@@ -57,9 +56,11 @@ import pyarrow.compute as pc
 
 from mralign.run import metrics
 from mralign.run.events import MoneySpent, WorkAdvanced, WorkBegan, tell
-from mralign.run.finished import add_tallies, settle, tally_name
+from mralign.run.finished import Ids, add_tallies, settle, settle_and_merge
+from mralign.run.merging import pieces_of, tally_name
+from mralign.run.part_names import part_key, part_name
 from mralign.run.rejects import Reject, to_table
-from mralign.run.store import StageDir, part_key, part_name
+from mralign.run.store import StageDir
 
 _HALT = "halted.txt"  # written by the actor that learns that nothing may be asked any more, read by the others
 _CARRIED = ("_part", "_state", "_stopped")  # columns of a batch that are not the request's
@@ -136,8 +137,8 @@ def stream(
     ValueError with the reason when an actor was told to stop; what had arrived by then is committed.
     """
     _clear_halt(out)
-    look = partial(settle, out, parts, schema=schema, id_column=id_column, request_of=request_of)
-    known = look(forget=True)
+    ids = Ids(schema, id_column, request_of)
+    known = settle(out, parts, ids=ids, forget=True)
     left = sum(parts.values()) - len(known)
     done = Streamed()
     if left > 0:
@@ -147,8 +148,15 @@ def stream(
         todo = {part: known.of[part] for part, size in parts.items() if len(known.of[part]) < size}
         reports = _run(todo, requests=requests, pools=pools, out=out, schema=schema, batch=batch)
         done = _follow(reports, total=sum(parts.values()), kept=len(known), money=money)
-        known = look()
-    return replace(done, repeated=known.repeated)
+    return replace(done, repeated=known.repeated + _merge(out, parts, ids=ids))
+
+
+def _merge(out: StageDir, parts: Iterable[str], *, ids: Ids) -> int:
+    """Merge the parts that answer each upstream part, by a remote task; how many requests were answered twice."""
+    import ray
+
+    task: Any = ray.remote(cast(Any, settle_and_merge)).options(max_retries=3)
+    return sum(ray.get([task.remote(out, pieces, ids=ids) for pieces in pieces_of(out, parts)]))
 
 
 def answers_of(

@@ -16,7 +16,8 @@ import numpy as np
 import pyarrow as pa
 
 from mralign.rows.schema import EXAMPLE_INDEX, EXAMPLES
-from mralign.run.store import StageDir, part_name
+from mralign.run.part_names import part_name
+from mralign.run.store import StageDir
 from mralign.training.examples import content_hash
 
 _SCALARS = ["polarity", "prompt_tokens", "completion_tokens", "prompt_hash", "completion_hash"]

@@ -23,9 +23,10 @@ from mralign.run.disk import full_disk
 from mralign.run.events import TrainingStepped, WorkBegan, counted
 from mralign.run.events import tell as tell_event
 from mralign.run.faults import carried
+from mralign.run.part_names import part_name
 from mralign.run.placement import DEALING, Workers, bundle, pool_arguments
 from mralign.run.stage import Context, Outcome, Stage, log, map_parts, run_tasks
-from mralign.run.store import StageDir, absolute, part_name
+from mralign.run.store import StageDir, absolute
 from mralign.training.annotated import ANNOTATED, Annotated
 from mralign.training.checkpoint import check_checkpoint, read_state
 from mralign.training.engine import prepare_process

@@ -20,8 +20,9 @@ from mralign.evaluation.judging import Verdict, verdicts
 from mralign.evaluation.responses import Asked, asked_questions, content_parts, shelf_of, write_parts
 from mralign.rows.schema import GENERATIONS, JUDGEMENTS, QUESTIONS
 from mralign.rows.subjects import Subject
+from mralign.run.part_names import part_key, part_name
 from mralign.run.stage import Context
-from mralign.run.store import StageDir, part_key, part_name
+from mralign.run.store import StageDir
 
 STAGE = judgements_stage(Subject.BASE)
 pytestmark = pytest.mark.usefixtures("local_ray")

@@ -26,9 +26,10 @@ from mralign.asking.chats import open_chats
 from mralign.config import Embedding, load, parse
 from mralign.plan import pipeline
 from mralign.rows.schema import ANNOTATIONS, CANDIDATES, GENERATIONS
+from mralign.run.part_names import part_name
 from mralign.run.placement import NodeFault, Workers, rehearse
 from mralign.run.stage import Context
-from mralign.run.store import StageDir, part_name
+from mralign.run.store import StageDir
 from mralign.serving.conversation import ChatReply, ChatRequest, Message
 from mralign.serving.embedding import embed_where_it_fits
 from mralign.training.stage import REFERENCE_STAGE, objective, scaling, training_stage

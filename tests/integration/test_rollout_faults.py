@@ -11,7 +11,8 @@ import pyarrow as pa
 import pytest
 
 from mralign.rows.schema import GENERATIONS, QUESTIONS
-from mralign.run.store import StageDir, part_name
+from mralign.run.part_names import part_name
+from mralign.run.store import StageDir
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 

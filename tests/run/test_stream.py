@@ -12,9 +12,10 @@ import pyarrow as pa
 import pytest
 
 from mralign.run.events import MoneySpent, WorkBegan, listening
-from mralign.run.finished import add_tallies, read_tallies, settle
+from mralign.run.finished import Ids, add_tallies, read_tallies, settle
+from mralign.run.part_names import part_name
 from mralign.run.rejects import Reject, to_table
-from mralign.run.store import StageDir, part_name
+from mralign.run.store import StageDir
 from mralign.run.stream import Answer, Pool, answers_of, batch_key, pack, stream, unpack
 
 SOURCE = pa.schema({"row_id": pa.string(), "n": pa.int64()})
@@ -50,6 +51,9 @@ def first(row_id):
     return row_id.partition("/")[0]
 
 
+IDS = Ids(ROWS, request_of=first)
+
+
 def test_rows_and_rejects_in_any_order_become_the_answers_of_their_requests():
     requests = [{"row_id": "a"}, {"row_id": "b"}]
     rows = [{"row_id": "b", "text": "1"}, {"row_id": "a", "text": "2"}, {"row_id": "b/more", "text": "3"}]
@@ -80,10 +84,10 @@ def test_what_is_committed_is_known_by_upstream_part_and_what_may_be_mended_is_f
     commit(out, "train-01-b1", ["g"])
     commit(out, "other-b1", ["h"])
     names = [part_name(name) for name in ("train-00", "train-01", "train-02")]
-    settle(out, names, schema=ROWS, request_of=first)
+    settle(out, names, ids=IDS)
     assert len(stored(out)[0]) == 7
 
-    known = settle(out, names, schema=ROWS, request_of=first, forget=True)
+    known = settle(out, names, ids=IDS, forget=True)
     assert [known.of[name].to_pylist() for name in names] == [["a", "b", "c", "e"], ["g"], []]
     assert len(known) == 5
     assert known.repeated == 0
@@ -97,10 +101,10 @@ def test_a_request_that_two_parts_answer_stays_in_the_first_and_an_answer_outlas
     commit(out, "p-1", ["a", "a/more"], [("d", "timeout")])
     commit(out, "p-2", ["a", "a/more", "b", "d"])
     commit(out, "p-3", ["c"], [("b", "odd")])
-    known = settle(out, [part_name("p")], schema=ROWS, request_of=first, forget=True)
+    known = settle(out, [part_name("p")], ids=IDS, forget=True)
     assert known.repeated == 2  # a of p-2 and b of p-3
     assert stored(out) == ([("a", "p-1"), ("a/more", "p-1"), ("b", "p-2"), ("c", "p-3"), ("d", "p-2")], [])
-    again = settle(out, [part_name("p")], schema=ROWS, request_of=first)
+    again = settle(out, [part_name("p")], ids=IDS)
     assert (again.repeated, len(again)) == (0, 4)
 
 
@@ -127,8 +131,8 @@ def test_a_request_that_is_forgotten_never_passes_for_answered_though_the_proces
         patched.setattr(StageDir, "write_bytes", dying("write_bytes"))
         patched.setattr(StageDir, "commit_rejects", dying("commit_rejects"))
         with pytest.raises(KeyboardInterrupt):
-            settle(out, [part_name("p")], schema=ROWS, request_of=first, forget=True)
-    known = settle(out, [part_name("p")], schema=ROWS, request_of=first, forget=True)
+            settle(out, [part_name("p")], ids=IDS, forget=True)
+    known = settle(out, [part_name("p")], ids=IDS, forget=True)
     assert known.of[part_name("p")].to_pylist() == ["b"]
     assert stored(out) == ([("b", "p-1")], [])
 
@@ -146,7 +150,7 @@ def test_the_directory_is_listed_once_however_many_parts_there_are(tmp_path):
     for number in range(20):
         commit(out, f"{number:03d}-x", [f"r{number}"])
     Counted.listed = 0
-    known = settle(out, [part_name(f"{number:03d}") for number in range(30)], schema=ROWS)
+    known = settle(out, [part_name(f"{number:03d}") for number in range(30)], ids=Ids(ROWS))
     assert Counted.listed == 1
     assert len(known) == 20
 
