@@ -32,6 +32,7 @@ class Store:
 
     def __init__(self):
         self.objects, self.uploads, self.calls, self.lock = {}, {}, [], threading.Lock()
+        self.spans = []  # (key, seconds when it came, seconds when it was answered) of each request
         self.refuses_uploads = False  # 403 for what would complete one, or be one
         self.delay_s = 0.0  # before each answer
         self.refused_share, self.dropped_share = 0.0, 0.0  # of the requests: 503, a connection that is reset
@@ -83,8 +84,16 @@ class _Handler(BaseHTTPRequestHandler):
         self.error(404, code)
 
     def answered(self):
-        """Answer the request, or meet it with the fault that the store is told to have."""
+        """Answer the request, and note how long that took."""
+        began = time.monotonic()
         key, query = self.asked()
+        try:
+            self.meet(key, query)
+        finally:
+            self.store.spans.append((key or query.get("prefix", ""), began, time.monotonic()))
+
+    def meet(self, key, query):
+        """The answer, or the fault that the store is told to have."""
         store = self.store
         time.sleep(store.delay_s)
         with store.lock:
@@ -232,3 +241,12 @@ def _unchunked(data):
             return found
         found += data[end + 2 : end + 2 + size]
         place = end + 2 + size + 2
+
+
+def waited(spans):
+    """Seconds during which at least one of the requests was under way."""
+    total, until = 0.0, 0.0
+    for _, began, ended in sorted(spans, key=lambda span: span[1]):
+        total += max(0.0, ended - max(began, until))
+        until = max(until, ended)
+    return total

@@ -10,7 +10,7 @@ import json
 
 from pyarrow import fs
 
-from mralign.run.store import open_filesystem
+from mralign.run.filesystems import open_filesystem
 
 _SAMPLED_ABOVE = 64 * 2**20
 _BLOCK = 2**20

@@ -28,9 +28,10 @@ from mralign.rows.columns import cast
 from mralign.rows.schema import REJECTS
 from mralign.run.arrow_files import open_parquet, telling_damage
 from mralign.run.disk import DiskFull, full_disk, no_room
+from mralign.run.filesystems import open_filesystem
 from mralign.run.part_names import part_key, standing_parts
 
-_AT_ONCE = 4 * 2**20  # bytes; S3 takes what is smaller than its own least part by one request
+_AT_ONCE = 4 * 2**20  # bytes; S3 is given what is smaller by one request
 _WHOLE = 2**20  # bytes of a part that is read by one request; of a larger one first the footer
 READERS = 16  # requests of one process to a store at the same time
 
@@ -60,43 +61,6 @@ def fingerprint(
     """Sixteen hex digits that change when anything that matters to the stage changes."""
     text = json.dumps([stage, version, config, dict(upstream), dict(inputs)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def open_filesystem(uri: str) -> tuple[fs.FileSystem, str]:
-    """The file system of a URI or local path, and the path inside it.
-
-    Schemes that pyarrow does not know (https://, hf://, memory://, ...) are opened by fsspec. ValueError for one that
-    neither knows, or whose fsspec package is not installed.
-    """
-    if "://" not in uri:
-        return fs.LocalFileSystem(), absolute(uri)
-    try:
-        filesystem, path = fs.FileSystem.from_uri(_small_at_once(uri))
-    except pa.ArrowInvalid as error:
-        if "Unrecognized filesystem type" not in str(error):
-            raise
-        return _open_fsspec(uri)
-    return filesystem, path
-
-
-def _small_at_once(uri: str) -> str:
-    """The URI, on S3 with the option of pyarrow to put a small object by one request, not by three."""
-    if not uri.startswith("s3://") or "allow_delayed_open" in uri:
-        return uri
-    return f"{uri}{'&' if '?' in uri else '?'}allow_delayed_open=true"
-
-
-def _open_fsspec(uri: str) -> tuple[fs.FileSystem, str]:
-    from fsspec.core import url_to_fs
-
-    try:
-        filesystem, path = url_to_fs(uri)
-    except (ValueError, ImportError) as error:
-        raise ValueError(
-            f"{uri} cannot be opened: {error}; allowed are local paths, the URIs of pyarrow (file://, s3://, gs://, "
-            f"abfs://, hdfs://) and the URLs of installed fsspec file systems (https://, ...)"
-        ) from error
-    return fs.PyFileSystem(fs.FSSpecHandler(filesystem)), path
 
 
 def absolute(uri: str) -> str:

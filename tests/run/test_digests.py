@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from mralign.run.digests import digest
-from mralign.run.store import open_filesystem
+from mralign.run.filesystems import open_filesystem
 
 MIB = 2**20
 
