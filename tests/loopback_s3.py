@@ -36,7 +36,7 @@ class Store:
         self.refuses_uploads = False  # 403 for what would complete one, or be one
         self.delay_s = 0.0  # before each answer
         self.refused_share, self.dropped_share = 0.0, 0.0  # of the requests: 503, a connection that is reset
-        self.forbidden = ()  # methods that are answered 403
+        self.forbidden = ()  # methods that are answered 403; LIST is that of a listing
         self.region = ""  # where the bucket lies, if not where it is asked for: 301
         self.chance = random.Random(0)
 
@@ -106,12 +106,15 @@ class _Handler(BaseHTTPRequestHandler):
         if met < store.dropped_share + store.refused_share:
             self.body()
             return self.error(503, "SlowDown")
-        if self.command in store.forbidden:
+        if ("LIST" if self.command == "GET" and key == "" else self.command) in store.forbidden:
             self.body()
             return self.error(403, "AccessDenied")
         if store.region and store.region not in self.headers.get("Authorization", ""):
             self.body()
             return self.error(301, "PermanentRedirect", x_amz_bucket_region=store.region)
+        if key is None:
+            self.body()
+            return self.missing("NoSuchBucket")
         return getattr(self, self.command.lower())(key, query)
 
     do_HEAD = do_GET = do_PUT = do_POST = do_DELETE = answered
@@ -150,8 +153,6 @@ class _Handler(BaseHTTPRequestHandler):
         return self.answer(200, Content_Length=str(len(data)), ETag='"e"', Last_Modified=_DAY)
 
     def get(self, key, query):
-        if key is None:
-            return self.missing("NoSuchBucket")
         if key == "":
             return self.list_objects(query)
         with self.store.lock:
