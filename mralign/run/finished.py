@@ -145,9 +145,10 @@ def read_tallies(
 ) -> list[Mapping[str, Any]]:
     """What each request took whose rows or rejects stand in the part now; one that was asked again stands in another
     part. A part without tallies gives none."""
-    if not out.exists(tally_name(part)):
+    text = out.find_text(tally_name(part))
+    if text is None:
         return []
-    tallies = json.loads(out.read_text(tally_name(part)))
+    tallies = json.loads(text)
     rows = out.read_parts([part], schema=schema, columns=["row_id"])
     rejects = out.read_rejects([part], columns=["row_id"])
     row_ids = pa.concat_tables([rows, rejects]).column("row_id").to_pylist()

@@ -98,6 +98,13 @@ class Directory:
         with self.filesystem.open_input_stream(self.path(name)) as stream:
             return bytes(stream.read()).decode()
 
+    def find_text(self, name: str) -> str | None:
+        """The text of a file, None where there is none: to look for it first would be one more request."""
+        try:
+            return self.read_text(name)
+        except FileNotFoundError:
+            return None
+
     def write_bytes(self, name: str, data: bytes) -> None:
         """Write whole or not at all: a small object of S3 by one request, anything else to a temporary name first.
 

@@ -47,6 +47,7 @@ import uuid
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from itertools import chain, count
 from typing import Any, Protocol, cast
@@ -199,11 +200,11 @@ def unpack(batch: pa.Table) -> pa.Table:
 
 def _read_halt(out: StageDir) -> str:
     """Why nothing may be asked any more, as an actor wrote it; empty if all may go on."""
-    return out.read_text(_HALT) if out.exists(_HALT) else ""
+    return out.find_text(_HALT) or ""
 
 
 def _clear_halt(out: StageDir) -> None:
-    if out.exists(_HALT):
+    with suppress(FileNotFoundError):
         out.filesystem.delete_file(out.path(_HALT))
 
 

@@ -8,6 +8,7 @@ from collections import Counter
 from functools import partial
 from pathlib import Path
 
+import loopback_s3
 import pyarrow as pa
 import pytest
 
@@ -275,8 +276,8 @@ class TestStream:
         assert [one.done for one in others[::2]] == sorted({one.done for one in others[::2]})
         assert all(one.worked_s >= 0 for one in others[::2])
         assert stored(out) == squares(range(20))
-        # 7, 7 and 6 requests in batches of 3
-        assert Counter(name.split("-")[1] for name in out.parts()) == {"00000": 3, "00001": 3, "00002": 2}
+        # 7, 7 and 6 requests in batches of 3, merged
+        assert Counter(name.split("-")[1] for name in out.parts()) == {"00000": 1, "00001": 1, "00002": 1}
         assert done.took == {"requests": 20, "writer": {"words": 32}}
         assert list(done.figures) == [{"asked": 20}]
         assert done.repeated == 0
@@ -341,3 +342,28 @@ class TestStream:
             "r00": {"requests": 1},
             "r01": {"requests": 1, "writer": {"words": 2}},
         }
+
+
+@pytest.fixture
+def far(monkeypatch):
+    """A store behind a URI that says all: the processes of this Ray have another environment."""
+    with loopback_s3.serve() as (store, environment):
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        address = environment["AWS_ENDPOINT_URL"].removeprefix("http://")
+        yield store, f"s3://key:secret@bucket/run?region=us-east-1&scheme=http&endpoint_override={address}"
+
+
+@pytest.mark.integration
+@pytest.mark.usefixtures("local_ray")
+def test_a_store_that_refuses_and_drops_requests_and_an_actor_that_dies_cost_no_row(far, tmp_path, folder):
+    store, uri = far
+    source, out = upstream(tmp_path / "source", rows=40), StageDir(uri, stage="answers", fingerprint="f")
+    store.refused_share = store.dropped_share = 0.05
+    run(source, out, pools(folder, faults={"r07": "dies once"}))
+    store.refused_share = store.dropped_share = 0.0
+    rows, rejects = squares([n for n in range(40) if n != 7])
+    assert stored(out) == (rows, sorted([*rejects, ("r07", "dies once")]))
+    kept = [key for key in store.objects if key.startswith("run/part-")]
+    assert sorted(key.split("-")[1] for key in kept) == ["00000", "00001", "00002"]  # one part of many batches each
+    assert len(store.calls) > 60
