@@ -150,8 +150,8 @@ def runs_anew(planned: Sequence[Planned]) -> list[str]:
 def _mended(item: Planned) -> str:
     names = ", ".join(item.damaged[:3]) + (f" and {len(item.damaged) - 3} more" if len(item.damaged) > 3 else "")
     return (
-        f"{item.stage.name} was finished, but {names} in {item.out.uri} is missing or has another size than it was "
-        f"committed with: what it held is made anew"
+        f"{item.stage.name} was finished, but {names} in {item.out.uri} is missing, cannot be read or has another size "
+        f"than it was committed with: what it held is made anew"
     )
 
 

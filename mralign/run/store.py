@@ -296,10 +296,13 @@ class StageDir(Directory):
         return self._known_manifest[0]
 
     def standing(self) -> tuple[Manifest | None, list[str]]:
-        """The manifest of a stage all of whose parts are there; else None, and the parts that are missing or have
-        another size than they were committed with. One listing tells."""
+        """The manifest of a stage all of whose parts are there; else None, and the files that are missing or have
+        another size than they were committed with, or the manifest that cannot be read. One listing tells."""
         sizes = self.sizes()
-        manifest = self._read_manifest() if "manifest.json" in sizes else None
+        try:
+            manifest = self._read_manifest() if "manifest.json" in sizes else None
+        except ValueError:
+            return None, ["manifest.json"]
         if manifest is None:
             return None, []
         damaged = [name for name, (_, size) in manifest.parts.items() if sizes.get(name) != size]

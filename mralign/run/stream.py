@@ -367,7 +367,7 @@ def _follow(
     reports: Iterator[_Report], *, total: int, kept: int, money: Callable[[Streamed], Sequence[MoneySpent]] | None
 ) -> Streamed:
     """Drive the stream and tell how far it is; `kept` of `total` requests were answered before."""
-    began, stopped = time.time(), ""
+    began, clock, stopped = time.time(), time.monotonic(), ""
     done, rejects = kept, 0
     streamed = Streamed()
     latest: dict[str, _Report] = {}
@@ -378,10 +378,17 @@ def _follow(
         latest[report.actor] = max(report, latest.get(report.actor, report), key=lambda one: one.number)
         figures = [one.figures for one in latest.values()]
         streamed = Streamed(took=add_tallies([streamed.took, report.took]), figures=figures)
-        tell(WorkAdvanced(done=done, worked_s=max(0.0, time.time() - max(ready, began)), rejects=rejects))
+        _, worked = _split(time.monotonic() - clock, ready=ready - began)
+        tell(WorkAdvanced(done=done, worked_s=worked, rejects=rejects))
         for spent in money(streamed) if money is not None else ():
             tell(spent)
     if stopped:
         raise ValueError(stopped)
-    start = min(ready, time.time()) - began
-    return replace(streamed, engine_start_s=round(start, 2), working_s=round(time.time() - began - start, 2))
+    start, worked = _split(time.monotonic() - clock, ready=ready - began)
+    return replace(streamed, engine_start_s=round(start, 2), working_s=round(worked, 2))
+
+
+def _split(passed: float, *, ready: float) -> tuple[float, float]:
+    """Seconds until the first actor was ready, and those since. `ready` is by two clocks that may have been set."""
+    start = min(max(ready, 0.0), passed)
+    return start, passed - start

@@ -221,6 +221,47 @@ def test_a_damaged_part_of_a_finished_stage_is_told(damage, name, tmp_path):
     assert out.standing() == (None, [])
 
 
+@pytest.mark.parametrize("torn", [b"", b'{"stage": "counts", "finge', b"null", b"\xff\xfe"])
+def test_a_manifest_that_is_torn_is_told_and_the_stage_goes_on_from_its_parts(torn, tmp_path):
+    out = stage_dir(str(tmp_path / "counts"))
+    sealed(out)
+    Path(out.path("manifest.json")).write_bytes(torn)
+    again = stage_dir(str(tmp_path / "counts"))
+    assert again.standing() == (None, ["manifest.json"])
+    again.unseal(["manifest.json"])
+    assert again.standing() == (None, []) and again.counts() == out.counts()
+    assert again.read_rejects().num_rows == 1
+
+
+def test_the_rejects_of_a_damaged_part_go_with_it_and_a_kill_meanwhile_is_found(tmp_path, monkeypatch):
+    """A part of a map whose rejects alone were lost would pass for made."""
+    out = stage_dir(str(tmp_path / "counts"))
+    sealed(out)
+    Path(out.path("rejects/part-1.parquet")).unlink()
+    _, damaged = out.standing()
+    gone, deleting = [], out.filesystem.delete_file
+
+    class Dying:
+        def __getattr__(self, name):
+            return getattr(real, name)
+
+        def delete_file(self, path):
+            if gone:
+                raise KeyboardInterrupt
+            gone.append(path)
+            deleting(path)
+
+    real = out.filesystem
+    monkeypatch.setitem(out.__dict__, "_opened", (Dying(), out.path()))
+    with pytest.raises(KeyboardInterrupt):
+        out.unseal(damaged)
+    again = stage_dir(str(tmp_path / "counts"))
+    manifest, damaged = again.standing()
+    assert manifest is None and "part-1.parquet" in damaged
+    again.unseal(damaged)
+    assert again.parts() == ["part-0.parquet", "part-2.parquet"] and again.standing() == (None, [])
+
+
 def test_a_part_that_cannot_be_read_is_named_with_what_to_do(tmp_path):
     out = stage_dir(str(tmp_path / "counts"))
     sealed(out)

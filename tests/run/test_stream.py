@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import time
 import uuid
 from collections import Counter
 from functools import partial
@@ -12,6 +13,7 @@ import loopback_s3
 import pyarrow as pa
 import pytest
 
+from mralign.run import stream as executor
 from mralign.run.events import MoneySpent, WorkBegan, listening
 from mralign.run.finished import Ids, add_tallies, read_tallies, settle
 from mralign.run.part_names import part_name
@@ -46,6 +48,18 @@ def test_tallies_add_up_by_name_and_by_name_within_a_name():
     assert add_tallies([one, {}, other]) == {"rows": 3, "judge": {"tokens": 12, "cached": 1}, "money": 0.5}
     assert one == {"rows": 1, "judge": {"tokens": 5}}
     assert add_tallies([]) == {}
+
+
+def test_clocks_that_are_set_back_make_no_time_negative(monkeypatch):
+    """An actor of another machine is ready an hour before it was asked for; then this machine's clock is set back."""
+    days, told = iter([1e9, 1e9 - 7200, 1e9 - 7200]), []
+    monkeypatch.setattr(time, "time", lambda: next(days, 1e9 - 7200))
+    one = {"rows": 2, "rejects": 0, "took": {}, "stopped": "", "actor": "a", "number": 1, "figures": {}}
+    for ready in (1e9 - 3600, 1e9 + 3600):
+        with listening(told.append):
+            done = executor._follow(iter([executor._Report(ready=ready, **one)]), total=2, kept=0, money=None)
+        assert 0 <= done.engine_start_s < 5 and 0 <= done.working_s < 5
+    assert all(0 <= event.worked_s < 5 for event in told) and len(told) == 2
 
 
 def first(row_id):
