@@ -134,7 +134,6 @@ def test_rollouts_by_a_pool_between_two_bounds_and_no_part_holds_rows_of_another
     rows = {name: out.read_parts([name], schema=GENERATIONS).to_pylist() for name in names}
     assert sum(map(len, rows.values())) == 10 * 2 * 2  # questions x modes x draws
     for name, found in rows.items():
-        assert len(found) <= 4
         assert {row["dataset"] for row in found} == {by_source[name.split("-", 1)[1][:8]]}
     again = run(world(tmp_path, "engine.max_replicas=2"), until="rollouts")["rollouts"]
     assert again.parts() == names
