@@ -72,7 +72,7 @@ def _ask(
         everything.append(asked)
         if group == "ret":
             _commit_unsearched(context)
-        rows_in += sum(map(questions.rows, asked.questions)) * requests_each(asked)
+        rows_in += sum(questions.counts(asked.questions).values()) * requests_each(asked)
         rows_out += index_responses(context, asked=asked)
     write_parts(context.out, everything)
     return Outcome(rows_in, rows_out, {**figures.pop("plain", {}), **figures, "asked": describe(everything)})

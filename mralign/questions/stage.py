@@ -188,21 +188,14 @@ def _check_read(config: RunConfig, *, raw: StageDir) -> None:
     """Raise ValueError for a source that gave no question, or more rejects than a source may have."""
     for one in sources(config):
         parts = raw.parts(one.key)
-        reasons = count_reasons(raw.read_rejects(parts, columns=["reason"]))
-        result = Yield(sum(map(raw.rows, parts)), reasons, _first_rejects(raw, parts))
+        rejects = raw.read_rejects(parts)
+        first = from_table(rejects.slice(0, _SHOWN), Reject)
+        result = Yield(sum(raw.counts(parts).values()), count_reasons(rejects), first)
         with _named(one):
             if "://" in one.source.path and parts:  # no local file, so the plan has not looked at it
                 shown = raw.read_parts(parts[:1], schema=QUESTIONS).slice(0, _SHOWN)
                 warn_of_choices(one.source, shown.to_pylist())
             check_yield(resolved(one.source), result, limit=config.run.reject_limit, path=raw.path("rejects"))
-
-
-def _first_rejects(raw: StageDir, parts: Sequence[str]) -> list[Reject]:
-    """Up to _SHOWN rejects of the first part that has any."""
-    for part in parts:
-        if raw.reject_rows(part):
-            return from_table(raw.read_rejects([part]).slice(0, _SHOWN), Reject)
-    return []
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import pyarrow as pa
@@ -31,7 +32,7 @@ from mralign.run.finished import read_tallies
 from mralign.run.forecast import Cost, chat_cost
 from mralign.run.part_names import part_key, part_name, parts_by_upstream
 from mralign.run.stage import Context, Outcome, Stage, log, map_groups
-from mralign.run.store import StageDir
+from mralign.run.store import StageDir, ahead
 from mralign.serving.draws_as_needed import TOO_LONG
 from mralign.serving.endpoint import check_settings
 from mralign.serving.lacks import endpoint_lacks
@@ -62,10 +63,10 @@ def _sample(context: Context) -> Outcome:
 
 def _tallies(out: StageDir) -> Iterator[Mapping[str, Any]]:
     """What each question took beside its generations, where it took anything."""
-    for part in out.parts():
-        for took in read_tallies(out, part, schema=GENERATIONS, request_of=first_draw_id):
-            if took:
-                yield took
+    read = partial(read_tallies, out, schema=GENERATIONS, request_of=first_draw_id)
+    for took in chain.from_iterable(ahead(read, out.parts())):
+        if took:
+            yield took
 
 
 def _made(out: StageDir) -> dict[Mode, Made]:

@@ -11,14 +11,15 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -34,6 +35,9 @@ from mralign.run.part_names import part_key, standing_parts
 _AT_ONCE = 4 * 2**20  # bytes; S3 is given what is smaller by one request
 _WHOLE = 2**20  # bytes of a part that is read by one request; of a larger one first the footer
 READERS = 16  # requests of one process to a store at the same time
+
+_Item = TypeVar("_Item")
+_Made = TypeVar("_Made")
 
 
 @dataclass(frozen=True)
@@ -357,6 +361,18 @@ class StageDir(Directory):
         """An open file; of a damaged one is told what to do."""
         with telling_damage(f"{self.uri}/{name}"), self.filesystem.open_input_file(self.path(name)) as stream:
             yield stream
+
+
+def ahead(function: Callable[[_Item], _Made], items: Iterable[_Item]) -> Iterator[_Made]:
+    """`function` of each item, in their order; it is at work on the next `READERS`, as a store may be far away."""
+    running: deque[Future[_Made]] = deque()
+    with ThreadPoolExecutor(READERS) as readers:
+        for item in items:
+            running.append(readers.submit(function, item))
+            if len(running) == READERS:
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()
 
 
 def _parquet(table: pa.Table) -> bytes:

@@ -26,7 +26,7 @@ from mralign.run.faults import carried
 from mralign.run.part_names import part_name
 from mralign.run.placement import DEALING, Workers, bundle, pool_arguments
 from mralign.run.stage import Context, Outcome, Stage, log, map_parts, run_tasks
-from mralign.run.store import StageDir, absolute
+from mralign.run.store import StageDir, absolute, ahead
 from mralign.training.annotated import ANNOTATED, Annotated
 from mralign.training.checkpoint import check_checkpoint, read_state
 from mralign.training.engine import prepare_process
@@ -66,7 +66,7 @@ def _examples(context: Context) -> Outcome:
     groups = [parts[i : i + _PARTS_OF_A_TASK] for i in range(0, len(parts), _PARTS_OF_A_TASK)]
     write_index(out, run_tasks(index_rows, [(out, group) for group in groups]))
     index = read_index(out)
-    rows_in = sum(_decided(source, part, datasets=datasets) for part in source.parts())
+    rows_in = sum(ahead(partial(_decided, source, datasets=datasets), source.parts()))
     figures = {
         "positive": int((index.polarity_N > 0).sum()),
         "negative": int((index.polarity_N < 0).sum()),

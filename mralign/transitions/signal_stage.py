@@ -69,7 +69,7 @@ def _signal(context: Context) -> Outcome:
     record = record_of(found.signal)
     out.write_text(RECORD, json.dumps(record, indent=1))
     log.info("signal: %s", record["sentence"])
-    rows_in = sum(annotation.rows(part) for part in annotation.parts())
+    rows_in = sum(annotation.counts().values())
     return Outcome(rows_in, found.scores.num_rows, record)
 
 
