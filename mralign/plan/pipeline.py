@@ -30,7 +30,7 @@ from mralign.run.interruption import check as check_interruption
 from mralign.run.placement import check_room, rehearse
 from mralign.run.rejects import check_limit, check_passing, count_reasons
 from mralign.run.stage import Context, Faults, Stage, log
-from mralign.run.store import Directory, Manifest, absolute
+from mralign.run.store import Directory, Manifest, StageDir, absolute, ahead
 
 __all__ = [
     "NotReady",
@@ -123,11 +123,10 @@ def runs_anew(planned: Sequence[Planned]) -> list[str]:
     lines: list[str] = []
     followers: list[str] = []
     undecided: list[str] = []
-    for item in planned:
+    for item, older in zip(planned, ahead(_older, planned), strict=True):
         if item.damaged:
             lines.append(_mended(item))
             continue
-        older = newest_result(item.out) if item.manifest is None else None
         if older is None:
             continue
         out, manifest = older
@@ -145,6 +144,11 @@ def runs_anew(planned: Sequence[Planned]) -> list[str]:
     if followers:
         lines.append(f"so do the stages that stand on other results than before: {', '.join(followers)}")
     return lines
+
+
+def _older(item: Planned) -> tuple[StageDir, Manifest] | None:
+    """The newest finished result under another fingerprint of a stage that has to run."""
+    return newest_result(item.out) if item.manifest is None and not item.damaged else None
 
 
 def _mended(item: Planned) -> str:

@@ -188,9 +188,16 @@ class StageDir(Directory):
         return []
 
     def parts(self, group: str = "") -> list[str]:
-        """Names of the committed parts, sorted; with `group`, of those whose key is `group` or begins `group-`."""
-        names = standing_parts(self.sizes(recursive=False))
+        """Names of the committed parts, sorted; with `group`, of those whose key is `group` or begins `group-`.
+
+        Those of a stage that this process knows to be finished are the ones that its manifest names.
+        """
+        names = standing_parts(self._sealed() or self.sizes(recursive=False))
         return [n for n in names if not group or f"{part_key(n)}-".startswith(f"{group}-")]
+
+    def _sealed(self) -> Mapping[str, Sequence[int]]:
+        """Rows and bytes of the files of a stage that this process knows to be finished; else nothing."""
+        return self._known_manifest[0].parts if self._known_manifest else {}
 
     def rows(self, part: str) -> int:
         """Number of rows of a committed part, from its footer."""
@@ -199,8 +206,10 @@ class StageDir(Directory):
     def counts(self, parts: Sequence[str] | None = None) -> dict[str, int]:
         """Number of rows of the given committed parts, or of all: from the manifest of a finished stage, else from
         their footers, each of which is read once."""
-        manifest = self.manifest()
-        known = manifest.parts if manifest is not None else {}
+        self.manifest()
+        known = self._sealed()
+        if known and parts is None:
+            parts = standing_parts(known)
         if parts is not None and all(name in known for name in parts):
             return {name: known[name][0] for name in parts}
         sizes = self.sizes(recursive=False)
@@ -278,8 +287,12 @@ class StageDir(Directory):
 
     def _with_rejects(self, parts: Sequence[str] | None) -> list[str]:
         """Those of the parts, or of all, that have rejects: by one listing, as each look is a request."""
-        selector = fs.FileSelector(self.path("rejects"), allow_not_found=True)
-        there = {info.base_name for info in self.filesystem.get_file_info(selector)}
+        there = {name.removeprefix("rejects/") for name in self._sealed() if name.startswith("rejects/")}
+        if not self._sealed():
+            selector = fs.FileSelector(self.path("rejects"), allow_not_found=True)
+            there = {info.base_name for info in self.filesystem.get_file_info(selector)}
+        if not there:
+            return []
         return [part for part in (self.parts() if parts is None else parts) if part in there]
 
     def manifest(self) -> Manifest | None:
@@ -310,6 +323,8 @@ class StageDir(Directory):
         if manifest is None:
             return None, []
         damaged = [name for name, (_, size) in manifest.parts.items() if sizes.get(name) != size]
+        if damaged:
+            self._known_manifest.clear()
         return (None if damaged else manifest), damaged
 
     def seal(self, manifest: Manifest) -> Manifest:
