@@ -6,13 +6,16 @@ A URI or local path enters; a pyarrow file system and the path inside it leave.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 from pyarrow import fs
+
+_ATTEMPTS = 10  # of one request, which is refused, dropped or not answered
 
 
 def open_filesystem(uri: str) -> tuple[fs.FileSystem, str]:
@@ -48,7 +51,22 @@ def _s3_client(root: str, environment: Sequence[tuple[str, str]]) -> tuple[fs.Fi
     if "allow_delayed_open" not in root:
         root += "allow_delayed_open=true" if root.endswith("?") else "&allow_delayed_open=true"
     filesystem, bucket = fs.FileSystem.from_uri(root)
-    return filesystem, bucket
+    return _s3(filesystem.__reduce__()[1][0]), bucket
+
+
+class _S3(fs.S3FileSystem):  # type: ignore[misc]  # pyarrow has no types
+    """S3 without the empty objects that stand for directories: making one takes a request a level."""
+
+    def create_dir(self, path: str, *, recursive: bool = True) -> None:
+        """Nothing: a key needs no directory."""
+
+    def __reduce__(self) -> Any:
+        """Ray Train sends its file system to its workers."""
+        return _s3, super().__reduce__()[1]
+
+
+def _s3(options: Mapping[str, Any]) -> _S3:
+    return _S3(**{**options, "retry_strategy": fs.AwsDefaultS3RetryStrategy(max_attempts=_ATTEMPTS)})
 
 
 def _open_fsspec(uri: str) -> tuple[fs.FileSystem, str]:

@@ -134,6 +134,21 @@ def test_a_small_part_takes_one_request_to_write_and_two_to_read(bucket):
     assert of_part == ["HEAD", "GET"]
 
 
+def test_a_client_of_s3_makes_no_directories_and_travels_with_all_that_it_was_given(bucket):
+    address = os.environ["AWS_ENDPOINT_URL"].removeprefix("http://")
+    uri = f"s3://key:secret@bucket/a%20run?region=eu-west-1&scheme=http&endpoint_override={address}"
+    out = stage_dir(uri)
+    assert out.filesystem is Directory(f"{uri}").filesystem and out.path("x") == "bucket/a run/x"
+    sent = pickle.loads(pickle.dumps(out.filesystem))  # as Ray Train sends it
+    assert sent.equals(out.filesystem) and sent.region == "eu-west-1"
+    sent.create_dir("bucket/a run/deep/er")
+    bucket.calls.clear()
+    with sent.open_output_stream("bucket/a run/deep/er/x") as stream:
+        stream.write(b"x")
+    assert [(method, key) for method, key, _ in bucket.calls] == [("PUT", "a run/deep/er/x")]
+    assert list(bucket.objects) == ["a run/deep/er/x"]
+
+
 def test_the_rejects_of_all_parts_are_found_by_two_listings(bucket):
     out = stage_dir("s3://bucket/run/counts")
     for number in range(12):
