@@ -1,11 +1,16 @@
 """A small S3 on loopback, so that pyarrow's own S3 client is what the tests run against.
 
 Objects are kept in memory; a listing shows every write that has been answered, as Amazon's does since 2020. Only the
-calls that pyarrow makes are known, and no signature is checked.
+calls that pyarrow makes are known, and no signature is checked. A store can be made slow, and refuse or drop a share of
+the requests.
 """
 
+import random
 import re
+import socket
+import struct
 import threading
+import time
 import uuid
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -27,7 +32,13 @@ class Store:
 
     def __init__(self):
         self.objects, self.uploads, self.calls, self.lock = {}, {}, [], threading.Lock()
-        self.refuses_uploads = False  # 403 for what would complete one
+        self.spans = []  # (key, seconds when it came, seconds when it was answered) of each request
+        self.refuses_uploads = False  # 403 for what would complete one, or be one
+        self.delay_s = 0.0  # before each answer
+        self.refused_share, self.dropped_share = 0.0, 0.0  # of the requests: 503, a connection that is reset
+        self.forbidden = ()  # methods that are answered 403; LIST is that of a listing
+        self.region = ""  # where the bucket lies, if not where it is asked for: 301
+        self.chance = random.Random(0)
 
 
 @contextmanager
@@ -70,8 +81,47 @@ class _Handler(BaseHTTPRequestHandler):
         self.answer(200, text.encode(), Content_Type="application/xml")
 
     def missing(self, code="NoSuchKey"):
+        self.error(404, code)
+
+    def answered(self):
+        """Answer the request, and note how long that took."""
+        began = time.monotonic()
+        key, query = self.asked()
+        try:
+            self.meet(key, query)
+        finally:
+            self.store.spans.append((key or query.get("prefix", ""), began, time.monotonic()))
+
+    def meet(self, key, query):
+        """The answer, or the fault that the store is told to have."""
+        store = self.store
+        time.sleep(store.delay_s)
+        with store.lock:
+            met = store.chance.random()
+        if met < store.dropped_share:
+            linger = struct.pack("ii", 1, 0)  # closing then sends a reset
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            self.close_connection = True
+            return self.connection.close()
+        if met < store.dropped_share + store.refused_share:
+            self.body()
+            return self.error(503, "SlowDown")
+        if ("LIST" if self.command == "GET" and key == "" else self.command) in store.forbidden:
+            self.body()
+            return self.error(403, "AccessDenied")
+        if store.region and store.region not in self.headers.get("Authorization", ""):
+            self.body()
+            return self.error(301, "PermanentRedirect", x_amz_bucket_region=store.region)
+        if key is None:
+            self.body()
+            return self.missing("NoSuchBucket")
+        return getattr(self, self.command.lower())(key, query)
+
+    do_HEAD = do_GET = do_PUT = do_POST = do_DELETE = answered
+
+    def error(self, status, code, **headers):
         body = b"" if self.command == "HEAD" else f"<Error><Code>{code}</Code></Error>".encode()
-        self.answer(404, body, Content_Type="application/xml")
+        self.answer(status, body, Content_Type="application/xml", **headers)
 
     def asked(self):
         """Key and query of the request; None for a key in no bucket of ours."""
@@ -93,8 +143,7 @@ class _Handler(BaseHTTPRequestHandler):
             data = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         return _unchunked(data) if "aws-chunked" in self.headers.get("Content-Encoding", "") else data
 
-    def do_HEAD(self):
-        key, _ = self.asked()
+    def head(self, key, query):
         if key == "":
             return self.answer(200)
         with self.store.lock:
@@ -103,10 +152,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self.missing()
         return self.answer(200, Content_Length=str(len(data)), ETag='"e"', Last_Modified=_DAY)
 
-    def do_GET(self):
-        key, query = self.asked()
-        if key is None:
-            return self.missing("NoSuchBucket")
+    def get(self, key, query):
         if key == "":
             return self.list_objects(query)
         with self.store.lock:
@@ -139,8 +185,7 @@ class _Handler(BaseHTTPRequestHandler):
         count = f"<KeyCount>{len(files) + len(shown)}</KeyCount><MaxKeys>1000</MaxKeys>"
         self.xml("ListBucketResult", head + count + "".join(files + shown))
 
-    def do_PUT(self):
-        key, query = self.asked()
+    def put(self, key, query):
         data = self.body()
         source = self.headers.get("x-amz-copy-source")
         with self.store.lock:
@@ -148,14 +193,15 @@ class _Handler(BaseHTTPRequestHandler):
                 data = self.store.objects[unquote(source).lstrip("/").partition("/")[2]]
             if "partNumber" in query:
                 self.store.uploads[query["uploadId"]][int(query["partNumber"])] = data
-            else:
+            elif not self.store.refuses_uploads:
                 self.store.objects[key] = data
+        if self.store.refuses_uploads and "partNumber" not in query:
+            return self.error(403, "AccessDenied")
         if source is not None:
             return self.xml("CopyObjectResult", "<ETag>e</ETag>")
         return self.answer(200, ETag='"e"')
 
-    def do_POST(self):
-        key, query = self.asked()
+    def post(self, key, query):
         body = self.body()
         if "delete" in query:
             gone = re.findall(r"<Key>(.*?)</Key>", body.decode())
@@ -170,15 +216,14 @@ class _Handler(BaseHTTPRequestHandler):
             place = f"<Bucket>{BUCKET}</Bucket><Key>{escape(key)}</Key>"
             return self.xml("InitiateMultipartUploadResult", f"{place}<UploadId>{upload}</UploadId>")
         if self.store.refuses_uploads:
-            return self.answer(403, b"<Error><Code>AccessDenied</Code></Error>", Content_Type="application/xml")
+            return self.error(403, "AccessDenied")
         with self.store.lock:
             parts = self.store.uploads.pop(query["uploadId"])
             self.store.objects[key] = b"".join(parts[number] for number in sorted(parts))
         place = f"<Bucket>{BUCKET}</Bucket><Key>{escape(key)}</Key>"
         return self.xml("CompleteMultipartUploadResult", f"{place}<ETag>e</ETag>")
 
-    def do_DELETE(self):
-        key, _ = self.asked()
+    def delete(self, key, query):
         with self.store.lock:
             self.store.objects.pop(key, None)
         self.answer(204)
@@ -197,3 +242,12 @@ def _unchunked(data):
             return found
         found += data[end + 2 : end + 2 + size]
         place = end + 2 + size + 2
+
+
+def waited(spans):
+    """Seconds during which at least one of the requests was under way."""
+    total, until = 0.0, 0.0
+    for _, began, ended in sorted(spans, key=lambda span: span[1]):
+        total += max(0.0, ended - max(began, until))
+        until = max(until, ended)
+    return total

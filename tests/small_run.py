@@ -21,7 +21,8 @@ from mralign.rows.schema import (
     AnnotatedStep,
     AnnotatedTrajectory,
 )
-from mralign.run.store import StageDir, part_name
+from mralign.run.part_names import part_name
+from mralign.run.store import StageDir
 from mralign.training.annotated import ANNOTATED
 from mralign.training.examples import example_rows
 

@@ -14,7 +14,8 @@ from mralign.comparison import run_tables
 from mralign.config import load
 from mralign.evaluation.scoring import SCORES
 from mralign.plan import pipeline
-from mralign.run.store import Directory, Manifest, part_name
+from mralign.run.part_names import part_name
+from mralign.run.store import Directory, Manifest
 
 ROOT = Path(__file__).parents[1]
 PRESETS = ROOT / "mralign" / "presets"

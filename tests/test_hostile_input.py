@@ -28,8 +28,9 @@ from mralign.questions.sources import check_source, read_batches
 from mralign.report.sheets import escape_latex
 from mralign.run.disk import own_temporary_directory
 from mralign.run.local_ray import import_environment
+from mralign.run.part_names import part_name
 from mralign.run.rejects import Reject, to_table
-from mralign.run.store import Directory, StageDir, part_name
+from mralign.run.store import Directory, StageDir
 from mralign.serving import endpoint
 from mralign.serving.calls import Call, Failure
 from mralign.serving.endpoint import Endpoint

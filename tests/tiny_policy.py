@@ -10,7 +10,8 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from mralign.config import Lora, Model, Training
 from mralign.rows.schema import EXAMPLES, MATCHED_LOGPS, PAIR_SUMS, REFERENCE, WEIGHTS
-from mralign.run.store import StageDir, part_name
+from mralign.run.part_names import part_name
+from mralign.run.store import StageDir
 from mralign.training.examples import example_row
 from mralign.training.index import index_rows, write_index
 from mralign.training.objectives import find

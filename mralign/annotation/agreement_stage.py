@@ -24,9 +24,10 @@ from mralign.annotation.human import Line, human_steps, read_lines, refine, reje
 from mralign.annotation.taxonomy import Taxonomy
 from mralign.config import RunConfig, resolve_path
 from mralign.rows.schema import ANNOTATIONS, ANNOTATOR_FIELDS, HUMAN_FIELDS, HUMAN_STEPS, MATRICES
+from mralign.run.part_names import part_name
 from mralign.run.rejects import Reject, to_table
 from mralign.run.stage import Context, Outcome, Stage
-from mralign.run.store import Directory, StageDir, part_name
+from mralign.run.store import Directory, StageDir
 
 Roles = tuple[str, str]  # who of first, second, final and human is compared with whom
 

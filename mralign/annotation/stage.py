@@ -43,7 +43,7 @@ from mralign.run.forecast import Cost, chat_cost
 from mralign.run.placement import DEALING, NodeFault, Workers
 from mralign.run.rejects import Reject
 from mralign.run.stage import Context, Outcome, Stage, all_checks, log, map_parts
-from mralign.run.store import Directory, StageDir
+from mralign.run.store import Directory, StageDir, ahead
 from mralign.run.stream import Answer, Pool, Streamed, stream
 from mralign.serving.calls import Stopped
 from mralign.serving.lacks import annotator_lacks
@@ -76,8 +76,8 @@ def _run(context: Context) -> Outcome:
         by_part = partial(_annotate_part, resolved=resolved)
         map_parts(context, by_part, source=source, schema=ANNOTATIONS, upstream_schema=CANDIDATES)
     parts = out.parts()
-    tallies = chain.from_iterable(read_tallies(out, part, schema=ANNOTATIONS) for part in parts)
-    steps = (out.read_parts([part], schema=ANNOTATIONS, columns=["steps"]) for part in parts)
+    tallies = chain.from_iterable(ahead(partial(read_tallies, out, schema=ANNOTATIONS), parts))
+    steps = ahead(lambda part: out.read_parts([part], schema=ANNOTATIONS, columns=["steps"]), parts)
     rows_out = sum(out.counts(parts).values())
     found = figures(steps, tallies=tallies, resolved=resolved) | times
     if resolved.cascade is not None:

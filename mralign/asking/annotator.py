@@ -13,7 +13,8 @@ from itertools import combinations
 from typing import Any, TypeVar
 
 from mralign.config import Annotator, Decoding, Engine, Http, Model, RunConfig, ThinkMode, counted, resolve_path
-from mralign.run.store import absolute, digest, fingerprint
+from mralign.run.digests import digest
+from mralign.run.store import absolute, fingerprint
 from mralign.serving.chat_completions import Structured, chat_payload
 from mralign.serving.completions import amend
 from mralign.serving.conversation import ChatRequest, Message

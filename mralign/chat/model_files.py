@@ -19,7 +19,8 @@ from pyarrow import fs
 
 from mralign.config import Model, resolve_path
 from mralign.run.disk import own_temporary_directory
-from mralign.run.store import Directory, open_filesystem
+from mralign.run.filesystems import open_filesystem
+from mralign.run.store import Directory
 
 _DATE_CALL = "strftime_now"  # the one way by which a template of transformers learns what day it is
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx", ".npz", ".tflite")

@@ -21,8 +21,9 @@ from mralign.evaluation.benchmarks import short_answer
 from mralign.plan import pipeline
 from mralign.rows import Request, from_table
 from mralign.rows.schema import QUESTIONS
+from mralign.run.digests import digest
 from mralign.run.placement import actor_options
-from mralign.run.store import StageDir, absolute, digest, fingerprint
+from mralign.run.store import StageDir, absolute, fingerprint
 from mralign.serving.requests import Sampling, build_requests, sampling_of_evaluation
 from mralign.serving.streaming import engine_workers
 from mralign.serving.vllm import worker_environment

@@ -31,9 +31,11 @@ from mralign.evaluation.responses_stage import index_responses, requests_each
 from mralign.rows import Mode, Reject, row_id_of
 from mralign.rows.schema import GENERATIONS, QUESTIONS
 from mralign.rows.subjects import Subject, Way
+from mralign.run.digests import digest
+from mralign.run.part_names import part_key, part_name
 from mralign.run.rejects import to_table
 from mralign.run.stage import Context, Outcome, Stage, log
-from mralign.run.store import digest, fingerprint, part_key, part_name
+from mralign.run.store import fingerprint
 
 _WAYS = (Way.THINK_OFF, Way.THINK_ON)
 _READS = ("evaluation.methods", "evaluation.label", "evaluation.draws", "evaluation.split")

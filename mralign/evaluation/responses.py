@@ -3,7 +3,7 @@
 Committed questions enter and are laid out anew under names of their content; responses lie on a shelf of the run
 directory, `responses_by_content/<what was asked of whom>/`, in parts named after the questions that they answer. So a
 further benchmark asks its own questions only, and a finished evaluation asks none. `parts.json` in a stage's directory
-says which parts are its own. Rows leave with the name of their method, as tables have it; no Ray, no engine here.
+says which questions are its own. Rows leave with the name of their method, as tables have it; no Ray, no engine here.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
-from itertools import chain
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import pyarrow as pa
@@ -22,8 +21,8 @@ from mralign.chat.self_refine import is_turn, last_answers
 from mralign.config import RunConfig, counted
 from mralign.rows.schema import GENERATIONS, QUESTIONS
 from mralign.rows.subjects import Subject, Way
-from mralign.run.finished import parts_by_upstream
-from mralign.run.store import StageDir, fingerprint, part_key, part_name
+from mralign.run.part_names import part_key, part_name, parts_by_upstream
+from mralign.run.store import StageDir, fingerprint
 from mralign.serving.requests import Sampling, build_requests
 
 RESPONSES = GENERATIONS.append(pa.field("method", pa.string()))
@@ -43,7 +42,6 @@ class Asked:
     methods: Mapping[str, str]
     draws: int
     seed: int
-    parts: tuple[str, ...] = ()  # of the shelf, those that answer it
 
 
 def content_parts(
@@ -96,19 +94,16 @@ def shelf_of(out: StageDir, asked: Asked) -> StageDir:
 
 
 def write_parts(out: StageDir, asked: Sequence[Asked]) -> None:
-    """Write `parts.json`: what was asked, and the parts of the shelf that answer it."""
-    found = []
-    for one in asked:
-        answers = parts_by_upstream(shelf_of(out, one).parts(), one.questions)
-        found.append(asdict(replace(one, parts=tuple(chain(*answers.values())))))
-    out.write_text("parts.json", json.dumps(found, indent=1))
+    """Write `parts.json`: what was asked. The parts of the shelf that answer it are named after its questions."""
+    out.write_text("parts.json", json.dumps([asdict(one) for one in asked], indent=1))
 
 
 def read_asked(out: StageDir) -> list[Asked]:
     """What `write_parts` wrote."""
     entries = json.loads(out.read_text("parts.json"))
-    tuples = ("questions", "parts")
-    return [Asked(**entry | {name: tuple(entry[name]) for name in tuples}) for entry in entries]
+    names = [field.name for field in fields(Asked)]
+    given = [{name: entry[name] for name in names} for entry in entries]  # an older one names parts as well
+    return [Asked(**entry | {"questions": tuple(entry["questions"])}) for entry in given]
 
 
 def read_responses(out: StageDir) -> Iterator[pa.Table]:
@@ -140,7 +135,7 @@ def read_response_part(out: StageDir, part: str, *, datasets: Collection[str] | 
         table = table.filter(pc.is_in(table.column("dataset"), value_set=pa.array(sorted(datasets), pa.string())))
         if not table.num_rows:
             return RESPONSES.empty_table()
-    own = parts_by_upstream(asked.parts, [name])[name]
+    own = parts_by_upstream(shelf.parts(), [name])[name]
     return _finals(table, shelf=shelf, parts=own, asked=asked, datasets=datasets)
 
 

@@ -31,10 +31,10 @@ from mralign.evaluation.responses import (
 from mralign.evaluation.snippets import ask_with_snippets, unsearched
 from mralign.rows.schema import EVIDENCE, GENERATIONS, QUESTIONS, RESPONSE_INDEX
 from mralign.rows.subjects import Subject, Way
-from mralign.run.finished import parts_by_upstream
+from mralign.run.digests import digest
+from mralign.run.part_names import part_key, part_name, parts_by_upstream
 from mralign.run.rejects import Reject, to_table
 from mralign.run.stage import Context, Outcome, Stage
-from mralign.run.store import digest, part_key, part_name
 from mralign.serving.requests import check_model, sampling_of_evaluation
 from mralign.serving.streaming import generate, stream_faults, stream_workers
 
@@ -72,7 +72,7 @@ def _ask(
         everything.append(asked)
         if group == "ret":
             _commit_unsearched(context)
-        rows_in += sum(map(questions.rows, asked.questions)) * requests_each(asked)
+        rows_in += sum(questions.counts(asked.questions).values()) * requests_each(asked)
         rows_out += index_responses(context, asked=asked)
     write_parts(context.out, everything)
     return Outcome(rows_in, rows_out, {**figures.pop("plain", {}), **figures, "asked": describe(everything)})

@@ -7,6 +7,7 @@ rows of schema SCORES and `metrics.json` leave. A response is measured as its be
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -15,7 +16,7 @@ from mralign.config import Evaluation
 from mralign.evaluation.benchmarks import find, registry
 from mralign.evaluation.judging import Verdict
 from mralign.rows.subjects import Subject, Way
-from mralign.run.store import StageDir
+from mralign.run.store import StageDir, ahead
 
 _OF_EVERY_RESPONSE = {
     "row_id": pa.string(),
@@ -44,11 +45,13 @@ SCORES = _scores_schema()
 
 def read_scores(out: StageDir) -> pa.Table:
     """All committed scores, schema SCORES; columns of a benchmark that was added since are null."""
-    tables = [SCORES.empty_table()]
-    for part in out.parts():
-        there = set(out.columns(part))
-        tables.append(out.read_parts([part], schema=SCORES, columns=[name for name in SCORES.names if name in there]))
-    return pa.concat_tables(tables, promote_options="default")
+    tables = ahead(partial(_read_scores, out), out.parts())
+    return pa.concat_tables([SCORES.empty_table(), *tables], promote_options="default")
+
+
+def _read_scores(out: StageDir, part: str) -> pa.Table:
+    there = set(out.columns(part))
+    return out.read_parts([part], schema=SCORES, columns=[name for name in SCORES.names if name in there])
 
 
 def score_responses(

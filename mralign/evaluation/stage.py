@@ -24,8 +24,9 @@ from mralign.evaluation.scoring import SCORES, completed, read_scores, result_fi
 from mralign.evaluation.strata import strata_figures
 from mralign.rows.schema import JUDGEMENTS
 from mralign.rows.subjects import Subject, Way
+from mralign.run.part_names import part_name
 from mralign.run.stage import Context, Outcome, Stage
-from mralign.run.store import StageDir, part_name
+from mralign.run.store import StageDir
 
 
 def _evaluate(context: Context, *, subject: Subject) -> Outcome:

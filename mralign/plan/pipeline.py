@@ -33,7 +33,7 @@ from mralign.run.pieces import rejects_in_pieces
 from mralign.run.rehearsal import rehearse
 from mralign.run.rejects import REASONED, check_limit, check_passing, count_reasons
 from mralign.run.stage import Context, Faults, Stage, log
-from mralign.run.store import Directory, Manifest, absolute
+from mralign.run.store import Directory, Manifest, StageDir, absolute, ahead
 from mralign.run.waiting import await_room, watching
 
 __all__ = [
@@ -127,11 +127,10 @@ def runs_anew(planned: Sequence[Planned]) -> list[str]:
     lines: list[str] = []
     followers: list[str] = []
     undecided: list[str] = []
-    for item in planned:
+    for item, older in zip(planned, ahead(_older, planned), strict=True):
         if item.damaged:
             lines.append(_mended(item))
             continue
-        older = newest_result(item.out) if item.manifest is None else None
         if older is None:
             continue
         out, manifest = older
@@ -151,11 +150,16 @@ def runs_anew(planned: Sequence[Planned]) -> list[str]:
     return lines
 
 
+def _older(item: Planned) -> tuple[StageDir, Manifest] | None:
+    """The newest finished result under another fingerprint of a stage that has to run."""
+    return newest_result(item.out) if item.manifest is None and not item.damaged else None
+
+
 def _mended(item: Planned) -> str:
     names = ", ".join(item.damaged[:3]) + (f" and {len(item.damaged) - 3} more" if len(item.damaged) > 3 else "")
     return (
-        f"{item.stage.name} was finished, but {names} in {item.out.uri} is missing or has another size than it was "
-        f"committed with: what it held is made anew"
+        f"{item.stage.name} was finished, but {names} in {item.out.uri} is missing, cannot be read or has another size "
+        f"than it was committed with: what it held is made anew"
     )
 
 

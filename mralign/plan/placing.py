@@ -7,12 +7,14 @@ changed setting changes the fingerprints of the stages that depend on it and of 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
 from mralign.config import RunConfig, resolve_path
+from mralign.run.digests import digest
 from mralign.run.stage import Stage
-from mralign.run.store import Manifest, StageDir, absolute, digest, fingerprint
+from mralign.run.store import READERS, Manifest, StageDir, absolute, fingerprint
 
 
 @dataclass(frozen=True)
@@ -36,13 +38,17 @@ def placed(
     config: RunConfig, road: Sequence[Stage], *, digests: dict[str, str] | None = None, look: bool = True
 ) -> list[Planned]:
     """The stages of `road`, each with its place in the run directory; not `look`: as if nothing lay there."""
-    planned: dict[str, Planned] = {}
+    located: dict[str, Planned] = {}
     known = {} if digests is None else digests
     for stage in road:
-        upstream = {name: planned[name].out for name in stage.upstream}
-        item = place(config, stage, upstream=upstream, digests=known, look=look)
-        settled = item.settled and all(planned[name].settled for name in stage.upstream)
-        planned[stage.name] = replace(item, settled=settled)
+        upstream = {name: located[name].out for name in stage.upstream}
+        located[stage.name] = _located(config, stage, upstream=upstream, digests=known, look=look)
+    with ThreadPoolExecutor(READERS) as looking:
+        looked = list(looking.map(_looked_at, located.values()))
+    planned: dict[str, Planned] = {}
+    for item in looked:
+        settled = item.settled and all(planned[name].settled for name in item.stage.upstream)
+        planned[item.stage.name] = replace(item, settled=settled)
     return list(planned.values())
 
 
@@ -63,6 +69,18 @@ def place(
     look: bool = True,
 ) -> Planned:
     """A stage with its place in the run directory; `digests` of files that are known are not computed again."""
+    return _looked_at(_located(config, stage, upstream=upstream, digests=digests, look=look))
+
+
+def _located(
+    config: RunConfig,
+    stage: Stage,
+    *,
+    upstream: Mapping[str, StageDir],
+    digests: dict[str, str] | None,
+    look: bool,
+) -> Planned:
+    """A stage with its place, which nobody has looked at yet."""
     known = {} if digests is None else digests
     paths = stage.inputs(config)
     for path in paths.values():
@@ -76,8 +94,13 @@ def place(
     mark = fingerprint(stage=stage.name, version=stage.version, config=settings, upstream=stands_on, inputs=inputs)
     out = StageDir(f"{absolute(config.run.dir)}/{stage.name}/{mark}", stage=stage.name, fingerprint=mark)
     settled = None not in manifests.values()
-    manifest, damaged = out.standing() if look and settled else (None, [])
-    return Planned(stage, out, upstream, inputs, settings, manifest, tuple(damaged), settled=settled, reachable=look)
+    return Planned(stage, out, upstream, inputs, settings, None, settled=settled, reachable=look)
+
+
+def _looked_at(item: Planned) -> Planned:
+    """What lies in the place of a stage. Of a stage whose place is not known yet, nothing does."""
+    manifest, damaged = item.out.standing() if item.reachable and item.settled else (None, [])
+    return replace(item, manifest=manifest, damaged=tuple(damaged))
 
 
 def _digest(path: str) -> str:

@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -22,7 +23,7 @@ from mralign.plan import pipeline
 from mralign.plan.found_stages import FoundStage, found_under, of_this_run, page_results, stage_folders
 from mralign.rows.subjects import Subject, Way
 from mralign.run import lease
-from mralign.run.store import Directory, Manifest, StageDir, absolute
+from mralign.run.store import Directory, Manifest, StageDir, absolute, ahead
 
 FINISHED, UNDER_WAY, STOPPED, UNREADABLE, TO_COME = "finished", "under way", "stopped", "unreadable", "to come"
 _RESPONSES = tuple(subject.stage("responses") for subject in (Subject.BASE, Subject.TRAINED))
@@ -74,7 +75,8 @@ def read_run(uri: str, *, preset: str | None = None) -> RunState:
 
 def _state(home: Directory, *, names: Sequence[str], preset: str | None) -> RunState:
     config, faults = _configuration(home) if preset is None else (_moved(_read_yaml(preset), home=home), [])
-    found = {name: places for name in names if (places := found_under(home, stage=name))}
+    looked = ahead(lambda name: found_under(home, stage=name), names)
+    found = {name: places for name, places in zip(names, looked, strict=True) if places}
     if config is None and not found:
         raise ValueError(f"{home.uri} {_no_run(home, faults=faults)}")
     if config is None:
@@ -189,17 +191,20 @@ def _stage_state(
 
 def _committed(out: StageDir) -> tuple[int, dict[str, int], str]:
     """Rows in the committed parts, their rejects by reason, and what of them cannot be read."""
-    rows, faults = 0, []
-    for part in out.parts():
-        try:
-            rows += out.rows(part)
-        except (pa.ArrowInvalid, OSError) as error:
-            faults.append(f"{out.uri}/{part} cannot be read: {_one_line(error)}")
+    looked = list(ahead(partial(_rows_or_fault, out), out.parts()))
+    rows, faults = sum(rows for rows, _ in looked), [fault for _, fault in looked if fault]
     try:
         reasons = out.read_rejects(columns=["reason"]).column("reason").to_pylist()
     except (pa.ArrowInvalid, OSError) as error:
         return rows, {}, f"{out.uri}/rejects cannot be read: {_one_line(error)}"
     return rows, {reason: reasons.count(reason) for reason in sorted(set(reasons))}, "; ".join(faults)
+
+
+def _rows_or_fault(out: StageDir, part: str) -> tuple[int, str]:
+    try:
+        return out.rows(part), ""
+    except (pa.ArrowInvalid, OSError) as error:
+        return 0, f"{out.uri}/{part} cannot be read: {_one_line(error)}"
 
 
 def _steps(out: StageDir) -> tuple[int, int | None]:

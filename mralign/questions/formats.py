@@ -37,7 +37,7 @@ from mralign.questions.records import (
     read_records,
 )
 from mralign.questions.streams import LARGEST_UNPACKED
-from mralign.run.store import open_filesystem
+from mralign.run.filesystems import open_filesystem
 
 _MEMBERS = {"train": "train.json", "dev": "valid.json", "test": "test.json"}
 _LONGFACT_NAME = re.compile(r"(?:longfact-)?(?P<kind>concepts|objects)_(?P<topic>.+)\.jsonl")

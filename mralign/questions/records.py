@@ -22,7 +22,7 @@ from mralign.questions import streams
 from mralign.questions.fields import fetch
 from mralign.questions.streams import encoding_of, lines_of, open_bytes, read_whole, split_suffix, text_of
 from mralign.run.arrow_files import open_parquet
-from mralign.run.store import open_filesystem
+from mralign.run.filesystems import open_filesystem
 
 _BATCH = 4096  # records of a Parquet file in memory
 _HEADER_ROWS = 50  # among which a header is looked for

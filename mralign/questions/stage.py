@@ -30,11 +30,12 @@ from mralign.questions.sources import SPLITS, check_source, read_batches
 from mralign.rows import Reject, from_table
 from mralign.rows.schema import QUESTIONS
 from mralign.run.events import counted
+from mralign.run.part_names import part_key, part_name
 from mralign.run.pieces import rejects_in_pieces
 from mralign.run.placement import NotInstalled
 from mralign.run.rejects import REASONED, count_reasons, to_table
 from mralign.run.stage import Context, Faults, Outcome, Stage, log, run_tasks
-from mralign.run.store import StageDir, part_key, part_name
+from mralign.run.store import StageDir
 
 _ROWS = 2_000  # questions a part
 _SHOWN = 50  # rejects from which the columns of a wrong source are told, and rows that are looked at

@@ -51,11 +51,19 @@ def _stages_done(acts: Mapping[str, Act]) -> str:
     return "\n\n".join(text)
 
 
+def serving(model: str) -> list[str]:
+    """How the trained model is served: vLLM takes a directory, so one in a store is fetched first."""
+    if "://" not in model:
+        return [f"vllm serve {shlex.quote(model)}"]
+    fetch = "import sys; from pyarrow.fs import copy_files; copy_files(sys.argv[1], 'model')"
+    return [f'python -c "{fetch}" {shlex.quote(model)}', "vllm serve ./model"]
+
+
 def _next(config: RunConfig, *, acts: Mapping[str, Act], places: Places) -> list[str]:
     steps = [f"mralign view {shlex.quote(absolute(config.run.dir))}"]
     training = finished(acts, "training")
     if training is not None:
-        steps.append(f"vllm serve {shlex.quote(f'{training.uri}/model')}")
+        steps += serving(f"{training.uri}/model")
     evaluates = bool(config.questions.test or config.questions.dev)
     command = "align --preset" if config.trains else "evaluate --suite"
     wanted = [

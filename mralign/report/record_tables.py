@@ -33,8 +33,9 @@ from mralign.report.trajectory_records import (
 from mralign.rows.schema import ANNOTATIONS, CANDIDATES, EXAMPLES, QUESTIONS, WEIGHTS
 from mralign.rows.subjects import Subject, Way, way_of
 from mralign.rows.vocabulary import question_of
+from mralign.run.part_names import part_key, part_name
 from mralign.run.pieces import rejects_by_part
-from mralign.run.store import StageDir, part_key, part_name
+from mralign.run.store import StageDir
 
 log = logging.getLogger("mralign")
 

@@ -32,9 +32,10 @@ from mralign.questions.normalisation import words as words_in
 from mralign.retrieval.corpus import Document, field_names, no_texts, read_corpus
 from mralign.rows.schema import Snippet
 from mralign.run.arrow_files import open_ipc
+from mralign.run.digests import digest
 from mralign.run.events import counted
 from mralign.run.placement import NotInstalled
-from mralign.run.store import digest, fingerprint
+from mralign.run.store import fingerprint
 
 log = logging.getLogger("mralign")
 

@@ -19,7 +19,7 @@ from pyarrow import fs
 
 from mralign.asking.json_reply import readable
 from mralign.run.arrow_files import open_parquet
-from mralign.run.store import open_filesystem
+from mralign.run.filesystems import open_filesystem
 
 FIELDS = ("id", "title", "text")
 _SETTING = "evaluation.retrieval"

@@ -23,9 +23,10 @@ from mralign.rollouts.imported import generations_of
 from mralign.rows import Generation, Mode, Reject, from_table, to_table
 from mralign.rows.schema import GENERATIONS, QUESTIONS
 from mralign.run.events import counted
+from mralign.run.part_names import part_key, part_name
 from mralign.run.pieces import reject_count
 from mralign.run.stage import Context, Outcome, Stage, map_groups
-from mralign.run.store import StageDir, part_key, part_name
+from mralign.run.store import StageDir
 from mralign.serving.requests import check_model
 
 

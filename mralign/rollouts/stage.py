@@ -29,11 +29,12 @@ from mralign.rows.schema import CANDIDATES, GENERATIONS, QUESTIONS
 from mralign.rows.subjects import Subject, Way
 from mralign.run import rejects as reject_tables
 from mralign.run.ahead import Flow
-from mralign.run.finished import parts_by_upstream, read_tallies
+from mralign.run.finished import read_tallies
 from mralign.run.forecast import Cost, chat_cost
+from mralign.run.part_names import part_name, parts_by_upstream
 from mralign.run.pieces import reject_count, rejects_in_pieces, rows_in_pieces
 from mralign.run.stage import Context, Outcome, Stage, log, map_groups, run_tasks
-from mralign.run.store import StageDir, part_name
+from mralign.run.store import StageDir, ahead
 from mralign.serving.draws_as_needed import TOO_LONG
 from mralign.serving.endpoint import check_settings
 from mralign.serving.lacks import endpoint_lacks
@@ -66,10 +67,10 @@ def _sample(context: Context) -> Outcome:
 
 def _tallies(out: StageDir) -> Iterator[Mapping[str, Any]]:
     """What each question took beside its generations, where it took anything."""
-    for part in out.parts():
-        for took in read_tallies(out, part, schema=GENERATIONS, request_of=first_draw_id):
-            if took:
-                yield took
+    read = partial(read_tallies, out, schema=GENERATIONS, request_of=first_draw_id)
+    for took in chain.from_iterable(ahead(read, out.parts())):
+        if took:
+            yield took
 
 
 def _made(out: StageDir) -> dict[Mode, Made]:
@@ -194,31 +195,32 @@ def _think(context: Context, *, responses: str) -> Outcome:
     for part in questions.parts(config.evaluation.split):
         ids += _ids(questions, part)
     chosen = draw_questions(ids, count=config.evaluation.reannotate, seed=config.run.seed)
-    shelf, parts = _plain_responses(context.upstream[responses])
+    shelf, groups = _plain_responses(context.upstream[responses])
     map_groups(
         context,
         partial(_thoughts_table, questions=frozenset(chosen), match=config.evaluation.match),
-        groups={part: [part] for part in parts},
+        groups=groups,
         source=shelf,
         schema=CANDIDATES,
         upstream_schema=GENERATIONS,
     )
-    rows = context.out.read_parts(parts, schema=CANDIDATES, columns=["row_id"]).column("row_id").to_pylist()
+    rows = context.out.read_parts(list(groups), schema=CANDIDATES, columns=["row_id"]).column("row_id").to_pylist()
     if not rows:
         raise ValueError(
             f"none of the {len(chosen)} thoughts to be labelled anew can be used; the rejects beside {context.out.uri} "
             f"say why. See evaluation.decoding.max_tokens and model.family, or give evaluation.reannotate=0"
         )
-    refused = context.out.read_rejects(parts, columns=["row_id"]).column("row_id").to_pylist()
+    refused = context.out.read_rejects(list(groups), columns=["row_id"]).column("row_id").to_pylist()
     rejects = reject_tables.to_table(unanswered(chosen, seen={*rows, *refused}))
     context.out.commit(part_name("unanswered"), CANDIDATES.empty_table(), schema=CANDIDATES, rejects=rejects)
     return Outcome(len(chosen), len(rows))
 
 
-def _plain_responses(responses: StageDir) -> tuple[StageDir, list[str]]:
-    """The shelf of a stage's responses that had no snippets, and the parts of it that are that stage's."""
+def _plain_responses(responses: StageDir) -> tuple[StageDir, dict[str, list[str]]]:
+    """The shelf of a stage's responses that had no snippets, and by part of its questions the parts that answer it."""
     (plain,) = [entry for entry in json.loads(responses.read_text("parts.json")) if entry["group"] == "plain"]
-    return StageDir(f"{responses.uri.rsplit('/', 2)[0]}/{plain['shelf']}"), plain["parts"]
+    shelf = StageDir(f"{responses.uri.rsplit('/', 2)[0]}/{plain['shelf']}")
+    return shelf, parts_by_upstream(shelf.parts(), plain["questions"])
 
 
 def _thoughts_table(table: pa.Table, *, questions: Collection[str], match: str) -> tuple[pa.Table, list[Reject]]:

@@ -2,17 +2,44 @@
 
 A file enters; its tables leave. Arrow lets a column name an extension type, and Ray registers one whose values are
 Python pickles: once Ray Data is loaded, reading such a column runs whatever code the file's author put there. Only the
-types that Arrow itself defines (`arrow.*`) are let in.
+types that Arrow itself defines (`arrow.*`) are let in. A file that is damaged is told from one that cannot be reached.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 _PIECE = 2**20  # bytes
+# What Arrow says of a file that is damaged; other errors of a file system may pass.
+_BROKEN = re.compile(
+    r"thrift|corrupt|decompress|magic bytes|parquet footer|end of stream|data page|page (header|was|size)|file size is",
+    re.IGNORECASE,
+)
+
+
+class DamagedPart(pa.ArrowInvalid):  # type: ignore[misc]  # pyarrow has no types
+    """A committed part is no Parquet file any more: a disk or somebody's hand has changed it."""
+
+
+@contextmanager
+def telling_damage(place: str) -> Iterator[None]:
+    """Raise DamagedPart where Arrow says within the block that the file at `place` is damaged."""
+    try:
+        yield
+    except (pa.ArrowInvalid, OSError) as error:
+        of_the_store = isinstance(error, OSError) and not _BROKEN.search(str(error))
+        if of_the_store or isinstance(error, FileNotFoundError):
+            raise
+        raise DamagedPart(
+            f"{place} cannot be read: {str(error).splitlines()[0]}. Delete that file and run the same command again: "
+            f"what it held is made anew"
+        ) from error
 
 
 def open_parquet(source: Any, *, name: str, streamed: bool = False) -> pq.ParquetFile:

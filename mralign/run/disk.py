@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,7 @@ from typing import Any
 
 _NUMBERS = (errno.ENOSPC, errno.EDQUOT)
 _SPELLINGS = ("no space left on device", "os error 28", "errno 28", "disk quota exceeded", "os error 122")
+_SENTENCE = re.compile(r"no space left(?: for [\d,]+ MiB)? on the disk of .+?: it goes on where it was")
 _NO_ROOM = 2**20  # bytes; a write that failed beside so few has most likely failed for them
 
 
@@ -36,9 +38,9 @@ def no_room(place: str, *, size: int | None = None) -> str:
 def full_disk(error: BaseException, *, places: Sequence[str] = ()) -> str | None:
     """What to tell the user if `error` comes of a full disk, else None. `places`: local directories written to."""
     chain = list(_chain(error))
-    said = next((link for link in chain if isinstance(link, DiskFull)), None)
-    if said is not None:
-        return str(said)
+    for link in chain:
+        if said := _SENTENCE.search(str(link)):  # Ray hands on a DiskFull with the whole remote traceback as its text
+            return said[0]
     crowded = [place for place in places if Path(place).exists() and free(place) < _NO_ROOM]
     if crowded:
         return no_room(crowded[0])

@@ -12,15 +12,15 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from itertools import chain
 from typing import Any
 
 import pyarrow as pa
 
+from mralign.run.merging import Pieces, finish, finish_merging, merge, pieces_of, tally_name
+from mralign.run.part_names import parts_by_upstream
 from mralign.run.rejects import is_passing
-from mralign.run.store import StageDir, part_key, part_name
-
-_READERS = 16
+from mralign.run.store import READERS, StageDir
 
 
 @dataclass(frozen=True)
@@ -34,51 +34,58 @@ class Finished:
         return sum(map(len, self.of.values()))
 
 
-def settle(
-    out: StageDir,
-    parts: Iterable[str],
-    *,
-    schema: pa.Schema,
-    id_column: str = "row_id",
-    request_of: Callable[[str], str] = str,
-    forget: bool = False,
-) -> Finished:
-    """What is committed for the upstream `parts`, after removing requests that stand in an earlier part.
-
-    A request is answered twice where a batch was cut otherwise before and after a failure. `forget` also removes the
-    requests with a reject that another try may mend. `request_of` maps the row_id of a reject, and what stands in the
-    `id_column` of a row, to the row_id of its request.
-    """
-    committed = parts_by_upstream(out.parts(), parts)
-    ids = _Ids(schema, id_column, request_of)
-    settle_group = partial(_settle, out, ids=ids, forget=forget)
-    with ThreadPoolExecutor(_READERS) as readers:
-        groups = dict(zip(committed, readers.map(settle_group, committed.values()), strict=True))
-    finished = {part: pa.array(sorted(group.finished), pa.string()) for part, group in groups.items()}
-    return Finished(finished, sum(group.repeated for group in groups.values()))
-
-
-def parts_by_upstream(committed: Iterable[str], parts: Iterable[str]) -> dict[str, list[str]]:
-    """Those of the committed parts that answer each of the upstream `parts`."""
-    found: dict[str, list[str]] = {part: [] for part in parts}
-    for name in committed:
-        upstream = part_name(part_key(name).rpartition("-")[0])
-        if upstream in found:
-            found[upstream].append(name)
-    return found
-
-
 @dataclass(frozen=True)
-class _Ids:
-    """Where a row of the output names its request."""
+class Ids:
+    """Where a row of the output names its request: `request_of` maps the row_id of a reject, and what stands in the
+    `column` of a row, to the row_id of its request."""
 
     schema: pa.Schema
-    column: str
-    request_of: Callable[[str], str]
+    column: str = "row_id"
+    request_of: Callable[[str], str] = str
 
     def requests(self, table: pa.Table, *, column: str = "row_id") -> list[str]:
         """The request of each row."""
         return list(map(self.request_of, table.column(column).to_pylist()))
+
+
+def settle(out: StageDir, parts: Iterable[str], *, ids: Ids, forget: bool = False) -> Finished:
+    """What is committed for the upstream `parts`, after removing requests that stand in an earlier part.
+
+    A request is answered twice where a batch was cut otherwise before and after a failure. `forget` also removes the
+    requests with a reject that another try may mend, and ends what a killed `merge` has left to do.
+    """
+    if forget:
+        finish(out)
+    groups = _settled(out, parts_by_upstream(out.parts(), parts), ids=ids, forget=forget)
+    finished = {part: pa.array(sorted(group.finished), pa.string()) for part, group in groups.items()}
+    return Finished(finished, sum(group.repeated for group in groups.values()))
+
+
+def settle_and_merge(out: StageDir, pieces: Pieces, *, ids: Ids) -> int:
+    """Put one part in the place of several; how many requests were removed because two of them answered them.
+
+    It may be called again after it was killed.
+    """
+    if out.exists(pieces.merged):
+        finish_merging(out, pieces)
+        return 0
+    groups = _settled(out, {pieces.upstream: list(pieces.parts)}, ids=ids, forget=False)
+    repeated = groups[pieces.upstream].repeated
+    if repeated:
+        (pieces,) = pieces_of(out, [pieces.upstream])  # it may have fewer rejects now
+    merge(out, pieces, schema=ids.schema)
+    return repeated
+
+
+def _settled(out: StageDir, committed: Mapping[str, Sequence[str]], *, ids: Ids, forget: bool) -> dict[str, _Group]:
+    """What is committed of each upstream part, after removing what is to be removed."""
+    groups = {}
+    with ThreadPoolExecutor(READERS) as readers:
+        looks = {name: readers.submit(_look, out, name, ids=ids) for name in chain(*committed.values())}
+        for part, names in committed.items():
+            answered = {name: looks.pop(name).result() for name in names}
+            groups[part] = _settle(out, answered, ids=ids, forget=forget)
+    return groups
 
 
 @dataclass
@@ -89,25 +96,37 @@ class _Group:
     repeated: int
 
 
-def _settle(out: StageDir, parts: Sequence[str], *, ids: _Ids, forget: bool) -> _Group:
+@dataclass(frozen=True)
+class _Answered:
+    """The requests of one part: all that it answers, and those of them with a reject that another try may mend."""
+
+    requests: set[str]
+    passing: set[str]
+
+
+def _look(out: StageDir, name: str, *, ids: Ids) -> _Answered:
+    rows = out.read_parts([name], schema=ids.schema, columns=[ids.column])
+    rejects = out.read_rejects([name], columns=["row_id", "reason"])
+    rejected = ids.requests(rejects)
+    reasons = zip(rejected, rejects.column("reason").to_pylist(), strict=True)
+    passing = {request for request, reason in reasons if is_passing(reason)}
+    return _Answered({*ids.requests(rows, column=ids.column), *rejected}, passing)
+
+
+def _settle(out: StageDir, parts: Mapping[str, _Answered], *, ids: Ids, forget: bool) -> _Group:
     group = _Group(set(), 0)
-    for name in parts:
-        rows = out.read_parts([name], schema=ids.schema, columns=[ids.column])
-        rejects = out.read_rejects([name], columns=["row_id", "reason"])
-        rejected = ids.requests(rejects)
-        here = {*ids.requests(rows, column=ids.column), *rejected}
-        repeated = here & group.finished
-        reasons = zip(rejected, rejects.column("reason").to_pylist(), strict=True)
-        passing = {request for request, reason in reasons if is_passing(reason)} - repeated
+    for name, here in parts.items():
+        repeated = here.requests & group.finished
+        passing = here.passing - repeated
         removed = repeated | passing if forget else repeated
         if removed:
             _remove(out, name, requests=removed, ids=ids)
         group.repeated += len(repeated)
-        group.finished |= here - repeated - passing  # an answer in a later part outlasts a failure
+        group.finished |= here.requests - repeated - passing  # an answer in a later part outlasts a failure
     return group
 
 
-def _remove(out: StageDir, part: str, *, requests: set[str], ids: _Ids) -> None:
+def _remove(out: StageDir, part: str, *, requests: set[str], ids: Ids) -> None:
     """Commit a part again without the rows and rejects of some requests.
 
     The rows go first. Killed in between, a request that is to be asked again must not lose its reject and keep rows
@@ -121,19 +140,15 @@ def _remove(out: StageDir, part: str, *, requests: set[str], ids: _Ids) -> None:
     out.commit_rejects(part, lasting)
 
 
-def tally_name(part: str) -> str:
-    """The file with what each request of a part took."""
-    return f"tallies/{part_key(part)}.json"
-
-
 def read_tallies(
     out: StageDir, part: str, *, schema: pa.Schema, request_of: Callable[[str], str] = str
 ) -> list[Mapping[str, Any]]:
     """What each request took whose rows or rejects stand in the part now; one that was asked again stands in another
     part. A part without tallies gives none."""
-    if not out.exists(tally_name(part)):
+    text = out.find_text(tally_name(part))
+    if text is None:
         return []
-    tallies = json.loads(out.read_text(tally_name(part)))
+    tallies = json.loads(text)
     rows = out.read_parts([part], schema=schema, columns=["row_id"])
     rejects = out.read_rejects([part], columns=["row_id"])
     row_ids = pa.concat_tables([rows, rejects]).column("row_id").to_pylist()

@@ -22,12 +22,17 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from urllib.parse import urlsplit
 
+from pyarrow import fs
+
 from mralign.run.store import Directory, absolute
 
 LIMIT_S = 20.0  # for all places together, and again for a cluster
 _CONNECT_S = 5.0
 _KEPT_S = 60.0  # what was found is believed so long: several steps of one command ask for the same places
 _PACKAGE = Path(__file__).resolve().parents[2]
+
+_OTHER_REGION = re.compile(r"status 301|PermanentRedirect|AuthorizationHeaderMalformed")
+_DENIED = re.compile(r"ACCESS_DENIED|AccessDenied")
 
 _found: dict[tuple[str, bool], tuple[float, str | None]] = {}
 
@@ -141,6 +146,7 @@ def _look(uri: str, *, write: bool) -> None:
         return
     name = f"_probe-{uuid.uuid4().hex}"
     directory.write_bytes(name, b"")
+    directory.filesystem.get_file_info(fs.FileSelector(directory.path(), allow_not_found=True))
     directory.filesystem.delete_file(directory.path(name))
 
 
@@ -150,8 +156,17 @@ def _try(look: Callable[[], None]) -> str | None:
         look()
     except Exception as error:  # every file system has exceptions of its own
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        return f"refuses: {shown(lines[0]):.300}"
+        return f"refuses: {shown(lines[0]):.300}{_advice(lines[0])}"
     return None
+
+
+def _advice(said: str) -> str:
+    """What to do about a refusal whose cause is known, else nothing."""
+    advice = (
+        (_OTHER_REGION, "the bucket lies in another region: set AWS_REGION to it, or put ?region=... behind the URI"),
+        (_DENIED, "the role or key may not do this: a run needs to list the bucket and to get, put and delete objects"),
+    )
+    return next((f"; {what}" for pattern, what in advice if pattern.search(said)), "")
 
 
 def _answer_all(order: Mapping[str, object]) -> None:

@@ -2,22 +2,24 @@
 
 Tables enter part by part; `<run>/<stage>/<fingerprint>/` leaves. A part appears under its final name only when it is
 whole, and holds what it holds for good; a stage is complete only when its manifest stands. Killing a process at any
-moment therefore costs at most the parts that were being written.
+moment therefore costs at most the parts that were being written. A store may be far away, so requests are few: a small
+object is put by one, a small part is read by two, and many parts at once.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
 import uuid
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,19 +27,17 @@ from pyarrow import fs
 
 from mralign.rows.columns import cast
 from mralign.rows.schema import REJECTS
-from mralign.run.arrow_files import open_parquet
+from mralign.run.arrow_files import open_parquet, telling_damage
 from mralign.run.disk import DiskFull, full_disk, no_room
+from mralign.run.filesystems import open_filesystem
+from mralign.run.part_names import part_key, standing_parts
 
-_SAMPLED_ABOVE = 64 * 2**20
-_BLOCK = 2**20
-_WEIGHTS = (".safetensors", ".bin", ".gguf", ".pt")
-_PART = re.compile(r"(rejects/)?part-[^/]*\.parquet")
-_READERS = 16  # footers that are read at once
-# What Arrow says of a file that is damaged; other errors of a file system may pass.
-_BROKEN = re.compile(
-    r"thrift|corrupt|decompress|magic bytes|parquet footer|end of stream|data page|page (header|was|size)|file size is",
-    re.IGNORECASE,
-)
+_AT_ONCE = 4 * 2**20  # bytes; S3 is given what is smaller by one request
+_WHOLE = 2**20  # bytes of a part that is read by one request; of a larger one first the footer
+READERS = 16  # requests of one process to a store at the same time
+
+_Item = TypeVar("_Item")
+_Made = TypeVar("_Made")
 
 
 @dataclass(frozen=True)
@@ -59,69 +59,12 @@ class Manifest:
     parts: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
 
-class DamagedPart(pa.ArrowInvalid):  # type: ignore[misc]  # pyarrow has no types
-    """A committed part is no Parquet file any more: a disk or somebody's hand has changed it."""
-
-
 def fingerprint(
     *, stage: str, version: int, config: Any, upstream: Mapping[str, str], inputs: Mapping[str, str]
 ) -> str:
     """Sixteen hex digits that change when anything that matters to the stage changes."""
     text = json.dumps([stage, version, config, dict(upstream), dict(inputs)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def digest(path: str) -> str:
-    """Content digest of a file, or of the regular files in and below a directory (names and contents).
-
-    Files are read whole, except model weights above 64 MiB: of those, the size and 64 blocks of 1 MiB spread evenly
-    from first to last byte. Of a generation_config.json only the end tokens count: we sample by our own settings, and
-    a file that is mended so that others can read it makes no other model; a README.md counts for nothing. A path that
-    does not exist (a hub name, hub://...) is its own digest.
-    """
-    if path.startswith("hub://"):
-        return f"name:{path}"
-    filesystem, inner = open_filesystem(path)
-    info = filesystem.get_file_info(inner)
-    if info.type == fs.FileType.NotFound:
-        return f"name:{path}"
-    if info.type == fs.FileType.File:
-        return _digest_file(filesystem, info)
-    found = filesystem.get_file_info(fs.FileSelector(inner, recursive=True))
-    files = [info for info in found if info.type == fs.FileType.File]
-    counted = [info for info in files if info.base_name != "README.md"]  # a card is completed when results are there
-    lines = [f"{info.path.removeprefix(inner).lstrip('/')} {_digest_file(filesystem, info)}" for info in counted]
-    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
-
-
-def open_filesystem(uri: str) -> tuple[fs.FileSystem, str]:
-    """The file system of a URI or local path, and the path inside it.
-
-    Schemes that pyarrow does not know (https://, hf://, memory://, ...) are opened by fsspec. ValueError for one that
-    neither knows, or whose fsspec package is not installed.
-    """
-    if "://" not in uri:
-        return fs.LocalFileSystem(), absolute(uri)
-    try:
-        filesystem, path = fs.FileSystem.from_uri(uri)
-    except pa.ArrowInvalid as error:
-        if "Unrecognized filesystem type" not in str(error):
-            raise
-        return _open_fsspec(uri)
-    return filesystem, path
-
-
-def _open_fsspec(uri: str) -> tuple[fs.FileSystem, str]:
-    from fsspec.core import url_to_fs
-
-    try:
-        filesystem, path = url_to_fs(uri)
-    except (ValueError, ImportError) as error:
-        raise ValueError(
-            f"{uri} cannot be opened: {error}; allowed are local paths, the URIs of pyarrow (file://, s3://, gs://, "
-            f"abfs://, hdfs://) and the URLs of installed fsspec file systems (https://, ...)"
-        ) from error
-    return fs.PyFileSystem(fs.FSSpecHandler(filesystem)), path
 
 
 def absolute(uri: str) -> str:
@@ -159,24 +102,45 @@ class Directory:
         with self.filesystem.open_input_stream(self.path(name)) as stream:
             return bytes(stream.read()).decode()
 
+    def find_text(self, name: str) -> str | None:
+        """The text of a file, None where there is none: to look for it first would be one more request."""
+        try:
+            return self.read_text(name)
+        except FileNotFoundError:
+            return None
+
     def write_bytes(self, name: str, data: bytes) -> None:
-        """Write whole or not at all: to a temporary name first, then moved.
+        """Write whole or not at all: a small object of S3 by one request, anything else to a temporary name first.
 
         Also on an object store, where a move is a copy: an upload that is interrupted is closed, and so completed, by
-        pyarrow, with whatever had been written.
+        pyarrow, with whatever had been written. The one request is made by a thread: no signal ends it halfway.
         """
+        if self.filesystem.type_name == "s3" and len(data) < _AT_ONCE:
+            with ThreadPoolExecutor(1) as writer:
+                writer.submit(self._put, self.path(name), data).result()
+            return
+        with self.new_file(name) as stream:
+            stream.write(data)
+
+    @contextmanager
+    def new_file(self, name: str) -> Iterator[pa.NativeFile]:
+        """An open file to be written in pieces; it gets its name when the block has ended, if nothing failed."""
         target = self.path(name)
         parent = target.rsplit("/", 1)[0]
         temporary = f"{parent}/_tmp-{uuid.uuid4().hex}"
         try:
             with self._create(temporary, parent=parent) as stream:
-                stream.write(data)
+                yield stream
             self.filesystem.move(temporary, target)
-        except OSError as error:
+        except BaseException as error:
             self._forget(temporary)
-            if full_disk(error) is None:
+            if not isinstance(error, OSError) or full_disk(error) is None:
                 raise
             raise DiskFull(no_room(self.path())) from error
+
+    def _put(self, path: str, data: bytes) -> None:
+        with self.filesystem.open_output_stream(path) as stream:
+            stream.write(data)
 
     def _create(self, path: str, *, parent: str) -> pa.NativeFile:
         """An open new file. Its directory is made only if it is missing: on S3 that takes a request a level."""
@@ -213,12 +177,27 @@ class StageDir(Directory):
     def __getstate__(self) -> dict[str, Any]:
         return {"uri": self.uri, "stage": self.stage, "fingerprint": self.fingerprint}
 
+    @cached_property
+    def _known_rows(self) -> dict[tuple[str, int], int]:
+        """Rows by name and size of the files that this process has written or looked into."""
+        return {}
+
+    @cached_property
+    def _known_manifest(self) -> list[Manifest]:
+        """The manifest, once this process has seen it."""
+        return []
+
     def parts(self, group: str = "") -> list[str]:
-        """Names of the committed parts, sorted; with `group`, of those whose key is `group` or begins `group-`."""
-        selector = fs.FileSelector(self.path(), allow_not_found=True)
-        names = [info.base_name for info in self.filesystem.get_file_info(selector)]
-        names = sorted(n for n in names if n.startswith("part-") and n.endswith(".parquet"))
+        """Names of the committed parts, sorted; with `group`, of those whose key is `group` or begins `group-`.
+
+        Those of a stage that this process knows to be finished are the ones that its manifest names.
+        """
+        names = standing_parts(self._sealed() or self.sizes(recursive=False))
         return [n for n in names if not group or f"{part_key(n)}-".startswith(f"{group}-")]
+
+    def _sealed(self) -> Mapping[str, Sequence[int]]:
+        """Rows and bytes of the files of a stage that this process knows to be finished; else nothing."""
+        return self._known_manifest[0].parts if self._known_manifest else {}
 
     def rows(self, part: str) -> int:
         """Number of rows of a committed part, from its footer."""
@@ -226,17 +205,24 @@ class StageDir(Directory):
 
     def counts(self, parts: Sequence[str] | None = None) -> dict[str, int]:
         """Number of rows of the given committed parts, or of all: from the manifest of a finished stage, else from
-        their footers, many of which are read at once as a store may be far away."""
-        names = self.parts() if parts is None else list(parts)
-        manifest = self.manifest()
-        known = manifest.parts if manifest is not None else {}
-        missing = [name for name in names if name not in known]
-        found = dict(zip(missing, self._rows_of(missing), strict=True))
+        their footers, each of which is read once."""
+        self.manifest()
+        known = self._sealed()
+        if known and parts is None:
+            parts = standing_parts(known)
+        if parts is not None and all(name in known for name in parts):
+            return {name: known[name][0] for name in parts}
+        sizes = self.sizes(recursive=False)
+        names = standing_parts(sizes) if parts is None else list(parts)
+        found = self._rows_of({name: sizes.get(name, -1) for name in names if name not in known})
         return {name: found[name] if name in found else known[name][0] for name in names}
 
-    def _rows_of(self, names: Sequence[str]) -> list[int]:
-        with ThreadPoolExecutor(_READERS) as readers:
-            return list(readers.map(self._rows, names))
+    def _rows_of(self, sizes: Mapping[str, int]) -> dict[str, int]:
+        """Number of rows of some files, by name; `sizes`: their bytes, as a listing has them."""
+        missing = [name for name, size in sizes.items() if (name, size) not in self._known_rows]
+        with ThreadPoolExecutor(READERS) as readers:
+            list(readers.map(self._rows, missing))
+        return {name: self._known_rows[name, size] for name, size in sizes.items()}
 
     def columns(self, part: str) -> list[str]:
         """Names of the columns of a committed part, from its footer."""
@@ -249,21 +235,29 @@ class StageDir(Directory):
 
     def _rows(self, name: str) -> int:
         with self.filesystem.open_input_file(self.path(name)) as stream:
-            return int(pq.ParquetFile(stream).metadata.num_rows)
+            rows = int(pq.ParquetFile(stream).metadata.num_rows)
+            self._known_rows[name, stream.size()] = rows
+        return rows
 
     def commit(self, part: str, table: pa.Table, *, schema: pa.Schema, rejects: pa.Table | None = None) -> None:
         """Commit one part and its rejects; committing the same part again replaces it."""
         if rejects is not None:
             self.commit_rejects(part, rejects)
-        self.write_bytes(part, _parquet(cast(table, schema)))
+        self._write_table(part, cast(table, schema))
+
+    def _write_table(self, name: str, table: pa.Table) -> None:
+        data = _parquet(table)
+        self.write_bytes(name, data)
+        self._known_rows[name, len(data)] = table.num_rows
 
     def commit_rejects(self, part: str, rejects: pa.Table) -> None:
         """Replace the rejects of a part."""
         name = f"rejects/{part}"
         if rejects.num_rows:
-            self.write_bytes(name, _parquet(cast(rejects, REJECTS)))
-        elif self.exists(name):
-            self.filesystem.delete_file(self.path(name))
+            self._write_table(name, cast(rejects, REJECTS))
+        else:
+            with suppress(FileNotFoundError):
+                self.filesystem.delete_file(self.path(name))
 
     def read(self, *, schema: pa.Schema, columns: Sequence[str] | None = None) -> pa.Table:
         """All committed rows, parts in the order of their names."""
@@ -271,36 +265,44 @@ class StageDir(Directory):
 
     def read_parts(self, parts: Sequence[str], *, schema: pa.Schema, columns: Sequence[str] | None = None) -> pa.Table:
         wanted = schema if columns is None else pa.schema([schema.field(c) for c in columns])
-        return self._read_all(parts, schema=wanted)
+        return self.read_files(parts, schema=wanted)
 
     def read_rejects(self, parts: Sequence[str] | None = None, *, columns: Sequence[str] | None = None) -> pa.Table:
         """The rejects of the given committed parts, or of all."""
         wanted = REJECTS if columns is None else pa.schema([REJECTS.field(c) for c in columns])
-        found = [f"rejects/{part}" for part in self._with_rejects(parts)]
-        return self._read_all(found, schema=wanted)
+        if parts is not None and len(parts) == 1:
+            with suppress(FileNotFoundError):
+                return self.read_files([f"rejects/{parts[0]}"], schema=wanted)
+            return wanted.empty_table()
+        return self.read_files([f"rejects/{part}" for part in self._with_rejects(parts)], schema=wanted)
 
-    def _read_all(self, names: Sequence[str], *, schema: pa.Schema) -> pa.Table:
+    def read_files(self, names: Sequence[str], *, schema: pa.Schema) -> pa.Table:
         """The rows of some files, in their order; many are read at once, as a store may be far away."""
 
         def read(name: str) -> pa.Table:
             return self._read(name, columns=schema.names).select(schema.names).cast(schema)
 
-        with ThreadPoolExecutor(_READERS) as readers:
+        with ThreadPoolExecutor(READERS) as readers:
             return pa.concat_tables([schema.empty_table(), *readers.map(read, names)])
 
     def _with_rejects(self, parts: Sequence[str] | None) -> list[str]:
-        """Those of the parts that have rejects; of all parts, by one listing: on an object store each look is a
-        request."""
-        if parts is not None:
-            return [part for part in parts if self.exists(f"rejects/{part}")]
-        selector = fs.FileSelector(self.path("rejects"), allow_not_found=True)
-        there = {info.base_name for info in self.filesystem.get_file_info(selector)}
-        return [part for part in self.parts() if part in there]
+        """Those of the parts, or of all, that have rejects: by one listing, as each look is a request."""
+        there = {name.removeprefix("rejects/") for name in self._sealed() if name.startswith("rejects/")}
+        if not self._sealed():
+            selector = fs.FileSelector(self.path("rejects"), allow_not_found=True)
+            there = {info.base_name for info in self.filesystem.get_file_info(selector)}
+        if not there:
+            return []
+        return [part for part in (self.parts() if parts is None else parts) if part in there]
 
     def manifest(self) -> Manifest | None:
         """The manifest, or None while the stage is unfinished. Raises ValueError for one that cannot be read."""
+        return self._known_manifest[0] if self._known_manifest else self._read_manifest()
+
+    def _read_manifest(self) -> Manifest | None:
+        self._known_manifest.clear()
         try:
-            return Manifest(**json.loads(self.read_text("manifest.json")))
+            self._known_manifest.append(Manifest(**json.loads(self.read_text("manifest.json"))))
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (TypeError, ValueError) as error:
@@ -308,90 +310,87 @@ class StageDir(Directory):
                 f"{self.uri}/manifest.json cannot be read ({error}); delete it and run the same command again: the "
                 f"stage goes on from its committed parts"
             ) from None
+        return self._known_manifest[0]
 
     def standing(self) -> tuple[Manifest | None, list[str]]:
-        """The manifest of a stage all of whose parts are there; else None, and the parts that are missing or have
-        another size than they were committed with. One listing tells."""
-        sizes = self._sizes()
-        manifest = self.manifest() if "manifest.json" in sizes else None
+        """The manifest of a stage all of whose parts are there; else None, and the files that are missing or have
+        another size than they were committed with, or the manifest that cannot be read. One listing tells."""
+        sizes = self.sizes()
+        try:
+            manifest = self._read_manifest() if "manifest.json" in sizes else None
+        except ValueError:
+            return None, ["manifest.json"]
         if manifest is None:
             return None, []
         damaged = [name for name, (_, size) in manifest.parts.items() if sizes.get(name) != size]
+        if damaged:
+            self._known_manifest.clear()
         return (None if damaged else manifest), damaged
 
     def seal(self, manifest: Manifest) -> Manifest:
         """Write the manifest, with rows and sizes of what is committed: from now on the stage is complete. Returns it
         as it was written."""
-        sizes = self._sizes()
-        names = sorted(name for name in sizes if _PART.fullmatch(name))
-        rows = self._rows_of(names)
-        parts = {name: [count, sizes[name]] for name, count in zip(names, rows, strict=True)}
-        sealed = replace(manifest, parts=parts)
+        sizes = self.sizes()
+        standing = standing_parts(sizes)
+        names = sorted([*standing, *(name for part in standing if (name := f"rejects/{part}") in sizes)])
+        rows = self._rows_of({name: sizes[name] for name in names})
+        sealed = replace(manifest, parts={name: [rows[name], sizes[name]] for name in names})
         self.write_text("manifest.json", json.dumps(asdict(sealed), indent=1))
+        self._known_manifest[:] = [sealed]
         return sealed
 
     def unseal(self, damaged: Sequence[str]) -> None:
-        """Forget that the stage was finished, and what is left of its damaged parts: the stage makes them anew."""
-        for name in ("manifest.json", *damaged):
+        """Forget that the stage was finished, and its damaged parts with their rejects: the stage makes them anew.
+
+        The manifest goes last. Until then a stage that is looked at again is found damaged, and unsealed again.
+        """
+        parts = dict.fromkeys(name.removeprefix("rejects/") for name in damaged)
+        for name in [*chain.from_iterable((part, f"rejects/{part}") for part in parts), "manifest.json"]:
             with suppress(FileNotFoundError):
                 self.filesystem.delete_file(self.path(name))
+        self._known_manifest.clear()
 
-    def _sizes(self) -> dict[str, int]:
-        """Bytes of every file in and below the directory, by its name from here."""
-        selector = fs.FileSelector(self.path(), allow_not_found=True, recursive=True)
+    def sizes(self, *, recursive: bool = True) -> dict[str, int]:
+        """Bytes of every file in the directory (`recursive`: and below it), by its name from here."""
+        selector = fs.FileSelector(self.path(), allow_not_found=True, recursive=recursive)
         infos = self.filesystem.get_file_info(selector)
         return {info.path.removeprefix(self.path()).lstrip("/"): info.size for info in infos if info.is_file}
 
     def _read(self, name: str, *, columns: Sequence[str] | None = None) -> pa.Table:
-        try:
-            with self.filesystem.open_input_file(self.path(name)) as stream:
-                return open_parquet(stream, name=f"{self.uri}/{name}").read(columns=columns)
-        except (pa.ArrowInvalid, OSError) as error:
-            of_the_store = isinstance(error, OSError) and not _BROKEN.search(str(error))
-            if of_the_store or isinstance(error, FileNotFoundError):
-                raise
-            raise DamagedPart(
-                f"{self.uri}/{name} cannot be read: {str(error).splitlines()[0]}. Delete that file and run the same "
-                f"command again: what it held is made anew"
-            ) from error
+        with self._opened_part(name) as stream:
+            size = stream.size()
+            source = pa.BufferReader(stream.read_buffer(size)) if size <= _WHOLE else stream
+            table = open_parquet(source, name=f"{self.uri}/{name}").read(columns=columns)
+        self._known_rows[name, size] = table.num_rows
+        return table
+
+    def row_groups(self, name: str, *, schema: pa.Schema) -> Iterator[pa.Table]:
+        """The rows of a file, a row group at a time."""
+        with self._opened_part(name) as stream:
+            file = open_parquet(stream, name=f"{self.uri}/{name}")
+            for number in range(file.num_row_groups):
+                yield file.read_row_group(number, columns=schema.names).select(schema.names).cast(schema)
+
+    @contextmanager
+    def _opened_part(self, name: str) -> Iterator[pa.NativeFile]:
+        """An open file; of a damaged one is told what to do."""
+        with telling_damage(f"{self.uri}/{name}"), self.filesystem.open_input_file(self.path(name)) as stream:
+            yield stream
 
 
-def part_name(key: str) -> str:
-    """File name of the part identified by `key` (a number or a content hash)."""
-    return f"part-{key}.parquet"
-
-
-def part_key(name: str) -> str:
-    """The key in the file name of a part: `part_name` backwards."""
-    return name.removeprefix("part-").removesuffix(".parquet")
+def ahead(function: Callable[[_Item], _Made], items: Iterable[_Item]) -> Iterator[_Made]:
+    """`function` of each item, in their order; it is at work on the next `READERS`, as a store may be far away."""
+    running: deque[Future[_Made]] = deque()
+    with ThreadPoolExecutor(READERS) as readers:
+        for item in items:
+            running.append(readers.submit(function, item))
+            if len(running) == READERS:
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()
 
 
 def _parquet(table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
     return bytes(sink.getvalue())
-
-
-def _ends(data: bytes) -> bytes:
-    """The end tokens in a generation configuration; all of it where it is no JSON object."""
-    try:
-        values = json.loads(data)
-    except ValueError:
-        return data
-    return json.dumps(values.get("eos_token_id")).encode() if isinstance(values, dict) else data
-
-
-def _digest_file(filesystem: fs.FileSystem, info: fs.FileInfo) -> str:
-    if info.base_name == "generation_config.json":
-        with filesystem.open_input_file(info.path) as stream:
-            return hashlib.sha256(_ends(bytes(stream.read()))).hexdigest()
-    hasher = hashlib.sha256(str(info.size).encode())
-    with filesystem.open_input_file(info.path) as stream:
-        if info.size > _SAMPLED_ABOVE and info.base_name.endswith(_WEIGHTS):
-            for block in range(64):
-                stream.seek(block * (info.size - _BLOCK) // 63)
-                hasher.update(stream.read(_BLOCK))
-        else:
-            while data := stream.read(16 * _BLOCK):
-                hasher.update(data)
-    return hasher.hexdigest()

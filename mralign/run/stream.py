@@ -4,7 +4,7 @@ Parts of rows enter by name, with a function that turns a part into its requests
 Data deals the requests in batches to the actors of one pool after the other. The actor of the last pool commits a batch
 (rows, rejects, and what each request took) before it lets go of it, so a killed run loses at most the batches in
 flight, and the same command asks only for what is missing. The part of a batch is named `<upstream part>-<digest of its
-row_ids>`: a batch that Ray runs again replaces itself.
+row_ids>`: a batch that Ray runs again replaces itself. At the end the batches of an upstream part become one part.
 
 An actor is a class with one method, which answers the requests of one batch in their order:
 
@@ -47,8 +47,8 @@ import uuid
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from itertools import chain, count
 from typing import Any, Protocol, cast
 
@@ -57,9 +57,11 @@ import pyarrow.compute as pc
 
 from mralign.run import metrics
 from mralign.run.events import MoneySpent, WorkAdvanced, WorkBegan, tell
-from mralign.run.finished import add_tallies, settle, tally_name
+from mralign.run.finished import Ids, add_tallies, settle, settle_and_merge
+from mralign.run.merging import pieces_of, tally_name
+from mralign.run.part_names import part_key, part_name
 from mralign.run.rejects import Reject, to_table
-from mralign.run.store import StageDir, part_key, part_name
+from mralign.run.store import StageDir
 
 _HALT = "halted.txt"  # written by the actor that learns that nothing may be asked any more, read by the others
 _CARRIED = ("_part", "_state", "_stopped")  # columns of a batch that are not the request's
@@ -136,8 +138,8 @@ def stream(
     ValueError with the reason when an actor was told to stop; what had arrived by then is committed.
     """
     _clear_halt(out)
-    look = partial(settle, out, parts, schema=schema, id_column=id_column, request_of=request_of)
-    known = look(forget=True)
+    ids = Ids(schema, id_column, request_of)
+    known = settle(out, parts, ids=ids, forget=True)
     left = sum(parts.values()) - len(known)
     done = Streamed()
     if left > 0:
@@ -147,8 +149,15 @@ def stream(
         todo = {part: known.of[part] for part, size in parts.items() if len(known.of[part]) < size}
         reports = _run(todo, requests=requests, pools=pools, out=out, schema=schema, batch=batch)
         done = _follow(reports, total=sum(parts.values()), kept=len(known), money=money)
-        known = look()
-    return replace(done, repeated=known.repeated)
+    return replace(done, repeated=known.repeated + _merge(out, parts, ids=ids))
+
+
+def _merge(out: StageDir, parts: Iterable[str], *, ids: Ids) -> int:
+    """Merge the parts that answer each upstream part, by a remote task; how many requests were answered twice."""
+    import ray
+
+    task: Any = ray.remote(cast(Any, settle_and_merge)).options(max_retries=3)
+    return sum(ray.get([task.remote(out, pieces, ids=ids) for pieces in pieces_of(out, parts)]))
 
 
 def answers_of(
@@ -191,11 +200,11 @@ def unpack(batch: pa.Table) -> pa.Table:
 
 def _read_halt(out: StageDir) -> str:
     """Why nothing may be asked any more, as an actor wrote it; empty if all may go on."""
-    return out.read_text(_HALT) if out.exists(_HALT) else ""
+    return out.find_text(_HALT) or ""
 
 
 def _clear_halt(out: StageDir) -> None:
-    if out.exists(_HALT):
+    with suppress(FileNotFoundError):
         out.filesystem.delete_file(out.path(_HALT))
 
 
@@ -358,7 +367,7 @@ def _follow(
     reports: Iterator[_Report], *, total: int, kept: int, money: Callable[[Streamed], Sequence[MoneySpent]] | None
 ) -> Streamed:
     """Drive the stream and tell how far it is; `kept` of `total` requests were answered before."""
-    began, stopped = time.time(), ""
+    began, clock, stopped = time.time(), time.monotonic(), ""
     done, rejects = kept, 0
     streamed = Streamed()
     latest: dict[str, _Report] = {}
@@ -369,10 +378,17 @@ def _follow(
         latest[report.actor] = max(report, latest.get(report.actor, report), key=lambda one: one.number)
         figures = [one.figures for one in latest.values()]
         streamed = Streamed(took=add_tallies([streamed.took, report.took]), figures=figures)
-        tell(WorkAdvanced(done=done, worked_s=max(0.0, time.time() - max(ready, began)), rejects=rejects))
+        _, worked = _split(time.monotonic() - clock, ready=ready - began)
+        tell(WorkAdvanced(done=done, worked_s=worked, rejects=rejects))
         for spent in money(streamed) if money is not None else ():
             tell(spent)
     if stopped:
         raise ValueError(stopped)
-    start = min(ready, time.time()) - began
-    return replace(streamed, engine_start_s=round(start, 2), working_s=round(time.time() - began - start, 2))
+    start, worked = _split(time.monotonic() - clock, ready=ready - began)
+    return replace(streamed, engine_start_s=round(start, 2), working_s=round(worked, 2))
+
+
+def _split(passed: float, *, ready: float) -> tuple[float, float]:
+    """Seconds until the first actor was ready, and those since. `ready` is by two clocks that may have been set."""
+    start = min(max(ready, 0.0), passed)
+    return start, passed - start

@@ -19,7 +19,7 @@ from mralign.rows import Mode
 from mralign.rows.schema import GENERATIONS, QUESTIONS
 from mralign.run.events import MoneySpent
 from mralign.run.placement import DEALING, NodeFault, Workers, pool_arguments
-from mralign.run.store import StageDir
+from mralign.run.store import StageDir, ahead
 from mralign.run.stream import Pool, Streamed, stream
 from mralign.serving.remote import RemoteGenerator
 from mralign.serving.requests import Sampling, build_requests, request_of
@@ -46,7 +46,8 @@ def generate(questions: StageDir, parts: Sequence[str], *, sampling: Sampling, o
         request_of=request_of(sampling),
         money=partial(_spent, endpoint=sampling.endpoint) if sampling.endpoint is not None else None,
     )
-    sampled = (out.read_parts([part], schema=GENERATIONS, columns=["completion_tokens"]) for part in out.parts())
+    column = ["completion_tokens"]
+    sampled = ahead(lambda part: out.read_parts([part], schema=GENERATIONS, columns=column), out.parts())
     prompt_tokens = done.took.get("prompt_tokens", 0)
     cached = {"prompt_tokens": prompt_tokens, "prefix_tokens": done.took.get("prefix_tokens", 0)}
     figures = {

@@ -22,9 +22,9 @@ import psutil
 
 from mralign.chat.model_files import load_tokenizer, model_path, weight_files
 from mralign.config import Model, resolve_path
+from mralign.run.digests import digest
 from mralign.run.held import Held, give_back, hold, may_hold
 from mralign.run.placement import Workers, actor_options
-from mralign.run.store import digest
 from mralign.run.stream import RETRIES, Answer, Pool
 from mralign.serving.requests import Sampling, renderer_of
 from mralign.serving.vllm import Generator, worker_environment

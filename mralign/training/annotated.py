@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mralign.rows.schema import ANNOTATIONS, CANDIDATES
-from mralign.run.store import StageDir, part_key, part_name
+from mralign.run.part_names import upstream_part
+from mralign.run.store import StageDir
 
 ANNOTATED = CANDIDATES.append(ANNOTATIONS.field("steps"))
 
@@ -48,7 +49,6 @@ def parent_of(part: str, candidates: StageDir) -> str:
 
     Looks for both names, as each task asks for one part: a listing would name all.
     """
-    cut = part_name(part_key(part).rpartition("-")[0])
-    found = next((name for name in (part, cut) if candidates.exists(name)), None)
+    found = next((name for name in (part, upstream_part(part)) if candidates.exists(name)), None)
     assert found is not None, f"{part} of the annotation comes from no part of the candidates"
     return found

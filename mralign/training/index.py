@@ -9,17 +9,20 @@ Axes: N examples, ordered by the hash of their ids: the order does not depend on
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from mralign.rows.schema import EXAMPLE_INDEX, EXAMPLES
-from mralign.run.store import StageDir, part_name
+from mralign.run.part_names import part_name
+from mralign.run.store import StageDir
 from mralign.training.examples import content_hash
 
 _SCALARS = ["polarity", "prompt_tokens", "completion_tokens", "prompt_hash", "completion_hash"]
+_SMALL = 2**20  # bytes of an index that is read at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,9 +64,15 @@ def index_rows(source: StageDir, parts: Sequence[tuple[int, str]]) -> pa.Table:
     return pa.concat_tables(tables)
 
 
-def _column(examples: StageDir, name: str) -> np.ndarray:
-    """A column of the index, read on its own: the whole table is never in memory."""
-    return index_dir(examples).read(schema=EXAMPLE_INDEX, columns=[name]).column(name).to_numpy().copy()
+def _columns(examples: StageDir, names: Sequence[str]) -> Iterator[tuple[str, np.ndarray]]:
+    """Columns of the index: of a large one each is read on its own, so that the whole table is never in memory."""
+    index, whole = index_dir(examples), part_name("all")
+    together = len(names) if index.sizes().get(whole, 0) <= _SMALL else 1
+    for start in range(0, len(names), together):
+        group = names[start : start + together]
+        table = index.read_parts([whole], schema=EXAMPLE_INDEX, columns=group)
+        for name in group:
+            yield name, table.column(name).to_numpy().copy()
 
 
 def _hashes(column: pa.ChunkedArray) -> pa.Array:
@@ -83,8 +92,13 @@ def write_index(examples: StageDir, tables: Sequence[pa.Table]) -> None:
 
 def read_index(examples: StageDir, *, negatives: bool = True) -> Index:
     """The committed index; without `negatives`, of the positive examples only."""
-    kept = slice(None) if negatives else _column(examples, "polarity") > 0
-    column = {name: _column(examples, name)[kept] for name in EXAMPLE_INDEX.names if name != "row_hash"}
+    names = sorted(set(EXAMPLE_INDEX.names) - {"row_hash"}, key="polarity".__ne__)  # it says which rows are kept
+    column: dict[str, np.ndarray] = {}
+    kept: Any = slice(None)
+    for name, values in _columns(examples, names):
+        if name == "polarity" and not negatives:
+            kept = values > 0
+        column[name] = values[kept]
     pa.default_memory_pool().release_unused()
     return Index(
         parts=tuple(examples.parts()),

@@ -23,7 +23,9 @@ import torch
 
 from mralign.config import Model, Training, counted, resolve_path
 from mralign.rows.schema import MATCHED_LOGPS, PAIR_SUMS
-from mralign.run.store import StageDir, digest, part_name
+from mralign.run.digests import digest
+from mralign.run.part_names import part_name
+from mralign.run.store import StageDir
 from mralign.training.batches import FORWARD_FACTOR, Pair, deal, layout, packs
 from mralign.training.logprobs import TokenLogProbs
 from mralign.training.pairs import Plan

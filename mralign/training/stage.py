@@ -24,10 +24,11 @@ from mralign.run.disk import full_disk
 from mralign.run.events import TrainingStepped, WorkBegan, counted
 from mralign.run.events import tell as tell_event
 from mralign.run.faults import carried
+from mralign.run.part_names import part_name
 from mralign.run.placement import DEALING, Workers, alive_nodes, bundle, node_ids, pool_arguments, this_node
 from mralign.run.room import shortages
 from mralign.run.stage import Context, Outcome, Stage, log, map_parts, run_tasks
-from mralign.run.store import StageDir, absolute, part_name
+from mralign.run.store import StageDir, absolute, ahead
 from mralign.training.annotated import ANNOTATED, Annotated
 from mralign.training.board import Board, Lost, Resumed
 from mralign.training.checkpoint import check_checkpoint, read_state
@@ -69,7 +70,7 @@ def _examples(context: Context) -> Outcome:
     groups = [parts[i : i + _PARTS_OF_A_TASK] for i in range(0, len(parts), _PARTS_OF_A_TASK)]
     write_index(out, run_tasks(index_rows, [(out, group) for group in groups]))
     index = read_index(out)
-    rows_in = sum(_decided(source, part, datasets=datasets) for part in source.parts())
+    rows_in = sum(ahead(partial(_decided, source, datasets=datasets), source.parts()))
     figures = {
         "positive": int((index.polarity_N > 0).sum()),
         "negative": int((index.polarity_N < 0).sum()),

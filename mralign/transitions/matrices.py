@@ -13,7 +13,8 @@ import pyarrow as pa
 
 from mralign.rows import SIGNED, Polarity
 from mralign.rows.schema import MATRICES
-from mralign.run.store import StageDir, part_name
+from mralign.run.part_names import part_name
+from mralign.run.store import StageDir
 from mralign.transitions.bootstrap import standard_error
 from mralign.transitions.em import Estimate
 from mralign.transitions.weights import NAME

@@ -18,7 +18,8 @@ import pyarrow as pa
 
 from mralign.rows.schema import REPLICATED_COUNTS
 from mralign.run.arrow_files import open_parquet
-from mralign.run.store import StageDir, part_name
+from mralign.run.part_names import part_name
+from mralign.run.store import StageDir
 from mralign.transitions.bootstrap import count_replicated
 from mralign.transitions.counts import Labels
 

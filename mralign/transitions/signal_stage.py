@@ -17,9 +17,10 @@ import pyarrow.compute as pc
 from mralign.config import RunConfig, named
 from mralign.config.run import chosen_datasets
 from mralign.rows.schema import ANNOTATIONS, EDGE_NOISE, GENERATIONS, HELD_OUT_SCORES
+from mralign.run.part_names import part_name
 from mralign.run.pieces import rows_in_pieces
 from mralign.run.stage import Context, Outcome, Stage, log
-from mralign.run.store import StageDir, part_name
+from mralign.run.store import StageDir
 from mralign.transitions.counts import of_datasets
 from mralign.transitions.edges import WeightRule
 from mralign.transitions.em import settings_of

@@ -32,9 +32,10 @@ from mralign.rows.schema import (
     REPLICATED_COUNTS,
     WEIGHTS,
 )
+from mralign.run.part_names import part_name
 from mralign.run.rejects import Reject
 from mralign.run.stage import Context, Outcome, Stage, log, map_parts
-from mralign.run.store import StageDir, part_name
+from mralign.run.store import StageDir
 from mralign.transitions.bootstrap import add_replicated, select_replicates
 from mralign.transitions.counts import Labels, add, count, of_datasets, select
 from mralign.transitions.edges import WeightRule, edges

@@ -15,9 +15,10 @@ from mralign.annotation.taxonomy import PAPER
 from mralign.config import parse
 from mralign.plan import pipeline
 from mralign.rows.schema import ANNOTATIONS, HUMAN_FIELDS, HUMAN_STEPS, MATRICES
+from mralign.run.part_names import part_name
 from mralign.run.rejects import count_reasons
 from mralign.run.stage import Context
-from mralign.run.store import StageDir, part_name
+from mralign.run.store import StageDir
 from mralign.transitions.counts import count, select
 from mralign.transitions.em import estimate
 from mralign.transitions.stage import COUNTS_STAGE, MATRICES_STAGE, annotators_stage

@@ -11,8 +11,9 @@ from mralign.annotation.resolved import resolve_annotation
 from mralign.annotation.stage import ANNOTATION_STAGE, Annotating
 from mralign.config import parse
 from mralign.rows.schema import ANNOTATIONS, CANDIDATES
+from mralign.run.part_names import part_name
 from mralign.run.stage import Context
-from mralign.run.store import StageDir, part_name
+from mralign.run.store import StageDir
 
 
 def test_without_a_candidate_the_run_stops_and_says_where_they_went(tmp_path):

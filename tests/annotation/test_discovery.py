@@ -27,8 +27,9 @@ from mralign.asking.interview import ask
 from mralign.asking.json_reply import Fault
 from mralign.config import Discovery, Embedding
 from mralign.rows.schema import CANDIDATES
+from mralign.run.part_names import part_name
 from mralign.run.rejects import Reject
-from mralign.run.store import StageDir, part_name
+from mralign.run.store import StageDir
 from mralign.serving.calls import Failure, Stopped
 from mralign.serving.conversation import ChatReply, ChatRequest, Message
 

@@ -24,8 +24,9 @@ from mralign.annotation.taxonomy import PAPER
 from mralign.config import parse
 from mralign.plan import pipeline
 from mralign.rows.schema import ANNOTATIONS, CANDIDATES
+from mralign.run.part_names import part_name
 from mralign.run.stage import Context
-from mralign.run.store import StageDir, part_name
+from mralign.run.store import StageDir
 
 ROWS = [candidate(n, lesson, polarity=(1, -1, 0)[n % 3]) for n, lesson in enumerate(lessons(30, seed=2))]
 

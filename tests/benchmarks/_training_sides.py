@@ -153,7 +153,8 @@ def run_ours(home, *, name, settings):
 
     from mralign.config import Model
     from mralign.rows.schema import MATCHED_LOGPS, PAIR_SUMS, REFERENCE
-    from mralign.run.store import StageDir, part_name
+    from mralign.run.part_names import part_name
+    from mralign.run.store import StageDir
     from mralign.training.checkpoint import State
     from mralign.training.engine import World, prepare_process, start_engine
     from mralign.training.logprobs import TokenLogProbs

@@ -45,8 +45,9 @@ from mralign.asking.chats import EngineChat  # noqa: E402
 from mralign.config import parse  # noqa: E402
 from mralign.rollouts import segments as segment_spans  # noqa: E402
 from mralign.rows.schema import CANDIDATES  # noqa: E402
+from mralign.run.part_names import part_name  # noqa: E402
 from mralign.run.stage import Context  # noqa: E402
-from mralign.run.store import StageDir, part_name  # noqa: E402
+from mralign.run.store import StageDir  # noqa: E402
 from mralign.serving.requests import row_seed  # noqa: E402
 from mralign.serving.vllm import worker_environment  # noqa: E402
 

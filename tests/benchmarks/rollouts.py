@@ -31,7 +31,8 @@ import ray  # noqa: E402
 from mralign.config import Decoding, Engine, Model  # noqa: E402
 from mralign.rows import Request, from_table  # noqa: E402
 from mralign.rows.schema import GENERATIONS, QUESTIONS  # noqa: E402
-from mralign.run.store import StageDir, part_name  # noqa: E402
+from mralign.run.part_names import part_name  # noqa: E402
+from mralign.run.store import StageDir  # noqa: E402
 from mralign.serving.requests import Renderer, Sampling, build_requests, family_of  # noqa: E402
 from mralign.serving.streaming import generate  # noqa: E402
 from mralign.serving.vllm import worker_environment  # noqa: E402

@@ -69,7 +69,8 @@ def prepare(home, shape):
     from transformers import PreTrainedTokenizerFast
 
     from mralign.rows.schema import EXAMPLES
-    from mralign.run.store import StageDir, part_name
+    from mralign.run.part_names import part_name
+    from mralign.run.store import StageDir
     from mralign.training.examples import example_row
     from mralign.training.index import index_rows, read_index, write_index
 

@@ -45,8 +45,9 @@ from test_recovery import TWICE, chain, efficient_error, errors, following, samp
 from mralign.annotation.taxonomy import PAPER  # noqa: E402
 from mralign.config import Transitions, parse  # noqa: E402
 from mralign.rows.schema import ANNOTATIONS, COUNTS, STEP  # noqa: E402
+from mralign.run.part_names import part_name  # noqa: E402
 from mralign.run.stage import Context  # noqa: E402
-from mralign.run.store import StageDir, part_name  # noqa: E402
+from mralign.run.store import StageDir  # noqa: E402
 from mralign.transitions.counts import count, count_pairs, select  # noqa: E402
 from mralign.transitions.em import estimate  # noqa: E402
 from mralign.transitions.shelf import Counting  # noqa: E402

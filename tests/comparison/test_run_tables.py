@@ -10,7 +10,8 @@ import yaml
 from mralign.comparison import run_tables
 from mralign.evaluation.scoring import SCORES
 from mralign.plan import pipeline
-from mralign.run.store import Manifest, part_name
+from mralign.run.part_names import part_name
+from mralign.run.store import Manifest
 
 ROOT = Path(__file__).parents[2]
 PRESETS = ROOT / "mralign" / "presets"

@@ -9,7 +9,8 @@ import pytest
 from mralign.comparison.runs import compare_runs, read_side
 from mralign.evaluation.scoring import SCORES
 from mralign.rows.schema import QUESTIONS
-from mralign.run.store import Manifest, StageDir, part_name
+from mralign.run.part_names import part_name
+from mralign.run.store import Manifest, StageDir
 
 
 def make_run(directory, methods, *, dataset="nq"):

@@ -22,7 +22,8 @@ from mralign.distillation.panel import panel_work
 from mralign.plan import pipeline
 from mralign.presets import PRESETS
 from mralign.rows.schema import ANNOTATIONS, CANDIDATES
-from mralign.run.store import Directory, Manifest, part_name
+from mralign.run.part_names import part_name
+from mralign.run.store import Directory, Manifest
 from mralign.transitions.counts import count, select
 from mralign.transitions.em import estimate
 

@@ -12,9 +12,11 @@ from mralign.evaluation.evidence_stage import EVIDENCE_STAGE, Searching
 from mralign.plan import pipeline
 from mralign.retrieval.search import Snippet
 from mralign.rows.schema import EVIDENCE, QUESTIONS
+from mralign.run.digests import digest
+from mralign.run.part_names import part_name
 from mralign.run.rejects import Reject
 from mralign.run.stage import Context
-from mralign.run.store import StageDir, digest, fingerprint, part_name
+from mralign.run.store import StageDir, fingerprint
 from mralign.serving.calls import Failure, Stopped
 
 KEY = "MRALIGN_TEST_SEARCH_KEY"

@@ -20,8 +20,9 @@ from mralign.evaluation.judging import Verdict, verdicts
 from mralign.evaluation.responses import Asked, asked_questions, content_parts, shelf_of, write_parts
 from mralign.rows.schema import GENERATIONS, JUDGEMENTS, QUESTIONS
 from mralign.rows.subjects import Subject
+from mralign.run.part_names import part_key, part_name
 from mralign.run.stage import Context
-from mralign.run.store import StageDir, part_key, part_name
+from mralign.run.store import StageDir
 
 STAGE = judgements_stage(Subject.BASE)
 pytestmark = pytest.mark.usefixtures("local_ray")
@@ -285,10 +286,10 @@ def test_a_spent_budget_keeps_what_is_committed_and_a_raised_one_pays_for_nothin
         out = StageDir(f"{tmp_path}/run/judgements_base/0")
         kept, before = out.parts(), len(server.accepted)
         assert 0 < sum(map(out.rows, kept)) < TRUTHS + LONGS and before < 110
-        contents = [out.read_parts([part], schema=JUDGEMENTS) for part in kept]
+        contents = set(map(str, out.read(schema=JUDGEMENTS).to_pylist()))
         out, outcome = run(config_of(tmp_path, server, http={**poor, "budget": 1e9, "concurrency": 16}), upstream)
         check_all(out)
-        assert all(out.read_parts([p], schema=JUDGEMENTS).equals(t) for p, t in zip(kept, contents, strict=True))
+        assert contents <= set(map(str, out.read(schema=JUDGEMENTS).to_pylist()))
         assert max(server.accepted.values()) == 1
         spent = sum(tally["money_now"] for tally in outcome.figures["last_session"].values())
         assert spent == pytest.approx(sum(len(r) for r in list(server.accepted)[before:]) * 1000 / 1e6)

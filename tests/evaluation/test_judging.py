@@ -16,7 +16,8 @@ from mralign.evaluation.judgements_stage import JudgedQuestion, cases_of, read_q
 from mralign.evaluation.judging import Judgements, Judges, judge, response_of, verdicts
 from mralign.retrieval.search import Snippet
 from mralign.rows.schema import JUDGEMENTS, QUESTIONS
-from mralign.run.store import StageDir, part_name
+from mralign.run.part_names import part_name
+from mralign.run.store import StageDir
 from mralign.serving.calls import Failure
 from mralign.serving.conversation import ChatReply
 

@@ -20,8 +20,9 @@ from mralign.evaluation.responses import (
 from mralign.presets import PRESETS
 from mralign.rows.schema import GENERATIONS, QUESTIONS
 from mralign.rows.subjects import Subject, Way, way_of
+from mralign.run.part_names import part_key, part_name
 from mralign.run.rejects import Reject, to_table
-from mralign.run.store import StageDir, part_key, part_name
+from mralign.run.store import StageDir
 from mralign.serving.requests import build_requests, sampling_of_evaluation
 
 

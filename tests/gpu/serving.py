@@ -25,8 +25,9 @@ from mralign.annotation.stage import ANNOTATION_STAGE  # noqa: E402
 from mralign.config import parse  # noqa: E402
 from mralign.plan import pipeline  # noqa: E402
 from mralign.rows.schema import ANNOTATIONS, CANDIDATES, GENERATIONS  # noqa: E402
+from mralign.run.part_names import part_name  # noqa: E402
 from mralign.run.stage import Context  # noqa: E402
-from mralign.run.store import StageDir, part_name  # noqa: E402
+from mralign.run.store import StageDir  # noqa: E402
 
 WORLD = "pkg://mralign.miniworld/data/questions/train.jsonl"
 QUESTIONS, DRAWS = 64, 2

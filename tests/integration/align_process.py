@@ -98,6 +98,11 @@ def rows(directory):
     return [row for part in sorted(directory.glob("part-*.parquet")) for row in pq.read_table(part).to_pylist()]
 
 
+def drawn(directory):
+    """The tokens of each generation, whichever part it stands in: batches become one part in the end."""
+    return {row["row_id"]: row["token_ids"] for row in rows(directory)}
+
+
 def manifest(run, stage):
     return json.loads((stage_dir(run, stage) / "manifest.json").read_text())
 

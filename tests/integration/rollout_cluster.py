@@ -56,17 +56,21 @@ def wait_for(condition):
         time.sleep(0.02)
 
 
+def rows(out):
+    return sum(out.counts().values())
+
+
 def break_things(cluster, nodes, out, done):
     """Kill one engine, then remove the node of another."""
-    wait_for(lambda: len(out.parts()) >= 2)
+    wait_for(lambda: len(out.parts()) >= 2)  # batches; at the end they become one part a part of questions
     victim = next(pid for pids in engines().values() for pid in pids)
     os.kill(victim, signal.SIGKILL)
-    done["killed_at_parts"] = len(out.parts())
-    wait_for(lambda: len(out.parts()) >= done["killed_at_parts"] + 2)
+    parts, done["killed_at_rows"] = len(out.parts()), rows(out)
+    wait_for(lambda: len(out.parts()) >= parts + 2)
     raylets = {entry.process.pid: node for node in nodes for entry in node.all_processes["raylet"]}
     busy = next(raylets[parent] for parent in engines() if parent in raylets)
     cluster.remove_node(busy, allow_graceful=False)
-    done["removed_at_parts"] = len(out.parts())
+    done["removed_at_rows"] = rows(out)
 
 
 def main(questions, target, mode):
@@ -85,7 +89,7 @@ def main(questions, target, mode):
             figures = generate(questions, questions.parts(), sampling=SAMPLING, out=out)
         ray.shutdown()
         cluster.shutdown()
-    print(json.dumps({**figures, **done, "parts": len(out.parts())}))
+    print(json.dumps({**figures, **done, "rows": rows(out)}))
 
 
 if __name__ == "__main__":

@@ -12,8 +12,9 @@ import torch
 from mralign.config import Decoding, Engine, Model
 from mralign.rows.schema import GENERATIONS, QUESTIONS
 from mralign.run.held import holding, make_room
+from mralign.run.part_names import part_name
 from mralign.run.placement import Workers
-from mralign.run.store import StageDir, part_name
+from mralign.run.store import StageDir
 from mralign.serving.requests import Sampling
 from mralign.serving.streaming import generate
 

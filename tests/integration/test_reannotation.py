@@ -19,8 +19,9 @@ from mralign.rollouts.stage import thoughts_stage
 from mralign.rows import Generation, to_table
 from mralign.rows.schema import ANNOTATIONS, CANDIDATES, GENERATIONS, MATRICES, QUESTIONS
 from mralign.rows.subjects import Subject
+from mralign.run.part_names import part_name
 from mralign.run.stage import Stage
-from mralign.run.store import Manifest, StageDir, part_name
+from mralign.run.store import Manifest, StageDir
 from mralign.transitions.stage import counts_of, matrix_of
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("local_ray")]

@@ -21,7 +21,7 @@ from mralign.rollouts import judge
 from mralign.rollouts.candidates import Limits
 from mralign.rows import Candidate, Generation, to_table
 from mralign.rows.schema import GENERATIONS
-from mralign.run.store import part_name
+from mralign.run.part_names import part_name
 
 QUESTIONS = 60
 

@@ -15,9 +15,9 @@ from mralign.config import load, resolve_path
 from mralign.plan import pipeline, plan_text
 from mralign.rows.schema import QUESTIONS
 from mralign.run.events import listening
+from mralign.run.part_names import part_name
 from mralign.run.rejects import Reject, to_table
 from mralign.run.stage import Outcome, Stage
-from mralign.run.store import part_name
 
 PRESETS = Path(__file__).parents[2] / "mralign" / "presets"
 MODEL = Path(resolve_path("pkg://mralign.miniworld/data/model"))

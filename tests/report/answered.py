@@ -8,7 +8,8 @@ from mralign.config import Evaluation
 from mralign.evaluation.responses import Asked, content_parts, shelf_of, write_parts
 from mralign.evaluation.scoring import SCORES, score_responses
 from mralign.rows.schema import GENERATIONS, QUESTIONS
-from mralign.run.store import Manifest, StageDir, part_key, part_name
+from mralign.run.part_names import part_key, part_name
+from mralign.run.store import Manifest, StageDir
 
 
 def generation(question_id, *, mode, text, answers, question):

@@ -15,7 +15,8 @@ from mralign.report.blocks import Arc
 from mralign.report.findings import Chain
 from mralign.report.trajectory_records import Found, training_record
 from mralign.rows.schema import MATRICES
-from mralign.run.store import StageDir, part_name
+from mralign.run.part_names import part_name
+from mralign.run.store import StageDir
 
 NO_HIT = {"mean": None, "histogram": [0] * 20}
 POSITIONS = {

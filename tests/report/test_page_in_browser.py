@@ -28,7 +28,7 @@ from mralign.report.page import make_page
 from mralign.report.record_shelves import shelve
 from mralign.report.trajectory_records import ShownSide, ShownStep, TrajectoryRecord
 from mralign.rows.schema import REJECTS
-from mralign.run.store import part_name
+from mralign.run.part_names import part_name
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (requirements-test.txt)")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

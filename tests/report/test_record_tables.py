@@ -12,7 +12,7 @@ from mralign.report.findings import survey
 from mralign.report.record_shelves import shelve
 from mralign.report.record_tables import read_records
 from mralign.rows.schema import ANNOTATIONS, QUESTIONS, REJECTS
-from mralign.run.store import part_name
+from mralign.run.part_names import part_name
 
 BEFORE = {
     "nq_open/1": "<think>It is Paris.\n\nNo, Rome.</think>Rome",

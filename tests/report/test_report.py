@@ -27,7 +27,8 @@ from mralign.report.ratios import log_ratios
 from mralign.report.sections import curves
 from mralign.report.wording import aligned, duration, signed, with_interval
 from mralign.rows.schema import ANNOTATIONS, CANDIDATES, EDGES, MATRICES, WEIGHTS
-from mralign.run.store import Directory, Manifest, StageDir, part_name
+from mralign.run.part_names import part_name
+from mralign.run.store import Directory, Manifest, StageDir
 
 ATTACK = "<script>alert(1)</script>"
 STATES = ("<start>", "framing", "retrieval", "backtracking", "<stop>")

@@ -15,8 +15,9 @@ from mralign.rollouts.import_stage import IMPORT_STAGE
 from mralign.rows import Mode
 from mralign.rows.schema import GENERATIONS, QUESTIONS
 from mralign.run.faults import user_sentence
+from mralign.run.part_names import part_name
 from mralign.run.stage import Context
-from mralign.run.store import StageDir, part_name
+from mralign.run.store import StageDir
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("local_ray")]
 

@@ -10,7 +10,8 @@ import pytest
 
 from mralign.run.ahead import AskingAhead, Flow
 from mralign.run.events import MoneySpent, listening
-from mralign.run.store import StageDir, part_name
+from mralign.run.part_names import part_name
+from mralign.run.store import StageDir
 
 SCHEMA = pa.schema({"row_id": pa.string()})
 

@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 
 from mralign.cli.guard import guarded
 from mralign.rows.schema import REJECTS
-from mralign.run.disk import DiskFull, free, full_disk, own_temporary_directory
+from mralign.run.disk import DiskFull, free, full_disk, no_room, own_temporary_directory
+from mralign.run.faults import user_sentence
 from mralign.run.store import Directory, StageDir
 
 ROOT = Path(__file__).parents[2]
@@ -95,13 +96,41 @@ def test_the_fault_is_found_where_libraries_carry_it_along():
     assert full_disk(ExceptionGroup("several", [ValueError("a"), inner])) is not None
 
 
+@pytest.mark.integration
+@pytest.mark.usefixtures("local_ray")
+def test_what_ray_makes_of_a_full_disk_in_its_workers_is_one_sentence(small_disk):
+    """A task's exception has the whole traceback as its text; that of a batch of Ray Data has lost its cause."""
+    import ray
+
+    fill(small_disk, leave=0)
+
+    def write(batch=None):
+        Directory(str(small_disk / "run")).write_text("part", "x" * 10_000)
+        return batch
+
+    class Writing:
+        async def __call__(self, batch):
+            write()
+            yield batch
+
+    acts = (
+        lambda: ray.get(ray.remote(write).remote()),
+        lambda: ray.data.range(1).map_batches(write, batch_size=1).take_all(),
+        lambda: ray.data.range(1).map_batches(Writing, concurrency=1, batch_size=1).take_all(),
+    )
+    for act in acts:
+        with pytest.raises(Exception) as caught:  # noqa: PT011
+            act()
+        assert user_sentence(caught.value) == no_room(f"{small_disk}/run")
+
+
 def test_a_job_ends_with_the_sentence_and_exit_status_2(caplog):
     def act():
-        raise RuntimeError("a task failed") from DiskFull("no space left on the disk of /data")
+        raise RuntimeError("a task failed") from DiskFull(no_room("/data"))
 
     with caplog.at_level(logging.ERROR):
         assert guarded(act) == 2
-    assert caplog.messages == ["stopped: no space left on the disk of /data"]
+    assert caplog.messages == [f"stopped: {no_room('/data')}"]
     assert guarded(lambda: (_ for _ in ()).throw(RuntimeError("something else"))) == 1
     assert caplog.messages[-1].startswith("a fault of mralign, not of your input: RuntimeError: something else. ")
 

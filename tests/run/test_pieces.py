@@ -2,9 +2,10 @@
 
 import pyarrow as pa
 
+from mralign.run.part_names import part_name
 from mralign.run.pieces import reject_count, rejects_by_part, rejects_in_pieces, rows_in_pieces
 from mralign.run.rejects import REASONED, Reject, count_reasons, to_table
-from mralign.run.store import StageDir, part_name
+from mralign.run.store import StageDir
 
 ROWS = pa.schema({"row_id": pa.string(), "text": pa.string()})
 

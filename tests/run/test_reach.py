@@ -94,3 +94,20 @@ def test_the_head_of_a_cluster_answers():
     import ray
 
     assert reach.cluster_fault(ray.get_runtime_context().gcs_address) is None
+
+
+@pytest.mark.parametrize("missing", ["PUT", "LIST", "DELETE", "GET"])
+def test_a_right_that_is_missing_is_told_before_a_run_starts(bucket, missing):
+    bucket.forbidden = (missing, "HEAD") if missing == "GET" else (missing,)
+    said = reach._try(lambda: reach._look("s3://bucket/run", write=True))
+    assert said.startswith("refuses: ") and "ACCESS_DENIED" in said
+    assert said.endswith("a run needs to list the bucket and to get, put and delete objects")
+
+
+def test_a_bucket_in_another_region_and_one_that_is_not_there(bucket):
+    bucket.region = "eu-central-1"
+    said = reach._try(lambda: reach._look("s3://bucket/run", write=True))
+    assert said.endswith("in another region: set AWS_REGION to it, or put ?region=... behind the URI")
+    assert reach._try(lambda: reach._look("s3://bucket/run?region=eu-central-1", write=True)) is None
+    bucket.region = ""
+    assert "NO_SUCH_BUCKET" in reach._try(lambda: reach._look("s3://other/run", write=True))

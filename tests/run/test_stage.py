@@ -9,9 +9,10 @@ import pytest
 
 from mralign.config import parse
 from mralign.run.events import WorkBegan, listening
+from mralign.run.part_names import part_name
 from mralign.run.rejects import Reject
 from mralign.run.stage import Context, map_groups, map_parts
-from mralign.run.store import StageDir, part_name
+from mralign.run.store import StageDir
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("local_ray")]
 

@@ -2,7 +2,6 @@
 
 import os
 import pickle
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,21 +11,12 @@ import pytest
 from pyarrow import fs
 
 from mralign.rows.schema import REJECTS
+from mralign.run.arrow_files import DamagedPart
+from mralign.run.part_names import part_name
 from mralign.run.rejects import Reject, to_table
-from mralign.run.store import (
-    DamagedPart,
-    Directory,
-    Manifest,
-    StageDir,
-    absolute,
-    digest,
-    fingerprint,
-    open_filesystem,
-    part_name,
-)
+from mralign.run.store import Directory, Manifest, StageDir, absolute, fingerprint
 
 SCHEMA = pa.schema({"row_id": pa.string(), "n": pa.int32()})
-MIB = 2**20
 
 
 def table(*ids, start=0):
@@ -126,11 +116,37 @@ def test_an_upload_that_fails_leaves_the_old_content_and_no_part(bucket):
     out = stage_dir("s3://bucket/run/counts")
     out.commit(part_name("a"), table("x"), schema=SCHEMA)
     bucket.refuses_uploads = True
-    for part in ("a", "b"):
+    large = pa.table({"row_id": [os.urandom(4).hex() for _ in range(2**20)], "n": range(2**20)})  # by several requests
+    for part, rows in (("a", table("y")), ("b", table("y")), ("a", large), ("b", large)):
         with pytest.raises(OSError, match="ACCESS_DENIED"):
-            out.commit(part_name(part), table("y"), schema=SCHEMA)
+            out.commit(part_name(part), rows, schema=SCHEMA)
     assert out.parts() == ["part-a.parquet"]
     assert ids(out) == ["x"]
+
+
+def test_a_small_part_takes_one_request_to_write_and_two_to_read(bucket):
+    out = stage_dir("s3://bucket/run/counts")
+    out.commit(part_name("a"), table("x"), schema=SCHEMA)
+    assert [(method, key) for method, key, _ in bucket.calls] == [("PUT", "run/counts/part-a.parquet")]
+    bucket.calls.clear()
+    assert ids(stage_dir(out.uri)) == ["x"]
+    of_part = [method for method, key, _ in bucket.calls if key.endswith("part-a.parquet")]
+    assert of_part == ["HEAD", "GET"]
+
+
+def test_a_client_of_s3_makes_no_directories_and_travels_with_all_that_it_was_given(bucket):
+    address = os.environ["AWS_ENDPOINT_URL"].removeprefix("http://")
+    uri = f"s3://key:secret@bucket/a%20run?region=eu-west-1&scheme=http&endpoint_override={address}"
+    out = stage_dir(uri)
+    assert out.filesystem is Directory(f"{uri}").filesystem and out.path("x") == "bucket/a run/x"
+    sent = pickle.loads(pickle.dumps(out.filesystem))  # as Ray Train sends it
+    assert sent.equals(out.filesystem) and sent.region == "eu-west-1"
+    sent.create_dir("bucket/a run/deep/er")
+    bucket.calls.clear()
+    with sent.open_output_stream("bucket/a run/deep/er/x") as stream:
+        stream.write(b"x")
+    assert [(method, key) for method, key, _ in bucket.calls] == [("PUT", "a run/deep/er/x")]
+    assert list(bucket.objects) == ["a run/deep/er/x"]
 
 
 def test_the_rejects_of_all_parts_are_found_by_two_listings(bucket):
@@ -194,8 +210,9 @@ def test_a_finished_stage_knows_its_rows_without_a_footer(bucket):
     assert out.counts() == {"part-0.parquet": 1, "part-1.parquet": 2, "part-2.parquet": 3}
     assert sum(out.counts(["part-1.parquet"]).values()) == 2
     assert not [key for method, key, _ in bucket.calls if key.endswith(".parquet")]
-    out.commit(part_name("3"), table("w"), schema=SCHEMA)  # one that the manifest does not know
-    assert out.counts()["part-3.parquet"] == 1
+    assert out.parts() == ["part-0.parquet", "part-1.parquet", "part-2.parquet"]
+    assert out.read_rejects().num_rows == 1
+    assert not [query for _, _, query in bucket.calls if "prefix" in query]
 
 
 DAMAGES = {
@@ -218,6 +235,47 @@ def test_a_damaged_part_of_a_finished_stage_is_told(damage, name, tmp_path):
     out.unseal([name])
     assert out.manifest() is None and not out.exists(name) and out.exists("part-2.parquet")
     assert out.standing() == (None, [])
+
+
+@pytest.mark.parametrize("torn", [b"", b'{"stage": "counts", "finge', b"null", b"\xff\xfe"])
+def test_a_manifest_that_is_torn_is_told_and_the_stage_goes_on_from_its_parts(torn, tmp_path):
+    out = stage_dir(str(tmp_path / "counts"))
+    sealed(out)
+    Path(out.path("manifest.json")).write_bytes(torn)
+    again = stage_dir(str(tmp_path / "counts"))
+    assert again.standing() == (None, ["manifest.json"])
+    again.unseal(["manifest.json"])
+    assert again.standing() == (None, []) and again.counts() == out.counts()
+    assert again.read_rejects().num_rows == 1
+
+
+def test_the_rejects_of_a_damaged_part_go_with_it_and_a_kill_meanwhile_is_found(tmp_path, monkeypatch):
+    """A part of a map whose rejects alone were lost would pass for made."""
+    out = stage_dir(str(tmp_path / "counts"))
+    sealed(out)
+    Path(out.path("rejects/part-1.parquet")).unlink()
+    _, damaged = out.standing()
+    gone, deleting = [], out.filesystem.delete_file
+
+    class Dying:
+        def __getattr__(self, name):
+            return getattr(real, name)
+
+        def delete_file(self, path):
+            if gone:
+                raise KeyboardInterrupt
+            gone.append(path)
+            deleting(path)
+
+    real = out.filesystem
+    monkeypatch.setitem(out.__dict__, "_opened", (Dying(), out.path()))
+    with pytest.raises(KeyboardInterrupt):
+        out.unseal(damaged)
+    again = stage_dir(str(tmp_path / "counts"))
+    manifest, damaged = again.standing()
+    assert manifest is None and "part-1.parquet" in damaged
+    again.unseal(damaged)
+    assert again.parts() == ["part-0.parquet", "part-2.parquet"] and again.standing() == (None, [])
 
 
 def test_a_part_that_cannot_be_read_is_named_with_what_to_do(tmp_path):
@@ -281,67 +339,6 @@ def test_upload_copies_a_tree(out, tmp_path):
     assert sum(info.is_file for info in found) == 2
 
 
-def test_the_digest_of_a_file_follows_its_content_alone(tmp_path):
-    first, second = tmp_path / "a", tmp_path / "b"
-    first.write_text("one")
-    second.write_text("one")
-    assert digest(str(first)) == digest(str(second)) == digest(f"file://{first}")
-    second.write_text("two")
-    assert digest(str(first)) != digest(str(second))
-
-
-def test_the_digest_of_a_directory_leaves_its_card_aside(tmp_path):
-    (tmp_path / "config.json").write_text("{}")
-    before = digest(str(tmp_path))
-    (tmp_path / "README.md").write_text("results")
-    assert digest(str(tmp_path)) == before
-
-
-def test_the_digest_of_a_directory_follows_names_and_contents_not_its_place(tmp_path):
-    here, there = tmp_path / "here", tmp_path / "far" / "there"
-    here.mkdir()
-    for name, text in (("config.json", "{}"), ("weights", "1 2 3"), ("other", "1 2 3")):
-        (here / name).write_text(text)
-    shutil.copytree(here, there)
-    before = digest(str(here))
-    assert digest(str(there)) == before
-    (there / "config.json").write_text("{ }")
-    assert digest(str(there)) != before
-    (there / "config.json").write_text("{}")
-    assert digest(str(there)) == before
-    (there / "weights").rename(there / "weights2")
-    assert digest(str(there)) != before
-    (there / "weights2").unlink()
-    assert digest(str(there)) != before
-
-
-def put(path, offset, data):
-    with path.open("r+b") as file:
-        file.seek(offset)
-        file.write(data)
-
-
-@pytest.mark.parametrize("size", [64 * MIB + 1, 64 * MIB + 2, 127 * MIB, 300 * MIB + 17])
-def test_a_large_file_is_sampled_from_its_first_to_its_last_byte(tmp_path, size):
-    path = tmp_path / "weights"
-    path.touch()
-    os.truncate(path, size)  # sparse: no disk is used
-    middle = 31 * (size - MIB) // 63  # the 32nd of 64 blocks, evenly spread
-    seen = {digest(str(path))}
-    for offset in (0, middle, middle + MIB - 1, size - 1):
-        put(path, offset, b"\x01")
-        seen.add(digest(str(path)))
-        put(path, offset, b"\x00")
-    os.truncate(path, size + 1)
-    seen.add(digest(str(path)))
-    assert len(seen) == 6
-
-
-def test_a_path_that_is_not_there_is_its_own_digest():
-    assert digest("Qwen/Qwen3-8B") == "name:Qwen/Qwen3-8B"
-    assert digest("/nowhere/at all") == "name:/nowhere/at all"
-
-
 def test_a_fingerprint_changes_with_everything_that_matters_and_nothing_else():
     base = {
         "stage": "counts",
@@ -366,23 +363,3 @@ def test_a_fingerprint_changes_with_everything_that_matters_and_nothing_else():
     assert all(len(mark) == 16 and int(mark, 16) >= 0 for mark in marks)
     turned = {**base, "config": {"b": [1, 2], "a": 1}, "upstream": {"y": "2", "x": "1"}}
     assert fingerprint(**turned) == marks[0]
-
-
-def test_a_file_behind_an_address_that_only_fsspec_knows_is_read(tmp_path):
-    import functools
-    import http.server
-    import threading
-
-    (tmp_path / "q.jsonl").write_text("one\ntwo\n")
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        uri = f"http://127.0.0.1:{server.server_port}/q.jsonl"
-        filesystem, path = open_filesystem(uri)
-        with filesystem.open_input_stream(path) as stream:
-            assert bytes(stream.read()) == b"one\ntwo\n"
-        assert digest(uri) == digest(str(tmp_path / "q.jsonl"))
-        assert digest(uri + "x") == f"name:{uri}x"
-        server.shutdown()
-    with pytest.raises(ValueError, match=r"cannot be opened: .*; allowed are local paths"):
-        open_filesystem("nosuchscheme://a/b")

@@ -3,18 +3,22 @@
 import asyncio
 import json
 import os
+import time
 import uuid
 from collections import Counter
 from functools import partial
 from pathlib import Path
 
+import loopback_s3
 import pyarrow as pa
 import pytest
 
+from mralign.run import stream as executor
 from mralign.run.events import MoneySpent, WorkBegan, listening
-from mralign.run.finished import add_tallies, read_tallies, settle
+from mralign.run.finished import Ids, add_tallies, read_tallies, settle
+from mralign.run.part_names import part_name
 from mralign.run.rejects import Reject, to_table
-from mralign.run.store import StageDir, part_name
+from mralign.run.store import StageDir
 from mralign.run.stream import Answer, Pool, answers_of, batch_key, pack, stream, unpack
 
 SOURCE = pa.schema({"row_id": pa.string(), "n": pa.int64()})
@@ -46,8 +50,23 @@ def test_tallies_add_up_by_name_and_by_name_within_a_name():
     assert add_tallies([]) == {}
 
 
+def test_clocks_that_are_set_back_make_no_time_negative(monkeypatch):
+    """An actor of another machine is ready an hour before it was asked for; then this machine's clock is set back."""
+    days, told = iter([1e9, 1e9 - 7200, 1e9 - 7200]), []
+    monkeypatch.setattr(time, "time", lambda: next(days, 1e9 - 7200))
+    one = {"rows": 2, "rejects": 0, "took": {}, "stopped": "", "actor": "a", "number": 1, "figures": {}}
+    for ready in (1e9 - 3600, 1e9 + 3600):
+        with listening(told.append):
+            done = executor._follow(iter([executor._Report(ready=ready, **one)]), total=2, kept=0, money=None)
+        assert 0 <= done.engine_start_s < 5 and 0 <= done.working_s < 5
+    assert all(0 <= event.worked_s < 5 for event in told) and len(told) == 2
+
+
 def first(row_id):
     return row_id.partition("/")[0]
+
+
+IDS = Ids(ROWS, request_of=first)
 
 
 def test_rows_and_rejects_in_any_order_become_the_answers_of_their_requests():
@@ -80,10 +99,10 @@ def test_what_is_committed_is_known_by_upstream_part_and_what_may_be_mended_is_f
     commit(out, "train-01-b1", ["g"])
     commit(out, "other-b1", ["h"])
     names = [part_name(name) for name in ("train-00", "train-01", "train-02")]
-    settle(out, names, schema=ROWS, request_of=first)
+    settle(out, names, ids=IDS)
     assert len(stored(out)[0]) == 7
 
-    known = settle(out, names, schema=ROWS, request_of=first, forget=True)
+    known = settle(out, names, ids=IDS, forget=True)
     assert [known.of[name].to_pylist() for name in names] == [["a", "b", "c", "e"], ["g"], []]
     assert len(known) == 5
     assert known.repeated == 0
@@ -97,10 +116,10 @@ def test_a_request_that_two_parts_answer_stays_in_the_first_and_an_answer_outlas
     commit(out, "p-1", ["a", "a/more"], [("d", "timeout")])
     commit(out, "p-2", ["a", "a/more", "b", "d"])
     commit(out, "p-3", ["c"], [("b", "odd")])
-    known = settle(out, [part_name("p")], schema=ROWS, request_of=first, forget=True)
+    known = settle(out, [part_name("p")], ids=IDS, forget=True)
     assert known.repeated == 2  # a of p-2 and b of p-3
     assert stored(out) == ([("a", "p-1"), ("a/more", "p-1"), ("b", "p-2"), ("c", "p-3"), ("d", "p-2")], [])
-    again = settle(out, [part_name("p")], schema=ROWS, request_of=first)
+    again = settle(out, [part_name("p")], ids=IDS)
     assert (again.repeated, len(again)) == (0, 4)
 
 
@@ -127,8 +146,8 @@ def test_a_request_that_is_forgotten_never_passes_for_answered_though_the_proces
         patched.setattr(StageDir, "write_bytes", dying("write_bytes"))
         patched.setattr(StageDir, "commit_rejects", dying("commit_rejects"))
         with pytest.raises(KeyboardInterrupt):
-            settle(out, [part_name("p")], schema=ROWS, request_of=first, forget=True)
-    known = settle(out, [part_name("p")], schema=ROWS, request_of=first, forget=True)
+            settle(out, [part_name("p")], ids=IDS, forget=True)
+    known = settle(out, [part_name("p")], ids=IDS, forget=True)
     assert known.of[part_name("p")].to_pylist() == ["b"]
     assert stored(out) == ([("b", "p-1")], [])
 
@@ -146,7 +165,7 @@ def test_the_directory_is_listed_once_however_many_parts_there_are(tmp_path):
     for number in range(20):
         commit(out, f"{number:03d}-x", [f"r{number}"])
     Counted.listed = 0
-    known = settle(out, [part_name(f"{number:03d}") for number in range(30)], schema=ROWS)
+    known = settle(out, [part_name(f"{number:03d}") for number in range(30)], ids=Ids(ROWS))
     assert Counted.listed == 1
     assert len(known) == 20
 
@@ -271,8 +290,8 @@ class TestStream:
         assert [one.done for one in others[::2]] == sorted({one.done for one in others[::2]})
         assert all(one.worked_s >= 0 for one in others[::2])
         assert stored(out) == squares(range(20))
-        # 7, 7 and 6 requests in batches of 3
-        assert Counter(name.split("-")[1] for name in out.parts()) == {"00000": 3, "00001": 3, "00002": 2}
+        # 7, 7 and 6 requests in batches of 3, merged
+        assert Counter(name.split("-")[1] for name in out.parts()) == {"00000": 1, "00001": 1, "00002": 1}
         assert done.took == {"requests": 20, "writer": {"words": 32}}
         assert list(done.figures) == [{"asked": 20}]
         assert done.repeated == 0
@@ -337,3 +356,28 @@ class TestStream:
             "r00": {"requests": 1},
             "r01": {"requests": 1, "writer": {"words": 2}},
         }
+
+
+@pytest.fixture
+def far(monkeypatch):
+    """A store behind a URI that says all: the processes of this Ray have another environment."""
+    with loopback_s3.serve() as (store, environment):
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        address = environment["AWS_ENDPOINT_URL"].removeprefix("http://")
+        yield store, f"s3://key:secret@bucket/run?region=us-east-1&scheme=http&endpoint_override={address}"
+
+
+@pytest.mark.integration
+@pytest.mark.usefixtures("local_ray")
+def test_a_store_that_refuses_and_drops_requests_and_an_actor_that_dies_cost_no_row(far, tmp_path, folder):
+    store, uri = far
+    source, out = upstream(tmp_path / "source", rows=40), StageDir(uri, stage="answers", fingerprint="f")
+    store.refused_share = store.dropped_share = 0.05
+    run(source, out, pools(folder, faults={"r07": "dies once"}))
+    store.refused_share = store.dropped_share = 0.0
+    rows, rejects = squares([n for n in range(40) if n != 7])
+    assert stored(out) == (rows, sorted([*rejects, ("r07", "dies once")]))
+    kept = [key for key in store.objects if key.startswith("run/part-")]
+    assert sorted(key.split("-")[1] for key in kept) == ["00000", "00001", "00002"]  # one part of many batches each
+    assert len(store.calls) > 60

@@ -6,8 +6,9 @@ from transformers import AutoTokenizer
 
 from mralign.config import parse, resolve_path
 from mralign.rows.schema import ANNOTATIONS, CANDIDATES, EXAMPLES
+from mralign.run.part_names import part_name
 from mralign.run.stage import Context
-from mralign.run.store import StageDir, part_name
+from mralign.run.store import StageDir
 from mralign.training.examples import of_datasets
 from mralign.training.index import read_index
 from mralign.training.stage import EXAMPLES_STAGE, REFERENCE_STAGE, objective, training_stage

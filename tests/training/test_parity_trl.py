@@ -11,7 +11,8 @@ from transformers import PreTrainedTokenizerFast
 
 from mralign.config import Model
 from mralign.rows.schema import EXAMPLES
-from mralign.run.store import StageDir, part_name
+from mralign.run.part_names import part_name
+from mralign.run.store import StageDir
 from mralign.training.engine import World
 from mralign.training.examples import example_row
 from mralign.training.index import index_rows, write_index

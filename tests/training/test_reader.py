@@ -4,7 +4,8 @@ import pytest
 from tiny_policy import commit_examples, make_rows
 
 from mralign.rows.schema import EXAMPLES
-from mralign.run.store import StageDir, part_name
+from mralign.run.part_names import part_name
+from mralign.run.store import StageDir
 from mralign.training.examples import content_hash, example_row, token_weights
 from mralign.training.index import index_rows, read_index, write_index
 from mralign.training.reader import Reader

@@ -15,7 +15,7 @@ from tiny_policy import settings
 from transformers import AutoModelForCausalLM, GptOssConfig
 
 from mralign.config import Model
-from mralign.run.store import digest
+from mralign.run.digests import digest
 from mralign.training import rehearsal, stage
 from mralign.training.checkpoint import WEIGHTS, seal_checkpoint
 from mralign.training.engine import World

@@ -12,8 +12,9 @@ from mralign.config import load, to_yaml
 from mralign.plan import pipeline
 from mralign.presets import PRESETS
 from mralign.rows.schema import ANNOTATIONS, EDGE_NOISE, GENERATIONS, HELD_OUT_SCORES
+from mralign.run.part_names import part_name
 from mralign.run.stage import Context
-from mralign.run.store import Directory, Manifest, StageDir, part_name
+from mralign.run.store import Directory, Manifest, StageDir
 from mralign.transitions import signal, signal_noise
 
 

@@ -14,8 +14,9 @@ import pytest
 from mralign.annotation.taxonomy import PAPER
 from mralign.config import RunConfig, parse
 from mralign.rows.schema import ANNOTATIONS, COUNTS, EDGES, MATRICES, REPLICATED_COUNTS, WEIGHTS
+from mralign.run.part_names import part_name
 from mralign.run.stage import Context, Outcome, Stage
-from mralign.run.store import StageDir, part_name
+from mralign.run.store import StageDir
 from mralign.transitions import stage as stages
 from mralign.transitions.bootstrap import count_replicated, select_replicates
 from mralign.transitions.counts import count
