@@ -24,16 +24,17 @@ def environment():
     return {**os.environ, "RAY_AUTH_MODE": "disabled", "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
 
 
-def start(run_dir, *arguments, log):
-    """The driver in a session of its own, so that what a kill leaves behind can be found and ended."""
+def start(run_dir, *arguments, log, variables=None, output=None):
+    """The driver in a session of its own, so that what a kill leaves behind can be found and ended. `variables` of its
+    environment come on top of the usual ones; `output` is a file descriptor for standard output, else the log."""
     command = [sys.executable, "jobs/align.py", f"run.dir={run_dir}", *arguments]
     with Path(log).open("a") as stream:
         return subprocess.Popen(
             command,
             cwd=ROOT,
-            env=environment(),
-            stdout=stream,
-            stderr=subprocess.STDOUT,
+            env={**environment(), **(variables or {})},
+            stdout=stream if output is None else output,
+            stderr=stream,
             start_new_session=True,
             preexec_fn=_hear_ctrl_c,
         )

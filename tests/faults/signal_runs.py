@@ -1,0 +1,109 @@
+"""Signals at chosen moments of each stage, by `make test-signals`: always 130, nothing left, and the run goes on.
+
+Each stage begins with the stages before it as an undisturbed run has left them. The same command is started again and
+again; each start is held at the next moment of the stage, and ended there by the signal whose turn it is. The last
+start is left alone: the tables of the stage are then the undisturbed run's.
+"""
+
+import os
+import signal
+import time
+
+import align_process
+import fault_results
+import pytest
+import run_files
+from cells import MIDDLE
+from kill_runs import LONGEST_S, ROAD, session  # noqa: F401  # a fixture
+from signal_moments import moments_of, planned
+
+pytestmark = pytest.mark.timeout(3000)
+GRACE_S = 20.0  # after which an interrupted run ends whatever it does (mralign/run/interruption.py)
+
+
+@pytest.mark.parametrize("stage", ["start", *MIDDLE, "report"])
+def test_every_signal_at_every_moment(session, stage, request):  # noqa: F811
+    undisturbed = session.undisturbed()
+    name, disk = f"signals-{stage}", session.disk
+    finished = stage == "report"
+    files = undisturbed if finished else run_files.before(undisturbed, stage=_first(stage), road=ROAD)
+    options = () if finished else ("--until", _first(stage))
+    known = fault_results.done(fault_results.SIGNALS) if request.config.getoption("--left") else ()
+    found = []
+    disk.clear(name)
+    disk.put(name, files)
+    for place, moment, kind in planned():
+        if place != stage or f"{stage}: {moment}" in known:
+            continue
+        log = session.home / f"{name}.log"
+        ended = _ended(session, name, options, kind=kind, moment=moments_of(stage)[moment], log=log)
+        if ended is None:  # an earlier start had done so much that there was nothing to hold
+            disk.clear(name)
+            disk.put(name, files)
+            ended = _ended(session, name, options, kind=kind, moment=moments_of(stage)[moment], log=log)
+        assert ended is not None, f"no start came to: {moment}\n{log.read_text()[-2000:]}"
+        found.append(moment)
+        fault_results.keep_signal(stage, moment, kind=kind, **ended)
+        assert ended["status"] == 130, (moment, kind, log.read_text()[-3000:])
+        assert ended["left"] == 0, (moment, kind)
+        assert "Traceback" not in log.read_text(), (moment, kind, log.read_text()[-3000:])
+    session.pauses.want(None)
+    log = session.home / f"{name}.log"
+    align_process.finish(session.start(name, disk, *options, log=log), log=log, timeout=LONGEST_S)
+    wrong = run_files.differences(
+        run_files.tables(disk.get(name), _first(stage)), run_files.tables(undisturbed, _first(stage))
+    )
+    assert not wrong, wrong
+    for moment in found:
+        fault_results.confirm_signal(stage, moment)
+    disk.clear(name)
+
+
+def _first(stage):
+    """The stage that a row of the table is about; the start of Ray is tried before the first one."""
+    return {"start": "questions", "report": "evaluation"}.get(stage, stage)
+
+
+def _ended(session, name, options, *, kind, moment, log):  # noqa: F811
+    """How a start ended that was held at the moment: its status, seconds, and what was left; None: it never came."""
+    log.write_text("")
+    session.pauses.want(moment)
+    reader, writer = os.pipe()
+    process = session.start(name, session.disk, *options, "--json", log=log, output=writer)
+    os.close(writer)
+    os.set_blocking(reader, False)
+    reached = session.pauses.reached(process=process, timeout=LONGEST_S, reader=reader)
+    if reached is None:
+        os.close(reader)
+        assert process.returncode == 0, log.read_text()[-3000:]
+        return None
+    began = time.monotonic()
+    if kind == "closed pipe":
+        os.close(reader)
+        session.pauses.release()
+    else:
+        _send(process, kind)
+    status = process.wait(timeout=60)
+    seconds = round(time.monotonic() - began, 1)
+    if kind != "closed pipe":
+        os.close(reader)
+    session.pauses.release()
+    return {"status": status, "seconds": seconds, "left": _left(process)}
+
+
+def _send(process, kind):
+    """To the driver alone; a closed terminal tells every process of it."""
+    if kind == "SIGHUP":
+        os.killpg(process.pid, signal.SIGHUP)
+        return
+    process.send_signal(signal.SIGTERM if kind == "SIGTERM" else signal.SIGINT)
+    if kind == "second SIGINT":
+        time.sleep(0.1)
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+
+
+def _left(process):
+    """How many processes of the run are there a second after it has ended."""
+    time.sleep(1)
+    return len([pid for pid in align_process.members(process.pid) if pid != process.pid])
