@@ -58,6 +58,12 @@ WORKERS = {
 }
 
 
+# The stages in the order of the run as far as a cell's own: those of the trained model that have no row stand in it.
+ROAD = [
+    name for stage in MIDDLE for name in ((stage, "judgements", "evaluation") if stage == "responses" else (stage,))
+]
+
+
 @dataclass(frozen=True)
 class Cell:
     """One killed run."""

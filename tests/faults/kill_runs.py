@@ -24,11 +24,10 @@ import pytest
 import ray_nodes
 import run_files
 import whole_road
-from cells import MIDDLE, cells
+from cells import ROAD, cells
 from moments import Pauses
 
 pytestmark = pytest.mark.timeout(1500)
-ROAD = (*MIDDLE, "judgements", "evaluation")  # the stages that are seen to stand in their order before a cell's
 LONGEST_S = 240
 
 
@@ -56,7 +55,7 @@ class Session:
             self.pauses.want(None)
             log = self.home / "undisturbed.log"
             began = time.monotonic()
-            align_process.finish(self.start("undisturbed", self.disk, log=log), log=log)
+            align_process.finish(self.start("undisturbed", self.disk, log=log), log=log, timeout=900)
             (self.home / "finished").write_text(f"{time.monotonic() - began:.0f} s\n")
         return self.disk.get("undisturbed")
 
@@ -138,13 +137,12 @@ def _killed(session, cell, *, name, store, log):
     reached = session.pauses.reached(process=process, timeout=LONGEST_S)
     assert reached, f"the run ended before it came to {cell.moment}:\n{log.read_text()[-3000:]}"
     victim = ray_nodes.find(cell.victim, driver=process.pid, waiting=reached.pid, cluster=cluster)
-    if cell.victim == "driver" and cell.nodes == 1:
-        align_process.kill(process)
-    else:
-        ray_nodes.kill(victim)
+    ray_nodes.kill(victim)
+    if cell.victim == "driver":
+        _await_end(process)  # whoever is held dies with its file open
     session.pauses.release()
     first = process.wait(timeout=LONGEST_S)
-    _end_workers(process)
+    _await_end(process)
     if first == 0:
         return [0]
     session.pauses.want(None)
@@ -155,8 +153,8 @@ def _killed(session, cell, *, name, store, log):
     return [first, 0]
 
 
-def _end_workers(process):
-    """Wait for what the run has started; it must not stay (Ray's agents end by themselves within a minute)."""
+def _await_end(process):
+    """Wait until what the run has started is gone, but for Ray's agents: they stay for a minute of their own accord."""
     end = time.monotonic() + 60
     while left := [pid for pid, name in align_process.members(process.pid).items() if "Agent" not in name]:
         assert time.monotonic() < end, f"still there: {left}"

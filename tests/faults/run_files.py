@@ -14,8 +14,6 @@ import pyarrow.parquet as pq
 from loopback_s3 import BUCKET
 from safetensors.numpy import load as load_tensors
 
-SHELVES = ("counts_by_content", "reference_by_content", "responses_by_content")
-LEFT_OUT = ("logs", "lease", "report", "responses")  # what no finished stage is read from
 DOCUMENTS = ("taxonomy.json", "agreement.json", "metrics.json", "positions.json", "strata.json", "signal.json")
 
 

@@ -13,8 +13,8 @@ import align_process
 import fault_results
 import pytest
 import run_files
-from cells import MIDDLE
-from kill_runs import LONGEST_S, ROAD, session  # noqa: F401  # a fixture
+from cells import MIDDLE, ROAD
+from kill_runs import LONGEST_S, session  # noqa: F401  # a fixture
 from signal_moments import moments_of, planned
 
 pytestmark = pytest.mark.timeout(3000)
