@@ -87,13 +87,32 @@ class Cell:
         return f"{self.stage}-{self.victim}-{self.nodes}-{self.store}".replace(" ", "_")
 
 
-def cells():
-    """Every cell that applies, one node on the local disk first."""
-    found = [
-        Cell(stage, victim, nodes, store)
-        for store in STORES
-        for nodes in NODES
-        for stage in MIDDLE
-        for victim in VICTIMS
+@dataclass(frozen=True)
+class Chain:
+    """Killed runs that follow one another in one run directory: `victims` in their stages."""
+
+    name: str
+    victims: tuple[str, ...]
+    nodes: int
+    store: str
+
+    def cells(self):
+        """The cells in the order of the stages."""
+        found = [Cell(stage, victim, self.nodes, self.store) for stage in MIDDLE for victim in self.victims]
+        return [cell for cell in found if cell.applies]
+
+    def __str__(self):
+        return f"{self.name}-{self.nodes}-{self.store}"
+
+
+def chains():
+    """Every chain, one node on the local disk first."""
+    groups = {"workers": VICTIMS[2:], "driver": VICTIMS[:1], "raylet": VICTIMS[1:2]}
+    return [
+        Chain(name, victims, nodes, store) for store in STORES for nodes in NODES for name, victims in groups.items()
     ]
-    return [cell for cell in found if cell.applies]
+
+
+def cells():
+    """Every cell that applies."""
+    return [cell for chain in chains() for cell in chain.cells()]

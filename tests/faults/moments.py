@@ -28,31 +28,36 @@ class Reached:
 
 
 class Pauses:
-    """The directory through which a test and the processes of a run speak of moments."""
+    """The directory through which a test and the processes of a run speak of moments, one moment at a time."""
 
     def __init__(self, directory):
         self.directory = Path(directory)
         self.directory.mkdir(parents=True, exist_ok=True)
+        for file in self.directory.iterdir():
+            file.unlink()
+        self.mark = ""
 
     def environment(self, path):
         """Variables for every process of the run; `path`: the PYTHONPATH that it needs besides."""
         return {"MRALIGN_PAUSES": str(self.directory), "PYTHONPATH": f"{PAUSES}:{path}"}
 
     def want(self, moment):
-        """From now on the first process that comes to `moment` waits there; None: nobody waits."""
-        for file in self.directory.iterdir():
-            file.unlink()
+        """From now on the first process that comes to `moment` waits there; None: nobody more is held. Returns what
+        lets those go on that wait at the moment before."""
+        before, self.mark = self.mark, uuid.uuid4().hex
+        wanted = self.directory / "wanted.json"
         if moment is None:
-            return
-        wanted = {"moment": moment.words, "number": moment.number, "id": uuid.uuid4().hex}
-        draft = self.directory / "wanted.draft"
-        draft.write_text(json.dumps(wanted))
-        draft.rename(self.directory / "wanted.json")
+            wanted.unlink(missing_ok=True)
+        else:
+            draft = self.directory / "wanted.draft"
+            draft.write_text(json.dumps({"moment": moment.words, "number": moment.number, "id": self.mark}))
+            draft.rename(wanted)
+        return lambda: self.release(before)
 
     def reached(self, *, process, timeout, reader=None):
         """Who waits at the moment; None if the run ended without coming to it. AssertionError after `timeout` s. What
         the run writes into the pipe `reader` (not blocking) is read and dropped."""
-        file, end = self.directory / "reached.json", time.monotonic() + timeout
+        file, end = self.directory / f"reached-{self.mark}.json", time.monotonic() + timeout
         while not file.exists():
             if process.poll() is not None:
                 return None
@@ -62,9 +67,9 @@ class Pauses:
             time.sleep(0.05)
         return Reached(**json.loads(file.read_text()))
 
-    def release(self):
+    def release(self, mark=None):
         """Let whoever waits go on."""
-        (self.directory / "released").touch()
+        (self.directory / f"released-{mark or self.mark}").touch()
 
 
 def _drain(reader):

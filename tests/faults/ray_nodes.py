@@ -1,4 +1,4 @@
-"""Three Ray nodes on this machine, of which two work; processes of a run by what they are; the kill of one of them."""
+"""Ray nodes on this machine; processes of a run by what they are; the kill of one of them."""
 
 import os
 import signal
@@ -8,35 +8,49 @@ import time
 import psutil
 
 
-class ThreeNodes:
-    """A head that runs no task and two worker nodes; one that was killed is replaced."""
+class RayNodes:
+    """One node, or a head that runs no task and two worker nodes. One whose raylet was killed is replaced."""
 
-    def __init__(self):
+    def __init__(self, count, *, variables):
+        self.count, self.variables = count, variables
+        self._start()
+
+    def _start(self):
         from ray.cluster_utils import Cluster
 
-        self.directory = tempfile.mkdtemp(prefix="mralign-ray-", dir="/tmp")  # Ray's sockets need a short path
-        head = {"num_cpus": 0, "temp_dir": self.directory, "include_dashboard": False}
+        os.environ.update(self.variables)  # what the processes of the nodes, and of runs on them, find in theirs
+
+        directory = tempfile.mkdtemp(prefix="mralign-ray-", dir="/tmp")  # Ray's sockets need a short path
+        head = {"num_cpus": 0 if self.count > 1 else 6, "temp_dir": directory, "include_dashboard": False}
         self.cluster = Cluster(initialize_head=True, head_node_args={**head, "object_store_memory": 100 * 2**20})
-        self.workers = [self._add() for _ in range(2)]
+        self.workers = [self._add() for _ in range(self.count - 1)]
 
     def _add(self):
         return self.cluster.add_node(num_cpus=4, object_store_memory=100 * 2**20)
 
+    @property
+    def nodes(self):
+        """Those that work."""
+        return self.workers or [self.cluster.head_node]
+
     def mend(self):
-        """Put new nodes in the place of those whose raylet is gone."""
-        for place, node in enumerate(self.workers):
-            (entry,) = node.all_processes["raylet"]
-            if entry.process.poll() is not None:
-                self.cluster.remove_node(node, allow_graceful=False)
-                self.workers[place] = self._add()
-        self.cluster.wait_for_nodes()
+        """Put new nodes in the place of those whose raylet is gone; where that was the only one, a new cluster."""
+        lost = [node for node in self.nodes if node.all_processes["raylet"][0].process.poll() is not None]
+        if lost and self.count == 1:
+            self.close()
+            self._start()
+            return
+        for node in lost:
+            self.workers.remove(node)
+            self.cluster.remove_node(node, allow_graceful=False)
+            self.workers.append(self._add())
 
     def raylets(self):
-        """Process ids of the raylets of the worker nodes."""
-        return [node.all_processes["raylet"][0].process.pid for node in self.workers]
+        """Process ids of the raylets of the nodes that work."""
+        return [node.all_processes["raylet"][0].process.pid for node in self.nodes]
 
     def close(self):
-        """End all three."""
+        """End all of it."""
         self.cluster.shutdown()
 
 
@@ -45,22 +59,13 @@ def find(victim, *, driver, waiting, cluster):
     if victim == "driver":
         return driver
     if victim == "raylet":
-        return _raylet(waiting, cluster=cluster, driver=driver)
+        near = [one.pid for one in psutil.Process(waiting).parents() if one.pid in cluster.raylets()]
+        return (near or cluster.raylets())[0]  # where the driver is held, or somebody on the head: any
     if victim == "train controller":
         (found,) = [one.pid for one in psutil.Process().children(recursive=True) if "TrainController" in _name(one)]
         return found
     assert waiting != driver, f"the driver is held, no {victim}"
     return waiting
-
-
-def _raylet(waiting, *, cluster, driver):
-    """The raylet of the held process's node; where that is the driver or on the head, of any worker node."""
-    parents = [one for one in psutil.Process(waiting).parents() if "raylet" in _name(one)]
-    if cluster is None:
-        own = parents or [one for one in psutil.Process(driver).children() if "raylet" in _name(one)]
-        return own[0].pid
-    near = [one.pid for one in parents if one.pid in cluster.raylets()]
-    return (near or cluster.raylets())[0]
 
 
 def _name(process):
@@ -73,7 +78,12 @@ def _name(process):
 def kill(pid):
     """kill -9, and wait until the process is gone."""
     os.kill(pid, signal.SIGKILL)
-    end = time.monotonic() + 30
-    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
-        assert time.monotonic() < end
+    await_end(pid)
+
+
+def await_end(pid, *, unless=None):
+    """Wait until a process is gone; for the process `unless` nobody waits."""
+    end = time.monotonic() + 60
+    while pid != unless and psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < end, f"process {pid} is still there"
         time.sleep(0.05)

@@ -47,7 +47,7 @@ def test_every_signal_at_every_moment(session, stage, request):  # noqa: F811
         assert ended["status"] == 130, (moment, kind, log.read_text()[-3000:])
         assert ended["left"] == 0, (moment, kind)
         assert "Traceback" not in log.read_text(), (moment, kind, log.read_text()[-3000:])
-    session.pauses.want(None)
+    session.pauses.want(None)()
     log = session.home / f"{name}.log"
     align_process.finish(session.start(name, disk, *options, log=log), log=log, timeout=LONGEST_S)
     wrong = run_files.differences(
@@ -67,7 +67,7 @@ def _first(stage):
 def _ended(session, name, options, *, kind, moment, log):  # noqa: F811
     """How a start ended that was held at the moment: its status, seconds, and what was left; None: it never came."""
     log.write_text("")
-    session.pauses.want(moment)
+    session.pauses.want(moment)()
     reader, writer = os.pipe()
     process = session.start(name, session.disk, *options, "--json", log=log, output=writer)
     os.close(writer)

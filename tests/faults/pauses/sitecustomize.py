@@ -3,7 +3,7 @@
 Python imports a module of this name when it starts. Where MRALIGN_PAUSES names a directory, the functions of PLACES
 tell a moment each time they are called. The file `wanted.json` of that directory says at which moment (a regular
 expression, and which of the calls that match it, counted over all processes) the calling process is to wait. It then
-writes `reached.json` and goes on when `released` is there. Nothing else of the code under test is changed.
+writes `reached-<id>.json` and goes on when `released-<id>` is there. Nothing else of the code under test is changed.
 """
 
 import asyncio
@@ -103,11 +103,12 @@ def tell(moment):
         return
     if not re.search(wanted["moment"], moment) or count(directory, wanted["id"]) != wanted["number"]:
         return
-    draft = directory / "reached.draft"
+    draft = directory / f"reached-{wanted['id']}.draft"
     draft.write_text(json.dumps({"pid": os.getpid(), "moment": moment}))
-    draft.rename(directory / "reached.json")
+    draft.rename(draft.with_suffix(".json"))
     end = time.monotonic() + LONGEST_S
-    while not (directory / "released").exists() and time.monotonic() < end:
+    released = directory / f"released-{wanted['id']}"
+    while not released.exists() and time.monotonic() < end:
         time.sleep(0.05)
 
 
