@@ -22,6 +22,7 @@ from pathlib import Path
 
 import align_process
 import fault_results
+import forked_start
 import loopback_s3
 import pytest
 import ray_nodes
@@ -52,6 +53,7 @@ class Session:
         self.bucket = run_files.Bucket(store)
         path = os.pathsep.join([str(align_process.ROOT), os.environ.get("PYTHONPATH", "")])
         self.variables = {**environment, **self.pauses.environment(path), "RAY_AUTH_MODE": "disabled"}
+        os.environ.update(self.variables)  # for the nodes, and for what is forked
         self.cluster = None
 
     def undisturbed(self):
@@ -65,12 +67,13 @@ class Session:
         return self.disk.get("undisturbed")
 
     def start(self, name, store, *options, log, nodes=0, output=None):
-        """The command, on a cluster of so many nodes; 0: it starts a local Ray of its own."""
-        variables = dict(self.variables)
+        """The command, on a cluster of so many nodes; 0: a real start, and a local Ray of its own."""
+        given, named = (store.uri(name), *self.settings, *options), {"log": log, "output": output}
         if nodes:
-            variables["RAY_ADDRESS"] = self.nodes(nodes).cluster.address
-        given = (*self.settings, *options)
-        process = align_process.start(store.uri(name), *given, log=log, variables=variables, output=output)
+            variables = {**self.variables, "RAY_ADDRESS": self.nodes(nodes).cluster.address}
+            process = forked_start.start(*given, variables=variables, **named)
+        else:
+            process = align_process.start(*given, variables=self.variables, **named)
         self.stack.callback(_end, process)
         return process
 
@@ -80,7 +83,7 @@ class Session:
             self.cluster.close()
             self.cluster = None
         if self.cluster is None:
-            self.cluster = ray_nodes.RayNodes(count, variables=self.variables)
+            self.cluster = ray_nodes.RayNodes(count)
         self.cluster.mend()
         return self.cluster
 

@@ -11,14 +11,12 @@ import psutil
 class RayNodes:
     """One node, or a head that runs no task and two worker nodes. One whose raylet was killed is replaced."""
 
-    def __init__(self, count, *, variables):
-        self.count, self.variables = count, variables
+    def __init__(self, count):
+        self.count = count
         self._start()
 
     def _start(self):
         from ray.cluster_utils import Cluster
-
-        os.environ.update(self.variables)  # what the processes of the nodes, and of runs on them, find in theirs
 
         directory = tempfile.mkdtemp(prefix="mralign-ray-", dir="/tmp")  # Ray's sockets need a short path
         head = {"num_cpus": 0 if self.count > 1 else 6, "temp_dir": directory, "include_dashboard": False}

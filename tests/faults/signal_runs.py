@@ -2,7 +2,8 @@
 
 Each stage begins with the stages before it as an undisturbed run has left them. The same command is started again and
 again; each start is held at the next moment of the stage, and ended there by the signal whose turn it is. The last
-start is left alone: the tables of the stage are then the undisturbed run's.
+start is left alone: the tables of the stage are then the undisturbed run's. In the rows `start` and `report` the
+command starts a Ray of its own, else it joins one of one node: a start is quicker then.
 """
 
 import os
@@ -11,6 +12,7 @@ import time
 
 import align_process
 import fault_results
+import psutil
 import pytest
 import run_files
 from cells import MIDDLE, ROAD
@@ -29,18 +31,18 @@ def test_every_signal_at_every_moment(session, stage, request):  # noqa: F811
     files = undisturbed if finished else run_files.before(undisturbed, stage=_first(stage), road=ROAD)
     options = () if finished else ("--until", _first(stage))
     known = fault_results.done(fault_results.SIGNALS) if request.config.getoption("--left") else ()
-    found = []
+    found, nodes = [], 0 if stage in ("start", "report") else 1
     disk.clear(name)
     disk.put(name, files)
     for place, moment, kind in planned():
         if place != stage or f"{stage}: {moment}" in known:
             continue
         log = session.home / f"{name}.log"
-        ended = _ended(session, name, options, kind=kind, moment=moments_of(stage)[moment], log=log)
+        ended = _ended(session, name, options, kind=kind, moment=moments_of(stage)[moment], log=log, nodes=nodes)
         if ended is None:  # an earlier start had done so much that there was nothing to hold
             disk.clear(name)
             disk.put(name, files)
-            ended = _ended(session, name, options, kind=kind, moment=moments_of(stage)[moment], log=log)
+            ended = _ended(session, name, options, kind=kind, moment=moments_of(stage)[moment], log=log, nodes=nodes)
         assert ended is not None, f"no start came to: {moment}\n{log.read_text()[-2000:]}"
         found.append(moment)
         fault_results.keep_signal(stage, moment, kind=kind, **ended)
@@ -49,7 +51,7 @@ def test_every_signal_at_every_moment(session, stage, request):  # noqa: F811
         assert "Traceback" not in log.read_text(), (moment, kind, log.read_text()[-3000:])
     session.pauses.want(None)()
     log = session.home / f"{name}.log"
-    align_process.finish(session.start(name, disk, *options, log=log), log=log, timeout=LONGEST_S)
+    align_process.finish(session.start(name, disk, *options, log=log, nodes=nodes), log=log, timeout=LONGEST_S)
     wrong = run_files.differences(
         run_files.tables(disk.get(name), _first(stage)), run_files.tables(undisturbed, _first(stage))
     )
@@ -64,14 +66,15 @@ def _first(stage):
     return {"start": "questions", "report": "evaluation"}.get(stage, stage)
 
 
-def _ended(session, name, options, *, kind, moment, log):  # noqa: F811
+def _ended(session, name, options, *, kind, moment, log, nodes):  # noqa: F811
     """How a start ended that was held at the moment: its status, seconds, and what was left; None: it never came."""
     log.write_text("")
     session.pauses.want(moment)()
-    reader, writer = os.pipe()
-    process = session.start(name, session.disk, *options, "--json", log=log, output=writer)
-    os.close(writer)
-    os.set_blocking(reader, False)
+    pipe = session.home / "printed"
+    pipe.unlink(missing_ok=True)
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    process = session.start(name, session.disk, *options, "--json", log=log, nodes=nodes, output=str(pipe))
     reached = session.pauses.reached(process=process, timeout=LONGEST_S, reader=reader)
     if reached is None:
         os.close(reader)
@@ -87,8 +90,9 @@ def _ended(session, name, options, *, kind, moment, log):  # noqa: F811
     seconds = round(time.monotonic() - began, 1)
     if kind != "closed pipe":
         os.close(reader)
+    left = _left(process, held=reached.pid)
     session.pauses.release()
-    return {"status": status, "seconds": seconds, "left": _left(process)}
+    return {"status": status, "seconds": seconds, "left": left, "ray": "joined" if nodes else "its own"}
 
 
 def _send(process, kind):
@@ -103,7 +107,12 @@ def _send(process, kind):
             process.send_signal(signal.SIGINT)
 
 
-def _left(process):
-    """How many processes of the run are there a second after it has ended."""
+def _left(process, *, held):
+    """How many processes of the run are there a second after it has ended: of its session, and whoever was held, who
+    may be of a cluster that the run had joined."""
     time.sleep(1)
-    return len([pid for pid in align_process.members(process.pid) if pid != process.pid])
+    there = {pid for pid in align_process.members(process.pid) if pid != process.pid}
+    end = time.monotonic() + 10  # until the cluster has ended the workers of a run that is gone
+    while held != process.pid and psutil.pid_exists(held) and time.monotonic() < end:
+        time.sleep(0.1)
+    return len(there | ({held} & set(psutil.pids()) - {process.pid}))

@@ -26,14 +26,14 @@ def environment():
 
 def start(run_dir, *arguments, log, variables=None, output=None):
     """The driver in a session of its own, so that what a kill leaves behind can be found and ended. `variables` of its
-    environment come on top of the usual ones; `output` is a file descriptor for standard output, else the log."""
+    environment come on top of the usual ones; `output`: the path of a named pipe for standard output."""
     command = [sys.executable, "jobs/align.py", f"run.dir={run_dir}", *arguments]
-    with Path(log).open("a") as stream:
+    with Path(log).open("a") as stream, Path(output or log).open("a") as printed:
         return subprocess.Popen(
             command,
             cwd=ROOT,
             env={**environment(), **(variables or {})},
-            stdout=stream if output is None else output,
+            stdout=printed,
             stderr=stream,
             start_new_session=True,
             preexec_fn=_hear_ctrl_c,
