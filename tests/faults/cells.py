@@ -49,7 +49,7 @@ WORKERS = {
     "annotator_matrices": {"mapper": Moment("call mralign.transitions.counts.count", 2)},
     "examples": {"mapper": None},
     "reference": {"mapper": None},
-    "training": {"train worker": None, "train controller": None},
+    "training": {"train worker": None, "train controller": Moment("write .*/training/[^/]+/metrics.jsonl")},
     "evidence": {"annotator": None},  # the same kind of process, which asks a search
     "responses_base": {"engine": ENGINE},
     "judgements_base": {"annotator": None},
