@@ -1,6 +1,10 @@
-"""The option of `make test-cluster` by which only what has no result is run."""
+"""The options of the runs with faults, and the session that they share."""
+
+import os
+from pathlib import Path
 
 import fault_results
+import pytest
 from cells import MIDDLE
 from signal_moments import moments_of
 
@@ -23,3 +27,15 @@ def pytest_collection_modifyitems(config, items):
     gone = [item for item in items if hasattr(item, "callspec") and item.callspec.id in done]
     config.hook.pytest_deselected(items=gone)
     items[:] = [item for item in items if item not in gone]
+
+
+@pytest.fixture(scope="session")
+def session(tmp_path_factory):
+    """Servers, nodes and the undisturbed run; FAULTS_HOME names a directory that keeps it."""
+    from fault_session import Session
+
+    home = Path(os.environ.get("FAULTS_HOME") or tmp_path_factory.mktemp("faults"))
+    home.mkdir(parents=True, exist_ok=True)
+    found = Session(home)
+    yield found
+    found.close()

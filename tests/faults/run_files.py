@@ -26,6 +26,9 @@ class Disk:
     def uri(self, name):
         return str(self.directory / name)
 
+    def exists(self, name):
+        return (self.directory / name).exists()
+
     def put(self, name, files):
         """Write a run directory."""
         for path, data in files.items():

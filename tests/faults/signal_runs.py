@@ -16,83 +16,104 @@ import psutil
 import pytest
 import run_files
 from cells import MIDDLE, ROAD
-from kill_runs import LONGEST_S, session  # noqa: F401  # a fixture
+from fault_session import LONGEST_S
 from signal_moments import moments_of, planned
 
 pytestmark = pytest.mark.timeout(3000)
-GRACE_S = 20.0  # after which an interrupted run ends whatever it does (mralign/run/interruption.py)
+
+
+class Interrupted:
+    """The starts of one row of the table, in one run directory."""
+
+    def __init__(self, session, stage):
+        self.session, self.stage, self.disk = session, stage, session.disk
+        self.name, self.log = f"signals-{stage}", session.home / f"signals-{stage}.log"
+        self.nodes = 0 if stage in ("start", "report") else 1
+        self.undisturbed = session.undisturbed()
+        self.options = () if stage == "report" else ("--until", _first(stage))
+
+    def begin(self):
+        """Put the stages before this one there, and nothing else."""
+        whole = self.stage == "report"
+        files = run_files.before(self.undisturbed, stage=_first(self.stage), road=ROAD)
+        self.disk.clear(self.name)
+        self.disk.put(self.name, self.undisturbed if whole else files)
+
+    def interrupt(self, moment, *, kind):
+        """End a start at the moment; if the starts before have done so much that it does not come, begin anew."""
+        ended = self._ended(moment, kind=kind)
+        if ended is None:
+            self.compare()
+            self.begin()
+            ended = self._ended(moment, kind=kind)
+        assert ended is not None, f"no start came to: {moment}\n{self.log.read_text()[-2000:]}"
+        fault_results.keep_signal(self.stage, moment, kind=kind, **ended)
+        assert ended["status"] == 130, (moment, kind, self.log.read_text()[-3000:])
+        assert ended["left"] == 0, (moment, kind)
+        assert "Traceback" not in self.log.read_text(), (moment, kind, self.log.read_text()[-3000:])
+
+    def finish(self):
+        """Start once more, and leave it alone."""
+        self.session.pauses.want(None)()
+        process = self.session.start(self.name, self.disk, *self.options, log=self.log, nodes=self.nodes)
+        align_process.finish(process, log=self.log, timeout=LONGEST_S)
+        self.compare()
+        self.disk.clear(self.name)
+
+    def compare(self):
+        """The finished stage against the undisturbed run's; after which signals it went on is then known."""
+        stage = _first(self.stage)
+        found = run_files.tables(self.disk.get(self.name), stage)
+        wrong = run_files.differences(found, run_files.tables(self.undisturbed, stage))
+        assert not wrong, wrong
+        fault_results.confirm_signals(self.stage)
+
+    def _ended(self, name, *, kind):
+        """How a start ended that was held at the moment: its status, seconds, what was left; None: it never came."""
+        self.log.write_text("")
+        self.session.pauses.want(moments_of(self.stage)[name])()
+        pipe = self.session.home / "printed"
+        pipe.unlink(missing_ok=True)
+        os.mkfifo(pipe)
+        reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+        given = {"log": self.log, "nodes": self.nodes, "output": str(pipe)}
+        process = self.session.start(self.name, self.disk, *self.options, "--json", **given)
+        reached = self.session.pauses.reached(process=process, timeout=LONGEST_S, reader=reader)
+        if reached is None:
+            os.close(reader)
+            assert process.returncode == 0, self.log.read_text()[-3000:]
+            return None
+        began = time.monotonic()
+        if kind == "closed pipe":
+            os.close(reader)
+            self.session.pauses.release()
+        else:
+            _send(process, kind)
+        status = process.wait(timeout=60)
+        seconds = round(time.monotonic() - began, 1)
+        if kind != "closed pipe":
+            os.close(reader)
+        left = _left(process, held=reached.pid)
+        self.session.pauses.release()
+        return {"status": status, "seconds": seconds, "left": left, "ray": "joined" if self.nodes else "its own"}
 
 
 @pytest.mark.parametrize("stage", ["start", *MIDDLE, "report"])
-def test_every_signal_at_every_moment(session, stage, request):  # noqa: F811
-    undisturbed = session.undisturbed()
-    name, disk = f"signals-{stage}", session.disk
-    finished = stage == "report"
-    files = undisturbed if finished else run_files.before(undisturbed, stage=_first(stage), road=ROAD)
-    options = () if finished else ("--until", _first(stage))
-    known = fault_results.done(fault_results.SIGNALS) if request.config.getoption("--left") else ()
-    found, nodes = [], 0 if stage in ("start", "report") else 1
-    disk.clear(name)
-    disk.put(name, files)
+def test_every_signal_at_every_moment(session, stage, request):
+    known = fault_results.lines(fault_results.SIGNALS) if request.config.getoption("--left") else {}
+    run = Interrupted(session, stage)
+    before = [line for name, line in known.items() if name.startswith(f"{stage}: ") and line["result"] == "ended"]
+    if not before or not session.disk.exists(run.name):
+        run.begin()
     for place, moment, kind in planned():
-        if place != stage or f"{stage}: {moment}" in known:
-            continue
-        log = session.home / f"{name}.log"
-        ended = _ended(session, name, options, kind=kind, moment=moments_of(stage)[moment], log=log, nodes=nodes)
-        if ended is None:  # an earlier start had done so much that there was nothing to hold
-            disk.clear(name)
-            disk.put(name, files)
-            ended = _ended(session, name, options, kind=kind, moment=moments_of(stage)[moment], log=log, nodes=nodes)
-        assert ended is not None, f"no start came to: {moment}\n{log.read_text()[-2000:]}"
-        found.append(moment)
-        fault_results.keep_signal(stage, moment, kind=kind, **ended)
-        assert ended["status"] == 130, (moment, kind, log.read_text()[-3000:])
-        assert ended["left"] == 0, (moment, kind)
-        assert "Traceback" not in log.read_text(), (moment, kind, log.read_text()[-3000:])
-    session.pauses.want(None)()
-    log = session.home / f"{name}.log"
-    align_process.finish(session.start(name, disk, *options, log=log, nodes=nodes), log=log, timeout=LONGEST_S)
-    wrong = run_files.differences(
-        run_files.tables(disk.get(name), _first(stage)), run_files.tables(undisturbed, _first(stage))
-    )
-    assert not wrong, wrong
-    for moment in found:
-        fault_results.confirm_signal(stage, moment)
-    disk.clear(name)
+        if place == stage and f"{stage}: {moment}" not in known:
+            run.interrupt(moment, kind=kind)
+    run.finish()
 
 
 def _first(stage):
     """The stage that a row of the table is about; the start of Ray is tried before the first one."""
     return {"start": "questions", "report": "evaluation"}.get(stage, stage)
-
-
-def _ended(session, name, options, *, kind, moment, log, nodes):  # noqa: F811
-    """How a start ended that was held at the moment: its status, seconds, and what was left; None: it never came."""
-    log.write_text("")
-    session.pauses.want(moment)()
-    pipe = session.home / "printed"
-    pipe.unlink(missing_ok=True)
-    os.mkfifo(pipe)
-    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
-    process = session.start(name, session.disk, *options, "--json", log=log, nodes=nodes, output=str(pipe))
-    reached = session.pauses.reached(process=process, timeout=LONGEST_S, reader=reader)
-    if reached is None:
-        os.close(reader)
-        assert process.returncode == 0, log.read_text()[-3000:]
-        return None
-    began = time.monotonic()
-    if kind == "closed pipe":
-        os.close(reader)
-        session.pauses.release()
-    else:
-        _send(process, kind)
-    status = process.wait(timeout=60)
-    seconds = round(time.monotonic() - began, 1)
-    if kind != "closed pipe":
-        os.close(reader)
-    left = _left(process, held=reached.pid)
-    session.pauses.release()
-    return {"status": status, "seconds": seconds, "left": left, "ray": "joined" if nodes else "its own"}
 
 
 def _send(process, kind):
