@@ -34,7 +34,6 @@ REPORT = {
     "report begins": Moment("call mralign.report.publish"),
     "file open": Moment("write .*/report/"),
     "next file open": Moment("write .*/report/", 2),
-    "third file open": Moment("write .*/report/", 3),
     "cards": Moment("call mralign.plan.model_cards.complete_cards"),
 }
 STARTS = {  # "worker starts"
