@@ -22,7 +22,7 @@ BENCHMARKS := $(filter-out tests/benchmarks/_% tests/benchmarks/test_% tests/ben
 export RAY_USAGE_STATS_ENABLED ?= 0
 export VLLM_NO_USAGE_STATS ?= 1
 
-.PHONY: help align compare test test-all lint bench audit install clean
+.PHONY: help align compare test test-all test-cluster test-signals lint bench audit install clean
 .DEFAULT_GOAL := help
 
 help: ## list the commands
@@ -42,6 +42,15 @@ test: lint ## lint, types, import rules, then pytest without the tests marked `l
 
 test-all: lint ## the same with every test
 	$(PYTEST) $(ARGS)
+
+FAULTS := HF_HUB_OFFLINE=1 RAY_AUTH_MODE=disabled $(PY) -m pytest -v -rN
+test-cluster: $(TEST_STAMP) ## kill -9 in every stage, on one node and three, local disk and S3: hours; ARGS=--left, ARGS='-k rollouts'
+	$(FAULTS) tests/faults/kill_runs.py $(ARGS)
+	$(PY) tests/faults/fault_tables.py
+
+test-signals: $(TEST_STAMP) ## a signal at each moment of each stage; ARGS as for test-cluster
+	$(FAULTS) tests/faults/signal_runs.py $(ARGS)
+	$(PY) tests/faults/fault_tables.py
 
 lint: $(TEST_STAMP) ## ruff, mypy and the rules of who may import whom
 	$(VENV)/bin/ruff check .

@@ -123,6 +123,7 @@ class LoopbackServer:
         after: dict[str, str] | None = None,
         prompt: Callable[[dict], str] | None = None,
         answer: Callable[[str], str] | None = None,
+        port: int = 0,
     ) -> None:
         """Answers take up to `latency_s` seconds; those to the prompt `slow` a quarter of a second more; a prompt in
         `after` is answered once the one that it names has come. `prompt` says what of a payload counts as its prompt,
@@ -136,12 +137,13 @@ class LoopbackServer:
         self.connections = self.busy = self.most_busy = 0
         self.sent = 0  # bytes of bodies without end
         self.log: list[tuple[float, str, Fault | Said]] = []
+        self.port = port  # 0: any that is free
         self._loop = asyncio.new_event_loop()
 
     def __enter__(self) -> "LoopbackServer":
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
-        self._server = self._in_loop(asyncio.start_server(self._serve, "127.0.0.1", 0))
+        self._server = self._in_loop(asyncio.start_server(self._serve, "127.0.0.1", self.port))
         self.port = self._server.sockets[0].getsockname()[1]
         self.base_url = f"http://127.0.0.1:{self.port}/v1"
         return self

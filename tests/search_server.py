@@ -19,7 +19,8 @@ class Answer:
 class SearchServer:
     """`with SearchServer(script) as server:` serves in a thread of its own; `script` is query -> its answers."""
 
-    def __init__(self, script):
+    def __init__(self, script, *, port=0):
+        self.port = port
         self.script, self.received, self.payloads, self.headers = script, Counter(), [], []
         self.busy = self.most_busy = 0
         self._loop = asyncio.new_event_loop()
@@ -41,7 +42,7 @@ class SearchServer:
         app.router.add_post("/{path:.*}", self._serve)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        site = web.TCPSite(self._runner, "127.0.0.1", self.port)
         await site.start()
         self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}/v2/search/"
 

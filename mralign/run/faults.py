@@ -15,6 +15,7 @@ from mralign.run.disk import full_disk
 from mralign.run.printable import one_line, printable
 
 _LONGEST = 400  # characters of a message that is not ours
+_GO_ON = "what was committed is kept: run the same command to go on"
 _ADVICE = re.compile(r"\nFailed to [^\n]+ after \d+/\d+ attempts \(total backoff .*", re.DOTALL)
 
 
@@ -65,5 +66,6 @@ def own_sentence(error: BaseException) -> str:
     said = one_line(str(raised), longest=_LONGEST)
     name = type(raised).__name__
     if _is_of_ray(type(raised)):
-        return f"the cluster failed: {name}: {said}" if said else f"the cluster failed: {name}"
+        failed = f"the cluster failed: {name}: {said.rstrip('.')}" if said else f"the cluster failed: {name}"
+        return f"{failed}; {_GO_ON}"
     return f"a fault of mralign, not of your input: {name}: {said}" if said else f"a fault of mralign: {name}"

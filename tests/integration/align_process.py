@@ -28,16 +28,17 @@ def environment():
     return {**os.environ, "RAY_AUTH_MODE": "disabled", "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
 
 
-def start(run_dir, *arguments, log):
-    """The driver in a session of its own, so that what a kill leaves behind can be found and ended."""
+def start(run_dir, *arguments, log, variables=None, output=None):
+    """The driver in a session of its own, so that what a kill leaves behind can be found and ended. `variables` of its
+    environment come on top of the usual ones; `output`: the path of a named pipe for standard output."""
     command = [sys.executable, "jobs/align.py", f"run.dir={run_dir}", *arguments]
-    with Path(log).open("a") as stream:
+    with Path(log).open("a") as stream, Path(output or log).open("a") as printed:
         return subprocess.Popen(
             command,
             cwd=ROOT,
-            env=environment(),
-            stdout=stream,
-            stderr=subprocess.STDOUT,
+            env={**environment(), **(variables or {})},
+            stdout=printed,
+            stderr=stream,
             start_new_session=True,
             preexec_fn=_hear_ctrl_c,
         )

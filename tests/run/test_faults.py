@@ -101,6 +101,7 @@ def test_a_worker_that_dies_is_a_fault_of_the_cluster():
     error = raised(die.remote())
     assert user_sentence(error) is None
     assert own_sentence(error).startswith("the cluster failed: WorkerCrashedError: ")
+    assert own_sentence(error).endswith("; what was committed is kept: run the same command to go on")
     assert "\n" not in own_sentence(error)
 
 

@@ -1,0 +1,56 @@
+"""A process is held where a test wants it, is killed there, and leaves what it had written before."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from moments import Moment, Pauses
+
+ROOT = Path(__file__).parents[2]
+PROGRAM = """
+import sys
+from mralign.run.store import Directory
+for name in ("first", "second", "third"):
+    Directory(sys.argv[1]).write_text(f"counts/{name}", name)
+"""
+
+
+@pytest.fixture
+def start(tmp_path):
+    pauses = Pauses(tmp_path / "pauses")
+
+    def begin(moment):
+        pauses.want(moment)
+        variables = {**os.environ, **pauses.environment(ROOT)}
+        command = [sys.executable, "-c", PROGRAM, str(tmp_path / "run")]
+        return pauses, subprocess.Popen(command, env=variables)
+
+    return begin
+
+
+def names(tmp_path):
+    return sorted(path.name.split("-")[0] for path in (tmp_path / "run" / "counts").iterdir())
+
+
+def test_a_process_is_killed_while_its_second_file_is_open(start, tmp_path):
+    pauses, process = start(Moment("write .*/counts/", 2))
+    reached = pauses.reached(process=process, timeout=60)
+    assert reached.pid == process.pid
+    assert reached.moment == f"write {tmp_path}/run/counts/second"
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert names(tmp_path) == ["_tmp", "first"]
+
+
+def test_it_goes_on_when_it_is_released_and_a_moment_that_never_comes_holds_nobody(start, tmp_path):
+    pauses, process = start(Moment("write .*/counts/third"))
+    assert pauses.reached(process=process, timeout=60)
+    pauses.release()
+    assert process.wait(timeout=60) == 0
+    assert names(tmp_path) == ["first", "second", "third"]
+    pauses, process = start(Moment("write .*/weights/"))
+    assert pauses.reached(process=process, timeout=60) is None
+    assert process.returncode == 0
