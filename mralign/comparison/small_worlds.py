@@ -1,13 +1,12 @@
 """A small world is prepared: its base trained, its questions answered, its thoughts judged, labelled and weighed.
 
-Knobs enter, a `Prepared` world leaves. Judging, consensus, counting, EM, weights and examples are the functions that the
-stages of a run call; what is missing are Ray, engines and annotators that cost money. Bases and answers lie in a cache
-under what they depend on: worlds that differ in examples, negatives or noise alone share them.
+Knobs enter, a `Prepared` world leaves. Judging, consensus, counting, EM, weights and examples are the functions that
+the stages of a run call; what is missing are Ray, engines and annotators that cost money. Bases and answers lie in a
+cache under what they depend on: worlds that differ in examples, negatives or noise alone share a base.
 """
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -15,21 +14,20 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from mralign.annotation.consensus import consensus
-from mralign.annotation.step_labels import StepLabels
 from mralign.annotation.taxonomy import PAPER
 from mralign.comparison.exam import Exam
 from mralign.comparison.methods import configured
+from mralign.comparison.small_labels import label, world_hash
 from mralign.comparison.trial import Prepared
 from mralign.config import RunConfig, parse
 from mralign.miniworld.__main__ import write_model
 from mralign.miniworld.base import ModelParams, TrainingParams, train_base
 from mralign.miniworld.knobs import Knobs
-from mralign.miniworld.small_world import SmallTeacher, SmallWorld, annotate
+from mralign.miniworld.small_world import SmallTeacher, SmallWorld
 from mralign.miniworld.tokenizer import make_tokenizer
 from mralign.rollouts.candidates import Limits, judge
 from mralign.rows import Candidate, Generation, Mode, Polarity, Question, from_table, to_table
-from mralign.rows.schema import EXAMPLES, GENERATIONS, WEIGHTS, AnnotatedStep, AnnotatedTrajectory
+from mralign.rows.schema import EXAMPLES, GENERATIONS, WEIGHTS
 from mralign.run.store import StageDir, digest, part_name
 from mralign.serving.adapter import load_merged
 from mralign.training.annotated import ANNOTATED
@@ -45,6 +43,10 @@ DRAWS = 3
 LENGTH = 160  # positions of a base
 LIMITS = Limits(min_segments=2, max_segments=60, min_thought_tokens=4, max_thought_tokens=LENGTH)
 VERSION = 1  # raised when the same knobs make other examples
+
+
+class TooFewExamples(ValueError):
+    """A base that leaves too few positive or negative thoughts for the examples that are wanted."""
 
 
 def settings(home: Path, *, model: Path) -> RunConfig:
@@ -77,7 +79,8 @@ def prepare(knobs: Knobs, *, world: str, cache: Path, methods: Sequence[str], sm
     """The world of these knobs under the name `world`. `smaller` shortens the base's training, for tests."""
     made = SmallWorld(knobs)
     base = _base(made, cache=cache, smaller=smaller)
-    home = cache / "worlds" / made.hash
+    own_hash = world_hash(made)
+    home = cache / "worlds" / own_hash
     config = settings(home, model=base)
     tables = {split: _questions(made, split=split) for split in made.splits}
     exam = Exam(config, path=str(base), tables=tables)
@@ -87,7 +90,7 @@ def prepare(knobs: Knobs, *, world: str, cache: Path, methods: Sequence[str], sm
     joined = to_table(candidates, Candidate).append_column(ANNOTATED.field("steps"), annotated.column("steps"))
     rows, rejects = example_rows(joined, model=config.model, max_length=LENGTH)
     assert not rejects, rejects[:3]
-    examples = StageDir(f"{home}/examples", stage="examples", fingerprint=made.hash)
+    examples = StageDir(f"{home}/examples", stage="examples", fingerprint=own_hash)
     examples.commit(PART, rows, schema=EXAMPLES)
     write_index(examples, [index_rows(examples, [(0, PART)])])
     configs = {method: configured(config, method) for method in methods}
@@ -100,7 +103,7 @@ def prepare(knobs: Knobs, *, world: str, cache: Path, methods: Sequence[str], sm
             weights.commit(PART, found, schema=WEIGHTS)
         shelf = StageDir(f"{home}/reference_by_content", stage="reference")
         sources[method] = Sources(own.training, own.model, knobs.seed, examples, weights, shelf=shelf)
-    return Prepared(world, f"small-{VERSION}-{made.hash}-{smaller}", config, tables, configs, sources)
+    return Prepared(world, f"small-{VERSION}-{own_hash}-{smaller}", config, tables, configs, sources)
 
 
 def _base(made: SmallWorld, *, cache: Path, smaller: float) -> Path:
@@ -108,7 +111,7 @@ def _base(made: SmallWorld, *, cache: Path, smaller: float) -> Path:
     plain = Knobs(made.knobs.seed)
     unseen = {name: getattr(plain, name) for name in ("examples", "negatives", "noise")}
     world = SmallWorld(replace(made.knobs, **unseen))
-    out = cache / "bases" / f"{world.hash}-{smaller:g}"
+    out = cache / "bases" / f"{world_hash(world)}-{smaller:g}"
     if not (out / "model.safetensors").exists():
         tokenizer = make_tokenizer(world.words, max_length=LENGTH)
         teacher = SmallTeacher(world, tokenizer=tokenizer)
@@ -144,8 +147,8 @@ def _answers(exam: Exam, made: SmallWorld, *, base: Path, cache: Path) -> list[G
 
 
 def choose_examples(answers: Sequence[Generation], *, knobs: Knobs) -> list[Candidate]:
-    """As many positives and negatives as the knobs say, by the verdict of the method. ValueError where the base has
-    left too few."""
+    """As many positives and negatives as the knobs say, by the verdict of the method. Raises TooFewExamples where
+    the base has left too few."""
     kept, _ = judge(answers, match="exact", draws=DRAWS, limits=LIMITS, keep_all_draws=False)
     wrong = round(knobs.examples * knobs.negatives)
     wanted = {Polarity.POSITIVE: knobs.examples - wrong, Polarity.NEGATIVE: wrong}
@@ -153,32 +156,10 @@ def choose_examples(answers: Sequence[Generation], *, knobs: Knobs) -> list[Cand
     for polarity, count in wanted.items():
         there = [one for one in kept if one.polarity == polarity]
         if len(there) < count:
-            raise ValueError(
+            raise TooFewExamples(
                 f"the world {asdict(knobs)} has {len(there)} {polarity.name.lower()} thoughts, {count} are wanted; "
                 f"lower examples, change negatives, or raise harm"
             )
         random.Random(f"{knobs.seed} {polarity.name}").shuffle(there)
         found += there[:count]
     return sorted(found, key=lambda one: one.row_id)
-
-
-def label(candidates: Sequence[Candidate], *, knobs: Knobs) -> pa.Table:
-    """Two annotators and an adjudicator, all as noisy, come to a consensus: a table of schema.ANNOTATIONS."""
-    rows = []
-    for one in candidates:
-        texts = [one.text[a:b] for a, b in zip(one.segment_start, one.segment_end, strict=True)]
-        a, b, third = (
-            annotate(texts, noise=knobs.noise, rng=random.Random(f"{knobs.seed} {one.row_id} {who}")) for who in "abc"
-        )
-
-        def adjudicate(spans: Sequence[tuple[int, int]], said: Sequence[StepLabels] = third) -> list[StepLabels]:
-            return [said[first] for first, _ in spans]
-
-        steps = consensus(a, b, segments=len(texts), adjudicate=adjudicate)
-        given = [AnnotatedStep(**json.loads(json.dumps(vars(step)))) for step in steps]
-        rows.append(
-            AnnotatedTrajectory(
-                one.row_id, one.question_id, one.dataset, one.polarity, len(texts), None, None, steps=given
-            )
-        )
-    return to_table(rows, AnnotatedTrajectory)

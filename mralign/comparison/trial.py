@@ -1,7 +1,7 @@
 """One trial: a training from the base of a prepared world, and the examination of what it has become.
 
-A `Prepared` world and a `Point` enter, a row of the table of runs leaves. Everything is in this process: for models this
-small a start of Ray, DeepSpeed or vLLM takes longer than the trial (`training/alone.py`).
+A `Prepared` world and a `Point` enter, a row of the table of runs leaves. Everything is in this process: for models
+this small a start of Ray, DeepSpeed or vLLM takes longer than the trial (`training/alone.py`).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from mralign.rows import Mode
 from mralign.run.store import StageDir, fingerprint
 from mralign.serving.merging import merge
 from mralign.training.alone import score_alone, train_alone
+from mralign.training.engine import prepare_process
 from mralign.training.logprobs import TokenLogProbs
 from mralign.training.objectives import find, source_digest
 from mralign.training.policy import base_policy
@@ -43,19 +44,21 @@ class Prepared:
     sources: Mapping[str, Sources]
 
     def mark(self, method: str) -> str:
-        """What a result of the method stands on, apart from its point."""
-        if method == BASE:
-            settings: list[Any] = []
-        else:
-            config = self.configs[method]
-            training = config.training.model_dump(mode="json", exclude={"learning_rate", "epochs"})
-            weights = config.weights.model_dump(mode="json") if find(config.training.method).weights else None
-            settings = [training, weights, source_digest(config.training.method)]
-        evaluation = self.config.evaluation.model_dump(mode="json")
-        found = fingerprint(
-            stage="trial", version=1, config=[settings, evaluation], upstream={}, inputs={"world": self.identity}
-        )
-        return found[:12]
+        """What a result of the method stands on, apart from its point. Settings at their defaults do not count: a new
+        setting leaves old results as they are."""
+        settings: list[Any] = [self.config.evaluation.model_dump(mode="json", exclude_defaults=True)]
+        stages = {}
+        if method != BASE:
+            config, sources = self.configs[method], self.sources[method]
+            tuned = {"learning_rate", "epochs"}
+            settings.append(config.training.model_dump(mode="json", exclude_defaults=True, exclude=tuned))
+            settings.append(source_digest(config.training.method))
+            stages["examples"] = sources.examples.fingerprint
+            if sources.weights is not None:
+                settings.append(config.weights.model_dump(mode="json", exclude_defaults=True))
+                stages["weights"] = sources.weights.fingerprint
+        inputs = {"world": self.identity}
+        return fingerprint(stage="trial", version=1, config=settings, upstream=stages, inputs=inputs)[:12]
 
 
 class Trials:
@@ -63,6 +66,7 @@ class Trials:
 
     def __init__(self, prepared: Prepared) -> None:
         self.prepared, config = prepared, prepared.config
+        prepare_process(config.training)
         self.exam = Exam(config, path=str(model_path(config.model)), tables=prepared.tables)
         self.base: TokenLogProbs = base_policy(config.model, config.training)
         self._with_reference: dict[tuple[Any, ...], Sources] = {}

@@ -1,29 +1,26 @@
-"""A small world: its questions, the thoughts that its base is taught, and what annotators say of a thought.
+"""A small world: its questions and the thoughts that its base is taught.
 
-Knobs enter; questions of the splits train, dev, test and other (relations that are never trained on), lessons for
-`train_base`, and noisy labels of a segment leave. Facts need no memory: the first syllable of a name is the place of
-the right value, the second one that of the rival, so a base learns them in seconds. The wording of a question decides
-how often its thoughts are faulty, as in the embedded world.
+Knobs enter; questions of the splits train, dev, test and other (relations that are never trained on) and lessons for
+`train_base` leave. Facts need no memory: the first syllable of a name is the place of the right value, the second one
+that of the rival, so a base learns them in seconds. The wording of a question decides how often its thoughts are
+faulty, as in the embedded world.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, product
 
 from transformers import PreTrainedTokenizerFast
 
-from mralign.annotation.step_labels import StepLabels
-from mralign.annotation.taxonomy import PAPER
 from mralign.miniworld.knobs import Knobs, draw_blocks, harms
 from mralign.miniworld.lessons import Lesson
 from mralign.miniworld.tokenizer import BLANK_LINE, END, SPACE, THINK, UNTHINK, prompt_ids
-from mralign.miniworld.world import STATE_OF_CUE, TEMPLATES, Kind, SegmentState, invent_names
+from mralign.miniworld.world import TEMPLATES, Kind, SegmentState, invent_names
 
 RELATIONS = ("capital", "founder", "river", "symbol", "language", "anthem", "harbour", "emblem", "patron", "motto")
 OTHER = frozenset(("language", "motto"))  # relations of the split `other`
@@ -97,18 +94,6 @@ class SmallWorld:
         rows = [{"id": f.fact_id, "question": f.question, "answer": [f.gold]} for f in self.splits[split]]
         return "".join(json.dumps(row) + "\n" for row in rows)
 
-    @cached_property
-    def hash(self) -> str:
-        """A digest of what the world is: its knobs, its questions, and a thought of each kind about some of them as
-        the annotators see it."""
-        parts = [json.dumps(asdict(self.knobs), sort_keys=True), *map(self.questions_text, self.splits)]
-        rng = random.Random(0)
-        for fact, kind in product(self.splits["test"][:50], (Kind.CLEAN, Kind.FAULT)):
-            segments = draw_thought(fact, kind=kind, knobs=self.knobs, rng=rng)
-            texts = [" ".join(cues(one.states, style=rng.randrange(2))) for one in segments]
-            parts.append(f"{segments} {annotate(texts, noise=self.knobs.noise, rng=rng)}")
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
-
 
 @dataclass(frozen=True)
 class SmallSegment:
@@ -144,6 +129,7 @@ class SmallTeacher:
     def __init__(self, world: SmallWorld, *, tokenizer: PreTrainedTokenizerFast) -> None:
         self.world, self.facts = world, list(chain.from_iterable(world.splits.values()))
         self._vocabulary, self._tokenizer = tokenizer.get_vocab(), tokenizer
+        self._prompts: dict[tuple[str, bool], list[int]] = {}
 
     def epoch(self, rng: random.Random, *, lessons: int) -> list[Lesson]:
         """So many thoughts, and half as many answers at once, of questions drawn at random."""
@@ -174,17 +160,9 @@ class SmallTeacher:
         return self._lesson(fact, thinking=False, tokens=[(SPACE + answer, VALUE_WEIGHT), (END, 1.0)])
 
     def _lesson(self, fact: SmallFact, *, thinking: bool, tokens: list[tuple[str, float]]) -> Lesson:
-        prompt = prompt_ids(self._tokenizer, fact.question, thinking=thinking)
+        key = (fact.question, thinking)
+        if key not in self._prompts:
+            self._prompts[key] = prompt_ids(self._tokenizer, fact.question, thinking=thinking)
+        prompt = self._prompts[key]
         ids = [self._vocabulary[token] for token, _ in tokens]
         return Lesson((*prompt, *ids), (*(0.0 for _ in prompt), *(weight for _, weight in tokens)))
-
-
-def annotate(segments: Sequence[str], *, noise: float, rng: random.Random) -> list[StepLabels]:
-    """An annotator's steps, one a segment: the states of its cues, each with odds `noise` another label instead."""
-    steps = []
-    for place, text in enumerate(segments):
-        true = list(dict.fromkeys(STATE_OF_CUE[word].value for word in text.split() if word in STATE_OF_CUE))
-        said = [rng.choice(PAPER.labels) if rng.random() < noise else label for label in true[:2]]
-        labels = tuple(dict.fromkeys(said))
-        steps.append(StepLabels(place, place, labels, tuple(rng.uniform(6, 10) for _ in labels)))
-    return steps

@@ -54,7 +54,7 @@ class PlainEngine:
 
     def backward(self, loss: Tensor, *, scale_wrt_gas: bool) -> None:
         assert not scale_wrt_gas  # the loop divides by the whole batch
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
 
     def set_gradient_accumulation_boundary(self, last: bool) -> None:
         """Gradients add up until `step` in any case."""

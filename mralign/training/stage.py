@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from mralign.config import RunConfig, Training, named
 from mralign.config.run import check_datasets, chosen_datasets
-from mralign.rows.schema import ANNOTATIONS, EXAMPLES, MATCHED_LOGPS, PAIR_SUMS, REFERENCE
+from mralign.rows.schema import ANNOTATIONS, EXAMPLES, REFERENCE
 from mralign.run.disk import full_disk
 from mralign.run.events import TrainingStepped, WorkBegan, counted
 from mralign.run.events import tell as tell_event
