@@ -4,7 +4,7 @@ Differences by world and seed enter; their mean, an interval and a p-value leave
 world are averaged, the interval is Student's of the world means (exact for a balanced random-effects model with normal
 effects), the p-value that of the exact sign-flip test over worlds. A hierarchical bootstrap stands beside them.
 
-Axes: W worlds, S seeds of a world.
+Axes: W worlds, S seeds of a world, B samples of the bootstrap, N values of all worlds.
 """
 
 from __future__ import annotations
@@ -55,10 +55,15 @@ def hierarchical_bootstrap(
     With few worlds it is narrower than its level says: it knows their spread only by the worlds that it has.
     """
     rng = np.random.default_rng(seed)
-    means = np.empty(samples)
-    for place in range(samples):
-        drawn = rng.integers(len(by_world), size=len(by_world))
-        means[place] = np.mean([rng.choice(by_world[world], size=len(by_world[world])).mean() for world in drawn])
+    size_W = np.array([len(values) for values in by_world])
+    begin_W = np.cumsum(size_W) - size_W
+    value_N = np.concatenate(by_world)
+    drawn_BW = rng.integers(len(by_world), size=(samples, len(by_world)))
+    size_BW1 = size_W[drawn_BW][..., None]
+    seed_BWS = (rng.random((*drawn_BW.shape, size_W.max())) * size_BW1).astype(int)
+    value_BWS = value_N[begin_W[drawn_BW][..., None] + seed_BWS]
+    counts_BWS = np.arange(size_W.max()) < size_BW1
+    means = ((value_BWS * counts_BWS).sum(axis=2) / size_BW1[..., 0]).mean(axis=1)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
