@@ -1,6 +1,6 @@
 """A random Qwen3 of 20 thousand parameters and a handful of committed examples, for tests of the training core."""
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +9,14 @@ import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from mralign.config import Lora, Model, Training
-from mralign.rows.schema import EXAMPLES, MATCHED_LOGPS, PAIR_SUMS, REFERENCE, WEIGHTS
+from mralign.rows.schema import EXAMPLES, WEIGHTS
 from mralign.run.part_names import part_name
 from mralign.run.store import StageDir
+from mralign.training.alone import score_alone
 from mralign.training.examples import example_row
 from mralign.training.index import index_rows, write_index
 from mralign.training.objectives import find
 from mralign.training.policy import base_policy
-from mralign.training.reference import blocks, model_mark, score_block
 from mralign.training.task_files import Sources
 
 VOCABULARY = 64
@@ -103,16 +103,10 @@ def score_reference(home, sources):
     chosen, model = sources.settings, sources.model
     if not find(chosen.method).reference:
         return sources
-    shelf, reference = StageDir(f"{home}/shelf"), StageDir(f"{home}/reference", stage="reference")
-    task = sources.load()
-    policy = base_policy(model, chosen)
-    wanted = list(blocks(task.reader, task.plan, mark=model_mark(model, chosen)))
-    for block in wanted:
-        found = score_block(policy, block, reader=task.reader, plan=task.plan, settings=chosen)
-        shelf.commit(block.address, found, schema=MATCHED_LOGPS if block.kind == "matched" else PAIR_SUMS)
-    table = pa.Table.from_pylist([asdict(block) for block in wanted], schema=REFERENCE)
-    reference.commit(part_name("all"), table, schema=REFERENCE)
-    return replace(sources, reference=reference, shelf=shelf)
+    with_shelf = replace(sources, shelf=StageDir(f"{home}/shelf"))
+    return score_alone(
+        with_shelf, base=base_policy(model, chosen), out=StageDir(f"{home}/reference", stage="reference")
+    )
 
 
 def make_task(home, model_path, **changes):

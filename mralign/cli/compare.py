@@ -10,12 +10,11 @@ import typer
 
 from mralign.cli.arguments import TakeOver, listed
 from mralign.cli.display import display
-from mralign.comparison import choice
-from mralign.comparison.worlds import Comparison
+from mralign.comparison import methods as known
 from mralign.run import lease
 
-WORLDS, RATES, EPOCHS = "0,1,2,3", "5e-4,1e-3,2e-3,4e-3", "2,4"
-METHODS = ",".join(choice.METHODS)
+WORLDS, RATES, EPOCHS, SEEDS = "0,1,2,3", "5e-4,1e-3,2e-3,4e-3", "2,4", "1"
+METHODS = ",".join(known.ORDER)
 
 
 def compare(
@@ -36,34 +35,46 @@ def compare(
     epochs: Annotated[
         list[str] | None, typer.Option(metavar="N,...", help="Epochs of the grid.", show_default=EPOCHS)
     ] = None,
+    seeds: Annotated[
+        list[str] | None, typer.Option(metavar="SEED,...", help="Seeds of the trainings on test.", show_default=SEEDS)
+    ] = None,
     trainers: Annotated[int, typer.Option(min=1, help="Trainings (and world builds) at a time.")] = 2,
     take_over: TakeOver = False,
 ) -> None:
     """Every method over several worlds, each method's learning rate and epochs chosen on dev from one grid.
 
-    Worlds that are not there yet are built. Results are appended to OUT/results.jsonl, one line a checkpoint; a stopped
+    Worlds that are not there yet are built. Results are appended to OUT/runs.csv, one line a training; a stopped
     comparison goes on where it was. The table is printed and written to OUT/table.txt.
     """
+    from mralign.comparison import embedded_worlds  # takes its time
+    from mralign.comparison.schedule import Grid
+
     place = Path(out).absolute()
-    comparison = Comparison(
-        worlds=listed(worlds or [WORLDS], option="--worlds", of=int, allowed="whole numbers"),
+    whole = "whole numbers"
+    grid = Grid(
+        methods=listed(methods or [METHODS], option="--methods", of=_method, allowed=", ".join(known.names())),
+        rates=listed(rates or [RATES], option="--rates", of=float, allowed="numbers"),
+        epochs=listed(epochs or [EPOCHS], option="--epochs", of=int, allowed=whole),
+        tuning_seed=0,
+        seeds=listed(seeds or [SEEDS], option="--seeds", of=int, allowed=whole),
+    )
+    comparison = embedded_worlds.Comparison(
+        worlds=listed(worlds or [WORLDS], option="--worlds", of=int, allowed=whole),
         worlds_dir=Path(worlds_dir or place / "worlds").absolute(),
         out=place,
-        methods=listed(methods or [METHODS], option="--methods", of=_method, allowed=METHODS),
-        rates=listed(rates or [RATES], option="--rates", of=float, allowed="numbers"),
-        epochs=listed(epochs or [EPOCHS], option="--epochs", of=int, allowed="whole numbers"),
+        grid=grid,
         trainers=trainers,
     )
-    from mralign.comparison import grid_search  # takes its time
-
     with ExitStack() as leases:
         for held in [place, *map(comparison.run_dir, comparison.worlds)]:
             leases.enter_context(lease.hold(str(held), take_over=take_over))
         leases.enter_context(display.running(str(place)))
-        display.result(grid_search.run(comparison))
+        display.result(embedded_worlds.run(comparison))
 
 
 def _method(name: str) -> str:
-    if name not in choice.METHODS:
-        raise KeyError(name)
+    try:
+        known.changes_of(name)
+    except ValueError:
+        raise KeyError(name) from None
     return name

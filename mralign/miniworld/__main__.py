@@ -18,7 +18,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3ForCaus
 
 from mralign.miniworld.base import ModelParams, TrainingParams, train_base
 from mralign.miniworld.criteria import measure
-from mralign.miniworld.lessons import LessonParams
+from mralign.miniworld.lessons import LessonParams, Teacher
 from mralign.miniworld.sampling import SamplerParams
 from mralign.miniworld.tokenizer import make_tokenizer
 from mralign.miniworld.world import FactWorld, WorldParams, WorldSplit, make_world
@@ -83,10 +83,10 @@ def build(
     write_questions(world, out=out / "questions")
     tokenizer = make_tokenizer(world.words, max_length=model_params.max_length)
     model, record = train_base(
-        world,
+        Teacher(world, tokenizer=tokenizer, params=lesson_params).epoch,
+        seed=world.seed,
         tokenizer=tokenizer,
         model_params=model_params,
-        lesson_params=lesson_params,
         params=training_params,
         log=_print,
     )

@@ -1,6 +1,6 @@
 """The base: a Qwen3 of about half a million parameters, trained on the lessons of a world.
 
-A world and the settings go in, the trained model and its training record come out. The head is untied, because vLLM
+Lessons and the settings go in, the trained model and its training record come out. The head is untied, because vLLM
 reloads tied ones wrongly. Only positions that carry loss pass through the head, and rows are batched by length, so a
 training takes minutes on one thread. Axes: B rows, T positions, D hidden, N positions with loss, V words.
 """
@@ -10,15 +10,14 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch.nn import functional
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from mralign.miniworld.lessons import Lesson, LessonParams, Teacher
-from mralign.miniworld.world import FactWorld
+from mralign.miniworld.lessons import Lesson
 
 LESSONS_PER_SHUFFLE = 2048
 STEPS_PER_LOG = 100
@@ -81,19 +80,19 @@ def make_model(tokenizer: PreTrainedTokenizerFast, *, params: ModelParams) -> Qw
 
 
 def train_base(
-    world: FactWorld,
+    lessons: Callable[[random.Random], Iterable[Lesson]],
     *,
+    seed: int,
     tokenizer: PreTrainedTokenizerFast,
     model_params: ModelParams,
-    lesson_params: LessonParams,
     params: TrainingParams,
     log: Callable[[str], None],
 ) -> tuple[Qwen3ForCausalLM, TrainingRecord]:
-    """Train a base from scratch; the same world and settings on one thread give the same model."""
-    torch.manual_seed(world.seed)
+    """Train a base from scratch on what `lessons` writes for each epoch; the same seed, lessons and settings on one
+    thread give the same model."""
+    torch.manual_seed(seed)
     model = make_model(tokenizer, params=model_params)
-    rng = random.Random(f"{world.seed} lessons")
-    teacher = Teacher(world, tokenizer=tokenizer, params=lesson_params)
+    rng = random.Random(f"{seed} lessons")
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=params.lr, betas=(0.9, 0.98), weight_decay=params.weight_decay, fused=True
     )
@@ -101,7 +100,7 @@ def train_base(
     losses: list[float] = []
     model.train()
     for epoch in range(params.epochs):
-        batches = make_batches(list(teacher.epoch(rng)), tokens_per_batch=params.tokens_per_batch, rng=rng)
+        batches = make_batches(list(lessons(rng)), tokens_per_batch=params.tokens_per_batch, rng=rng)
         for index, batch in enumerate(batches):
             share_done = (epoch + index / len(batches)) / params.epochs
             lr = learning_rate(step=len(losses), share_done=share_done, params=params)

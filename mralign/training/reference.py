@@ -121,6 +121,16 @@ def score_block(policy: TokenLogProbs, block: Block, *, reader: Reader, plan: Pl
     return pa.table({"step": step_P.astype(np.int32), "logp_sum": sums}, schema=PAIR_SUMS)
 
 
+def put_on_shelf(
+    shelf: StageDir, policy: TokenLogProbs, block: Block, *, reader: Reader, plan: Plan, settings: Training
+) -> None:
+    """Score a block with the base model and commit it, unless the shelf has it."""
+    if not shelf.exists(block.address):
+        schema = MATCHED_LOGPS if block.kind == "matched" else PAIR_SUMS
+        found = score_block(policy, block, reader=reader, plan=plan, settings=settings)
+        shelf.commit(block.address, found, schema=schema)
+
+
 @torch.no_grad()
 def score(policy: TokenLogProbs, pairs: Sequence[Pair], *, settings: Training) -> list[np.ndarray]:
     """fp32 log-probabilities (T,) of the completion tokens of each (prompt ids, completion ids) pair."""

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from mralign.config import RunConfig, Training, named
 from mralign.config.run import check_datasets, chosen_datasets
-from mralign.rows.schema import ANNOTATIONS, EXAMPLES, MATCHED_LOGPS, PAIR_SUMS, REFERENCE
+from mralign.rows.schema import ANNOTATIONS, EXAMPLES, REFERENCE
 from mralign.run.disk import full_disk
 from mralign.run.events import TrainingStepped, WorkBegan, counted
 from mralign.run.events import tell as tell_event
@@ -43,7 +43,7 @@ from mralign.training.objectives import find, source_digest, unread
 from mralign.training.objectives.objective import Objective
 from mralign.training.policy import base_policy
 from mralign.training.policy_checks import check_policy
-from mralign.training.reference import OPTIMIZER, Block, as_scored, blocks, model_mark, score_block, shelf_dir
+from mralign.training.reference import OPTIMIZER, Block, as_scored, blocks, model_mark, put_on_shelf, shelf_dir
 from mralign.training.rehearsal import lacking_room, rehearse
 from mralign.training.requirements import worker_faults
 from mralign.training.rope import check_positions
@@ -105,12 +105,10 @@ class ReferenceScorer:
         if self.refused:
             return pa.table({"blocks": [0], "refused": [self.refused]})
         for row in batch.to_pylist():
-            block = Block(**row)
-            if not self.shelf.exists(block.address):
-                task = self.task
-                found = score_block(self.policy, block, reader=task.reader, plan=task.plan, settings=task.settings)
-                schema = MATCHED_LOGPS if block.kind == "matched" else PAIR_SUMS
-                self.shelf.commit(block.address, found, schema=schema)
+            task = self.task
+            put_on_shelf(
+                self.shelf, self.policy, Block(**row), reader=task.reader, plan=task.plan, settings=task.settings
+            )
         return pa.table({"blocks": [batch.num_rows], "refused": [""]})
 
 

@@ -15,13 +15,19 @@ from mralign.rows import SIGNED, Polarity
 from mralign.rows.schema import MATRICES
 from mralign.run.part_names import part_name
 from mralign.run.store import StageDir
-from mralign.transitions.bootstrap import standard_error
-from mralign.transitions.em import Estimate
+from mralign.transitions.bootstrap import select_replicates, standard_error
+from mralign.transitions.em import Estimate, Settings, estimate_replicated
 from mralign.transitions.weights import NAME
 
 MATRIX_POLARITIES: dict[str, tuple[Polarity, ...]] = {"all": (*SIGNED, Polarity.NEUTRAL)} | {
     NAME[polarity]: (polarity,) for polarity in SIGNED
 }  # of which trajectories each matrix is estimated
+
+
+def estimate_named(table: pa.Table, *, name: str, K: int, settings: Settings) -> list[Estimate]:
+    """The estimate of a matrix from a table of schema.REPLICATED_COUNTS, then those of its replicates."""
+    counts, n_TB = select_replicates(table, polarities=MATRIX_POLARITIES[name])
+    return estimate_replicated(counts, n_TB=n_TB, K=K, settings=settings)
 
 
 def long_form(name: str, *, estimates: Sequence[Estimate], states: Sequence[str]) -> pa.Table:
@@ -50,6 +56,17 @@ class Fitted:
     P: Mapping[str, np.ndarray]
     C: Mapping[str, np.ndarray]
     replicates: Mapping[str, np.ndarray]
+
+
+def fit(table: pa.Table, *, K: int, settings: Settings) -> Fitted:
+    """Every matrix from a table of schema.REPLICATED_COUNTS, in memory."""
+    found = {name: estimate_named(table, name=name, K=K, settings=settings) for name in MATRIX_POLARITIES}
+    P = {name: estimates[0].P for name, estimates in found.items()}
+    C = {name: estimates[0].C for name, estimates in found.items()}
+    replicates = {}
+    for name, estimates in found.items():
+        replicates[name] = np.array([one.P for one in estimates[1:]]).reshape(-1, K, K)
+    return Fitted(P, C, replicates)
 
 
 def read_matrices(out: StageDir, *, states: Sequence[str]) -> Fitted:

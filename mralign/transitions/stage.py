@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from mralign.config import Weights, named
+from mralign.config import RunConfig, named
 from mralign.config.run import check_datasets, chosen_datasets
 from mralign.rows import Polarity
 from mralign.rows.schema import (
@@ -37,6 +37,7 @@ from mralign.run.rejects import Reject
 from mralign.run.stage import Context, Outcome, Stage, log, map_parts
 from mralign.run.store import StageDir
 from mralign.transitions.bootstrap import add_replicated, select_replicates
+from mralign.transitions.configured import configured_weights
 from mralign.transitions.counts import Labels, add, count, of_datasets, select
 from mralign.transitions.edges import WeightRule, edges
 from mralign.transitions.em import (
@@ -47,14 +48,13 @@ from mralign.transitions.em import (
     add_expected,
     check,
     estimate,
-    estimate_replicated,
     expect,
     maximise,
     settings_of,
 )
-from mralign.transitions.matrices import MATRIX_POLARITIES, long_form, read_matrices
+from mralign.transitions.matrices import MATRIX_POLARITIES, Fitted, estimate_named, long_form, read_matrices
 from mralign.transitions.shelf import RAW, Counting, Undecoded, fetch
-from mralign.transitions.weights import step_weights, summary
+from mralign.transitions.weights import summary
 
 _FAN_IN = 8
 
@@ -127,12 +127,6 @@ def _reduced(level: list[Any], *, together: Callable[..., Any]) -> Any:
     return ray.get(level[0]) if level else together()
 
 
-def _estimate(table: pa.Table, *, name: str, K: int, settings: Settings) -> list[Estimate]:
-    """The estimate from a table of schema.REPLICATED_COUNTS, then those of its replicates."""
-    counts, n_TB = select_replicates(table, polarities=MATRIX_POLARITIES[name])
-    return estimate_replicated(counts, n_TB=n_TB, K=K, settings=settings)
-
-
 def _estimate_sharded(
     tables: StageDir,
     *,
@@ -143,7 +137,7 @@ def _estimate_sharded(
     settings: Settings,
     datasets: Sequence[str],
 ) -> list[Estimate]:
-    """As `_estimate`, with an E-step a table of `tables` in each iteration; `total` is the sum of the rows of
+    """As `estimate_named`, with an E-step a table of `tables` in each iteration; `total` is the sum of the rows of
     `datasets` in them (schema.COUNTS)."""
     import ray
 
@@ -188,7 +182,7 @@ def _fit_matrices(
         sharded = partial(_estimate_sharded, source, **given)
         found = {name: sharded(name=name) for name in names}
     else:
-        function: Any = _estimate
+        function: Any = estimate_named
         remote: Any = ray.remote(function)
         shared = ray.put(of_datasets(reduce_tree(source, schema=REPLICATED_COUNTS), datasets=datasets))
         tasks = {name: remote.remote(shared, name=name, K=K, settings=settings) for name in names}
@@ -211,27 +205,12 @@ def _fit(result: Estimate, *, counts: pa.Table, polarities: Sequence[int]) -> di
 def _weight_table(
     table: pa.Table,
     *,
-    matrices: Mapping[str, np.ndarray],
+    fitted: Fitted,
     states: Sequence[str],
-    settings: Weights,
-    labels: Labels,
+    config: RunConfig,
     means: Mapping[Polarity, float],
-    seed: int,
-    datasets: Sequence[str],
 ) -> tuple[pa.Table, list[Reject]]:
-    weights = step_weights(
-        of_datasets(table, datasets=datasets),
-        matrices=matrices,
-        states=states,
-        anchor=settings.anchor,
-        control=settings.control,
-        clip_min=settings.clip_min,
-        clip_max=settings.clip_max,
-        labels=labels,
-        seed=seed,
-        means=means,
-    )
-    return weights, []
+    return configured_weights(table, fitted=fitted, states=states, config=config, means=means), []
 
 
 def _weights(context: Context) -> Outcome:
@@ -246,13 +225,10 @@ def _weights(context: Context) -> Outcome:
     _below(context.out, "edges").commit(part_name("all"), found, schema=EDGES)
     function = partial(
         _weight_table,
-        matrices=fitted.P,
+        fitted=fitted,
         states=states,
-        settings=config.weights,
-        labels=config.transitions.labels,
+        config=config,
         means=overview.mean,
-        seed=config.run.seed,
-        datasets=datasets,
     )
     map_parts(context, function, source=source, schema=WEIGHTS, upstream_schema=ANNOTATIONS)
     rows = sum(context.out.counts().values())

@@ -6,12 +6,16 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from peft import get_peft_model_state_dict
 from ranks import KEYS, run_ranks
 from tiny_policy import make_task, settings, token_pairs
 
+from mralign.training.alone import PlainEngine
 from mralign.training.batches import padded
+from mralign.training.checkpoint import State
+from mralign.training.engine import World
 from mralign.training.logprobs import TokenLogProbs
-from mralign.training.loop import learning_rate
+from mralign.training.loop import learning_rate, train
 from mralign.training.objectives import find
 from mralign.training.objectives.objective import Sums
 from mralign.training.policy import build_policy
@@ -145,6 +149,22 @@ def test_cut_layout_ranks_and_zero_stage_do_not_change_the_result(alone, togethe
             assert row[key] == pytest.approx(wanted[key], rel=1e-5, abs=1e-5), (key, row, wanted)
     for parameter, values in expected.items():
         np.testing.assert_allclose(adapter[parameter], values, atol=1e-5, err_msg=parameter)  # a thousandth of a step
+
+
+def test_a_training_alone_in_this_process_is_that_of_deepspeed(tmp_path, tiny_model, undisturbed):
+    """Figures of every step and the weights after them, with the epsilon that rank.py gives DeepSpeed."""
+    task = make_task(tmp_path, tiny_model, epochs=3)
+    engine = PlainEngine(build_policy(task.model, task.settings, seed=task.seed), task.settings, rate=task.rate)
+    engine.optimizer.param_groups[0]["eps"] = 1e-3
+    state = train(engine, task, world=World(), state=State(), save=lambda state: None)
+    expected_history, expected, _ = undisturbed
+    for row, wanted in zip(state.history, expected_history, strict=True):
+        for key in KEYS:
+            assert row.get(key) == pytest.approx(wanted.get(key), rel=1e-5, abs=1e-5), (key, row, wanted)
+    found = get_peft_model_state_dict(engine.module.model)
+    assert set(found) == set(expected)
+    for parameter, values in expected.items():
+        np.testing.assert_allclose(found[parameter].numpy(), values, atol=1e-5, err_msg=parameter)
 
 
 def test_bfloat16_trains_close_to_float32(alone, undisturbed):
