@@ -145,7 +145,7 @@ def test_a_stage_that_waits_says_what_is_missing_and_ends(cluster, monkeypatch, 
     assert "unless the cluster grows, the run ends after waiting run.patience_s=12 s" in caplog.text
     with pytest.raises(ValueError, match="stage training waits for nodes") as ended:
         waiting.await_room("training", TOO_MANY, patience_s=12)
-    assert "3 GPU are needed at the same time (training.workers, training.gpu), and the cluster has " in str(
+    assert "3 training workers take 1 GPU each (training.workers, training.gpu), and the cluster has none" in str(
         ended.value
     )
     assert "a larger run.patience_s" in str(ended.value)
