@@ -71,7 +71,7 @@ def _lack_of(resource: str, workers: Sequence[Workers], *, nodes: Sequence[Node]
         amount = bundle(one).get(resource, 0)
         if amount > widest:
             most = f"the largest node has {widest:g}" if widest else "the cluster has none"
-            return f"{one.what} take {amount:g} {resource} each ({one.setting}), and {most}{_not_even(growth)}"
+            return f"{_number(one)} take {amount:g} {resource} each ({one.setting}), and {most}{_not_even(growth)}"
     asking = [one for one in workers if bundle(one).get(resource, 0)]
     needed = sum(one.least * bundle(one)[resource] for one in asking)
     if needed <= sum(there) + sum(added):
@@ -127,8 +127,12 @@ def _holds(room: Node, needs: Node) -> bool:
 
 
 def _told(one: Workers) -> str:
-    number = f"{one.least} {one.what}" if one.least > 1 else one.what
+    each = f"{_number(one)} with {amounts(bundle(one))} each"
     return (
-        f"{number} with {amounts(bundle(one))} each do not fit on single nodes beside what else runs ({one.setting}), "
+        f"{each} do not fit on single nodes beside what else runs ({one.setting}), "
         f"though all nodes together have as much"
     )
+
+
+def _number(one: Workers) -> str:
+    return f"{one.least} {one.what}" if one.least > 1 else one.what

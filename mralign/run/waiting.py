@@ -20,7 +20,7 @@ from mralign.run.room import amounts, shortages
 
 log = logging.getLogger("mralign")
 
-_LOOK_S = 1.0
+_LOOK_S = 1
 _FIRST_WORD_S = 10.0  # what comes in a moment is worth no line
 _WORD_S = 60.0
 

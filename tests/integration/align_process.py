@@ -109,7 +109,9 @@ def manifest(run, stage):
 
 
 def check_readable(log):
-    """No control character, and nothing but our own lines: the time and what happened, then the result."""
+    """No control character, and nothing but our own lines: the time and what happened, then the result. Ray's two lines
+    before a job, on its environment and its command, do not count."""
+    log = log.partition("Running entrypoint for job")[2].partition("\n")[2]
     assert re.findall(r"[^\n -~–≈…×λ°⁺⁻]", log) == [], log
     lines = log.splitlines()
     first, last = (next(n for n, line in found if re.match(r"\d\d:\d\d:\d\d ", line)) for found in _both_ways(lines))

@@ -17,11 +17,11 @@ APART = (
     [
         ([{"CPU": 8, "GPU": 4}], []),
         ([{"CPU": 8, "GPU": 2}, {"CPU": 8, "GPU": 2}], []),
-        ([{"CPU": 8}], ["engines take 2 GPU each (engine.gpus_per_replica), and the cluster has none"]),
+        ([{"CPU": 8}], ["2 engines take 2 GPU each (engine.gpus_per_replica), and the cluster has none"]),
         # Four GPUs, but no two of them on one node.
         (
             [{"CPU": 8, "GPU": 1}] * 4,
-            ["engines take 2 GPU each (engine.gpus_per_replica), and the largest node has 1"],
+            ["2 engines take 2 GPU each (engine.gpus_per_replica), and the largest node has 1"],
         ),
         (
             [{"CPU": 8, "GPU": 3}],
@@ -31,7 +31,7 @@ APART = (
             [{"CPU": 4, "GPU": 4}],
             ["5 CPU are needed at the same time (engine.gpus_per_replica, run.local_cpus), and the cluster has 4"],
         ),
-        ([], ["engines take 2 GPU each (engine.gpus_per_replica), and the cluster has none"]),
+        ([], ["2 engines take 2 GPU each (engine.gpus_per_replica), and the cluster has none"]),
         # Enough of both in all, and one node that is wide enough: a second engine has nowhere to go.
         (
             [{"CPU": 8, "GPU": 3}, {"CPU": 8, "GPU": 1}],
@@ -63,7 +63,7 @@ CPUS = NodeKind("cpu", {"CPU": 16}, 10)
         (
             [],
             Growth((CPUS,), 10),
-            ["engines take 2 GPU each", "the cluster has none, those that may be added included"],
+            ["2 engines take 2 GPU each", "the cluster has none, those that may be added included"],
         ),
         (
             [{"CPU": 8, "GPU": 1}],
