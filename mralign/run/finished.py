@@ -97,23 +97,23 @@ class _Group:
 
 
 @dataclass(frozen=True)
-class _Answered:
+class _PartAnswers:
     """The requests of one part: all that it answers, and those of them with a reject that another try may mend."""
 
     requests: set[str]
     passing: set[str]
 
 
-def _look(out: StageDir, name: str, *, ids: Ids) -> _Answered:
+def _look(out: StageDir, name: str, *, ids: Ids) -> _PartAnswers:
     rows = out.read_parts([name], schema=ids.schema, columns=[ids.column])
     rejects = out.read_rejects([name], columns=["row_id", "reason"])
     rejected = ids.requests(rejects)
     reasons = zip(rejected, rejects.column("reason").to_pylist(), strict=True)
     passing = {request for request, reason in reasons if is_passing(reason)}
-    return _Answered({*ids.requests(rows, column=ids.column), *rejected}, passing)
+    return _PartAnswers({*ids.requests(rows, column=ids.column), *rejected}, passing)
 
 
-def _settle(out: StageDir, parts: Mapping[str, _Answered], *, ids: Ids, forget: bool) -> _Group:
+def _settle(out: StageDir, parts: Mapping[str, _PartAnswers], *, ids: Ids, forget: bool) -> _Group:
     group = _Group(set(), 0)
     for name, here in parts.items():
         repeated = here.requests & group.finished
