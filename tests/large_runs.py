@@ -52,10 +52,6 @@ class Run:
     segments: int
     stages: dict[str, dict[str, float]]
 
-    @property
-    def seconds(self) -> float:
-        return sum(stage["seconds"] for stage in self.stages.values())
-
     def most(self, name: str) -> float:
         return max(stage[name] for stage in self.stages.values())
 
@@ -71,20 +67,18 @@ def runs() -> list[Run]:
     return found
 
 
+SHOWN = ("questions", "rollouts", "candidates", "annotation", "weights", "signal", "examples")
+
+
 def measured_table() -> str:
-    names = ("road", "questions", "paragraphs", "s", "driver MiB", "worker MiB", "files", "list calls")
+    names = ("road", "questions", "paragraphs", "s", "CPU s", *(f"driver: {name}" for name in SHOWN))
+    names += ("worker", "files", "list calls")
     lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
-    for run in runs():
-        cells = [
-            run.road,
-            f"{run.size:,}",
-            f"{run.segments}",
-            f"{run.seconds:,.0f}",
-            f"{run.most('driver_mib'):,.0f}",
-            f"{run.most('worker_mib'):,.0f}",
-            f"{run.total('files'):,.0f}",
-            f"{run.total('lists'):,.0f}",
-        ]
+    for run in sorted(runs(), key=lambda run: (run.road, run.segments, run.size)):
+        cells = [run.road, f"{run.size:,}", f"{run.segments}"]
+        cells += [f"{run.total(name):,.0f}" for name in ("seconds", "cpu_s")]
+        cells += [f"{run.stages[name]['driver_mib']:,}" for name in SHOWN]
+        cells += [f"{run.most('worker_mib'):,.0f}", f"{run.total('files'):,.0f}", f"{run.total('lists'):,.0f}"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
