@@ -4,7 +4,7 @@
 
 `tests/benchmarks/scale.jsonl` enters: what `tests/benchmarks/scale.py` printed last, a line a call. Two tables in
 Markdown leave: these runs, and the paper's setting at other sizes. Each figure of the second is a product of a number
-of rows and what one row took in the run with the longest thoughts: beyond the size of that run it is arithmetic.
+of rows and what one row took in the largest sampled run: beyond the size of that run it is arithmetic.
 """
 
 from __future__ import annotations
@@ -52,10 +52,6 @@ class Run:
     segments: int
     stages: dict[str, dict[str, float]]
 
-    @property
-    def seconds(self) -> float:
-        return sum(stage["seconds"] for stage in self.stages.values())
-
     def most(self, name: str) -> float:
         return max(stage[name] for stage in self.stages.values())
 
@@ -71,33 +67,37 @@ def runs() -> list[Run]:
     return found
 
 
+SHOWN = ("questions", "rollouts", "candidates", "annotation", "weights", "signal", "examples")
+
+
 def measured_table() -> str:
-    names = ("road", "questions", "paragraphs", "s", "driver MiB", "worker MiB", "files", "list calls")
+    names = ("road", "questions", "paragraphs", "s", "CPU s", *(f"driver: {name}" for name in SHOWN))
+    names += ("worker", "files", "list calls")
     lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
-    for run in runs():
-        cells = [
-            run.road,
-            f"{run.size:,}",
-            f"{run.segments}",
-            f"{run.seconds:,.0f}",
-            f"{run.most('driver_mib'):,.0f}",
-            f"{run.most('worker_mib'):,.0f}",
-            f"{run.total('files'):,.0f}",
-            f"{run.total('lists'):,.0f}",
-        ]
+    for run in sorted(runs(), key=lambda run: (run.road, run.segments, run.size)):
+        cells = [run.road, f"{run.size:,}", f"{run.segments}"]
+        cells += [f"{run.total(name):,.0f}" for name in ("seconds", "cpu_s")]
+        cells += [f"{run.stages[name]['driver_mib']:,}" for name in SHOWN]
+        cells += [f"{run.most('worker_mib'):,.0f}", f"{run.total('files'):,.0f}", f"{run.total('lists'):,.0f}"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 @dataclass(frozen=True)
 class UnitCosts:
-    """CPU seconds of a row that enters a stage, by stage; Ray's own processes among them."""
+    """CPU seconds of a row that enters a stage, by stage, Ray's own processes among them; and bytes by which the driver
+    of the rollouts grows with a request."""
 
     core_s: dict[str, float]
+    driver_bytes: float
 
     @classmethod
-    def of(cls, run: Run) -> UnitCosts:
-        return cls({name: stage["cpu_s"] / stage["rows_in"] for name, stage in run.stages.items()})
+    def of(cls, *, small: Run, large: Run) -> UnitCosts:
+        """Seconds by the larger of two runs, bytes by their difference."""
+        core_s = {name: stage["cpu_s"] / stage["rows_in"] for name, stage in large.stages.items()}
+        before, after = small.stages["rollouts"], large.stages["rollouts"]
+        grown_mib = after["driver_mib"] - before["driver_mib"]
+        return cls(core_s, grown_mib * 2**20 / (after["rows_in"] - before["rows_in"]))
 
 
 @dataclass(frozen=True)
@@ -115,6 +115,7 @@ class LargeRun:
     parts: int  # of the stage rollouts
     keys_gib: float
     names_gib: float  # the driver's, of the parts
+    ids_gib: float  # the driver's, of the requests that are answered, at the end of the rollouts
     reading_h: float  # of the questions, in the one process that reads a source
 
 
@@ -141,6 +142,7 @@ def large_run(questions: int, *, config: RunConfig, costs: UnitCosts) -> LargeRu
         parts=parts,
         keys_gib=questions * KEY_BYTES / GIB,
         names_gib=parts * PART_BYTES / GIB,
+        ids_gib=asked.requests * costs.driver_bytes / GIB,
         reading_h=questions * costs.core_s["questions"] / 3600,
     )
 
@@ -161,19 +163,21 @@ def _core_s(costs: UnitCosts, *, questions: int, draws: int, candidates: float) 
 
 def plan_table() -> str:
     config = load("paper", overrides=(), presets_dir=PRESETS)
-    long = max((run for run in runs() if run.road == "sampled"), key=lambda run: (run.segments, run.size))
-    sizes = [large_run(size, config=config, costs=UnitCosts.of(long)) for size in (10**7, 10**9)]
+    sampled = sorted((run for run in runs() if run.road == "sampled"), key=lambda run: run.size)
+    costs = UnitCosts.of(small=sampled[-2], large=sampled[-1])
+    sizes = [large_run(size, config=config, costs=costs) for size in (10**7, 10**9)]
     rows = {
         "requests to the model": [f"{one.requests:,}" for one in sizes],
         "tokens sampled": [expected.in_words(one.tokens) for one in sizes],
         "training examples": [f"{one.examples:,.0f}" for one in sizes],
         "GPU-hours of the rollouts, at least (an H100 at its peak)": [f"{one.engine_h:,.0f}" for one in sizes],
         "GPU-hours of the training": [f"{one.training_h[0]:,.0f} to {one.training_h[1]:,.0f}" for one in sizes],
-        "CPU core-hours beside them": [f"{one.core_h:,.0f}" for one in sizes],
+        "CPU core-hours beside them, at least": [f"{one.core_h:,.0f}" for one in sizes],
         "storage, GiB": [f"{one.storage_gib:,.0f}" for one in sizes],
         "parts of `rollouts`, one a batch of 64": [f"{one.parts:,}" for one in sizes],
         "object store for the keys of questions, GiB": [f"{one.keys_gib:,.1f}" for one in sizes],
         "driver memory for the names of these parts, GiB": [f"{one.names_gib:,.1f}" for one in sizes],
+        "driver memory for the ids of what is answered, GiB": [f"{one.ids_gib:,.1f}" for one in sizes],
         "hours to read the questions, all in one file": [f"{one.reading_h:,.1f}" for one in sizes],
     }
     lines = ["| | 10⁷ questions | 10⁹ questions |", "|---|---|---|"]

@@ -164,7 +164,9 @@ def read_python(words, place):
     elif words[:2] == ["-m", "mralign.config.settings_page"]:
         assert callable(importlib.import_module(words[1]).page) and len(words) == 2
     else:
-        assert words[0].startswith(("tests/benchmarks/", "tests/code_figures.py")), f"no reader for python {words}"
+        assert words[0].startswith(("tests/benchmarks/", "tests/code_figures.py", "tests/large_runs.py")), (
+            f"no reader for python {words}"
+        )
         assert (ROOT / words[0]).is_file() or "NAME" in words[0]
 
 

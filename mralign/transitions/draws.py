@@ -4,7 +4,7 @@ Row ids enter, one 64-bit key a row leaves, and from keys come Poisson weights f
 state from row to row, so shards, their order and a restart cannot change a draw. Row ids are hashed as columns of
 bytes: a row costs nanoseconds, not a call of Python.
 
-Axes: N rows, B replicates, W = ceil(B / 4) words of four 16-bit draws.
+Axes: N rows, M some of them, B replicates, W = ceil(B / 4) words of four 16-bit draws.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import pyarrow as pa
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio, odd: multiples of it spread over all 64 bits
 _LEVELS = 2**16
+_TOGETHER = 2**14  # rows whose weights are drawn at once
 
 
 def row_keys(row_ids: pa.Array | pa.ChunkedArray, *, seed: int, purpose: str) -> np.ndarray:
@@ -37,9 +38,12 @@ def row_keys(row_ids: pa.Array | pa.ChunkedArray, *, seed: int, purpose: str) ->
 def poisson(key_N: np.ndarray, *, replicates: int) -> np.ndarray:
     """Poisson(1) weights (N, B) uint8, independent between rows and replicates; probabilities rounded to 2**-16."""
     words = np.arange(1, -(-replicates // 4) + 1, dtype=np.uint64)
-    hash_NW = mixed(key_N[:, None] + words * GOLDEN)
-    level_NB = hash_NW.astype("<u8").view("<u2")[:, :replicates]
-    return np.take(_POISSON, level_NB)
+    weight_NB = np.empty((key_N.size, replicates), np.uint8)
+    for start in range(0, key_N.size, _TOGETHER):  # the hashes take eight times the memory of the weights
+        hash_MW = mixed(key_N[start : start + _TOGETHER, None] + words * GOLDEN)
+        level_MB = hash_MW.astype("<u8").view("<u2")[:, :replicates]
+        np.take(_POISSON, level_MB, out=weight_NB[start : start + _TOGETHER])
+    return weight_NB
 
 
 def mixed(key: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import pyarrow as pa
@@ -126,10 +127,13 @@ def _permuted(corpus: Corpus, *, seed: int) -> Iterator[_Draw]:
 
 def _matrices(walk: Walks, *, corpus: Corpus, drawn: Iterator[_Draw], settings: Settings) -> dict[str, np.ndarray]:
     """P, P+ and P- by name, of the corpus and then of each draw: (R, K, K)."""
-    draws = [_Draw(corpus.polarity_N, np.ones(corpus.question_N.size)), *drawn]
+    counts: dict[str, list[np.ndarray]] = {name: [] for name in MATRIX_POLARITIES}
+    for draw in chain([_Draw(corpus.polarity_N, np.ones(corpus.question_N.size))], drawn):  # each as long as the corpus
+        for name, polarities in MATRIX_POLARITIES.items():
+            counts[name].append(draw.counts(walk, polarities=polarities))
     found = {}
     for name, polarities in MATRIX_POLARITIES.items():
-        n_RG = np.array([draw.counts(walk, polarities=polarities) for draw in draws])
+        n_RG = np.array(counts[name])
         whole = Counts(walk.source_G, walk.target_G, n_RG[0].astype(np.int64), polarities)
         estimates = estimate_replicated(whole, n_TB=n_RG[1:].T, K=walk.K, settings=settings)
         found[name] = np.array([one.P for one in estimates])

@@ -118,6 +118,7 @@ def config_of(road, *, paths, home):
     source = {"questions": {"train": [{"name": "scale", "path": str(paths.get("questions"))}]}}
     if road == "imported":
         source = {}
+    wide = {"min_segments": 2, "max_segments": 1000, "min_thought_tokens": 5, "max_thought_tokens": 100_000}
     imported = {"import_on": str(paths["on"]), "import_off": str(paths["off"])} if road == "imported" else {}
     return parse(
         {
@@ -125,7 +126,8 @@ def config_of(road, *, paths, home):
             "run": {"dir": str(home / "run"), "local_cpus": 2},
             "model": {"path": str(MODEL), "dtype": "float32"},
             "rollouts": {"n": 1, "order": "all", **imported},
-            "candidates": {"min_segments": 2, "min_thought_tokens": 5},
+            "candidates": wide,
+            "examples": {"max_length": 4096},
         }
     )
 

@@ -68,10 +68,12 @@ def main():
     parser.add_argument("--quick", action="store_true", help="1,000 questions, sampled")
     parser.add_argument("--sizes", type=int, nargs="+")
     parser.add_argument("--roads", nargs="+", choices=["sampled", "imported"])
-    parser.add_argument("--segments", type=int, default=6, help="paragraphs of a thought, of 8 to 10 tokens each")
+    parser.add_argument("--segments", type=int, default=6, help="paragraphs of a thought, 3 to 20, of 8 to 10 tokens")
     parser.add_argument("--speed", type=float, default=0, help="tokens a second of the fake engine; 0: no wait")
     parser.add_argument("--keep", help="directory in which the runs stay; a short path, as Ray's sockets lie there too")
     args = parser.parse_args()
+    if not 3 <= args.segments <= 20:  # the embedded model reads 256 tokens
+        parser.error(f"--segments {args.segments}: allowed are 3 to 20")
     sizes = args.sizes or ([1_000] if args.quick else [1_000, 10_000, 100_000])
     roads = args.roads or (["sampled"] if args.quick else ["sampled", "imported"])
     runs = []

@@ -49,3 +49,9 @@ def test_more_replicates_keep_the_first_ones() -> None:
     some = keys(IDS[:100])
     assert np.array_equal(poisson(some, replicates=7), poisson(some, replicates=50)[:, :7])
     assert poisson(some, replicates=0).shape == (100, 0)
+
+
+def test_rows_are_drawn_alike_however_many_there_are():
+    key_N = np.arange(40_000, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    apart = [poisson(one, replicates=6) for one in np.split(key_N, [5, 16_384, 16_385, 39_999])]
+    assert np.array_equal(poisson(key_N, replicates=6), np.concatenate(apart))
