@@ -8,6 +8,7 @@ up with zeros: under ZeRO 1 and 2 a row is all that is trained, end to end; unde
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from math import ceil
 from typing import Any
 
@@ -43,9 +44,8 @@ def cut_parameters(flats: Sequence[Sequence[Tensor]], *, groups: Sequence[Sequen
 
     `flats`: the same by old worker. Their groups may have had other bounds; the order of the parameters is the same.
     """
-    sizes = [size for group in groups for size in group]
-    old = [_in_turn(of_worker, sizes=[ceil(size / len(flats)) for size in sizes]) for of_worker in flats]
-    rows = zip(*old, strict=True)
+    held = [ceil(size / len(flats)) for size in chain.from_iterable(groups)]  # by parameter: what an old worker had
+    rows = zip(*(_in_turn(of_worker, sizes=held) for of_worker in flats), strict=True)
     found = []
     for group in groups:
         pieces = [_own_piece(next(rows), total=size, world=world) for size in group]
@@ -96,8 +96,12 @@ def _by_group(of_worker: Mapping[int, Mapping[str, Tensor]], name: str) -> list[
 
 
 def _parameters_again(optimizer: Any, flats: Sequence[Sequence[Tensor]], *, world: World) -> list[Tensor]:
-    groups = [[parameter.ds_numel for parameter in group] for group in optimizer.fp16_groups]
+    groups = [_sizes(group) for group in optimizer.fp16_groups]
     return cut_parameters(flats, groups=groups, world=world)
+
+
+def _sizes(group: Sequence[Any]) -> list[int]:
+    return [parameter.ds_numel for parameter in group]
 
 
 def _rows_again(optimizer: Any, flats: Sequence[Sequence[Tensor]], *, world: World) -> list[Tensor]:
