@@ -10,7 +10,7 @@ import numpy as np
 
 from mralign.annotation.label_sets import Calibration
 from mralign.annotation.labeller import Labeller
-from mralign.annotation.labeller_fit import Lesson
+from mralign.annotation.labeller_fit import LabelledThought
 from mralign.annotation.segment_features import COLUMNS
 from mralign.annotation.step_labels import StepLabels
 from mralign.annotation.taxonomy import PAPER
@@ -38,7 +38,7 @@ def segments_and_steps(dice, *, least=3, most=7):
 def lessons(count, *, seed=0):
     """Lessons, each of a question of its own."""
     dice = random.Random(seed)
-    return [Lesson(f"d/{number}", *segments_and_steps(dice)) for number in range(count)]
+    return [LabelledThought(f"d/{number}", *segments_and_steps(dice)) for number in range(count)]
 
 
 def candidate(number, lesson, *, polarity):

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mralign.annotation.label_sets import label_shares, members
-from mralign.annotation.labeller import Prediction
+from mralign.annotation.labeller import PredictedSteps
 from mralign.rows import SIGNED
 
 _PRIOR = 0.5  # added to every expected count: logarithms of smaller ones are no longer straight lines
@@ -57,7 +57,7 @@ class _Pool:
     chosen: tuple[np.ndarray, np.ndarray]
 
 
-def foresee(row_id: str, *, polarity: int, prediction: Prediction, L: int) -> Foreseen:
+def foresee(row_id: str, *, polarity: int, prediction: PredictedSteps, L: int) -> Foreseen:
     """What the criterion needs of a prediction."""
     probability_NM = prediction.probability_NM
     likeliest_NM = np.eye(len(members(L)))[probability_NM.argmax(axis=1)]

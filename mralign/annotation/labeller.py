@@ -21,7 +21,7 @@ from mralign.annotation.step_labels import StepLabels
 
 
 @dataclass(frozen=True)
-class Prediction:
+class PredictedSteps:
     """The steps of one thought and what is thought of each."""
 
     first_N: np.ndarray  # first segment
@@ -39,7 +39,7 @@ class Labeller:
     calibration: Calibration
     digest: str = ""  # of the file that it was read from
 
-    def predict(self, segments: Sequence[str]) -> Prediction:
+    def predict(self, segments: Sequence[str]) -> PredictedSteps:
         """Steps and label sets of a thought of at least one segment."""
         block_SBH = self._blocks(segments)
         each = np.arange(len(segments))
@@ -49,14 +49,14 @@ class Labeller:
         last_N = np.append(first_N[1:], len(segments)) - 1
         return self._predicted(block_SBH, first_N=first_N, last_N=last_N)
 
-    def predict_steps(self, segments: Sequence[str], *, spans: Sequence[tuple[int, int]]) -> Prediction:
+    def predict_steps(self, segments: Sequence[str], *, spans: Sequence[tuple[int, int]]) -> PredictedSteps:
         """Label sets of given steps (first and last segment) of a thought."""
         first_N, last_N = np.array(spans, dtype=np.int64).T
         return self._predicted(self._blocks(segments), first_N=first_N, last_N=last_N)
 
-    def _predicted(self, block_SBH: np.ndarray, *, first_N: np.ndarray, last_N: np.ndarray) -> Prediction:
+    def _predicted(self, block_SBH: np.ndarray, *, first_N: np.ndarray, last_N: np.ndarray) -> PredictedSteps:
         score_NL = self._scores(block_SBH, first_N=first_N, last_N=last_N)[:, :-1]
-        return Prediction(first_N, last_N, set_probabilities(score_NL, calibration=self.calibration))
+        return PredictedSteps(first_N, last_N, set_probabilities(score_NL, calibration=self.calibration))
 
     def _blocks(self, segments: Sequence[str]) -> np.ndarray:
         """What each segment adds to the scores of a step that it is in, stands before, or stands behind, (S, B, H)."""
@@ -88,7 +88,7 @@ class Labeller:
         return chosen_steps(self.predict_steps(segments, spans=spans), labels=self.labels)
 
 
-def chosen_steps(found: Prediction, *, labels: tuple[str, ...]) -> list[StepLabels]:
+def chosen_steps(found: PredictedSteps, *, labels: tuple[str, ...]) -> list[StepLabels]:
     """The likeliest label set of every step, most probable label first; ties in taxonomy order."""
     probability_NL = label_probabilities(found.probability_NM, L=len(labels))
     chosen_N = found.probability_NM.argmax(axis=1)

@@ -19,7 +19,7 @@ from zlib import crc32
 import numpy as np
 
 from mralign.annotation.label_sets import Calibration, fit_calibration, set_numbers
-from mralign.annotation.labeller import Labeller, Prediction
+from mralign.annotation.labeller import Labeller, PredictedSteps
 from mralign.annotation.segment_features import BEFORE, BEHIND, BLOCKS, COLUMNS, OWN, place_columns, segment_features
 from mralign.annotation.step_labels import StepLabels
 from mralign.run.placement import NotInstalled
@@ -31,7 +31,7 @@ _TOLERANCE = 1e-3  # of their gradients
 
 
 @dataclass(frozen=True)
-class Lesson:
+class LabelledThought:
     """A thought as the panel labelled it."""
 
     question_id: str
@@ -40,11 +40,11 @@ class Lesson:
 
 
 @dataclass(frozen=True)
-class Fitted:
+class FittedLabeller:
     """A labeller of all lessons, and of each lesson what a labeller without its question predicts."""
 
     labeller: Labeller
-    held_out: tuple[Prediction, ...]
+    held_out: tuple[PredictedSteps, ...]
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def check_installed() -> None:
         )
 
 
-def fit(lessons: Sequence[Lesson], *, labels: tuple[str, ...]) -> Fitted:
+def fit(lessons: Sequence[LabelledThought], *, labels: tuple[str, ...]) -> FittedLabeller:
     """Learn a labeller; ValueError for fewer than LEAST_QUESTIONS questions.
 
     The calibration of the labeller is fitted on scores across the folds; that of each fold on those of the others.
@@ -96,7 +96,7 @@ def fit(lessons: Sequence[Lesson], *, labels: tuple[str, ...]) -> Fitted:
     held_out = [partial[number].predict(lesson.segments) for number, lesson in zip(fold.tolist(), lessons, strict=True)]
     whole = _learned(design, kept=np.ones(len(lessons), dtype=bool), labels=labels)
     calibration = fit_calibration(score_NL, set_N=set_N)
-    return Fitted(replace(whole, calibration=calibration), tuple(held_out))
+    return FittedLabeller(replace(whole, calibration=calibration), tuple(held_out))
 
 
 def _learned(design: _Design, *, kept: np.ndarray, labels: tuple[str, ...]) -> Labeller:
@@ -128,7 +128,7 @@ def _applied(labeller: Labeller, features: Any) -> np.ndarray:
     return scores
 
 
-def _design(lessons: Sequence[Lesson], *, labels: tuple[str, ...]) -> _Design:
+def _design(lessons: Sequence[LabelledThought], *, labels: tuple[str, ...]) -> _Design:
     number = {label: place for place, label in enumerate(labels)}
     rows: list[_Row] = []
     begins: list[_Row] = []

@@ -29,7 +29,7 @@ def distill(
     """
     from mralign.annotation.labeller_file import write_labeller
     from mralign.annotation.labeller_fit import fit  # takes its time
-    from mralign.distillation.held_out import Evidence, report, thoughts_per_second
+    from mralign.distillation.held_out import HeldOutWork, report, thoughts_per_second
     from mralign.distillation.matrices import WeightSettings
     from mralign.distillation.panel import read_panel_work
 
@@ -42,7 +42,7 @@ def distill(
     first, second = (annotator.name for annotator in state.config.annotation.annotators)
     names = {"labels_a": first, "labels_b": second, "labels": "panel"}
     by = WeightSettings.of(state.config, states=work.states)
-    found = report(Evidence(work, fitted.held_out, names=names, by=by, seed=state.config.run.seed))
+    found = report(HeldOutWork(work, fitted.held_out, names=names, by=by, seed=state.config.run.seed))
     found["thoughts_per_second"] = thoughts_per_second(fitted.labeller, work=work)
     write_labeller(place, fitted.labeller, report=found)
     print("\n".join([*report_lines(found), *_closing(place)]))

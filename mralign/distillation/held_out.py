@@ -2,7 +2,8 @@
 
 The panel's annotation and held-out predictions enter; figures with 95 % intervals leave: agreement with the panel
 beside that of the annotators with one another, the distance of the matrices, what becomes of the weights, whether
-probabilities mean what they say. Intervals are percentiles of a bootstrap over questions.
+probabilities mean what they say. Intervals are of a bootstrap over questions: percentiles for shares and kappas,
+standard deviations for distances.
 
 Axes: N trajectories, S steps, B replicates, G distinct pairs of label sets; lists by R = 1 + B begin with the corpus.
 """
@@ -21,7 +22,7 @@ import pyarrow as pa
 from mralign.annotation.agreement import LabelSet, agreement_of
 from mralign.annotation.consensus import align, by_segment
 from mralign.annotation.label_sets import label_probabilities
-from mralign.annotation.labeller import Labeller, Prediction, chosen_steps
+from mralign.annotation.labeller import Labeller, PredictedSteps, chosen_steps
 from mralign.distillation.matrices import Matrices, WeightSettings, matrices_of, mean_l1s, weigh, weight_change
 from mralign.distillation.panel import PanelWork
 from mralign.rows.schema import ANNOTATIONS
@@ -37,18 +38,18 @@ Interval = list[float]  # the figure and both ends of its interval
 
 
 @dataclass(frozen=True)
-class Evidence:
+class HeldOutWork:
     """What the figures are made from: the panel's work, held-out predictions in its order, what labels_a, labels_b and
     labels are called, and how matrices and weights are made."""
 
     work: PanelWork
-    predictions: tuple[Prediction, ...]
+    predictions: tuple[PredictedSteps, ...]
     names: Mapping[str, str]
     by: WeightSettings
     seed: int = 0
 
 
-def report(evidence: Evidence) -> dict[str, Any]:
+def report(evidence: HeldOutWork) -> dict[str, Any]:
     """All figures, for JSON."""
     work, predictions = evidence.work, evidence.predictions
     panel, labelled = panel_table(work), labelled_table(work, predictions)
@@ -61,7 +62,7 @@ def report(evidence: Evidence) -> dict[str, Any]:
         pairs_R = _replicated(_pairs(evidence, x=x, y=y), evidence=evidence)
         found = _intervals(pairs_R)
         if "all" in matrices[x] and "all" in matrices[y]:
-            found["mean_l1"] = interval(mean_l1s(matrices[x], other=matrices[y]))
+            found["mean_l1"] = distance_interval(mean_l1s(matrices[x], other=matrices[y]))
         agreement.append({"pair": [names[x], names[y]], "steps": sum(pairs_R[0].values()), **found})
     return {
         "questions": len({row["question_id"] for row in work.rows}),
@@ -88,7 +89,7 @@ def panel_table(work: PanelWork) -> pa.Table:
     return pa.Table.from_pylist(list(work.rows), schema=ANNOTATIONS)
 
 
-def labelled_table(work: PanelWork, predictions: Sequence[Prediction]) -> pa.Table:
+def labelled_table(work: PanelWork, predictions: Sequence[PredictedSteps]) -> pa.Table:
     """The panel's rows with the steps of the predictions, as a table of schema ANNOTATIONS."""
     rows = []
     for row, prediction in zip(work.rows, predictions, strict=True):
@@ -103,11 +104,18 @@ def interval(values: Sequence[float]) -> Interval:
     return [float(values[0]), float(low), float(high)]
 
 
-def _matrices(table: pa.Table, *, evidence: Evidence, field: str = "labels") -> Matrices:
+def distance_interval(values: Sequence[float]) -> Interval:
+    """The first value, and 1.96 standard deviations of the others around it, not below 0. Percentiles would lie above a
+    distance: what resampling adds at random to both sides never brings them nearer to each other."""
+    reach = 1.96 * float(np.std(values[1:], ddof=1))
+    return [float(values[0]), max(0.0, values[0] - reach), values[0] + reach]
+
+
+def _matrices(table: pa.Table, *, evidence: HeldOutWork, field: str = "labels") -> Matrices:
     return matrices_of(table, by=evidence.by, replicates=REPLICATES, seed=evidence.seed, field=field)
 
 
-def _pairs(evidence: Evidence, *, x: str, y: str) -> list[list[Pair]]:
+def _pairs(evidence: HeldOutWork, *, x: str, y: str) -> list[list[Pair]]:
     """The pairs of label sets at the steps of each trajectory. The labeller's steps are its own: they are compared
     wherever its or the panel's steps have a boundary (method.md §2c)."""
     if x != "labeller":
@@ -120,7 +128,7 @@ def _pairs(evidence: Evidence, *, x: str, y: str) -> list[list[Pair]]:
     return found
 
 
-def _replicated(pairs: Sequence[Sequence[Pair]], *, evidence: Evidence) -> list[dict[Pair, int]]:
+def _replicated(pairs: Sequence[Sequence[Pair]], *, evidence: HeldOutWork) -> list[dict[Pair, int]]:
     """Counted pairs of the corpus, then of each replicate."""
     questions = pa.array([row["question_id"] for row in evidence.work.rows], pa.string())
     weight_NB = poisson(row_keys(questions, seed=evidence.seed, purpose="bootstrap"), replicates=REPLICATES)
@@ -148,13 +156,13 @@ def _changes(panel: pa.Table, *, of: Matrices, other: Matrices, by: WeightSettin
     ]
     largest = [change.largest for change in changes if change.largest is not None]  # in all, or in none
     return {
-        "mean_change": interval([change.mean for change in changes]),
-        "largest_change": interval(largest) if largest else None,
+        "mean_change": distance_interval([change.mean for change in changes]),
+        "largest_change": distance_interval(largest) if largest else None,
         "least_count": LEAST_COUNT,
     }
 
 
-def calibration_error(work: PanelWork, predictions: Sequence[Prediction]) -> float:
+def calibration_error(work: PanelWork, predictions: Sequence[PredictedSteps]) -> float:
     """The expected calibration error of the labels of segments: how far the share of those that the panel gave lies
     from the mean probability, in the mean over ten bins of probability."""
     probabilities, given = [], []

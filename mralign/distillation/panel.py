@@ -12,7 +12,7 @@ from typing import Any
 
 from mralign.annotation.consensus import DISTILLED
 from mralign.annotation.instruction import trajectory_of
-from mralign.annotation.labeller_fit import Lesson
+from mralign.annotation.labeller_fit import LabelledThought
 from mralign.annotation.step_labels import StepLabels
 from mralign.plan.run_state import RunState
 from mralign.rows.schema import ANNOTATIONS, CANDIDATES
@@ -26,7 +26,7 @@ class PanelWork:
     """Rows of schema ANNOTATIONS, the same as lessons, in one order, and the states of their taxonomy."""
 
     rows: tuple[dict[str, Any], ...]
-    lessons: tuple[Lesson, ...]
+    lessons: tuple[LabelledThought, ...]
     states: tuple[str, ...]
 
     @property
@@ -54,7 +54,7 @@ def panel_work(
     """Rows of schema ANNOTATIONS and the segments of each trajectory, without what a labeller labelled."""
     kept = [row for row in rows if not any(step["rule"] == DISTILLED for step in row["steps"])]
     kept.sort(key=lambda row: row["row_id"])
-    lessons = [Lesson(row["question_id"], segments[row["row_id"]], steps_of(row)) for row in kept]
+    lessons = [LabelledThought(row["question_id"], segments[row["row_id"]], steps_of(row)) for row in kept]
     return PanelWork(tuple(kept), tuple(lessons), states)
 
 

@@ -69,7 +69,7 @@ def test_what_is_held_out_was_not_learned_from():
         if fold == 0:
             segments = tuple("mark mark mark" for _ in segments)
             steps = tuple(StepLabels(place, place, (own,), (9.0,)) for place in range(len(segments)))
-        known.append(labeller_fit.Lesson(lesson.question_id, segments, steps))
+        known.append(labeller_fit.LabelledThought(lesson.question_id, segments, steps))
     found = fit(known, labels=PAPER.labels)
     for fold, lesson, prediction in zip(folds, known, found.held_out, strict=True):
         named = {label for step in chosen_steps(prediction, labels=PAPER.labels) for label in step.labels}

@@ -38,7 +38,7 @@ from mralign.annotation.resolved import resolve_annotation  # noqa: E402
 from mralign.cli.distill import report_lines  # noqa: E402
 from mralign.config import parse  # noqa: E402
 from mralign.distillation.held_out import (  # noqa: E402
-    Evidence,
+    HeldOutWork,
     labelled_table,
     panel_table,
     report,
@@ -168,7 +168,7 @@ def learned(panel):
     """The report of a labeller that learns from all that the panel says, printed; its agreement."""
     fitted = fit(panel.work.lessons, labels=panel.work.labels)
     names = {"labels_a": "first", "labels_b": "second", "labels": "panel"}
-    found = report(Evidence(panel.work, fitted.held_out, names=names, by=panel.by))
+    found = report(HeldOutWork(panel.work, fitted.held_out, names=names, by=panel.by))
     found["thoughts_per_second"] = thoughts_per_second(fitted.labeller, work=panel.work)
     print("\n".join(report_lines(found)))
     return {"strict": found["agreement"][0]["strict"], "weights": found["weights"]["mean_change"]}

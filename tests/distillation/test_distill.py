@@ -11,12 +11,12 @@ from taught_panel import FIRST, annotated, candidate, lessons
 
 from mralign.annotation.agreement import agreement, mean_l1
 from mralign.annotation.label_sets import members, set_numbers
-from mralign.annotation.labeller import Prediction
+from mralign.annotation.labeller import PredictedSteps
 from mralign.annotation.labeller_file import MANIFEST, read_labeller
 from mralign.annotation.taxonomy import PAPER
 from mralign.config import load, parse, to_yaml
 from mralign.distillation import held_out
-from mralign.distillation.held_out import Evidence, interval, report
+from mralign.distillation.held_out import HeldOutWork, distance_interval, interval, report
 from mralign.distillation.matrices import WeightSettings
 from mralign.distillation.panel import panel_work
 from mralign.plan import pipeline
@@ -53,7 +53,7 @@ def said(lesson, *, change=None):
         labels = [change[1] if change and label == change[0] else label for label in step.labels]
         sets.append([PAPER.labels.index(label) for label in labels])
     spans = np.array([(step.first_segment, step.last_segment) for step in lesson.steps])
-    return Prediction(spans[:, 0], spans[:, 1], np.eye(len(members(L)))[set_numbers(sets, L=L)])
+    return PredictedSteps(spans[:, 0], spans[:, 1], np.eye(len(members(L)))[set_numbers(sets, L=L)])
 
 
 def evidence_of(known, predictions):
@@ -61,7 +61,7 @@ def evidence_of(known, predictions):
     by_question = dict(zip([lesson.question_id for lesson in known], predictions, strict=True))
     ordered = tuple(by_question[lesson.question_id] for lesson in work.lessons)
     config = parse({"questions": {"train": [{"name": "a", "path": "a"}]}})
-    return Evidence(work, ordered, names=NAMES, by=WeightSettings.of(config, states=work.states))
+    return HeldOutWork(work, ordered, names=NAMES, by=WeightSettings.of(config, states=work.states))
 
 
 def test_who_says_what_the_panel_says_changes_nothing():
@@ -113,7 +113,7 @@ def test_steps_of_its_own_are_compared_wherever_either_has_a_boundary():
         places = np.arange(len(lesson.segments))
         owner = [step for step in lesson.steps for _ in range(step.last_segment - step.first_segment + 1)]
         sets = [[PAPER.labels.index(label) for label in step.labels] for step in owner]
-        split.append(Prediction(places, places, np.eye(len(members(L)))[set_numbers(sets, L=L)]))
+        split.append(PredictedSteps(places, places, np.eye(len(members(L)))[set_numbers(sets, L=L)]))
     found = report(evidence_of(known, split))
     assert found["agreement"][0]["steps"] == found["labeller_steps"] > found["panel_steps"]
     assert found["agreement"][0]["strict"][0] == 1.0
@@ -122,6 +122,8 @@ def test_steps_of_its_own_are_compared_wherever_either_has_a_boundary():
 
 def test_an_interval_is_of_the_replicates():
     assert interval([5.0, *range(101)]) == [5.0, 2.5, 97.5]
+    assert distance_interval([5.0, 6.0, 8.0]) == pytest.approx([5.0, 5 - 1.96 * 2**0.5, 5 + 1.96 * 2**0.5])
+    assert distance_interval([0.1, 6.0, 8.0])[1] == 0.0
 
 
 def run_directory(home, known):

@@ -12,7 +12,7 @@ from mralign.annotation.labeller_fit import fit
 from mralign.annotation.resolved import resolve_annotation
 from mralign.config import parse
 from mralign.distillation import held_out
-from mralign.distillation.held_out import Evidence, report
+from mralign.distillation.held_out import HeldOutWork, report
 from mralign.distillation.matrices import WeightSettings
 from mralign.distillation.panel import panel_work
 from mralign.rollouts import segments as segment_spans
@@ -52,7 +52,7 @@ def test_real_thoughts_are_labelled_far_better_than_by_chance_and_probabilities_
     fitted = fit(work.lessons, labels=work.labels)
     by = WeightSettings.of(config, states=work.states)
     names = {"labels_a": "first", "labels_b": "second", "labels": "panel"}
-    found = report(Evidence(work, fitted.held_out, names=names, by=by))
+    found = report(HeldOutWork(work, fitted.held_out, names=names, by=by))
     own, annotators = found["agreement"][0], found["agreement"][1]
     assert 0.5 < own["strict"][0] < annotators["strict"][0]  # what two rule books of one author have in common
     assert own["kappa_strict"][1] > 0.45
