@@ -6,7 +6,8 @@ First every draw of every question, against draws as needed: the embedded world 
 mode, all of one mind, the first thought within its length), by turns on one engine that is kept, each time in a new run
 directory; both must leave equal candidates. Money: the completion tokens at `PRICE` for a million of them.
 Then rollouts, candidates and annotation by slow endpoints, one after the other against overlapped (_overlapped.py);
-both must leave equal rows after as many requests. And how much of the prompts was found in a prefix cache.
+both must leave equal rows after as many requests. And how much of the prompts was found in a prefix cache; those of the
+embedded world's draws are shorter than a block of vLLM's on a CPU (prefixes.py has prompts of usual length).
 """
 
 import argparse
