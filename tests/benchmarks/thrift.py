@@ -1,12 +1,13 @@
 """Tokens, requests, money and seconds for the same rows: the plain way against the thrifty one.
 
-    python tests/benchmarks/thrift.py [--quick] [--repeats 3] [--limit QUESTIONS]
+    python tests/benchmarks/thrift.py [--quick] [--repeats 3] [--limit QUESTIONS] [--only draws | overlap]
 
 First every draw of every question, against draws as needed: the embedded world under the paper's verdict (three draws a
 mode, all of one mind, the first thought within its length), by turns on one engine that is kept, each time in a new run
 directory; both must leave equal candidates. Money: the completion tokens at `PRICE` for a million of them.
 Then rollouts, candidates and annotation by slow endpoints, one after the other against overlapped (_overlapped.py);
-both must leave equal rows after as many requests. And how much of the prompts was found in a prefix cache.
+both must leave equal rows after as many requests. And how much of the prompts was found in a prefix cache; those of the
+embedded world's draws are shorter than a block of vLLM's on a CPU (prefixes.py has prompts of usual length).
 """
 
 import argparse
@@ -84,8 +85,8 @@ def run(*, repeats, limit, work):
     return found, estimates, len(kept["all"])
 
 
-def report(found, *, estimates, kept, limit, overlap):
-    """The table, and the line that programs read."""
+def report_draws(found, *, estimates, kept, limit):
+    """The table of all draws and those that are needed; ratios and figures."""
     medians = {}
     for way, runs in found.items():
         medians[way] = {name: statistics.median(took[name] for took in runs) for name in runs[0]}
@@ -100,15 +101,11 @@ def report(found, *, estimates, kept, limit, overlap):
     print(f"the stage's own estimate of the share of tokens: {estimates}")
     print(f"draws' prompt tokens in vLLM's prefix cache: all {medians['all']['cached']:.3f}, ", end="")
     print(f"needed {medians['needed']['cached']:.3f}")
-    ratios |= report_overlap(overlap)
-    machine = f"{platform.machine()}, {os.cpu_count()} cores"
-    figures = {"medians": medians, "candidates": kept, "share_estimates": estimates}
-    figures["annotators_cached"] = overlap["in turn"][-1]["cached"]
-    print(json.dumps({"benchmark": "thrift", "ratios": ratios, "figures": figures, "machine": machine}))
+    return ratios, {"medians": medians, "candidates": kept, "share_estimates": estimates}
 
 
 def report_overlap(overlap):
-    """The table of stages in turn and overlapped; ratios."""
+    """The table of stages in turn and overlapped; ratios and figures."""
     rows, requests = len(overlap["in turn"][-1]["rows"]), overlap["in turn"][-1]["requests"]
     print(
         f"\nslow endpoints, both ways: {rows} labelled thoughts, {requests[1]} draws, {requests[0]} requests for labels"
@@ -122,10 +119,11 @@ def report_overlap(overlap):
         print(f"{way:12} {walls[way]:7.2f} " + " ".join(f"{seconds:11.2f}" for seconds in stages.values()))
     cached = {way: runs[-1]["cached"] for way, runs in overlap.items()}
     print(f"labelling prompts in the server's prefix cache: {cached['in turn']:.3f}, {cached['overlapped']:.3f}")
-    return {
+    ratios = {
         "overlapped_over_in_turn": round(walls["overlapped"] / walls["in turn"], 3),
         "overlapped_over_sum_of_stages": round(walls["overlapped"] / sums["in turn"], 3),
     }
+    return ratios, {"wall_s": walls, "annotators_cached": cached["in turn"]}
 
 
 def main():
@@ -133,8 +131,10 @@ def main():
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--repeats", type=int)
     parser.add_argument("--limit", type=int)
+    parser.add_argument("--only", choices=["draws", "overlap"], help="one of the two parts; both where left out")
     args = parser.parse_args()
     repeats, limit = args.repeats or (1 if args.quick else 3), args.limit or (150 if args.quick else 600)
+    ratios, figures = {}, {}
     with tempfile.TemporaryDirectory(prefix="mralign-bench-", dir="/tmp") as directory:
         work = Path(directory)
         ray.init(
@@ -149,10 +149,17 @@ def main():
         ray.data.DataContext.get_current().enable_progress_bars = False
         logging.getLogger("ray.data").setLevel(logging.WARNING)
         logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
-        found, estimates, kept = run(repeats=repeats, limit=limit, work=work)
-        overlap = compare(work, count=24 if args.quick else 120, repeats=repeats)
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # the servers end while clients are connected
+        if args.only != "overlap":
+            found, estimates, kept = run(repeats=repeats, limit=limit, work=work)
+            ratios, figures = report_draws(found, estimates=estimates, kept=kept, limit=limit)
+        if args.only != "draws":
+            overlap = compare(work, count=24 if args.quick else 120, repeats=repeats)
+            more, told = report_overlap(overlap)
+            ratios, figures = ratios | more, figures | told
         ray.shutdown()
-    report(found, estimates=estimates, kept=kept, limit=limit, overlap=overlap)
+    machine = f"{platform.machine()}, {os.cpu_count()} cores"
+    print(json.dumps({"benchmark": "thrift", "ratios": ratios, "figures": figures, "machine": machine}))
 
 
 if __name__ == "__main__":

@@ -50,6 +50,7 @@ def test_candidates_and_the_funnel_of_the_embedded_world(tmp_path):
         assert every == 6 * count
         assert found == whole and {row["polarity"] for row in found} == {1, -1}
         assert made == every - drawn.figures["draws_not_needed"] < 0.8 * every
+        assert 0 <= drawn.figures["prefix_tokens"] < drawn.figures["prompt_tokens"] >= made
         entered = [row for row in judged.figures["funnel"] if row["filter"] == "not_generated"]
         assert [(row["rows_in"], row["rows_out"]) for row in entered] == [(count, count)]
         all_kept = [*common, "candidates.keep_all_draws=true"]
