@@ -79,9 +79,31 @@ def difference_sheet(found: dict[str, Effect], *, method: str) -> Sheet:
         interval = f"[{one.low:+.3f}, {one.high:+.3f}]" if one.worlds > 1 else "one world"
         low, high = one.bootstrap
         cells = (f"{one.mean:+.3f}", interval, f"[{low:+.3f}, {high:+.3f}]", f"{one.p:.3f}", f"{p_holm:.3f}")
-        lines.append((Cell(f"{method} − {reference}"), *map(Cell, cells), Cell(str(one.worlds))))
-    head = ("difference in Acc", "mean", "95 % interval", "hierarchical bootstrap", "p", "p (Holm)", "worlds")
+        said = verdict(one.low, one.high, p_holm=p_holm)
+        lines.append((Cell(f"{method} − {reference}"), *map(Cell, cells), Cell(str(one.worlds)), Cell(said)))
+    head = ("difference in Acc", "mean", "95 % interval", "hierarchical bootstrap", "p", "p (Holm)", "worlds", "it")
     return Sheet(head, (tuple(lines),))
+
+
+def verdict(low: float, high: float, *, p_holm: float = 0.0) -> str:
+    """What an interval says of an accuracy, and no more."""
+    if p_holm > 0.05 or not (low > 0 or high < 0):
+        return "cannot be told from 0"
+    return "pays" if low > 0 else "costs"
+
+
+def cost_sheet(rows: Sequence[RunRow], *, method: str, references: Sequence[str]) -> Sheet:
+    """`method` minus the others in everything beside accuracy, with 95 % intervals over worlds."""
+    lines = []
+    for name, title in SIDE.items():
+        cells = []
+        for reference in references:
+            values = paired_values(rows, method=method, reference=reference, measure=name)
+            one = effect(values) if values else None
+            small = f"[{one.low:+.3f}, {one.high:+.3f}]" if one and one.worlds > 1 else ""
+            cells.append(Cell("–" if one is None else f"{one.mean:+.3f}", small))
+        lines.append((Cell(title), *cells))
+    return Sheet((f"{method} −", *references), (tuple(lines),))
 
 
 def side_sheet(rows: Sequence[RunRow]) -> Sheet:

@@ -1,7 +1,7 @@
 """The page of a study, drawn from the rows that are kept: tables, figures, and where it stands.
 
 A plan and the rows of the table of runs enter; `study.md` and its pictures leave. Nothing is measured here, so the page
-of a study that is still running can be drawn as well, and the page of a finished one on any machine.
+of a finished study can be drawn on any machine, and that of a running one from the worlds that are finished.
 """
 
 from __future__ import annotations
@@ -14,7 +14,15 @@ from mralign.comparison.chart import Dot, Panel, draw
 from mralign.comparison.choice import choose
 from mralign.comparison.differences import effect, latest, paired_values, values_of
 from mralign.comparison.run_rows import RunRow
-from mralign.comparison.run_sheets import by_world, choice_sheet, difference_sheet, differences, side_sheet
+from mralign.comparison.run_sheets import (
+    by_world,
+    choice_sheet,
+    cost_sheet,
+    difference_sheet,
+    differences,
+    side_sheet,
+    verdict,
+)
 from mralign.comparison.study_plan import CENTRE, StudyPlan, StudyWorld
 from mralign.report.sheets import to_markdown
 
@@ -26,12 +34,14 @@ LEARNING = ("examples", "noise")  # factors whose curves are drawn as accuracies
 def write_page(plan: StudyPlan, rows: Sequence[RunRow], *, out: Path) -> str:
     """Write the page and its pictures into `out`; returns the text of the page."""
     named = {world.name for world in plan.worlds}
-    known = [row for row in latest(rows) if row.world in named]
-    if not any(row.split == "test" for row in known):
-        raise ValueError(f"no row of the study {plan.name} has been measured on test yet; run mralign study first")
+    there = [row for row in latest(rows) if row.world in named]
+    finished = [world for world in plan.worlds if _finished(world, there)]
+    if not finished:
+        raise ValueError(f"no world of the study {plan.name} is finished; run mralign study --plan {plan.name} first")
+    known = _of(finished, there)
     out.mkdir(parents=True, exist_ok=True)
     centre = _of([world for world in plan.worlds if world.factor == CENTRE], known)
-    parts = [_head(plan, known), *_centre(centre)]
+    parts = [_head(plan, there, finished=finished), *_centre(centre)]
     panels = curve_panels(plan, known)
     if panels:
         parts += ["## One knob at a time", "", _CURVES, "", "![differences](study-curves.svg)", ""]
@@ -52,15 +62,14 @@ _CURVES = (
 )
 
 
-def _head(plan: StudyPlan, rows: Sequence[RunRow]) -> str:
-    done = [world for world in plan.worlds if _finished(world, rows)]
-    begun = {row.world for row in rows} - {world.name for world in done}
+def _head(plan: StudyPlan, rows: Sequence[RunRow], *, finished: Sequence[StudyWorld]) -> str:
+    begun = {row.world for row in rows} - {world.name for world in finished}
     trainings = sum(row.steps is not None for row in rows)
     unfinished = f"; begun: {', '.join(sorted(begun))}" if begun else ""
     command = f"mralign study --plan {plan.name} --rows FILE --page DIR"
     drawn = f"Drawn from {len(rows)} rows, {trainings} of them trainings, by `{command}`."
     asked = "What was asked, and how, was [written before](../study.md)."
-    stands = f"{len(done)} of {len(plan.worlds)} worlds are finished{unfinished}."
+    stands = f"{len(finished)} of {len(plan.worlds)} worlds are finished, and only these count{unfinished}."
     return f"# The study of small worlds: results\n\n{drawn} {asked} {stands}\n"
 
 
@@ -83,6 +92,8 @@ def _centre(rows: Sequence[RunRow]) -> list[str]:
         parts += [to_markdown(difference_sheet(found, method=METHOD))]
     parts += ["What else the methods changed (means over worlds, ± half of the 95 % interval):", ""]
     parts += [to_markdown(side_sheet(rows))]
+    parts += ["Differences in these, with 95 % intervals and without a test:", ""]
+    parts += [to_markdown(cost_sheet(rows, method=METHOD, references=CURVE_REFERENCES))]
     tuned = [row for row in rows if row.split == "dev"]
     return [*parts, to_markdown(choice_sheet(list(choose(tuned).values())))]
 
@@ -158,11 +169,13 @@ def _dot(by_world_values: Sequence[object]) -> Dot | None:
 def _curve_table(panels: Sequence[Panel]) -> str:
     """The points of the panels as a table."""
     names = list(panels[0].series)
-    lines = [f"| knob | level | {' | '.join(names)} |", f"|---|---|{'---:|' * len(names)}"]
+    lines = [f"| knob | level | {' | '.join(names)} | the first |", f"|---|---|{'---:|' * len(names)}---|"]
     for panel in panels:
         for place, level in enumerate(panel.names):
             cells = [_shown(panel.series[name][place]) for name in names]
-            lines.append(f"| {panel.title} | {level} | {' | '.join(cells)} |")
+            first = panel.series[names[0]][place]
+            said = "–" if first is None else verdict(first.low, first.high)
+            lines.append(f"| {panel.title} | {level} | {' | '.join(cells)} | {said} |")
     return "\n".join(lines)
 
 

@@ -8,6 +8,7 @@ from measured_rows import row
 from scipy import stats
 
 from mralign.comparison.differences import effect, hierarchical_bootstrap, latest, paired_values, values_of
+from mralign.comparison.run_sheets import difference_sheet, differences, verdict
 
 RNG = np.random.default_rng(5)
 
@@ -73,3 +74,24 @@ def test_pairs_are_of_one_world_and_seed():
 
 def test_of_several_marks_the_last_row_counts():
     assert [one.acc for one in latest([row(acc=0.1), row(acc=0.2, mark="new"), row("b")])] == [0.2, 0.5]
+
+
+def test_a_verdict_says_no_more_than_its_interval():
+    assert [verdict(0.01, 0.2), verdict(-0.2, -0.01), verdict(-0.01, 0.2)] == ["pays", "costs", "cannot be told from 0"]
+    assert verdict(0.01, 0.2, p_holm=0.06) == "cannot be told from 0"
+    assert verdict(np.nan, np.nan) == "cannot be told from 0"
+
+
+def test_the_table_of_differences_adjusts_by_holm():
+    """Eight worlds on one side: p = 2/256 for both, adjusted by two; three of eight against: far from it."""
+    rows = []
+    for world in range(8):
+        given = {"world": f"w{world}", "seed": 1, "split": "test"}
+        rows += [row("mralign", acc=0.8 + world / 100, **given), row("kto", acc=0.7, **given)]
+        rows += [row("sft", acc=0.9 if world < 3 else 0.75, **given)]
+    found = differences(rows, method="mralign", references=["kto", "sft", "gone"])
+    assert list(found) == ["kto", "sft"]
+    ((kto, sft),) = difference_sheet(found, method="mralign").blocks
+    assert [cell.text for cell in kto][1] == "+0.135"
+    assert [cell.text for cell in kto][4:] == ["0.008", "0.016", "8", "pays"]
+    assert sft[-1].text == "cannot be told from 0"

@@ -2,12 +2,14 @@
 
 import re
 import shutil
+from itertools import product
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 import torch
+from measured_rows import row
 
 from mralign.cli.commands import run as run_command
 from mralign.comparison import study
@@ -99,6 +101,45 @@ def test_the_page_is_drawn_from_the_rows(home, tmp_path):
     difference = test["mralign"].acc - test["kto"].acc
     assert f"| mralign − kto | {difference:+.3f} | one world |" in text
     assert (tmp_path / "study.md").read_text() == text
+    with pytest.raises(ValueError, match="no world of the study minute is finished"):
+        write_page(read_plan("minute"), read_rows(home / "runs.csv")[:-1], out=tmp_path)
+
+
+def made_up(plan):
+    """Rows of a whole study: MR-ALIGN is .02 above the others at the centre, and .02 + noise / 10 above them elsewhere;
+    seed and world move all methods alike."""
+    rows = []
+    for world in plan.worlds:
+        for point in world.grid.tuning(world.name):
+            given = {"world": world.name, "rate": point.learning_rate, "steps": 8}
+            rows.append(row(point.method, acc=0.5 - point.learning_rate, **given))
+        gain = 0.02 if world.factor == "centre" else 0.02 + world.knobs.noise / 10
+        for method, seed in product(("base", *world.grid.methods), world.grid.seeds):
+            acc = 0.6 + world.knobs.seed / 100 + seed / 1000 + gain * (method == "mralign")
+            steps = None if method == "base" else 8
+            rows.append(row(method, acc=acc, world=world.name, seed=seed, split="test", steps=steps))
+    return rows
+
+
+def test_curves_are_drawn_level_by_level_with_the_centre_among_them(tmp_path):
+    plan = read_plan("weights", check=False)
+    text = write_page(plan, made_up(plan), out=tmp_path)
+    assert "65 of 65 worlds are finished" in text
+    curve = [line for line in text.splitlines() if line.startswith("| noise |")]
+    found = [(line.split(" | ")[1], line.split(" | ")[2]) for line in curve]
+    assert found == [
+        ("0.0", "+0.020 [+0.020, +0.020]"),
+        ("0.1", "+0.020 [+0.020, +0.020]"),  # the centre
+        ("0.25", "+0.045 [+0.045, +0.045]"),
+        ("0.4", "+0.060 [+0.060, +0.060]"),
+    ]
+    assert all(line.endswith("| pays |") for line in curve)
+    assert "| mralign − kto | +0.020 | [+0.020, +0.020] | [+0.020, +0.020] | 0.008 | 0.039 | 8 | pays |" in text
+    for name in ("study-curves.svg", "study-learning.svg"):
+        picture = ElementTree.fromstring((tmp_path / name).read_text())
+        told = [node.text for node in picture.iter("{http://www.w3.org/2000/svg}title")]
+        assert name in text and len(told) > 10
+    assert "mralign − kto: 0.060 [0.060, 0.060]" in (tmp_path / "study-curves.svg").read_text()
 
 
 def test_the_kept_rows_of_the_study_give_its_page(tmp_path):
