@@ -61,6 +61,7 @@ def merge(out: StageDir, pieces: Pieces, *, schema: pa.Schema) -> None:
     """Put one part in the place of several."""
     name = pieces.merged
     out.write_text(_mark(name), "")
+    _delete(out, [f"rejects/{name}", tally_name(name)])  # of an earlier part of this name that somebody has deleted
     if pieces.rejects:
         _write(out, f"rejects/{name}", pieces.rejects, schema=REJECTS)
     if pieces.tallies:

@@ -180,6 +180,18 @@ def test_killed_while_the_rest_is_deleted_the_next_start_deletes_on(tmp_path, mo
     assert last > 5
 
 
+def test_rejects_of_a_part_that_somebody_has_deleted_do_not_come_back(tmp_path):
+    out = place(tmp_path)
+    for answered in ([], ["b"]):  # the second time b has an answer; the batches are the same, and so is their part
+        commit(out, "train-00-a", ["a"])
+        commit(out, "train-00-b", answered, [] if answered else ["b"])
+        (pieces,) = pieces_of(out, UPSTREAM)
+        merge(out, pieces, schema=ROWS)
+        rows, rejects, _ = found(out)
+        assert (rows, rejects) == (["a", *answered], [] if answered else ["b"])
+        (tmp_path / pieces.merged).unlink()
+
+
 def test_requests_that_two_parts_answer_are_merged_once(tmp_path):
     out = place(tmp_path)
     commit(out, "train-00-a", ["a", "b"])
