@@ -30,7 +30,7 @@ _DIGEST = 16  # bytes of an id's hash
 SHELVED = schema_of(Imported).insert(0, pa.field("place", pa.int32())).append(pa.field("known", pa.bool_()))
 
 
-class Places:
+class QuestionPlaces:
     """Where the records of each question go: the number of its part, from 0. It holds 20 bytes a question."""
 
     def __init__(self, ids_by_part: Iterable[Sequence[str]]) -> None:
@@ -59,7 +59,9 @@ def _digests(ids: Sequence[str]) -> np.ndarray:
     return np.frombuffer(joined, dtype=f"S{_DIGEST}")
 
 
-def shelve(records: Iterable[Imported], *, mode: Mode, places: Places, shelf: Directory) -> Iterator[tuple[str, int]]:
+def shelve(
+    records: Iterable[Imported], *, mode: Mode, places: QuestionPlaces, shelf: Directory
+) -> Iterator[tuple[str, int]]:
     """Write the files of one mode; the name of each and how many records it holds, as they come. A mark comes last."""
     contents: dict[str, list[int]] = {}
     for number, group in enumerate(_groups(records)):
@@ -87,7 +89,7 @@ def files_by_place(shelf: Directory) -> dict[int, list[str]]:
     return found
 
 
-class Shelf(StageDir):
+class RecordShelf(StageDir):
     """The files as parts of a stage: what is read is a place and its files, the number of the place first."""
 
     def read_parts(self, parts: Sequence[str], *, schema: pa.Schema, columns: Sequence[str] | None = None) -> pa.Table:
@@ -123,7 +125,7 @@ def _groups(records: Iterable[Imported]) -> Iterator[list[Imported]]:
         yield group
 
 
-def _sorted(group: Sequence[Imported], *, places: Places) -> pa.Table:
+def _sorted(group: Sequence[Imported], *, places: QuestionPlaces) -> pa.Table:
     """The records as a table of schema SHELVED, in the order of their places."""
     place_M, known_M = places.find([record.question_id for record in group])
     rows: list[dict[str, Any]] = []

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from mralign.config import Model, RunConfig, resolve_path
 from mralign.rollouts.import_files import Imported, check_file, read_records
-from mralign.rollouts.import_shelf import SHELVED, Places, Shelf, files_by_place, mark, shelve
+from mralign.rollouts.import_shelf import SHELVED, QuestionPlaces, RecordShelf, files_by_place, mark, shelve
 from mralign.rollouts.import_turns import RolloutWriter
 from mralign.rollouts.imported import generations_of
 from mralign.rows import Generation, Mode, Reject, from_table, to_table
@@ -34,7 +34,7 @@ def _run(context: Context) -> Outcome:
     out, questions = context.out, context.upstream["questions"]
     parts = questions.parts("train")
     names = [part_name(f"{part_key(part)}-imported") for part in parts]
-    shelf = Shelf(f"{out.uri}/raw", stage=out.stage, fingerprint=out.fingerprint)
+    shelf = RecordShelf(f"{out.uri}/raw", stage=out.stage, fingerprint=out.fingerprint)
     if not set(names) <= set(out.parts()):
         _read_files(context, shelf=shelf, parts=parts)
         _write_parts(context, shelf=shelf, names=names)
@@ -43,7 +43,7 @@ def _run(context: Context) -> Outcome:
     return Outcome(rows_in=rows + reject_count(out), rows_out=rows)
 
 
-def _read_files(context: Context, *, shelf: Shelf, parts: list[str]) -> None:
+def _read_files(context: Context, *, shelf: RecordShelf, parts: list[str]) -> None:
     """Put the records of the files that have not been read to their end on the shelf."""
     import ray
 
@@ -62,10 +62,10 @@ def _read_files(context: Context, *, shelf: Shelf, parts: list[str]) -> None:
 
 
 def _read_file(
-    batch: pa.Table, *, config: RunConfig, questions: StageDir, parts: list[str], shelf: Shelf
+    batch: pa.Table, *, config: RunConfig, questions: StageDir, parts: list[str], shelf: RecordShelf
 ) -> Iterator[pa.Table]:
     """Put the records of each mode in `batch` on the shelf; the name of each file of the shelf as it is written."""
-    places = Places(_ids(questions, part) for part in parts)
+    places = QuestionPlaces(_ids(questions, part) for part in parts)
     for text in batch.column("mode").to_pylist():
         mode = Mode(text)
         records = read_records(
@@ -86,7 +86,7 @@ def _ids(questions: StageDir, part: str) -> list[str]:
     return list(table.column("question_id").to_pylist())
 
 
-def _write_parts(context: Context, *, shelf: Shelf, names: list[str]) -> None:
+def _write_parts(context: Context, *, shelf: RecordShelf, names: list[str]) -> None:
     """Commit the generations of each part of questions, those of the place with the same number."""
     files = files_by_place(shelf)
     groups = {name: [str(place), *files.get(place, [])] for place, name in enumerate(names)}
@@ -124,7 +124,7 @@ def _writer(mode: Mode, model: Model, prompt: str, tags: tuple[str, str] | None)
     return RolloutWriter(mode=mode, model=model, prompt=prompt, tags=tags)
 
 
-def _remove(shelf: Shelf) -> None:
+def _remove(shelf: RecordShelf) -> None:
     """Delete the shelf, the marks first: no kill may leave a mark without its files."""
     for mode in Mode:
         if shelf.exists(mark(mode)):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mralign.rollouts import import_shelf
 from mralign.rollouts.import_files import Imported
-from mralign.rollouts.import_shelf import SHELVED, Places, Shelf, files_by_place, mark, shelve
+from mralign.rollouts.import_shelf import SHELVED, QuestionPlaces, RecordShelf, files_by_place, mark, shelve
 from mralign.rows import Mode
 
 IDS = [f"far/{n}" for n in range(12)]
@@ -21,7 +21,7 @@ def record(question_id, *, mode, number):
 
 def put(shelf, files, *, parts, characters):
     """The question ids of each mode's records on the shelf, in files of so many characters."""
-    places = Places(parts)
+    places = QuestionPlaces(parts)
     with patch.object(import_shelf, "_CHARACTERS", characters), patch.object(import_shelf, "_LEAST_ROWS", 2):
         for mode, ids in files.items():
             records = (record(one, mode=mode, number=number) for number, one in enumerate(ids))
@@ -36,7 +36,7 @@ def read(shelf, place):
 
 @given(FILES, st.integers(1, 4), st.integers(1, 200), st.randoms(use_true_random=False))
 def test_each_record_lies_in_the_place_of_its_question(tmp_path_factory, files, count, characters, random):
-    shelf = Shelf(str(tmp_path_factory.mktemp("shelf")))
+    shelf = RecordShelf(str(tmp_path_factory.mktemp("shelf")))
     part_of = {one: random.randrange(count) for one in IDS[:8]}  # four questions are in no part
     parts = [[one for one, part in part_of.items() if part == number] for number in range(count)]
     put(shelf, files, parts=parts, characters=characters)
@@ -59,7 +59,7 @@ def test_each_record_lies_in_the_place_of_its_question(tmp_path_factory, files, 
 
 def test_of_a_large_file_only_what_a_place_needs_is_read(tmp_path):
     """Where records come in no order, every file of the shelf has some of every place."""
-    shelf = Shelf(str(tmp_path))
+    shelf = RecordShelf(str(tmp_path))
     ids = [f"far/{n * 7919 % 4000}" for n in range(4000)]
     parts = [[f"far/{n}" for n in range(start, start + 400)] for start in range(0, 4000, 400)]
     put(shelf, {Mode.ON: ids, Mode.OFF: []}, parts=parts, characters=10**9)
@@ -71,10 +71,10 @@ def test_of_a_large_file_only_what_a_place_needs_is_read(tmp_path):
 
 
 def test_a_mark_is_written_last(tmp_path):
-    shelf = Shelf(str(tmp_path))
+    shelf = RecordShelf(str(tmp_path))
     records = (record(one, mode=Mode.ON, number=number) for number, one in enumerate(IDS))
     with patch.object(import_shelf, "_CHARACTERS", 10):
-        written = shelve(records, mode=Mode.ON, places=Places([IDS]), shelf=shelf)
+        written = shelve(records, mode=Mode.ON, places=QuestionPlaces([IDS]), shelf=shelf)
         for _ in IDS:
             name, rows = next(written)
             assert rows == 1 and shelf.exists(name) and not shelf.exists(mark(Mode.ON))
@@ -83,6 +83,6 @@ def test_a_mark_is_written_last(tmp_path):
 
 
 def test_a_question_part_without_a_question_takes_what_is_dealt_to_it():
-    place_M, known_M = Places([[], []]).find(["a", "b", "c", "d", "e", "f"])
+    place_M, known_M = QuestionPlaces([[], []]).find(["a", "b", "c", "d", "e", "f"])
     assert not known_M.any()
     assert set(place_M.tolist()) == {0, 1}

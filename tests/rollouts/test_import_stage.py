@@ -10,7 +10,7 @@ from rollouts.test_imported import MODEL
 from mralign.config import parse
 from mralign.rollouts import import_shelf
 from mralign.rollouts.import_files import read_records
-from mralign.rollouts.import_shelf import Places, Shelf, mark, shelve
+from mralign.rollouts.import_shelf import QuestionPlaces, RecordShelf, mark, shelve
 from mralign.rollouts.import_stage import IMPORT_STAGE
 from mralign.rows import Mode
 from mralign.rows.schema import GENERATIONS, QUESTIONS
@@ -95,11 +95,11 @@ def test_after_a_kill_what_was_read_and_written_is_not_done_again(tmp_path, roll
     killed.out.commit(first, whole.out.read_parts([first], schema=GENERATIONS), schema=GENERATIONS)
     killed.out.commit_rejects(first, whole.out.read_rejects([first]))
     written = (tmp_path / "killed" / first).stat().st_mtime_ns
-    shelf = Shelf(f"{killed.out.uri}/raw")
+    shelf = RecordShelf(f"{killed.out.uri}/raw")
     monkeypatch.setattr(import_shelf, "_CHARACTERS", 500)
     for mode in Mode:
         records = read_records(str(files[mode]), mode=mode, name="far", fields=killed.config.rollouts.import_fields)
-        places = Places([[f"far/{one}" for one in part] for part in PARTS])
+        places = QuestionPlaces([[f"far/{one}" for one in part] for part in PARTS])
         assert len(list(shelve(records, mode=mode, places=places, shelf=shelf))) > 3
     (tmp_path / "killed" / "raw" / mark(Mode.OFF)).unlink()  # killed while it read this file, ...
     (tmp_path / "killed" / "raw" / "off-000002.parquet").unlink()
