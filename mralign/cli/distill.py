@@ -30,8 +30,8 @@ def distill(
     from mralign.annotation.labeller_file import write_labeller
     from mralign.annotation.labeller_fit import fit  # takes its time
     from mralign.distillation.held_out import HeldOutWork, report, thoughts_per_second
-    from mralign.distillation.matrices import WeightSettings
     from mralign.distillation.panel import read_panel_work
+    from mralign.distillation.weight_change import WeightSettings
 
     place = _place(run_dir, out=out)
     state = read_run(run_dir)
@@ -71,7 +71,7 @@ def report_lines(found: Mapping[str, Any]) -> list[str]:
         f"the largest, where a transition occurs {least} times or more: {largest}",
         f"{steps}, on {found['segments']:,} segments",
         f"the probability of a label is off by {100 * found['calibration_error']:.1f} % in the mean",
-        f"speed: {found['thoughts_per_second']:,} thoughts a second in one process",
+        f"speed: {found['thoughts_per_second']:,} thoughts a second of one core",
     ]
 
 

@@ -23,8 +23,8 @@ from mralign.annotation.agreement import LabelSet, agreement_of
 from mralign.annotation.consensus import align, by_segment
 from mralign.annotation.label_sets import label_probabilities
 from mralign.annotation.labeller import Labeller, PredictedSteps, chosen_steps
-from mralign.distillation.matrices import Matrices, WeightSettings, matrices_of, mean_l1s, weigh, weight_change
 from mralign.distillation.panel import PanelWork
+from mralign.distillation.weight_change import Matrices, WeightSettings, matrices_of, mean_l1s, weigh, weight_change
 from mralign.rows.schema import ANNOTATIONS
 from mralign.transitions.draws import poisson, row_keys
 
@@ -77,11 +77,11 @@ def report(evidence: HeldOutWork) -> dict[str, Any]:
 
 
 def thoughts_per_second(labeller: Labeller, *, work: PanelWork) -> int:
-    """How fast the labeller labels, in one process."""
-    began = time.perf_counter()
+    """How fast the labeller labels, by the time of one core."""
+    began = time.process_time()
     for lesson in work.lessons:
         labeller.annotate(lesson.segments)
-    return round(len(work.lessons) / (time.perf_counter() - began))
+    return round(len(work.lessons) / (time.process_time() - began))
 
 
 def panel_table(work: PanelWork) -> pa.Table:
@@ -119,13 +119,17 @@ def _pairs(evidence: HeldOutWork, *, x: str, y: str) -> list[list[Pair]]:
     """The pairs of label sets at the steps of each trajectory. The labeller's steps are its own: they are compared
     wherever its or the panel's steps have a boundary (method.md §2c)."""
     if x != "labeller":
-        return [[(frozenset(s[x]), frozenset(s[y])) for s in row["steps"]] for row in evidence.work.rows]
+        return [_both(row, x=x, y=y) for row in evidence.work.rows]
     found = []
     for lesson, prediction in zip(evidence.work.lessons, evidence.predictions, strict=True):
         steps = chosen_steps(prediction, labels=evidence.work.labels)
         both = align(steps, lesson.steps, segments=len(lesson.segments))
         found.append([(frozenset(own.labels), frozenset(panel.labels)) for own, panel in both])
     return found
+
+
+def _both(row: Mapping[str, Any], *, x: str, y: str) -> list[Pair]:
+    return [(frozenset(step[x]), frozenset(step[y])) for step in row["steps"]]
 
 
 def _replicated(pairs: Sequence[Sequence[Pair]], *, evidence: HeldOutWork) -> list[dict[Pair, int]]:
@@ -138,13 +142,20 @@ def _replicated(pairs: Sequence[Sequence[Pair]], *, evidence: HeldOutWork) -> li
     row_S = np.repeat(np.arange(len(pairs)), [len(found) for found in pairs])
     weights = [np.ones(row_S.size), *weight_NB[row_S].T]
     counts = (np.bincount(pair_S, weights=weight_S, minlength=len(number)) for weight_S in weights)
-    return [{pair: int(n) for pair, n in zip(number, n_G, strict=True) if n} for n_G in counts]
+    found = []
+    for n_G in counts:
+        times = zip(number, n_G.tolist(), strict=True)
+        found.append({pair: int(n) for pair, n in times if n})
+    return found
 
 
 def _intervals(pairs_R: Sequence[Mapping[Pair, int]]) -> dict[str, Interval]:
     """Each figure of the agreement with its interval."""
     found = [asdict(agreement_of(pairs)) for pairs in pairs_R]
-    return {name: interval([one[name] for one in found]) for name in _FIGURES}
+    values = {}
+    for name in _FIGURES:
+        values[name] = interval([one[name] for one in found])
+    return values
 
 
 def _changes(panel: pa.Table, *, of: Matrices, other: Matrices, by: WeightSettings) -> dict[str, Any]:
@@ -169,7 +180,7 @@ def calibration_error(work: PanelWork, predictions: Sequence[PredictedSteps]) ->
     for lesson, prediction in zip(work.lessons, predictions, strict=True):
         found_NL = label_probabilities(prediction.probability_NM, L=len(work.labels))
         probabilities.append(np.repeat(found_NL, prediction.last_N - prediction.first_N + 1, axis=0))
-        given += [[label in step.labels for label in work.labels] for step in by_segment(lesson.steps)]
+        given += [np.isin(work.labels, [*step.labels, ""]) for step in by_segment(lesson.steps)]
     probability, truth = np.concatenate(probabilities).ravel(), np.array(given).ravel()
     bins = np.minimum((probability * _BINS).astype(int), _BINS - 1)
     off = np.bincount(bins, weights=probability - truth, minlength=_BINS)

@@ -52,10 +52,14 @@ def panel_work(
     rows: list[dict[str, Any]], *, segments: dict[str, tuple[str, ...]], states: tuple[str, ...]
 ) -> PanelWork:
     """Rows of schema ANNOTATIONS and the segments of each trajectory, without what a labeller labelled."""
-    kept = [row for row in rows if not any(step["rule"] == DISTILLED for step in row["steps"])]
+    kept = [row for row in rows if not _is_distilled(row)]
     kept.sort(key=lambda row: row["row_id"])
     lessons = [LabelledThought(row["question_id"], segments[row["row_id"]], steps_of(row)) for row in kept]
     return PanelWork(tuple(kept), tuple(lessons), states)
+
+
+def _is_distilled(row: dict[str, Any]) -> bool:
+    return DISTILLED in {step["rule"] for step in row["steps"]}
 
 
 def steps_of(row: dict[str, Any]) -> tuple[StepLabels, ...]:

@@ -44,8 +44,8 @@ from mralign.distillation.held_out import (  # noqa: E402
     report,
     thoughts_per_second,
 )
-from mralign.distillation.matrices import WeightSettings, matrices_of, weigh, weight_change  # noqa: E402
 from mralign.distillation.panel import panel_work  # noqa: E402
+from mralign.distillation.weight_change import WeightSettings, matrices_of, weigh, weight_change  # noqa: E402
 from mralign.miniworld.world import WorldParams, draw_trace, make_world  # noqa: E402
 from mralign.rollouts import segments as segment_spans  # noqa: E402
 from mralign.rows.schema import CANDIDATES  # noqa: E402

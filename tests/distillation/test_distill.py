@@ -17,8 +17,8 @@ from mralign.annotation.taxonomy import PAPER
 from mralign.config import load, parse, to_yaml
 from mralign.distillation import held_out
 from mralign.distillation.held_out import HeldOutWork, distance_interval, interval, report
-from mralign.distillation.matrices import WeightSettings
 from mralign.distillation.panel import panel_work
+from mralign.distillation.weight_change import WeightSettings
 from mralign.plan import pipeline
 from mralign.presets import PRESETS
 from mralign.rows.schema import ANNOTATIONS, CANDIDATES

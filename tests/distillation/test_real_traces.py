@@ -13,8 +13,8 @@ from mralign.annotation.resolved import resolve_annotation
 from mralign.config import parse
 from mralign.distillation import held_out
 from mralign.distillation.held_out import HeldOutWork, report
-from mralign.distillation.matrices import WeightSettings
 from mralign.distillation.panel import panel_work
+from mralign.distillation.weight_change import WeightSettings
 from mralign.rollouts import segments as segment_spans
 from mralign.rows.schema import CANDIDATES
 
