@@ -49,7 +49,7 @@ from mralign.training.task_files import Sources, check_shelf, local_model
 from mralign.training.worker import teller_of_losses, train_worker
 
 _PARTS_OF_A_TASK = 64  # whose scalars one remote task reads for the index
-_LOOKS_FOR_A_LOST_NODE = 10  # half a second apart
+_LOOKS_FOR_A_LOST_NODE = 90  # half a second apart; Ray gives up a silent node after some 30 s
 
 
 def objective(config: RunConfig) -> Objective:
