@@ -7,6 +7,7 @@ an actor of the board (stage.py); nothing here knows of it.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -34,6 +35,11 @@ class Resumed:
     step: int
     workers: int
     before: int
+
+    @property
+    def level(self) -> int:
+        """As which it is logged: another number of workers is worth a warning."""
+        return logging.INFO if self.workers == self.before else logging.WARNING
 
     def __str__(self) -> str:
         text = f"training goes on after step {self.step} with {_workers(self.workers)}"

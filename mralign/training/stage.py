@@ -6,8 +6,8 @@ Train runs the loop of `loop.py` and its last checkpoint becomes adapter/ and mo
 
 from __future__ import annotations
 
-import logging
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -51,7 +51,7 @@ from mralign.training.task_files import Sources, check_shelf, local_model
 from mralign.training.worker import teller_of_losses, train_worker
 
 _PARTS_OF_A_TASK = 64  # whose scalars one remote task reads for the index
-_LOOKS_FOR_A_LOST_NODE = 10  # half a second apart
+_NODE_IS_GIVEN_UP_S = 45  # Ray gives up a silent node after some 30
 
 
 def objective(config: RunConfig) -> Objective:
@@ -159,13 +159,11 @@ def _score(missing: Sequence[Block], *, sources: Sources, shelf: StageDir) -> It
 
 
 def show_progress(board: Any, *, workers: Workers, stop: threading.Event) -> None:
-    """Tell every new optimizer step that the board shows, and what happens to the `workers`, until `stop` is set.
-
-    A lost board ends the telling only.
-    """
+    """Tell each optimizer step of the board and what happens to the `workers`, until `stop` is set or it is lost."""
     import ray
 
     told: dict[str, float] = {}
+    unsure: list[tuple[Lost, float]] = []  # whether their nodes are gone, Ray may know a while later
     stopped = False
     while not stopped:
         stopped = stop.wait(0.5)  # and then one last look
@@ -176,27 +174,30 @@ def show_progress(board: Any, *, workers: Workers, stop: threading.Event) -> Non
             return
         for item in news:
             if isinstance(item, Resumed):
-                _tell_resumed(item)
-            else:
-                _tell_lost(item, workers=workers, stop=stop)
+                log.log(item.level, "%s", item)
+                tell_event(TrainingStepped(step=item.step))
+            elif not _tell_lost(item, workers=workers):
+                unsure.append((item, time.monotonic() + _NODE_IS_GIVEN_UP_S))
+        unsure = [(lost, until) for lost, until in unsure if _still_unsure(lost, workers=workers, until=until)]
         if row and row != told:
             figures = {name: float(value) for name, value in row.items() if name not in ("step", "of")}
             tell_event(TrainingStepped(step=int(row["step"]), of=int(row["of"]), figures=figures))
         told = row
 
 
-def _tell_resumed(resumed: Resumed) -> None:
-    log.log(logging.INFO if resumed.workers == resumed.before else logging.WARNING, "%s", resumed)
-    tell_event(TrainingStepped(step=resumed.step))
-
-
-def _tell_lost(lost: Lost, *, workers: Workers, stop: threading.Event) -> None:
-    """Say who was lost. Ray may notice a moment after the worker's end that its node is gone as well."""
-    for _ in range(_LOOKS_FOR_A_LOST_NODE):
-        alive = node_ids()
-        if lost.gone(alive=alive) or stop.wait(0.5):
-            break
+def _tell_lost(lost: Lost, *, workers: Workers) -> bool:
+    """Say who was lost; whether that is a node, as far as Ray knows now."""
+    alive = node_ids()
     log.warning("%s", lost.sentence(alive=alive, lacks=shortages([workers], nodes=alive_nodes())))
+    return bool(lost.gone(alive=alive))
+
+
+def _still_unsure(lost: Lost, *, workers: Workers, until: float) -> bool:
+    """Say it if Ray has noticed in the meantime that a node is gone; else look again, until that time."""
+    if lost.gone(alive=node_ids()):
+        _tell_lost(lost, workers=workers)
+        return False
+    return time.monotonic() < until
 
 
 def _train(context: Context) -> Outcome:
