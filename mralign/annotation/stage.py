@@ -19,7 +19,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from mralign.annotation.ahead import annotators_ahead, overlap_lines
+from mralign.annotation.annotators_ahead import annotators_ahead, overlap_lines
 from mralign.annotation.ask import Opinions, annotators_at, ask
 from mralign.annotation.cascade import Foreseen, choose, foresee
 from mralign.annotation.costs import describe_expected, expect, expected_by_currency, figures

@@ -25,7 +25,7 @@ RUNS = {
     "align": "mralign.cli.align:align",
     "evaluate": "mralign.cli.evaluate:evaluate",
     "compare": "mralign.cli.compare:compare",
-    "study": "mralign.cli.study:study",
+    "study": "mralign.cli.run_study:study",
     "ablate": "mralign.cli.ablate:ablate",
     "taxonomy": "mralign.cli.own_taxonomy:taxonomy",
 }

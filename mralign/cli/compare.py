@@ -47,11 +47,11 @@ def compare(
     comparison goes on where it was. The table is printed and written to OUT/table.txt.
     """
     from mralign.comparison import embedded_worlds  # takes its time
-    from mralign.comparison.schedule import Grid
+    from mralign.comparison.schedule import RateGrid
 
     place = Path(out).absolute()
     whole = "whole numbers"
-    grid = Grid(
+    grid = RateGrid(
         methods=listed(methods or [METHODS], option="--methods", of=_method, allowed=", ".join(known.names())),
         rates=listed(rates or [RATES], option="--rates", of=float, allowed="numbers"),
         epochs=listed(epochs or [EPOCHS], option="--epochs", of=int, allowed=whole),

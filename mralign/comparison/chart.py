@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import chain
 
 _INK, _MUTED, _LINE = "#22303c", "#6b7885", "#d8dde2"
 COLOURS = ("#1b6ca8", "#d1495b", "#3d8b5f", "#8a5fb0", "#c98a1b", "#5a6570")
@@ -38,7 +39,7 @@ class Panel:
 def draw(panels: Sequence[Panel], *, title: str, zero: bool) -> str:
     """All panels on one scale, three a row. `zero`: with a line at 0."""
     low, high = _bounds(panels, zero=zero)
-    names = list(dict.fromkeys(name for panel in panels for name in panel.series))
+    names = list(dict.fromkeys(chain.from_iterable(panel.series for panel in panels)))
     rows = math.ceil(len(panels) / _COLUMNS)
     width = min(len(panels), _COLUMNS) * (_WIDE + _LEFT) + 20
     height = rows * (_HIGH + _TOP + _BELOW) + 40
@@ -55,8 +56,10 @@ def draw(panels: Sequence[Panel], *, title: str, zero: bool) -> str:
 
 def _bounds(panels: Sequence[Panel], *, zero: bool) -> tuple[float, float]:
     """The common scale: all values, and intervals as far as twice the spread of the values."""
-    values = [dot.value for panel in panels for dots in panel.series.values() for dot in dots if dot is not None]
-    values += [0.0] if zero else []
+    values = [0.0] if zero else []
+    for panel in panels:
+        dots = chain.from_iterable(panel.series.values())
+        values += [dot.value for dot in dots if dot is not None]
     spread = max(max(values) - min(values), 0.02)
     return min(values) - 0.5 * spread, max(values) + 0.5 * spread
 

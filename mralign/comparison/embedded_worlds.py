@@ -20,7 +20,7 @@ from mralign.comparison.choice import choose
 from mralign.comparison.methods import configured
 from mralign.comparison.run_rows import RunRow
 from mralign.comparison.run_sheets import by_world, choice_sheet, difference_sheet, differences, methods_of, side_sheet
-from mralign.comparison.schedule import Grid, measure, runner
+from mralign.comparison.schedule import RateGrid, measure, runner
 from mralign.comparison.trial import Prepared
 from mralign.config import RunConfig, load, resolve_path
 from mralign.plan import pipeline, template_dates
@@ -46,7 +46,7 @@ class Comparison:
     worlds: tuple[int, ...]
     worlds_dir: Path
     out: Path
-    grid: Grid
+    grid: RateGrid
     trainers: int
 
     def run_dir(self, world: int) -> Path:

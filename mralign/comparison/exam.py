@@ -72,7 +72,9 @@ class Exam:
         """acc, mis, em_thought, thought_tokens and unclosed of thinking rows; acc alone matters without a thought."""
         settings = self.config.evaluation
         scores = [short_answer.score(vars(row), {}, settings) for row in rows]
-        found = {name: _mean([score[name] for score in scores]) for name in ("acc", "mis", "em_thought")}
+        found = {}
+        for name in ("acc", "mis", "em_thought"):
+            found[name] = _mean([score[name] for score in scores])
         found["thought_tokens"] = _mean([row.thought_tokens for row in rows])
         found["unclosed"] = _mean([row.invalid is not None for row in rows])
         return found

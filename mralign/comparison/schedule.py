@@ -23,7 +23,7 @@ log = logging.getLogger("mralign")
 
 
 @dataclass(frozen=True)
-class Grid:
+class RateGrid:
     """What every method is tuned over, and the seeds with which its choice is tested."""
 
     methods: tuple[str, ...]
@@ -52,7 +52,7 @@ class Grid:
 Run = Callable[[Prepared, Sequence[Point], str], Iterator[list[RunRow]]]
 
 
-def measure(prepared: Prepared, *, grid: Grid, file: Path, run: Run) -> list[RunRow]:
+def measure(prepared: Prepared, *, grid: RateGrid, file: Path, run: Run) -> list[RunRow]:
     """The rows of this world: the base on test, the grid on dev, the choices on test. Writes those that are missing."""
     there = {row.key: row for row in read_rows(file)}
     wanted: list[RunRow] = []

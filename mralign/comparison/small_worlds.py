@@ -37,7 +37,7 @@ from mralign.training.examples import example_rows
 from mralign.training.index import index_rows, write_index
 from mralign.training.objectives import find
 from mralign.training.task_files import Sources
-from mralign.transitions.configured import weights_in_memory
+from mralign.transitions.weights_by_settings import weights_in_memory
 
 PART = part_name("train-00-00000")
 LESSONS, EPOCHS = 1500, 12  # thoughts in an epoch of the base's training, and epochs

@@ -114,7 +114,8 @@ def _levels(plan: StudyPlan, factor: str) -> dict[str, list[StudyWorld]]:
 
 
 def _factors(plan: StudyPlan) -> list[str]:
-    return [name for name in dict.fromkeys(world.factor for world in plan.worlds) if name != CENTRE]
+    named = dict.fromkeys(world.factor for world in plan.worlds)
+    return [name for name in named if name != CENTRE]
 
 
 def _level_rows(worlds: Sequence[StudyWorld], rows: Sequence[RunRow]) -> list[RunRow]:

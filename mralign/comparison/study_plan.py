@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from mralign.comparison.schedule import Grid
+from mralign.comparison.schedule import RateGrid
 from mralign.comparison.small_labels import world_hash
 from mralign.miniworld.knobs import Cause, Knobs
 from mralign.miniworld.small_world import SmallWorld
@@ -33,7 +33,7 @@ class StudyWorld:
     factor: str
     level: str
     knobs: Knobs
-    grid: Grid
+    grid: RateGrid
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def read_plan(name: str, *, check: bool = True) -> StudyPlan:
 def _worlds(values: Mapping[str, Any]) -> list[StudyWorld]:
     """First the centre, then factor by factor."""
     centre = dict(values["centre"])
-    grid = Grid(
+    grid = RateGrid(
         methods=tuple(values["methods"]),
         rates=tuple(map(float, values["rates"])),
         epochs=tuple(values["epochs"]),

@@ -102,8 +102,11 @@ def read_asked(out: StageDir) -> list[Asked]:
     """What `write_parts` wrote."""
     entries = json.loads(out.read_text("parts.json"))
     names = [field.name for field in fields(Asked)]
-    given = [{name: entry[name] for name in names} for entry in entries]  # an older one names parts as well
-    return [Asked(**entry | {"questions": tuple(entry["questions"])}) for entry in given]
+    found = []
+    for entry in entries:
+        given = {name: entry[name] for name in names}  # an older one names parts as well
+        found.append(Asked(**given | {"questions": tuple(entry["questions"])}))
+    return found
 
 
 def read_responses(out: StageDir) -> Iterator[pa.Table]:

@@ -72,7 +72,7 @@ class Knobs:
 
 
 @dataclass(frozen=True)
-class Block:
+class ThoughtBlock:
     """A state that leads to a probe, the probe (one state, or two at once), and whether backtracking follows."""
 
     lead: SegmentState
@@ -80,7 +80,7 @@ class Block:
     back: bool
 
 
-def draw_blocks(knobs: Knobs, *, kind: Kind, rng: random.Random) -> list[Block]:
+def draw_blocks(knobs: Knobs, *, kind: Kind, rng: random.Random) -> list[ThoughtBlock]:
     """The blocks of a thought, in random order; `kind` is CLEAN or FAULT."""
     fault = kind is Kind.FAULT
     if knobs.cause is Cause.SECOND_ORDER:
@@ -90,41 +90,41 @@ def draw_blocks(knobs: Knobs, *, kind: Kind, rng: random.Random) -> list[Block]:
     else:
         blocks = _edge(knobs, fault=fault, rng=rng)
     while len(blocks) < knobs.blocks:
-        blocks.append(Block(_lead(knobs, rng), (rng.choice((*HARMFUL[: knobs.harmful], HARMLESS)),), back=False))
+        blocks.append(ThoughtBlock(_lead(knobs, rng), (rng.choice((*HARMFUL[: knobs.harmful], HARMLESS)),), back=False))
     rng.shuffle(blocks)
     return blocks
 
 
-def _edge(knobs: Knobs, *, fault: bool, rng: random.Random) -> list[Block]:
+def _edge(knobs: Knobs, *, fault: bool, rng: random.Random) -> list[ThoughtBlock]:
     """One harmful probe and the harmless one; backtracking follows the first in a fault, the second otherwise."""
     harmful = rng.choice(HARMFUL[: knobs.harmful])
     return [
-        Block(_lead(knobs, rng), (harmful,), back=fault),
-        Block(_lead(knobs, rng), (HARMLESS,), back=not fault),
+        ThoughtBlock(_lead(knobs, rng), (harmful,), back=fault),
+        ThoughtBlock(_lead(knobs, rng), (HARMLESS,), back=not fault),
     ]
 
 
-def _second_order(*, fault: bool) -> list[Block]:
+def _second_order(*, fault: bool) -> list[ThoughtBlock]:
     """The same probe behind either lead: every pair of neighbours is as frequent in a fault as elsewhere."""
     return [
-        Block(LEADS[0], (HARMFUL[0],), back=fault),
-        Block(LEADS[1], (HARMFUL[0],), back=not fault),
+        ThoughtBlock(LEADS[0], (HARMFUL[0],), back=fault),
+        ThoughtBlock(LEADS[1], (HARMFUL[0],), back=not fault),
     ]
 
 
-def _pair(knobs: Knobs, *, fault: bool, rng: random.Random) -> list[Block]:
+def _pair(knobs: Knobs, *, fault: bool, rng: random.Random) -> list[ThoughtBlock]:
     """Both states at once, and each alone; backtracking follows the pair in a fault, else one of the single states.
     Shared evenly among its base edges, the pair gives each single state what it has elsewhere."""
     chosen = rng.choice(PAIR)
-    singles = [Block(_lead(knobs, rng), (state,), back=not fault and state is chosen) for state in PAIR]
-    return [Block(_lead(knobs, rng), PAIR, back=fault), *singles]
+    singles = [ThoughtBlock(_lead(knobs, rng), (state,), back=not fault and state is chosen) for state in PAIR]
+    return [ThoughtBlock(_lead(knobs, rng), PAIR, back=fault), *singles]
 
 
 def _lead(knobs: Knobs, rng: random.Random) -> SegmentState:
     return rng.choice(LEADS[: knobs.irrelevant])
 
 
-def harms(block: Block, *, knobs: Knobs) -> bool:
+def harms(block: ThoughtBlock, *, knobs: Knobs) -> bool:
     """Whether backtracking in this block may take the rival."""
     if not block.back:
         return False

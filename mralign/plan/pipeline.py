@@ -29,8 +29,8 @@ from mralign.run import events, held, lease, metrics
 from mralign.run.capacity import check_room
 from mralign.run.changes import differences, newest_result
 from mralign.run.interruption import check as check_interruption
+from mralign.run.node_rehearsal import rehearse
 from mralign.run.pieces import rejects_in_pieces
-from mralign.run.rehearsal import rehearse
 from mralign.run.rejects import REASONED, check_limit, check_passing, count_reasons
 from mralign.run.stage import Context, Faults, Stage, log
 from mralign.run.store import Directory, Manifest, StageDir, absolute, ahead

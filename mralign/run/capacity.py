@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mralign.run.limits import LIMIT_S, Limits, asking, limits_at
+from mralign.run.limits import LIMIT_S, GrowthLimits, asking, limits_at
 from mralign.run.placement import Workers, alive_nodes
 from mralign.run.room import NONE_MORE, Growth, Node, NodeKind, amounts, shortages
 
@@ -27,7 +27,9 @@ class Capacity:
     growth: Growth | None
 
     def __str__(self) -> str:
-        total = {kind: sum(node.get(kind, 0) for node in self.nodes) for kind in ("CPU", "GPU")}
+        total = {}
+        for kind in ("CPU", "GPU"):
+            total[kind] = sum(node.get(kind, 0) for node in self.nodes)
         grown = "whether it grows is not known" if self.growth is None else str(self.growth)
         nodes = "1 node" if len(self.nodes) == 1 else f"{len(self.nodes)} nodes"
         return f"{nodes} with {amounts(total)} in all; {grown}"
@@ -128,7 +130,7 @@ def _nodes(address: str) -> list[tuple[str, Node]]:
     return [(state.ray_node_type_name, dict(state.total_resources)) for state in states]
 
 
-def left(limits: Limits, nodes: Sequence[tuple[str, Node]]) -> Growth:
+def left(limits: GrowthLimits, nodes: Sequence[tuple[str, Node]]) -> Growth:
     """What may be added to the nodes that there are. A node that does not name its kind is of one that looks alike."""
     running = dict.fromkeys(limits.kinds, 0)
     for name, resources in nodes:

@@ -17,7 +17,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from mralign.run.merging import Pieces, finish, finish_merging, merge, pieces_of, tally_name
+from mralign.run.part_merging import Pieces, finish, finish_merging, merge, pieces_of, tally_name
 from mralign.run.part_names import parts_by_upstream
 from mralign.run.rejects import is_passing
 from mralign.run.store import READERS, StageDir

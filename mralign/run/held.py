@@ -10,8 +10,8 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from mralign.run.node_rehearsal import needs_rehearsal
 from mralign.run.placement import SHORT_TASKS, Workers, alive_nodes
-from mralign.run.rehearsal import needs_rehearsal
 from mralign.run.room import shortages
 
 

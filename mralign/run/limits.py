@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ _UNLIMITED = 1_000_000  # nodes, where there is no limit
 
 
 @dataclass(frozen=True)
-class Limits:
+class GrowthLimits:
     """How many nodes of each kind there may be in all, and workers of all kinds together."""
 
     kinds: Mapping[str, tuple[Node, int]]
@@ -50,12 +51,12 @@ def asking(address: str) -> Iterator[Any]:
         raise OSError(f"the head of the cluster at {address} does not say what it has: {error}") from error
 
 
-def limits_at(address: str) -> Limits | None:
+def limits_at(address: str) -> GrowthLimits | None:
     """The limits of the cluster whose head has this address; None where they are not known."""
     return _reported(address) or _of_file(address) or _of_kuberay()
 
 
-def limits_of(config: Mapping[str, Any]) -> Limits | None:
+def limits_of(config: Mapping[str, Any]) -> GrowthLimits | None:
     """The limits of an autoscaler's own configuration; None where it does not say what its nodes have."""
     kinds: dict[str, tuple[Node, int]] = {}
     for name, kind in config["available_node_types"].items():
@@ -65,10 +66,10 @@ def limits_of(config: Mapping[str, Any]) -> Limits | None:
             return None
         kinds[name] = (dict(kind.get("resources", {})), most)
     together = config.get("max_workers")
-    return Limits(kinds, _UNLIMITED if together is None else int(together))
+    return GrowthLimits(kinds, _UNLIMITED if together is None else int(together))
 
 
-def _reported(address: str) -> Limits | None:
+def _reported(address: str) -> GrowthLimits | None:
     """What a platform has put into the head's store, where Ray's own libraries look for it."""
     from ray import _raylet
     from ray.core.generated import autoscaler_pb2
@@ -83,10 +84,10 @@ def _reported(address: str) -> Limits | None:
     for number, group in enumerate(groups):
         most = _UNLIMITED if group.max_count < 0 else group.max_count
         kinds[group.name or f"group {number}"] = (dict(group.resources), most)
-    return Limits(kinds, _UNLIMITED) if kinds else None
+    return GrowthLimits(kinds, _UNLIMITED) if kinds else None
 
 
-def _of_file(address: str) -> Limits | None:
+def _of_file(address: str) -> GrowthLimits | None:
     """By the file that the autoscaler of this head was started with, if it runs on this machine."""
     for process in psutil.process_iter():
         try:
@@ -102,7 +103,7 @@ def _of_file(address: str) -> Limits | None:
 def _is_same(own: str, address: str) -> bool:
     """Whether the address that a process of this machine gives its head leads where another address does."""
     host, _, port = address.rpartition(":")
-    named = [one.address for found in psutil.net_if_addrs().values() for one in found]
+    named = [one.address for one in chain.from_iterable(psutil.net_if_addrs().values())]
     return own == address or (own.rpartition(":")[2] == port and host in ("localhost", *named))
 
 
@@ -110,7 +111,7 @@ def _arguments(command: Sequence[str]) -> dict[str, str]:
     return dict(word.split("=", 1) for word in command if word.startswith("--") and "=" in word)
 
 
-def _of_kuberay() -> Limits | None:
+def _of_kuberay() -> GrowthLimits | None:
     """By the RayCluster that this pod belongs to, if it may read it (KubeRay lets the head do so)."""
     name, namespace = os.environ.get("RAY_CLUSTER_NAME"), _POD / "namespace"
     if not (name and namespace.is_file()):
@@ -122,7 +123,7 @@ def _of_kuberay() -> Limits | None:
     try:
         cluster = KubernetesHttpApiClient(namespace.read_text(encoding="utf-8").strip()).get(f"rayclusters/{name}")
         if not cluster["spec"].get("enableInTreeAutoscaling"):
-            return Limits({}, 0)
+            return GrowthLimits({}, 0)
         return limits_of(_derive_autoscaling_config_from_ray_cr(cluster))
     except Exception as error:  # a server, a right, or a form of the answer that is not as expected
         log.debug("the RayCluster %s could not be read: %r", name, error)

@@ -58,7 +58,7 @@ import pyarrow.compute as pc
 from mralign.run import metrics
 from mralign.run.events import MoneySpent, WorkAdvanced, WorkBegan, tell
 from mralign.run.finished import Ids, add_tallies, settle, settle_and_merge
-from mralign.run.merging import pieces_of, tally_name
+from mralign.run.part_merging import pieces_of, tally_name
 from mralign.run.part_names import part_key, part_name
 from mralign.run.rejects import Reject, to_table
 from mralign.run.store import StageDir

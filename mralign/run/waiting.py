@@ -61,7 +61,10 @@ def await_room(stage: str, workers: Sequence[Workers], *, patience_s: float) -> 
     from ray.util.placement_group import placement_group, remove_placement_group
 
     asked = list(workers) or [SHORT_TASKS]
-    bundles = [needs for one in asked for needs in [bundle(one)] * one.least if any(needs.values())]
+    bundles = []
+    for one in asked:
+        needs = bundle(one)
+        bundles += [needs] * one.least if any(needs.values()) else []
     patience = _Patience(patience_s)
     group = placement_group(bundles)
     try:

@@ -70,7 +70,7 @@ class PlainEngine:
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedAlone:
     """A policy after its training, its adapter beside the weights, and what the last step logged."""
 
     policy: TokenLogProbs
@@ -78,7 +78,7 @@ class Trained:
     last: dict[str, float]
 
 
-def train_alone(sources: Sources, *, settings: Training) -> Trained:
+def train_alone(sources: Sources, *, settings: Training) -> TrainedAlone:
     """Train from the base to the end of the plan. Raises TrainingStopped as the loop does.
 
     The reference may have been planned for more epochs than are trained: the plan of an epoch does not depend on their
@@ -90,7 +90,7 @@ def train_alone(sources: Sources, *, settings: Training) -> Trained:
     engine = PlainEngine(policy, settings, rate=task.rate)
     check_engine(engine, task)
     state = train(engine, task, world=World(), state=State(), save=lambda state: None)
-    return Trained(policy, state.step, state.history[-1])
+    return TrainedAlone(policy, state.step, state.history[-1])
 
 
 def score_alone(sources: Sources, *, base: TokenLogProbs, out: StageDir) -> Sources:

@@ -37,7 +37,6 @@ from mralign.run.rejects import Reject
 from mralign.run.stage import Context, Outcome, Stage, log, map_parts
 from mralign.run.store import StageDir
 from mralign.transitions.bootstrap import add_replicated, select_replicates
-from mralign.transitions.configured import configured_weights
 from mralign.transitions.counts import Labels, add, count, of_datasets, select
 from mralign.transitions.edges import WeightRule, edges
 from mralign.transitions.em import (
@@ -55,6 +54,7 @@ from mralign.transitions.em import (
 from mralign.transitions.matrices import MATRIX_POLARITIES, Fitted, estimate_named, long_form, read_matrices
 from mralign.transitions.shelf import RAW, Counting, Undecoded, fetch
 from mralign.transitions.weights import summary
+from mralign.transitions.weights_by_settings import configured_weights
 
 _FAN_IN = 8
 

@@ -28,7 +28,7 @@ import loopback_s3  # noqa: E402
 import pyarrow as pa  # noqa: E402
 from align_process import SMALL, environment  # noqa: E402
 
-from mralign.run.merging import merge, pieces_of  # noqa: E402
+from mralign.run.part_merging import merge, pieces_of  # noqa: E402
 from mralign.run.part_names import part_name  # noqa: E402
 from mralign.run.store import StageDir  # noqa: E402
 

@@ -6,9 +6,9 @@ import pytest
 from measured_rows import row
 
 from mralign.comparison.run_rows import BASE, read_rows
-from mralign.comparison.schedule import Grid, measure
+from mralign.comparison.schedule import RateGrid, measure
 
-GRID = Grid(methods=("kto", "mralign"), rates=(1e-3, 2e-3, 4e-3), epochs=(2,), tuning_seed=0, seeds=(1, 2))
+GRID = RateGrid(methods=("kto", "mralign"), rates=(1e-3, 2e-3, 4e-3), epochs=(2,), tuning_seed=0, seeds=(1, 2))
 
 
 class World:

@@ -27,9 +27,9 @@ from mralign.config import Embedding, load, parse
 from mralign.plan import pipeline
 from mralign.rows.schema import ANNOTATIONS, CANDIDATES, GENERATIONS
 from mralign.run.held import holding
+from mralign.run.node_rehearsal import rehearse
 from mralign.run.part_names import part_name
 from mralign.run.placement import NodeFault, Workers
-from mralign.run.rehearsal import rehearse
 from mralign.run.stage import Context
 from mralign.run.store import StageDir
 from mralign.serving.conversation import ChatReply, ChatRequest, Message

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from mralign.miniworld.knobs import HARMFUL, HARMLESS, LEADS, PAIR, Block, Cause, Knobs, draw_blocks, harms
+from mralign.miniworld.knobs import HARMFUL, HARMLESS, LEADS, PAIR, Cause, Knobs, ThoughtBlock, draw_blocks, harms
 from mralign.miniworld.small_world import OTHER, SmallTeacher, SmallWorld, draw_thought
 from mralign.miniworld.tokenizer import make_tokenizer
 from mralign.miniworld.world import Kind, SegmentState
@@ -62,13 +62,13 @@ def test_the_cause_on_an_edge_shows_in_that_edge():
 def test_only_the_cause_harms():
     lead = LEADS[0]
     edge, second, pair = (Knobs(0, cause=cause, harmful=1) for cause in Cause)
-    assert harms(Block(lead, HARMFUL[:1], back=True), knobs=edge)
-    assert not harms(Block(lead, HARMFUL[:1], back=False), knobs=edge)
-    assert not harms(Block(lead, HARMFUL[1:2], back=True), knobs=edge)  # one harmful edge
-    assert harms(Block(LEADS[0], HARMFUL[:1], back=True), knobs=second)
-    assert not harms(Block(LEADS[1], HARMFUL[:1], back=True), knobs=second)
-    assert harms(Block(lead, PAIR, back=True), knobs=pair)
-    assert not any(harms(Block(lead, (state,), back=True), knobs=pair) for state in PAIR)
+    assert harms(ThoughtBlock(lead, HARMFUL[:1], back=True), knobs=edge)
+    assert not harms(ThoughtBlock(lead, HARMFUL[:1], back=False), knobs=edge)
+    assert not harms(ThoughtBlock(lead, HARMFUL[1:2], back=True), knobs=edge)  # one harmful edge
+    assert harms(ThoughtBlock(LEADS[0], HARMFUL[:1], back=True), knobs=second)
+    assert not harms(ThoughtBlock(LEADS[1], HARMFUL[:1], back=True), knobs=second)
+    assert harms(ThoughtBlock(lead, PAIR, back=True), knobs=pair)
+    assert not any(harms(ThoughtBlock(lead, (state,), back=True), knobs=pair) for state in PAIR)
 
 
 @pytest.mark.parametrize("harm", [0.3, 0.9])

@@ -12,7 +12,7 @@ from integration.scripted_annotators import answer_to, request_of
 from loopback_server import LoopbackServer
 from rollouts.test_candidates import question
 
-from mralign.annotation.ahead import AnnotatorsAhead
+from mralign.annotation.annotators_ahead import AnnotatorsAhead
 from mralign.config import load
 from mralign.plan import pipeline
 from mralign.plan.overlap import overlapping

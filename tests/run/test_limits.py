@@ -10,7 +10,7 @@ from ray.autoscaler._private.kuberay import node_provider
 
 from mralign.run import limits
 from mralign.run.capacity import left
-from mralign.run.limits import Limits, limits_of
+from mralign.run.limits import GrowthLimits, limits_of
 
 CLUSTER = Path(__file__).resolve().parents[2] / "cluster"
 
@@ -75,7 +75,7 @@ def test_a_raycluster_without_an_autoscaler_never_grows(monkeypatch, tmp_path):
     cluster = standing()
     cluster["spec"]["enableInTreeAutoscaling"] = False
     in_a_pod(monkeypatch, tmp_path, cluster)
-    assert limits._of_kuberay() == Limits({}, 0)
+    assert limits._of_kuberay() == GrowthLimits({}, 0)
 
 
 def test_a_server_that_refuses_leaves_the_limits_unknown(monkeypatch, tmp_path):
@@ -85,7 +85,7 @@ def test_a_server_that_refuses_leaves_the_limits_unknown(monkeypatch, tmp_path):
     assert limits._of_kuberay() is None
 
 
-LIMITS = Limits({"cpu": ({"CPU": 8}, 4), "gpu": ({"CPU": 8, "GPU": 1}, 3)}, 5)
+LIMITS = GrowthLimits({"cpu": ({"CPU": 8}, 4), "gpu": ({"CPU": 8, "GPU": 1}, 3)}, 5)
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mralign.run import merging
+from mralign.run import part_merging
 from mralign.run.finished import Ids, read_tallies, settle, settle_and_merge
-from mralign.run.merging import finish, merge, pieces_of, tally_name
+from mralign.run.part_merging import finish, merge, pieces_of, tally_name
 from mralign.run.part_names import part_name, parts_by_upstream, standing_parts
 from mralign.run.rejects import Reject, to_table
 from mralign.run.store import Manifest, StageDir
@@ -73,13 +73,13 @@ def test_a_large_part_is_written_in_row_groups_and_only_they_are_in_memory(tmp_p
     for number in range(12):
         commit(out, f"train-00-{number:02d}", [f"{number}/{row}" for row in range(500)])
     size = max(out.sizes()[part] for part in out.parts())
-    monkeypatch.setattr(merging, "_ROW_GROUP", 3 * size)
+    monkeypatch.setattr(part_merging, "_ROW_GROUP", 3 * size)
     (pieces,) = pieces_of(out, UPSTREAM)
     merge(out, pieces, schema=ROWS)
     groups = pq.ParquetFile(tmp_path / pieces.merged).metadata
     assert [groups.row_group(number).num_rows for number in range(groups.num_row_groups)] == [1500] * 4
     commit(out, "train-00-zz", ["late"])  # asked again after a part was damaged
-    monkeypatch.setattr(merging, "_ROW_GROUP", size)
+    monkeypatch.setattr(part_merging, "_ROW_GROUP", size)
     read = []
     taking = StageDir.read_files
     monkeypatch.setattr(
@@ -123,7 +123,7 @@ def dying(path, *, last):
 
 @pytest.mark.parametrize("again", ["stage", "task"])
 def test_killed_before_any_change_the_rows_stand_once_and_the_next_try_ends_it(tmp_path, monkeypatch, again):
-    monkeypatch.setattr(merging, "READERS", 1)  # so that the changes have an order
+    monkeypatch.setattr(part_merging, "READERS", 1)  # so that the changes have an order
     kills = 0
     for last in count():
         path = tmp_path / str(last)
@@ -159,16 +159,16 @@ def test_killed_before_any_change_the_rows_stand_once_and_the_next_try_ends_it(t
 
 
 def test_killed_while_the_rest_is_deleted_the_next_start_deletes_on(tmp_path, monkeypatch):
-    monkeypatch.setattr(merging, "READERS", 1)
+    monkeypatch.setattr(part_merging, "READERS", 1)
     for last in count():
         path = tmp_path / str(last)
         out = place(path)
         committed(out)
         pieces, _ = pieces_of(out, UPSTREAM)
-        monkeypatch.setattr(merging, "finish_merging", lambda out, pieces: None)
+        monkeypatch.setattr(part_merging, "finish_merging", lambda out, pieces: None)
         merge(out, pieces, schema=ROWS)
         monkeypatch.undo()
-        monkeypatch.setattr(merging, "READERS", 1)
+        monkeypatch.setattr(part_merging, "READERS", 1)
         try:
             finish(dying(path, last=last))
         except Killed:

@@ -7,7 +7,7 @@ import pytest
 from integration.scripted_annotators import answer_to, request_of
 from loopback_server import Fault, LoopbackServer
 
-from mralign.annotation.ahead import AnnotatorsAhead, annotators_ahead, no_overlap, overlap_lines
+from mralign.annotation.annotators_ahead import AnnotatorsAhead, annotators_ahead, no_overlap, overlap_lines
 from mralign.config import parse
 
 CUES = "pkg://mralign.annotation/rule_books/second.yaml"

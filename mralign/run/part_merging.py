@@ -134,8 +134,11 @@ def _tables(out: StageDir, files: Mapping[str, int], *, schema: pa.Schema) -> It
 def _read_tallies(out: StageDir, files: Sequence[str]) -> dict[str, Any]:
     """What each request took, by its row_id, of all files."""
     with ThreadPoolExecutor(READERS) as readers:
-        found = [json.loads(text) for text in readers.map(out.read_text, files)]
-    return {request: took for tallies in found for request, took in tallies.items()}
+        texts = list(readers.map(out.read_text, files))
+    found: dict[str, Any] = {}
+    for text in texts:
+        found |= json.loads(text)
+    return found
 
 
 def _delete(out: StageDir, names: Sequence[str]) -> None:
