@@ -9,7 +9,6 @@ from /proc (VmHWM); shared memory, which is the object store, is counted apart.
 
 import argparse
 import json
-import logging
 import os
 import platform
 import sys
@@ -19,11 +18,11 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT)]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 
 import psutil  # noqa: E402
-import ray  # noqa: E402
+from quiet_ray import quiet_ray  # noqa: E402
 
 from mralign.config import parse  # noqa: E402
 from mralign.questions.stage import QUESTIONS_STAGE  # noqa: E402
@@ -84,21 +83,9 @@ def main():
     parser.add_argument("--rows", type=int)
     args = parser.parse_args()
     rows = args.rows or (200_000 if args.quick else 10_000_000)
-    with tempfile.TemporaryDirectory(prefix="mralign-bench-", dir="/tmp") as directory:
-        ray.init(
-            address="local",
-            num_cpus=2,
-            include_dashboard=False,
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-            _temp_dir=f"{directory}/ray",
-            runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}},
-        )
-        ray.data.DataContext.get_current().enable_progress_bars = False  # the stage shows its own
-        logging.getLogger("ray.data").setLevel(logging.WARNING)
-        logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
+    temporary = tempfile.TemporaryDirectory(prefix="mralign-bench-", dir="/tmp")
+    with temporary as directory, quiet_ray(directory, cpus=2):
         found = [measure(size, Path(directory)) for size in (rows // 10, rows)]
-        ray.shutdown()
     small, large = found
     for run in found:
         print(run)

@@ -11,7 +11,6 @@ an actor on vLLM's AsyncLLM in place of our engine, and `ray.data.llm`'s process
 import argparse
 import asyncio
 import json
-import logging
 import os
 import platform
 import statistics
@@ -27,6 +26,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pyarrow as pa  # noqa: E402
 import ray  # noqa: E402
+from quiet_ray import quiet_ray  # noqa: E402
 
 from mralign.config import Decoding, Engine, Model  # noqa: E402
 from mralign.rows import Request, from_table  # noqa: E402
@@ -237,29 +237,17 @@ def main():
 
 
 def run(args, *, repeats, work):
-    ray.init(
-        address="local",
-        num_cpus=6,
-        include_dashboard=False,
-        logging_level=logging.ERROR,
-        log_to_driver=False,
-        _temp_dir=str(work / "ray"),
-        runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(sys.path[:2])}},
-    )
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
-    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
-    table, sampling = world(args.model, quick=args.quick, work=work)
-    asked = build_requests(table, modes=sampling.modes, draws=sampling.draws, seed=0)
-    requests = from_table(asked, Request)
-    found = {"raw": [], "stage": []}
-    for number in range(repeats):
-        found["raw"].append(measure_direct(sampling, requests, "raw"))
-        found["stage"].append(measure_stage(sampling, table, work, number))
-        if args.others:
-            found.setdefault("async_llm", []).append(measure_direct(sampling, requests, "async"))
-            found.setdefault("ray_data_llm", []).append(measure_processor(sampling, requests))
-    ray.shutdown()
+    with quiet_ray(work):
+        table, sampling = world(args.model, quick=args.quick, work=work)
+        asked = build_requests(table, modes=sampling.modes, draws=sampling.draws, seed=0)
+        requests = from_table(asked, Request)
+        found = {"raw": [], "stage": []}
+        for number in range(repeats):
+            found["raw"].append(measure_direct(sampling, requests, "raw"))
+            found["stage"].append(measure_stage(sampling, table, work, number))
+            if args.others:
+                found.setdefault("async_llm", []).append(measure_direct(sampling, requests, "async"))
+                found.setdefault("ray_data_llm", []).append(measure_processor(sampling, requests))
     return found
 
 

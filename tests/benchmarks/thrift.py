@@ -27,7 +27,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from _overlapped import STAGES, compare  # noqa: E402
 
-import ray  # noqa: E402
+from quiet_ray import quiet_ray  # noqa: E402
 
 from mralign.config import load  # noqa: E402
 from mralign.plan import pipeline  # noqa: E402
@@ -137,27 +137,15 @@ def main():
     ratios, figures = {}, {}
     with tempfile.TemporaryDirectory(prefix="mralign-bench-", dir="/tmp") as directory:
         work = Path(directory)
-        ray.init(
-            address="local",
-            num_cpus=6,
-            include_dashboard=False,
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-            _temp_dir=str(work / "ray"),
-            runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(sys.path[:3])}},
-        )
-        ray.data.DataContext.get_current().enable_progress_bars = False
-        logging.getLogger("ray.data").setLevel(logging.WARNING)
-        logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # the servers end while clients are connected
-        if args.only != "overlap":
-            found, estimates, kept = run(repeats=repeats, limit=limit, work=work)
-            ratios, figures = report_draws(found, estimates=estimates, kept=kept, limit=limit)
-        if args.only != "draws":
-            overlap = compare(work, count=24 if args.quick else 120, repeats=repeats)
-            more, told = report_overlap(overlap)
-            ratios, figures = ratios | more, figures | told
-        ray.shutdown()
+        with quiet_ray(work, paths=sys.path[:3]):
+            if args.only != "overlap":
+                found, estimates, kept = run(repeats=repeats, limit=limit, work=work)
+                ratios, figures = report_draws(found, estimates=estimates, kept=kept, limit=limit)
+            if args.only != "draws":
+                overlap = compare(work, count=24 if args.quick else 120, repeats=repeats)
+                more, told = report_overlap(overlap)
+                ratios, figures = ratios | more, figures | told
     machine = f"{platform.machine()}, {os.cpu_count()} cores"
     print(json.dumps({"benchmark": "thrift", "ratios": ratios, "figures": figures, "machine": machine}))
 

@@ -11,7 +11,6 @@ random. Then the same training runs with `training.kl_pairs`, and the two are co
 
 import argparse
 import json
-import logging
 import os
 import platform
 import statistics
@@ -28,8 +27,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1")
 
 import numpy as np  # noqa: E402
-import ray  # noqa: E402
 import torch  # noqa: E402
+from quiet_ray import quiet_ray  # noqa: E402
 
 from mralign.config import load  # noqa: E402
 from mralign.plan import pipeline  # noqa: E402
@@ -188,22 +187,13 @@ def main():
     parser.add_argument("--pairs", type=int, default=4)
     args = parser.parse_args()
     os.environ.setdefault("MASTER_PORT", "29541")
-    with tempfile.TemporaryDirectory(prefix="mralign-bench-", dir="/tmp") as directory:
-        ray.init(
-            address="local",
-            num_cpus=6,
-            include_dashboard=False,
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-            _temp_dir=f"{directory}/ray",
-            runtime_env={"env_vars": {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT}/tests"}},
-        )
-        ray.data.DataContext.get_current().enable_progress_bars = False
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
-        with holding():
-            seeds = args.seeds or (1 if args.quick else 3)
-            found = run(seeds=seeds, count=args.pairs, limit=100 if args.quick else 600, work=directory)
-        ray.shutdown()
+    seeds = args.seeds or (1 if args.quick else 3)
+    with (
+        tempfile.TemporaryDirectory(prefix="mralign-bench-", dir="/tmp") as directory,
+        quiet_ray(directory),
+        holding(),
+    ):
+        found = run(seeds=seeds, count=args.pairs, limit=100 if args.quick else 600, work=directory)
     report(found, count=args.pairs)
 
 

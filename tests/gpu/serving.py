@@ -7,10 +7,10 @@ logical GPU stands for the card.
 
 import argparse
 import json
-import logging
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import pyarrow as pa  # noqa: E402
+from quiet_ray import quiet_ray  # noqa: E402
 from tiny_chat import save_chat_model  # noqa: E402
 
 from mralign.annotation.stage import ANNOTATION_STAGE  # noqa: E402
@@ -134,31 +135,19 @@ def memory_in_use():
 
 
 def measure(work, *, cpu):
-    import ray
-
     sizes = {} if cpu else QWEN3_600M
     model = save_chat_model(work / "model", **sizes)
-    dtype = "float32" if cpu else "bfloat16"
-    ray.init(
-        address="local",
-        num_cpus=6,
-        num_gpus=1,
-        include_dashboard=False,
-        logging_level=logging.ERROR,
-        log_to_driver=False,
-        _temp_dir=f"/tmp/mralign-ray-{os.getpid()}",
-        runtime_env={"env_vars": {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT}/tests"}},
-    )
+    given = {"dtype": "float32" if cpu else "bfloat16"}
     found = {"memory_before_gib": memory_in_use()}
-    began = time.monotonic()
-    plain = rollouts(config_of(work, model, dtype=dtype, name="plain"))
-    found |= {"rollouts_s": round(time.monotonic() - began, 1), "rows": len(plain)}
-    assert len(plain) == QUESTIONS * DRAWS * 2, len(plain)
-    rows, kills = killed(config_of(work, model, dtype=dtype, name="killed"))
-    assert sorted(row["row_id"] for row in rows) == sorted(row["row_id"] for row in plain)
-    found |= {"rows_after_kill": len(rows), "actors_killed": kills}
-    found["annotation"] = annotated(config_of(work, model, dtype=dtype, name="annotation"), work)
-    ray.shutdown()
+    with tempfile.TemporaryDirectory(prefix="mralign-gpu-", dir="/tmp") as home, quiet_ray(home, gpus=1):
+        began = time.monotonic()
+        plain = rollouts(config_of(work, model, name="plain", **given))
+        found |= {"rollouts_s": round(time.monotonic() - began, 1), "rows": len(plain)}
+        assert len(plain) == QUESTIONS * DRAWS * 2, len(plain)
+        rows, kills = killed(config_of(work, model, name="killed", **given))
+        assert sorted(row["row_id"] for row in rows) == sorted(row["row_id"] for row in plain)
+        found |= {"rows_after_kill": len(rows), "actors_killed": kills}
+        found["annotation"] = annotated(config_of(work, model, name="annotation", **given), work)
     time.sleep(3)
     found["memory_after_gib"] = memory_in_use()
     if found["memory_before_gib"] is not None:
