@@ -9,7 +9,6 @@ from collections import Counter
 from functools import partial
 from pathlib import Path
 
-import loopback_s3
 import pyarrow as pa
 import pytest
 
@@ -361,6 +360,8 @@ class TestStream:
 @pytest.fixture
 def far(monkeypatch):
     """A store behind a URI that says all: the processes of this Ray have another environment."""
+    import loopback_s3  # here, for a worker of Ray that imports this file does not find it
+
     with loopback_s3.serve() as (store, environment):
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
