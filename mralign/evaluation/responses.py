@@ -130,7 +130,9 @@ def _places(out: StageDir) -> dict[str, tuple[Asked, str]]:
 
 def read_response_part(out: StageDir, part: str, *, datasets: Collection[str] | None = None) -> pa.Table:
     """The final answers to one part of questions, schema RESPONSES: think-off, think-on, the last revision of each
-    Self-Refine, and those that had snippets. A request that could not be put is a row without text."""
+    Self-Refine, and those that had snippets. A request that could not be put is a row without text.
+
+    Raises FileNotFoundError where the answers were deleted since."""
     asked, name = _places(out)[part]
     questions, shelf = asked_questions(out, asked), shelf_of(out, asked)
     table = questions.read_parts([name], schema=QUESTIONS)
@@ -139,6 +141,8 @@ def read_response_part(out: StageDir, part: str, *, datasets: Collection[str] | 
         if not table.num_rows:
             return RESPONSES.empty_table()
     own = parts_by_upstream(shelf.parts(), [name])[name]
+    if not own:  # there is one even where no request could be put
+        raise FileNotFoundError(f"{shelf.uri} holds no answers to the questions {name} any more")
     return _finals(table, shelf=shelf, parts=own, asked=asked, datasets=datasets)
 
 

@@ -27,7 +27,7 @@ def test_without_a_command_the_commands_are_listed(capsys):
         (["compare", "--worlds", "0", "1"], "extra argument(s) (1); several values of an option go with commas; see"),
         (["compare", "--worlds", "0,x"], "--worlds 'x': allowed are whole numbers, several with commas between them"),
         (["compare", "--rates", "fast"], "--rates 'fast': allowed are numbers"),
-        (["compare", "--methods", "sft,kro"], "--methods 'kro': allowed are sft,kto,mralign"),
+        (["compare", "--methods", "sft,kro"], "--methods 'kro': allowed are sft, kto, mralign, "),
         (["compare", "--trainers", "0"], "Invalid value for '--trainers'"),
         (["evaluate", "--compare", "a"], "Option '--compare' requires 2 arguments"),
     ],

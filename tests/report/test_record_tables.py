@@ -80,8 +80,7 @@ def test_labels_are_found_in_the_batches_that_a_part_of_the_candidates_was_annot
     before = list(read_records(config, acts=acts))
     annotation = next(item.out for item in planned if item.stage.name == "annotation")
     whole = annotation.read(schema=ANNOTATIONS)
-    for part in annotation.parts():
-        annotation.filesystem.delete_file(annotation.path(part))
+    annotation.unseal(annotation.parts())
     for row, batch in enumerate(("0-a", "0-b")):
         annotation.commit(part_name(batch), whole.slice(row, 1 if row == 0 else None), schema=ANNOTATIONS)
     assert any(step.labels for record in before for side in record.sides for step in side.steps)

@@ -159,8 +159,8 @@ def test_a_training_alone_in_this_process_is_that_of_deepspeed(tmp_path, tiny_mo
     state = train(engine, task, world=World(), state=State(), save=lambda state: None)
     expected_history, expected, _ = undisturbed
     for row, wanted in zip(state.history, expected_history, strict=True):
-        for key in KEYS:
-            assert row.get(key) == pytest.approx(wanted.get(key), rel=1e-5, abs=1e-5), (key, row, wanted)
+        for key in set(KEYS) & set(wanted):  # a batch of one class has no reward of the other
+            assert row[key] == pytest.approx(wanted[key], rel=1e-5, abs=1e-5), (key, row, wanted)
     found = get_peft_model_state_dict(engine.module.model)
     assert set(found) == set(expected)
     for parameter, values in expected.items():
