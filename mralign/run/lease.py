@@ -158,7 +158,7 @@ def _take(directory: Directory, *, take_over: bool) -> tuple[str, Holder]:
         interruption.check()
         names = _names(directory)
         number = max(map(_number, names), default=0)
-        texts = {name: _text(directory, name) for name in names if _number(name) == number}
+        texts = {name: directory.find_text(f"{_FOLDER}/{name}") for name in names if _number(name) == number}
         held = {name: text for name, text in texts.items() if text is not None and not _is_free(_parse(text))}
         stale = held == seen and time.monotonic() - since >= STALE_S
         if not held or stale or take_over:
@@ -273,14 +273,6 @@ def _number(name: str) -> int:
     return int(name[:6])
 
 
-def _text(directory: Directory, name: str) -> str | None:
-    """What the lease file says, None if it is gone."""
-    try:
-        return directory.read_text(f"{_FOLDER}/{name}")
-    except FileNotFoundError:
-        return None
-
-
 def _parse(text: str) -> Holder | None:
     """The holder; None for a file that is being written, or whose writer was killed before it had written."""
     try:
@@ -290,7 +282,7 @@ def _parse(text: str) -> Holder | None:
 
 
 def _read(directory: Directory, name: str) -> Holder | None:
-    text = _text(directory, name)
+    text = directory.find_text(f"{_FOLDER}/{name}")
     return None if text is None else _parse(text)
 
 

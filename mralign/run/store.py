@@ -99,15 +99,20 @@ class Directory:
             raise ValueError(f"{what}: {self.uri} does not exist; correct the path in the configuration")
 
     def read_text(self, name: str) -> str:
-        with self.filesystem.open_input_stream(self.path(name)) as stream:
-            return bytes(stream.read()).decode()
+        """The text of a file. FileNotFoundError where there is none, or it is deleted meanwhile."""
+        try:
+            with self.filesystem.open_input_stream(self.path(name)) as stream:
+                return bytes(stream.read()).decode()
+        except OSError as error:
+            if isinstance(error, FileNotFoundError) or self.exists(name):
+                raise
+            raise FileNotFoundError(f"{self.uri}/{name} was deleted while it was read") from error
 
     def find_text(self, name: str) -> str | None:
         """The text of a file, None where there is none: to look for it first would be one more request."""
-        try:
+        with suppress(FileNotFoundError):
             return self.read_text(name)
-        except FileNotFoundError:
-            return None
+        return None
 
     def write_bytes(self, name: str, data: bytes) -> None:
         """Write whole or not at all: a small object of S3 by one request, anything else to a temporary name first.
@@ -328,8 +333,7 @@ class StageDir(Directory):
         return (None if damaged else manifest), damaged
 
     def seal(self, manifest: Manifest) -> Manifest:
-        """Write the manifest, with rows and sizes of what is committed: from now on the stage is complete. Returns it
-        as it was written."""
+        """Write the manifest, with rows and sizes of what is committed, and return it: the stage is complete."""
         sizes = self.sizes()
         standing = standing_parts(sizes)
         names = sorted([*standing, *(name for part in standing if (name := f"rejects/{part}") in sizes)])
