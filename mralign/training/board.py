@@ -62,7 +62,9 @@ class Lost:
     def sentence(self, *, alive: Collection[str], lacks: Sequence[str]) -> str:
         """What happened, and how it goes on. `alive`: ids of the nodes that are there; `lacks`: what these lack for the
         workers that are needed."""
-        after = f"it goes on from step {self.step}" if self.step else "it begins anew, there is no checkpoint yet"
+        # Ray Train may not have taken note of the last checkpoint before the workers were gone.
+        kept = f"it goes on from step {self.step}, or the checkpoint before it"
+        after = kept if self.step else "it begins anew, there is no checkpoint yet"
         room = f" as soon as there is room: {'; '.join(lacks)}" if lacks else ""
         return f"{self._happened(alive)}; {after}{room}"
 

@@ -13,11 +13,12 @@ def test_a_lost_node_is_named_with_what_remains_and_the_step_to_go_on_from():
     assert lost.gone(alive={HERE.node}) == [THERE, THERE]
     assert lost.sentence(alive={HERE.node}, lacks=[]) == (
         "training lost the node node-b (10.0.0.1, bbbbbbbb) with 2 of its 3 workers and has 1 worker left; it goes on "
-        "from step 40"
+        "from step 40, or the checkpoint before it"
     )
     waiting = lost.sentence(alive={HERE.node}, lacks=["2 CPU are needed (training.workers), and the cluster has 1"])
     assert waiting.endswith(
-        "from step 40 as soon as there is room: 2 CPU are needed (training.workers), and the cluster has 1"
+        "from step 40, or the checkpoint before it as soon as there is room: 2 CPU are needed (training.workers), and "
+        "the cluster has 1"
     )
 
 
