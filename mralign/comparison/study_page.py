@@ -6,6 +6,7 @@ of a finished study can be drawn on any machine, and that of a running one from 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -175,10 +176,13 @@ def _curve_table(panels: Sequence[Panel]) -> str:
         for place, level in enumerate(panel.names):
             cells = [_shown(panel.series[name][place]) for name in names]
             first = panel.series[names[0]][place]
-            said = "–" if first is None else verdict(first.low, first.high)
+            said = "–" if first is None or math.isnan(first.low) else verdict(first.low, first.high)
             lines.append(f"| {panel.title} | {level} | {' | '.join(cells)} | {said} |")
     return "\n".join(lines)
 
 
 def _shown(dot: Dot | None) -> str:
-    return "–" if dot is None else f"{dot.value:+.3f} [{dot.low:+.3f}, {dot.high:+.3f}]"
+    if dot is None:
+        return "–"
+    interval = "one world" if math.isnan(dot.low) else f"[{dot.low:+.3f}, {dot.high:+.3f}]"
+    return f"{dot.value:+.3f} {interval}"
