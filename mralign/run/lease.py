@@ -209,7 +209,8 @@ def _create(directory: Directory, number: int) -> tuple[str, Holder] | None:
     rivals = [other for other in _names(directory) if other != name and _number(other) >= number]
     if not rivals:
         return name, holder
-    directory.filesystem.delete_file(directory.path(f"{_FOLDER}/{name}"))
+    with suppress(FileNotFoundError):  # whoever has a higher number deletes it as well
+        directory.filesystem.delete_file(directory.path(f"{_FOLDER}/{name}"))
     time.sleep(random.uniform(0, 2 * _SETTLE_S))
     return None
 
