@@ -24,7 +24,7 @@ def begin(task: Task, *, world: World, checkpoint: Path | None = None) -> tuple[
     """
 
     def engine(weights: Path | None = None) -> Any:
-        with cut_while_loading(task.settings, rate=task.rate, world=world):
+        with cut_while_loading(task.model, task.settings, rate=task.rate, world=world):
             policy = build_policy(task.model, task.settings, seed=task.seed, start=weights)
         started = start_engine(policy, task.settings, rate=task.rate, world=world)
         check_engine(started, task)

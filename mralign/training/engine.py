@@ -17,7 +17,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from mralign.config import Training
+from mralign.config import Model, Training
 from mralign.training.guards import TrainingStopped
 from mralign.training.logprobs import TokenLogProbs
 
@@ -105,10 +105,15 @@ def start_engine(policy: TokenLogProbs, settings: Training, *, rate: float, worl
 
 
 @contextmanager
-def cut_while_loading(settings: Training, *, rate: float, world: World) -> Iterator[None]:
-    """A context in which transformers cuts parameters among the ranks as it loads them, where ZeRO-3 trains: no process
-    ever holds the whole model. Call on all ranks."""
-    if settings.zero_stage < 3:
+def cut_while_loading(model: Model, settings: Training, *, rate: float, world: World) -> Iterator[None]:
+    """A context in which transformers cuts parameters among the ranks as it loads them, where ZeRO-3 trains: no GPU
+    ever holds the whole model. Call on all ranks.
+
+    What computes with whole weights before the training (a merge, DoRA's norms) or copies them gets them whole.
+    """
+    copied = settings.lora.target_parameters or settings.lora.modules_to_save
+    plain = settings.tuning in ("lora", "full") and not model.adapter and not copied
+    if settings.zero_stage < 3 or not plain:
         yield
         return
     from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
