@@ -65,6 +65,7 @@ from mralign.run.store import StageDir
 
 _HALT = "halted.txt"  # written by the actor that learns that nothing may be asked any more, read by the others
 _CARRIED = ("_part", "_state", "_stopped")  # columns of a batch that are not the request's
+WAITING_BYTES = 2**30  # of batches between pools: Ray keeps small ones in the driver's memory, as many as it may
 RETRIES = 10  # of a batch whose actor died under it: one that kills every actor must not go on for ever
 
 
@@ -244,6 +245,8 @@ def _run(
         batch_format="pyarrow",
     )
     data = dealt.repartition(target_num_rows_per_block=1)
+    options = data.context.execution_options
+    options.resource_limits = options.resource_limits.copy(object_store_memory=WAITING_BYTES)
     for number, pool in enumerate(pools, 1):
         given = {"actor": pool.actor, "given": dict(pool.given), "out": out}
         given["schema"] = schema if number == len(pools) else None

@@ -253,6 +253,24 @@ def run(source, out, steps, **more):
     return stream(parts, requests=requests, pools=steps, out=out, schema=ROWS, batch=3, request_of=first, **more)
 
 
+class Waiting:
+    """Answers once its requests are no longer read ahead: how many parts of them had been read by then."""
+
+    def __init__(self, *, folder):
+        self.folder, self.seen = Path(folder), 0
+
+    async def answer(self, rows):
+        while self.seen < (seen := len(noted(self.folder))):
+            self.seen = seen
+            await asyncio.sleep(5)
+        return [Answer(rows=[{"row_id": row["row_id"], "text": str(self.seen)}]) for row in rows]
+
+
+def read_much(part, *, folder):
+    note(folder, part)
+    return pa.table({"row_id": [f"{part}-{n}" for n in range(20)], "text": ["x" * 60_000] * 20})
+
+
 @pytest.fixture
 def folder(tmp_path):
     (tmp_path / "calls").mkdir()
@@ -382,3 +400,20 @@ def test_a_store_that_refuses_and_drops_requests_and_an_actor_that_dies_cost_no_
     kept = [key for key in store.objects if key.startswith("run/part-")]
     assert sorted(key.split("-")[1] for key in kept) == ["00000", "00001", "00002"]  # one part of many batches each
     assert len(store.calls) > 60
+
+
+@pytest.mark.integration
+@pytest.mark.usefixtures("local_ray")
+def test_requests_are_read_ahead_of_the_actors_only_so_far(tmp_path, folder, monkeypatch):
+    """Small batches that wait lie in the driver's memory: 12 parts of 1.2 MB, of which 4 MB may wait."""
+    monkeypatch.setattr(executor, "WAITING_BYTES", 4 * 2**20)
+    import ray
+
+    parts = {part_name(f"{number:05d}"): 20 for number in range(12)}
+    pool = Pool(Waiting, given={"folder": str(folder)}, arguments={"compute": ray.data.ActorPoolStrategy(size=1)})
+    out = place(tmp_path / "out")
+    requests = partial(read_much, folder=str(folder))
+    stream(parts, requests=requests, pools=[pool], out=out, schema=ROWS, batch=1)
+    found = out.read_parts(out.parts(), schema=ROWS).column("text").to_pylist()
+    assert len(found) == 240
+    assert min(map(int, found)) < 9
