@@ -36,8 +36,9 @@ PEAK_FLOPS = 989e12  # of an H100 or H200 in bfloat16: no engine samples faster 
 # without thinking in parts of 64 rows; a candidate.
 DRAW_PAIR_BYTES, CANDIDATE_BYTES = 2664, 2109
 KEY_BYTES = 60  # of a question in Ray's object store while repeats are found (tests/benchmarks/questions.py)
-# Of the driver for a part of a stage, 2026-11-27: its name, rows and size in memory and as it writes them down.
-PART_BYTES = 640
+# Of the driver, 2026-11-27: for a part of a stage, its name, rows and size in memory and as it writes them; for the
+# id of an answered request, at its peak, in a run that goes on (100 thousand to a million ids, run/finished.py alone).
+PART_BYTES, ID_BYTES = 640, 133
 STAGES_OF_QUESTIONS = ("questions",)
 STAGES_OF_DRAWS = ("rollouts", "candidates")
 GIB = 2**30
@@ -85,19 +86,13 @@ def measured_table() -> str:
 
 @dataclass(frozen=True)
 class UnitCosts:
-    """CPU seconds of a row that enters a stage, by stage, Ray's own processes among them; and bytes by which the driver
-    of the rollouts grows with a request."""
+    """CPU seconds of a row that enters a stage, by stage, Ray's own processes among them."""
 
     core_s: dict[str, float]
-    driver_bytes: float
 
     @classmethod
-    def of(cls, *, small: Run, large: Run) -> UnitCosts:
-        """Seconds by the larger of two runs, bytes by their difference."""
-        core_s = {name: stage["cpu_s"] / stage["rows_in"] for name, stage in large.stages.items()}
-        before, after = small.stages["rollouts"], large.stages["rollouts"]
-        grown_mib = after["driver_mib"] - before["driver_mib"]
-        return cls(core_s, grown_mib * 2**20 / (after["rows_in"] - before["rows_in"]))
+    def of(cls, run: Run) -> UnitCosts:
+        return cls({name: stage["cpu_s"] / stage["rows_in"] for name, stage in run.stages.items()})
 
 
 @dataclass(frozen=True)
@@ -115,7 +110,7 @@ class LargeRun:
     parts: int  # of the stage rollouts
     keys_gib: float
     names_gib: float  # the driver's, of the parts
-    ids_gib: float  # the driver's, of the requests that are answered, at the end of the rollouts
+    ids_gib: float  # the driver's, of the requests that are answered, when a run goes on
     reading_h: float  # of the questions, in the one process that reads a source
 
 
@@ -142,7 +137,7 @@ def large_run(questions: int, *, config: RunConfig, costs: UnitCosts) -> LargeRu
         parts=parts,
         keys_gib=questions * KEY_BYTES / GIB,
         names_gib=parts * PART_BYTES / GIB,
-        ids_gib=asked.requests * costs.driver_bytes / GIB,
+        ids_gib=asked.requests * ID_BYTES / GIB,
         reading_h=questions * costs.core_s["questions"] / 3600,
     )
 
@@ -163,8 +158,7 @@ def _core_s(costs: UnitCosts, *, questions: int, draws: int, candidates: float) 
 
 def plan_table() -> str:
     config = load("paper", overrides=(), presets_dir=PRESETS)
-    sampled = sorted((run for run in runs() if run.road == "sampled"), key=lambda run: run.size)
-    costs = UnitCosts.of(small=sampled[-2], large=sampled[-1])
+    costs = UnitCosts.of(max((run for run in runs() if run.road == "sampled"), key=lambda run: run.size))
     sizes = [large_run(size, config=config, costs=costs) for size in (10**7, 10**9)]
     rows = {
         "requests to the model": [f"{one.requests:,}" for one in sizes],
@@ -174,10 +168,12 @@ def plan_table() -> str:
         "GPU-hours of the training": [f"{one.training_h[0]:,.0f} to {one.training_h[1]:,.0f}" for one in sizes],
         "CPU core-hours beside them, at least": [f"{one.core_h:,.0f}" for one in sizes],
         "storage, GiB": [f"{one.storage_gib:,.0f}" for one in sizes],
-        "parts of `rollouts`, one a batch of 64": [f"{one.parts:,}" for one in sizes],
+        "parts of `rollouts` before they are merged, one a batch of 64": [f"{one.parts:,}" for one in sizes],
         "object store for the keys of questions, GiB": [f"{one.keys_gib:,.1f}" for one in sizes],
         "driver memory for the names of these parts, GiB": [f"{one.names_gib:,.1f}" for one in sizes],
-        "driver memory for the ids of what is answered, GiB": [f"{one.ids_gib:,.1f}" for one in sizes],
+        "driver memory of a run that goes on, for what is answered, GiB": [
+            f"{one.ids_gib:,.1f}" for one in sizes
+        ],
         "hours to read the questions, all in one file": [f"{one.reading_h:,.1f}" for one in sizes],
     }
     lines = ["| | 10⁷ questions | 10⁹ questions |", "|---|---|---|"]

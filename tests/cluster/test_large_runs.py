@@ -18,7 +18,7 @@ def test_a_large_run_by_hand():
     """The paper's setting: three draws a mode of 626 and 9 tokens, 7 % of the questions kept, batches of 64."""
     each = {"questions": 1.0, "rollouts": 0.01, "candidates": 0.001, "annotation": 0.5, "matrices": 99.0}
     config = load("paper", overrides=(), presets_dir=PRESETS)
-    found = large_run(640_000, config=config, costs=UnitCosts(each, driver_bytes=300.0))
+    found = large_run(640_000, config=config, costs=UnitCosts(each))
     draws = 640_000 * 6
     assert found.requests == draws
     assert found.tokens == 640_000 * 3 * (626 + 9)
@@ -29,7 +29,7 @@ def test_a_large_run_by_hand():
     assert found.reading_h == pytest.approx(640_000 / 3600)
     assert found.storage_gib == pytest.approx((1_920_000 * 2664 + 44_800 * 2109) / 2**30)
     assert found.keys_gib == pytest.approx(640_000 * 60 / 2**30)
-    assert found.ids_gib == pytest.approx(draws * 300 / 2**30)
+    assert found.ids_gib == pytest.approx(draws * 133 / 2**30)
     assert found.names_gib == pytest.approx(60_000 * 640 / 2**30)
     low, high = found.training_h  # 3 epochs of 686 tokens, 6 operations a parameter, 47 and 38 % of the peak
     trained = 6 * 8.19073536e9 * 44_800 * 686 * 3
