@@ -20,6 +20,9 @@ from pathlib import Path
 PLACES = {
     "ray._private.node": ["Node.start_head_processes", "Node.start_ray_processes"],
     "mralign.run.local_ray": ["_init"],
+    "mralign.annotation.labeller_file": ["write_labeller"],
+    "mralign.annotation.labeller_fit": ["_learned"],
+    "mralign.distillation.held_out": ["report"],
     "mralign.run.events": ["tell"],
     "mralign.run.store": ["Directory.write_bytes", "Directory._create", "StageDir.seal", "StageDir.read_rejects"],
     "mralign.run.stage": ["_map_group"],
