@@ -29,7 +29,7 @@ PLACES = {
     "mralign.run.stream": ["_Worker.__init__"],
     "mralign.serving.vllm": ["start_engine"],
     "mralign.serving.warm": ["KeptEngine.answer_for"],
-    "mralign.transitions.stage": ["_estimate"],
+    "mralign.transitions.matrices": ["estimate_named"],
     "mralign.transitions.counts": ["count"],
     "mralign.training.rehearsal": ["rehearse"],
     "mralign.training.begin": ["begin"],
