@@ -10,6 +10,7 @@ import pytest
 from moments import Moment, Pauses
 
 ROOT = Path(__file__).parents[2]
+PLACES = "import importlib, sitecustomize; [importlib.import_module(name) for name in sitecustomize.PLACES]"
 PROGRAM = """
 import sys
 from mralign.run.store import Directory
@@ -54,3 +55,10 @@ def test_it_goes_on_when_it_is_released_and_a_moment_that_never_comes_holds_nobo
     pauses, process = start(Moment("write .*/weights/"))
     assert pauses.reached(process=process, timeout=60) is None
     assert process.returncode == 0
+
+
+def test_every_function_of_the_code_that_tells_moments_is_there(tmp_path):
+    pauses = Pauses(tmp_path / "pauses")
+    variables = {**os.environ, **pauses.environment(ROOT)}
+    found = subprocess.run([sys.executable, "-c", PLACES], env=variables, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
