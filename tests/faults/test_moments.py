@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import loopback_s3
 import pytest
 from moments import Moment, Pauses
 
@@ -23,10 +24,10 @@ for name in ("first", "second", "third"):
 def start(tmp_path):
     pauses = Pauses(tmp_path / "pauses")
 
-    def begin(moment):
+    def begin(moment, *, run_dir=tmp_path / "run", **more):
         pauses.want(moment)
-        variables = {**os.environ, **pauses.environment(ROOT)}
-        command = [sys.executable, "-c", PROGRAM, str(tmp_path / "run")]
+        variables = {**os.environ, **pauses.environment(ROOT), **more}
+        command = [sys.executable, "-c", PROGRAM, str(run_dir)]
         return pauses, subprocess.Popen(command, env=variables)
 
     return begin
@@ -44,6 +45,15 @@ def test_a_process_is_killed_while_its_second_file_is_open(start, tmp_path):
     os.kill(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert names(tmp_path) == ["_tmp", "first"]
+
+
+def test_a_process_is_killed_before_its_second_object_is_in_the_store(start):
+    with loopback_s3.serve() as (store, found_at):
+        pauses, process = start(Moment("write .*/counts/", 2), run_dir="s3://bucket/run", **found_at)
+        assert pauses.reached(process=process, timeout=60).moment == "write bucket/run/counts/second"
+        os.kill(process.pid, signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+        assert [key for key in store.objects if not key.endswith("/")] == ["run/counts/first"]
 
 
 def test_it_goes_on_when_it_is_released_and_a_moment_that_never_comes_holds_nobody(start, tmp_path):

@@ -24,7 +24,10 @@ PLACES = {
     "mralign.annotation.labeller_fit": ["_learned"],
     "mralign.distillation.held_out": ["report"],
     "mralign.run.events": ["tell"],
-    "mralign.run.store": ["Directory.write_bytes", "Directory._create", "StageDir.seal", "StageDir.read_rejects"],
+    "mralign.run.store": [
+        *("Directory.write_bytes", "Directory._create", "Directory._put"),
+        *("StageDir.seal", "StageDir.read_rejects"),
+    ],
     "mralign.run.stage": ["_map_group"],
     "mralign.run.stream": ["_Worker.__init__"],
     "mralign.serving.vllm": ["start_engine"],
@@ -68,7 +71,8 @@ def wrap(module, place):
 
 
 def telling(function, *, place):
-    """The function, before which its moment is told; of a file that is written, the moment when it is open."""
+    """The function, before which its moment is told; of a file that is written, the moment when it is open, or of a
+    small object in a store the moment before its one request."""
 
     @functools.wraps(function)
     def told(*given, **named):
@@ -79,6 +83,9 @@ def telling(function, *, place):
             opened = function(*given, **named)
             tell(f"write {_written.name}")
             return opened
+        if place.endswith("Directory._put"):  # of a small object in a store, which is written at once
+            tell(f"write {given[1]}")
+            return function(*given, **named)
         tell(f"call {place} {words(given, named)}")
         return function(*given, **named)
 
