@@ -79,9 +79,16 @@ def kill(pid):
     await_end(pid)
 
 
-def await_end(pid, *, unless=None):
-    """Wait until a process is gone; for the process `unless` nobody waits."""
-    end = time.monotonic() + 60
+def await_end(pid):
+    """Wait until a process is gone."""
+    assert ends(pid, within=60), f"process {pid} is still there"
+
+
+def ends(pid, *, within, unless=None):
+    """Whether a process is gone within so many seconds; for the process `unless` nobody waits."""
+    end = time.monotonic() + within
     while pid != unless and psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
-        assert time.monotonic() < end, f"process {pid} is still there"
+        if time.monotonic() > end:
+            return False
         time.sleep(0.05)
+    return True
