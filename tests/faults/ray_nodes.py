@@ -43,6 +43,11 @@ class RayNodes:
             self.cluster.remove_node(node, allow_graceful=False)
             self.workers.append(self._add())
 
+    def reap(self):
+        """Take note of raylets that have ended: as zombies they would pass for alive with the workers of their node."""
+        for node in self.nodes:
+            node.all_processes["raylet"][0].process.poll()
+
     def raylets(self):
         """Process ids of the raylets of the nodes that work."""
         return [node.all_processes["raylet"][0].process.pid for node in self.nodes]
