@@ -43,8 +43,8 @@ def distill(
     names = {"labels_a": first, "labels_b": second, "labels": "panel"}
     by = WeightSettings.of(state.config, states=work.states)
     found = report(HeldOutWork(work, fitted.held_out, names=names, by=by, seed=state.config.run.seed))
+    write_labeller(place, fitted.labeller, report=found)  # without a time: learned again, the files are the same
     found["thoughts_per_second"] = thoughts_per_second(fitted.labeller, work=work)
-    write_labeller(place, fitted.labeller, report=found)
     print("\n".join([*report_lines(found), *_closing(place)]))
 
 

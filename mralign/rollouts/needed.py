@@ -2,8 +2,9 @@
 
 The draws of a question so far enter; the next one leaves, or None where the question is settled. Positive and negative
 need all N draws to agree (method.md §1), so the first contrary draw settles a question, and so does a first thought
-that is too short or too long to be kept. Draws without thinking come first: they cost a fraction of a thought. What is
-left are the candidates of the full set of draws, row by row, as every draw has a seed of its own.
+that is too short or too long to be kept. Draws without thinking come first: they cost a fraction of a thought. A first
+thought is ended once it has too many tokens or segments, whatever would follow. What is left are the candidates of the
+full set of draws, row by row, as every draw has a seed of its own.
 """
 
 from __future__ import annotations
@@ -14,11 +15,15 @@ from itertools import product
 from typing import Any
 
 from mralign.rollouts.candidates import Limits, given_up
+from mralign.rollouts.segmentation import blank_lines, segments
 from mralign.rows import Generation, Mode
 
 # A thought that is cut after so many tokens more than may be kept has that many, however its last word goes on.
 _MARGIN = 16
 _ANSWER_SHARE = 4  # a quarter of the longest thought is left for the answer
+_LONGEST_TAG = 64  # characters; what is no longer may be the beginning of the tag that closes the thought
+MANY_SEGMENTS, LONG_THOUGHT = "many_segments", "long_thought"
+CUT = (MANY_SEGMENTS, LONG_THOUGHT)  # reasons of a draw that was not drawn to its end
 
 
 @dataclass(frozen=True)
@@ -56,9 +61,28 @@ class DrawsAsNeeded:
         longest = self.limits.max_thought_tokens
         return longest + max(2 * _MARGIN, longest // _ANSWER_SHARE)
 
-    def is_too_long(self, row: Generation) -> bool:
-        """Whether a thought that was cut at `enough_tokens` cannot be kept, whatever would have followed."""
-        return row.thought_tokens >= self.limits.max_thought_tokens + _MARGIN
+    def why_cut(self, row: Generation) -> str | None:
+        """Why an unfinished first thought cannot be kept, whatever would follow; None: it still can."""
+        if row.thought_tokens >= self.limits.max_thought_tokens + _MARGIN:
+            return LONG_THOUGHT
+        return MANY_SEGMENTS if certain_segments(row) >= self.limits.max_segments else None
+
+    def may_be_enough(self, text: str, *, tokens: int) -> bool:
+        """Whether a thought that has come so far can have too many tokens or segments."""
+        if tokens >= self.limits.max_thought_tokens + _MARGIN:
+            return True
+        fewest = self.limits.max_segments - 1  # blank lines between so many segments and one
+        return text.count("\n") >= 2 * fewest and blank_lines(text) >= fewest
+
+
+def certain_segments(row: Generation) -> int:
+    """Segments that the thought of an unfinished draw has, whatever follows. Its last one does not count where it may
+    be the beginning of a tag."""
+    spans = segments(row.text, start=row.thought_start, end=row.thought_end)
+    is_open = row.thought_end == len(row.text)
+    if spans and is_open and len(row.text[spans[-1][0] :].strip()) <= _LONGEST_TAG:
+        return len(spans) - 1
+    return len(spans)
 
 
 @dataclass(frozen=True)

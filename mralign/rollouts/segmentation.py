@@ -38,3 +38,8 @@ def segments(text: str, *, start: int = 0, end: int | None = None) -> list[tuple
             first = cut_end
         position = cut_end
     return spans
+
+
+def blank_lines(text: str) -> int:
+    """How many cuts between segments a text has, of which some may lie beside a blank segment."""
+    return len(_BLANK_LINE.findall(text))

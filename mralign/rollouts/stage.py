@@ -21,7 +21,7 @@ import pyarrow as pa
 from mralign.config import Candidates, RunConfig, named
 from mralign.rollouts.candidates import Limits, judge
 from mralign.rollouts.funnel import Funnel, Kept, add_funnels, funnel_rows, funnels
-from mralign.rollouts.needed import DrawsAsNeeded, Made, saved
+from mralign.rollouts.needed import CUT, DrawsAsNeeded, Made, saved
 from mralign.rollouts.so_far import CandidatesSoFar
 from mralign.rollouts.thoughts import draw_questions, thoughts_of, unanswered
 from mralign.rows import Candidate, Generation, Mode, Reject, from_table, to_table
@@ -35,7 +35,6 @@ from mralign.run.part_names import part_name, parts_by_upstream
 from mralign.run.pieces import reject_count, rejects_in_pieces, rows_in_pieces
 from mralign.run.stage import Context, Outcome, Stage, log, map_groups, run_tasks
 from mralign.run.store import StageDir, ahead
-from mralign.serving.draws_as_needed import TOO_LONG
 from mralign.serving.endpoint import check_settings
 from mralign.serving.lacks import endpoint_lacks
 from mralign.serving.requests import check_model, first_draw_id, sampling_of_rollouts
@@ -80,7 +79,7 @@ def _made(out: StageDir) -> dict[Mode, Made]:
     tokens: Counter[tuple[str, bool]] = Counter()
     for piece in rows_in_pieces(out, schema=GENERATIONS, columns=columns):
         for row in piece.to_pylist():
-            sort = row["mode"], row["invalid"] == TOO_LONG
+            sort = row["mode"], row["invalid"] in CUT
             draws[sort] += 1
             tokens[sort] += row["completion_tokens"]
     return {mode: Made(draws[mode, False], tokens[mode, False], draws[mode, True], tokens[mode, True]) for mode in Mode}

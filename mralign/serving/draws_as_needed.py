@@ -2,7 +2,8 @@
 
 The request of a question's first draw enters; its generations leave, as the order of the draws wants them
 (`requests.DrawOrder`). A thought that is cut because it cannot be kept is a generation too, with the reason
-`long_thought`; where that cannot be told at the cut, the draw is made again to its end, by the same seed.
+`long_thought` or `many_segments`; where that cannot be told at the cut, the draw is made again to its end, by the same
+seed.
 """
 
 from __future__ import annotations
@@ -14,8 +15,6 @@ from mralign.chat.endings import TRUNCATED
 from mralign.rows import Generation, Mode, Reject, Request, row_id_of
 from mralign.run.stream import Answer
 from mralign.serving.requests import DrawOrder, row_seed
-
-TOO_LONG = "long_thought"
 
 # Asks for one draw, of at most so many tokens (None: as many as there is room for).
 Ask = Callable[[Request, int | None], Awaitable[Generation | Reject]]
@@ -53,12 +52,11 @@ def draw_of(first: Request, *, mode: Mode, draw: int, seed: int) -> Request:
 async def _draw(request: Request, *, order: DrawOrder, ask: Ask) -> tuple[Generation | Reject, int]:
     limit = order.enough_tokens(Mode(request.mode), request.draw)
     row = await ask(request, limit)
-    if limit is None or isinstance(row, Reject) or not _was_cut(row, limit=limit):
+    if limit is None or isinstance(row, Reject) or row.invalid != TRUNCATED:
         return row, 0
-    if order.is_too_long(row):
-        return replace(row, answer=None, invalid=TOO_LONG), 0
+    reason = order.why_cut(row)
+    if reason is not None:
+        return replace(row, answer=None, invalid=reason), 0
+    if row.completion_tokens < limit:  # the model's length has cut it
+        return row, 0
     return await ask(request, None), row.completion_tokens
-
-
-def _was_cut(row: Generation, *, limit: int) -> bool:
-    return row.invalid == TRUNCATED and row.completion_tokens >= limit

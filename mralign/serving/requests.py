@@ -48,11 +48,15 @@ class DrawOrder(Protocol):
         ...
 
     def enough_tokens(self, mode: Mode, draw: int) -> int | None:
-        """Tokens after which a draw may be cut, if `is_too_long` then says so; None: it is drawn to its end."""
+        """Tokens after which a draw may be cut, if `why_cut` then says so; None: it is drawn to its end."""
         ...
 
-    def is_too_long(self, row: Generation) -> bool:
-        """Whether nothing that would have followed can matter."""
+    def why_cut(self, row: Generation) -> str | None:
+        """Why nothing can matter that would have followed on a draw that is not finished; None: it can."""
+        ...
+
+    def may_be_enough(self, text: str, *, tokens: int) -> bool:
+        """Whether it is worth asking `why_cut` of a draw that has come so far; quick, and never wrongly False."""
         ...
 
 

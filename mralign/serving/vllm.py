@@ -1,8 +1,8 @@
 """vLLM engines: one in an actor, fed from many batches at once.
 
 Batches of requests enter; rows of schema GENERATIONS leave, a bad row as a reject. An engine belongs to a
-thread that adds every request as it comes and steps as long as one is unfinished, so the requests of several batches
-decode together and the tail of one batch does not idle.
+thread (engine_thread.py) to which requests are added as they come, so those of several batches decode together and the
+tail of one batch does not idle.
 
 Both alternatives were tried (`tests/benchmarks/rollouts.py --others`, two cores, the embedded model, one run): over
 raw `LLM.generate`, a bare AsyncLLM gave .87, `ray.data.llm` .63, and this engine without Ray .95, its whole stage .69,
@@ -14,22 +14,15 @@ later operator, not by the actor.
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
-import queue
-import sys
-import threading
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from mralign.chat.model_files import adapter_paths, model_path
 from mralign.chat.prompts import Prompt
@@ -41,11 +34,10 @@ from mralign.run.rejects import Reject
 from mralign.run.stream import Answer, answers_of
 from mralign.serving.adapter import save_merged, served_beside
 from mralign.serving.draws_as_needed import settle_question
+from mralign.serving.engine_thread import EngineThread, Watch
 from mralign.serving.orphans import start_guard
 from mralign.serving.probe import fault, mean_difference, read_probe
 from mralign.serving.requests import Sampling, renderer_of, request_of
-
-log = logging.getLogger("mralign")
 
 
 def worker_environment(engine: Engine) -> dict[str, str]:
@@ -82,110 +74,6 @@ def _cpu_build() -> bool:
     except PackageNotFoundError:
         return False
     return True
-
-
-class _Batch:
-    """Requests that are answered together: one wake-up of the asker for all of them."""
-
-    def __init__(self, size: int) -> None:
-        self.results: list[Any] = [None] * size
-        self.left = size
-        self.future: Future[list[Any]] = Future()
-        if not size:
-            self.future.set_result([])
-
-    def put(self, place: int, result: Any) -> None:
-        self.results[place] = result
-        self.left -= 1
-        if not self.left:
-            self.future.set_result(self.results)
-
-
-class EngineThread:
-    """A `vllm.LLMEngine` and the thread that alone touches it."""
-
-    def __init__(self, engine: Any, *, lora: Any = None) -> None:
-        self.engine, self.lora = engine, lora
-        self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._waiting: dict[str, tuple[_Batch, int]] = {}
-        self._number = 0
-        sys.setswitchinterval(0.0005)  # the engine's short steps would wait 5 ms for each turn of another thread
-        threading.Thread(target=self._run, name="engine", daemon=True).start()
-
-    def submit(self, requests: Sequence[tuple[list[int], Any]]) -> Future[list[Any]]:
-        """Ask for one completion a (prompt token ids, SamplingParams); the future holds, in order, vLLM's finished
-        RequestOutputs, or the exception with which vLLM refused a request."""
-        batch = _Batch(len(requests))
-        self._inbox.put(lambda: self._add(requests, batch))
-        return batch.future
-
-    def logps(self, *, prompt_ids: list[int], completion_ids: list[int]) -> np.ndarray:
-        """The engine's log-probabilities of the tokens of a given completion, (T,)."""
-        from vllm import SamplingParams
-
-        params = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0)
-        (output,) = self.submit([(prompt_ids + completion_ids, params)]).result()
-        if isinstance(output, BaseException):
-            raise output
-        scored = output.prompt_logprobs[len(prompt_ids) :]
-        return np.array([entry[token].logprob for entry, token in zip(scored, completion_ids, strict=True)])
-
-    def call(self, function: Callable[[Any], Any]) -> Any:
-        """`function(engine)` in the engine's thread, between two steps."""
-        future: Future[Any] = Future()
-
-        def run() -> None:
-            try:
-                future.set_result(function(self.engine))
-            except Exception as error:
-                future.set_exception(error)
-
-        self._inbox.put(run)
-        return future.result()
-
-    def exchange_weights(self, path: str) -> None:
-        """Serve the weights in the directory `path`, a model that differs from the served one in nothing else; an
-        adapter that was served beside the old weights is not served any more.
-
-        vLLM leaves tied output heads as they were: compare the engine with a probe of the new model afterwards.
-        """
-        self.call(lambda engine: engine.collective_rpc("reload_weights", kwargs={"weights_path": path}))
-        self.lora = None
-        self.forget_prefixes()
-
-    def forget_prefixes(self) -> None:
-        """Empty the cache of prompt prefixes, so that what is asked next is computed as in a new engine."""
-        self.call(lambda engine: engine.reset_prefix_cache())
-
-    def _add(self, requests: Sequence[tuple[list[int], Any]], batch: _Batch) -> None:
-        for place, (token_ids, params) in enumerate(requests):
-            self._number += 1
-            name = str(self._number)
-            try:
-                self.engine.add_request(name, {"prompt_token_ids": token_ids}, params, lora_request=self.lora)
-            except Exception as error:  # vLLM refuses one request; the others go on
-                batch.put(place, error)
-            else:
-                self._waiting[name] = batch, place
-
-    def _run(self) -> None:
-        try:
-            while True:
-                self._take(block=not self._waiting)
-                for output in self.engine.step() if self._waiting else ():
-                    if output.finished:
-                        batch, place = self._waiting.pop(output.request_id)
-                        batch.put(place, output)
-        except BaseException:
-            # An actor without an engine is of no use, and its requests would wait for ever: Ray starts another.
-            log.exception("the engine has failed")
-            os._exit(1)
-
-    def _take(self, *, block: bool) -> None:
-        if block:
-            self._inbox.get()()
-        while not self._inbox.empty():
-            self._inbox.get()()
 
 
 def own_format(path: str) -> dict[str, Any]:
@@ -352,8 +240,24 @@ class Generator:
         """Generations of the requests, each of at most `limit` tokens, and a reject for each that could not be asked or
         answered."""
         prompts, work = await asyncio.to_thread(self._prepare, requests, limit)
-        outputs = await asyncio.wrap_future(self.engine.submit(work))
+        watches = [] if limit is None else self._watches(requests, prompts)
+        outputs = await asyncio.wrap_future(self.engine.submit(work, watches=watches))
         return await asyncio.to_thread(self._judge, requests, prompts, outputs)
+
+    def _watches(self, requests: Sequence[Request], prompts: Sequence[Prompt | Reject]) -> list[Watch | None]:
+        """What ends a completion before its limit: nothing that would follow could matter."""
+        asked = zip(requests, prompts, strict=True)
+        return [partial(self._is_enough, request, prompt) for request, prompt in asked if isinstance(prompt, Prompt)]
+
+    def _is_enough(self, request: Request, prompt: Prompt, text: str, token_ids: Sequence[int]) -> bool:
+        order = self.sampling.order
+        if order is None or not order.may_be_enough(text, tokens=len(token_ids)):
+            return False
+        ids = list(token_ids)
+        return (
+            order.why_cut(self.renderer.row(request, prompt, text=text, token_ids=ids, finish_reason="length"))
+            is not None
+        )
 
     def _prepare(
         self, requests: Sequence[Request], limit: int | None

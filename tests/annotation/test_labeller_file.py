@@ -119,3 +119,11 @@ def test_weights_that_do_not_fit_are_refused(written, fault):
     wanted = "not finite" if fault in ("nan", "inf") else "allowed are float32 of"
     with pytest.raises(ValueError, match=wanted):
         read_labeller(str(written))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.99])
+def test_a_manifest_that_was_written_in_part_is_refused(written, share):
+    whole = (written / MANIFEST).read_bytes()
+    (written / MANIFEST).write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(ValueError, match=r"labeller\.json is no labeller's"):
+        read_labeller(str(written))

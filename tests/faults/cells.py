@@ -44,7 +44,7 @@ WORKERS = {
     "candidates": {"mapper": None},
     "annotation": {"annotator": None},
     "counts": {"mapper": None},
-    "matrices": {"mapper": Moment("call mralign.transitions.stage._estimate", 2)},
+    "matrices": {"mapper": Moment("call mralign.transitions.matrices.estimate_named", 2)},
     "weights": {"mapper": None},
     "annotator_matrices": {"mapper": Moment("call mralign.transitions.counts.count", 2)},
     "examples": {"mapper": None},

@@ -87,12 +87,21 @@ class KilledRun:
         self.open.append((cell, {"statuses": [0]}))
         self._note_cost()
         ray_nodes.kill(victim)
+        cluster.reap()
         if cell.victim == "driver" or (cell.victim == "raylet" and cluster.count == 1):
-            ray_nodes.await_end(reached.pid, unless=self.process.pid)  # with its file open
-            self.session.pauses.release()
+            self._await_held(reached.pid)
             self.process.wait(timeout=LONGEST_S)
             self._ended()
         cluster.mend()
+
+    def _await_held(self, pid):
+        """Wait until the process that is held has ended: with its file open; or, as an actor whose node is gone first
+        ends what it is at, after it was let go."""
+        if ray_nodes.ends(pid, within=10, unless=self.process.pid):
+            self.session.pauses.release()
+            return
+        self.session.pauses.release()
+        ray_nodes.await_end(pid)
 
     def _finish(self):
         """Let the run come to its end."""

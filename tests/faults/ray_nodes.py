@@ -43,6 +43,11 @@ class RayNodes:
             self.cluster.remove_node(node, allow_graceful=False)
             self.workers.append(self._add())
 
+    def reap(self):
+        """Take note of raylets that have ended: as zombies they would pass for alive with the workers of their node."""
+        for node in self.nodes:
+            node.all_processes["raylet"][0].process.poll()
+
     def raylets(self):
         """Process ids of the raylets of the nodes that work."""
         return [node.all_processes["raylet"][0].process.pid for node in self.nodes]
@@ -79,9 +84,16 @@ def kill(pid):
     await_end(pid)
 
 
-def await_end(pid, *, unless=None):
-    """Wait until a process is gone; for the process `unless` nobody waits."""
-    end = time.monotonic() + 60
+def await_end(pid):
+    """Wait until a process is gone."""
+    assert ends(pid, within=60), f"process {pid} is still there"
+
+
+def ends(pid, *, within, unless=None):
+    """Whether a process is gone within so many seconds; for the process `unless` nobody waits."""
+    end = time.monotonic() + within
     while pid != unless and psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
-        assert time.monotonic() < end, f"process {pid} is still there"
+        if time.monotonic() > end:
+            return False
         time.sleep(0.05)
+    return True

@@ -42,7 +42,7 @@ STARTS = {  # "worker starts"
     "responses": ENGINE_STARTS,
     **dict.fromkeys(("annotation", "evidence", "judgements_base"), STREAMS),
     **dict.fromkeys(("candidates", "counts", "weights", "examples", "thoughts_base"), TASK),
-    "matrices": "call mralign.transitions.stage._estimate",
+    "matrices": "call mralign.transitions.matrices.estimate_named",
     "annotator_matrices": "call mralign.transitions.counts.count",
     "training": "call mralign.training.rehearsal.rehearse",
 }

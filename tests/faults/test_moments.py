@@ -6,10 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import loopback_s3
 import pytest
 from moments import Moment, Pauses
 
 ROOT = Path(__file__).parents[2]
+PLACES = "import importlib, sitecustomize; [importlib.import_module(name) for name in sitecustomize.PLACES]"
 PROGRAM = """
 import sys
 from mralign.run.store import Directory
@@ -22,10 +24,10 @@ for name in ("first", "second", "third"):
 def start(tmp_path):
     pauses = Pauses(tmp_path / "pauses")
 
-    def begin(moment):
+    def begin(moment, *, run_dir=tmp_path / "run", **more):
         pauses.want(moment)
-        variables = {**os.environ, **pauses.environment(ROOT)}
-        command = [sys.executable, "-c", PROGRAM, str(tmp_path / "run")]
+        variables = {**os.environ, **pauses.environment(ROOT), **more}
+        command = [sys.executable, "-c", PROGRAM, str(run_dir)]
         return pauses, subprocess.Popen(command, env=variables)
 
     return begin
@@ -45,6 +47,15 @@ def test_a_process_is_killed_while_its_second_file_is_open(start, tmp_path):
     assert names(tmp_path) == ["_tmp", "first"]
 
 
+def test_a_process_is_killed_before_its_second_object_is_in_the_store(start):
+    with loopback_s3.serve() as (store, found_at):
+        pauses, process = start(Moment("write .*/counts/", 2), run_dir="s3://bucket/run", **found_at)
+        assert pauses.reached(process=process, timeout=60).moment == "write bucket/run/counts/second"
+        os.kill(process.pid, signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+        assert [key for key in store.objects if not key.endswith("/")] == ["run/counts/first"]
+
+
 def test_it_goes_on_when_it_is_released_and_a_moment_that_never_comes_holds_nobody(start, tmp_path):
     pauses, process = start(Moment("write .*/counts/third"))
     assert pauses.reached(process=process, timeout=60)
@@ -54,3 +65,10 @@ def test_it_goes_on_when_it_is_released_and_a_moment_that_never_comes_holds_nobo
     pauses, process = start(Moment("write .*/weights/"))
     assert pauses.reached(process=process, timeout=60) is None
     assert process.returncode == 0
+
+
+def test_every_function_of_the_code_that_tells_moments_is_there(tmp_path):
+    pauses = Pauses(tmp_path / "pauses")
+    variables = {**os.environ, **pauses.environment(ROOT)}
+    found = subprocess.run([sys.executable, "-c", PLACES], env=variables, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr

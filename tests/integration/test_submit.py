@@ -72,7 +72,8 @@ def test_a_job_that_ray_stops_leaves_nothing_behind_and_the_next_goes_on(tmp_pat
     """`ray job stop` gives a driver three seconds between SIGTERM and SIGKILL."""
     run, mark = tmp_path / "run", f"MRALIGN_TEST={tmp_path}"
     monkeypatch.setenv(*mark.split("="))
-    asked = job(run, "--until", "candidates")
+    draws = 12  # so many that the job is still at work when the command that stops it has started
+    asked = job(run, "--until", "candidates", f"rollouts.n={draws}")
     with head(token=token) as there:
         code, said = there.job("submit", "--no-wait", "--submission-id", "first", *asked)
         assert code == 0, said
@@ -102,4 +103,4 @@ def test_a_job_that_ray_stops_leaves_nothing_behind_and_the_next_goes_on(tmp_pat
         check_readable(there.log_of("second"))
     assert early.items() <= drawn(stage_dir(run, "rollouts")).items()
     ids = [row["row_id"] for row in rows(stage_dir(run, "rollouts"))]
-    assert len(ids) == len(set(ids)) == 150 * 2 * 3
+    assert len(ids) == len(set(ids)) == 150 * 2 * draws

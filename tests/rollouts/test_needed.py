@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 from rollouts.test_candidates import generation
 
+from mralign.chat.thought import split_thinking
 from mralign.rollouts import DrawsAsNeeded, Limits, count_funnel, judge
-from mralign.rollouts.needed import Made, saved
+from mralign.rollouts.needed import Made, certain_segments, saved
 from mralign.rows import Mode, Question, Reject, Request, from_table, row_id_of, to_table
 from mralign.serving.draws_as_needed import draw_of, settle_question
 from mralign.serving.requests import build_requests
@@ -165,3 +166,70 @@ def test_what_was_saved_is_counted():
     # five answers of 10 tokens, ten thoughts of 100, and 40 that were cut off
     assert found["tokens_of_all_draws_estimate"] == 560 + 50 + 1000 + 40
     assert found["share_of_tokens_sampled_estimate"] == pytest.approx(590 / 1650, abs=1e-3)
+
+
+PIECES = ["Paris.", " so", "\n", "\n\n", "\r\n", "\n \n\n", "</thi", "x" * 70, "- one\n- two"]
+TAGS = [("<think>", "</think>"), ("[T", "]")]
+
+
+def so_far(text, *, opened, tags):
+    """An unfinished first thought with this text; a token is four characters."""
+    split = split_thinking(text, opened=opened, finish_reason="length", tags=tags)
+    thought = text[split.thought_start : split.thought_end] if split.thought_start >= 0 else ""
+    row = generation("nq/1", "on", 0, "Paris")
+    place = {"thought_start": split.thought_start, "thought_end": split.thought_end}
+    tokens = {"thought_tokens": len(thought) // 4, "completion_tokens": len(text) // 4}
+    return replace(row, text=text, answer=split.answer, invalid=split.invalid, **place, **tokens)
+
+
+def paragraphs(text, *, tags):
+    """The oracle: what stands between blank lines of the thought, where it is not blank."""
+    thought = text.partition(tags[1])[0].replace(tags[0], "", 1).replace("\r\n", "\n")
+    return [part for part in thought.split("\n\n") if part.strip()]
+
+
+@pytest.mark.parametrize("tags", TAGS)
+@pytest.mark.parametrize("opened", [False, True])
+def test_a_thought_is_ended_only_where_nothing_that_follows_could_mend_it(opened, tags):
+    rng, needed = random.Random(7), order(limits=Limits(0, 6, 0, 90))
+    ended, whole = 0, 0
+    for _ in range(300):
+        thought = "".join(rng.choices(PIECES, k=rng.randint(5, 40))).replace(tags[1], "")
+        text = ("" if opened else tags[0]) + thought + tags[1] + "Paris"
+        final = paragraphs(text, tags=tags)
+        tokens = len(so_far(text, opened=opened, tags=tags).text.partition(tags[1])[0]) // 4
+        reasons = []
+        for end in range(len(text) + 1):
+            row = so_far(text[:end], opened=opened, tags=tags)
+            assert certain_segments(row) <= len(final)
+            reasons.append(needed.why_cut(row))
+            if reasons[-1] is not None:
+                assert needed.may_be_enough(row.text, tokens=row.completion_tokens)
+        told = {reason for reason in reasons if reason is not None}
+        assert "many_segments" not in told or len(final) >= 6
+        assert "long_thought" not in told or tokens >= 90
+        ended, whole = ended + bool(told), whole + (len(final) < 6 and tokens < 90)
+        if len(final) > 6:  # the last one may be the beginning of a tag for 64 characters, the others are certain
+            assert told
+    assert ended > 50 and whole > 50
+
+
+def test_a_first_thought_with_too_many_segments_is_cut_and_settles_its_question():
+    rows = made_of("111", "000")
+    text = "<think>" + "\n\n".join(f"step {n}" for n in range(12))
+    stopped = so_far(text, opened=False, tags=TAGS[0])
+    assert stopped.completion_tokens < 250  # before the limit of tokens
+    answer, calls = walk("nq/1", {**rows, (Mode.ON, 0): stopped}, order=order())
+    assert [call[:2] for call in calls] == [("off", 0), ("off", 1), ("off", 2), ("on", 0)]
+    assert (answer.rows[-1]["invalid"], answer.rows[-1]["answer"], answer.took) == ("many_segments", None, {})
+    made = [generation_of(row, rows=rows) for row in answer.rows]
+    kept, rejects = judge(made, match="exact", draws=3, limits=LIMITS, keep_all_draws=False, as_needed=True)
+    assert kept == [] and [reject.reason for reject in rejects] == ["many_segments"]
+
+
+def test_a_draw_that_the_models_own_length_has_cut_is_not_asked_for_again():
+    rows = made_of("111", "000")
+    text = "<think>" + "\n\n".join(f"step {n}" for n in range(4))
+    short = so_far(text, opened=False, tags=TAGS[0])
+    answer, calls = walk("nq/1", {**rows, (Mode.ON, 0): short}, order=order())
+    assert (len(calls), answer.rows[-1]["invalid"], answer.took) == (4, "truncated", {})

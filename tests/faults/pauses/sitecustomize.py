@@ -20,13 +20,19 @@ from pathlib import Path
 PLACES = {
     "ray._private.node": ["Node.start_head_processes", "Node.start_ray_processes"],
     "mralign.run.local_ray": ["_init"],
+    "mralign.annotation.labeller_file": ["write_labeller"],
+    "mralign.annotation.labeller_fit": ["_learned"],
+    "mralign.distillation.held_out": ["report"],
     "mralign.run.events": ["tell"],
-    "mralign.run.store": ["Directory.write_bytes", "Directory._create", "StageDir.seal", "StageDir.read_rejects"],
+    "mralign.run.store": [
+        *("Directory.write_bytes", "Directory._create", "Directory._put"),
+        *("StageDir.seal", "StageDir.read_rejects"),
+    ],
     "mralign.run.stage": ["_map_group"],
     "mralign.run.stream": ["_Worker.__init__"],
     "mralign.serving.vllm": ["start_engine"],
     "mralign.serving.warm": ["KeptEngine.answer_for"],
-    "mralign.transitions.stage": ["_estimate"],
+    "mralign.transitions.matrices": ["estimate_named"],
     "mralign.transitions.counts": ["count"],
     "mralign.training.rehearsal": ["rehearse"],
     "mralign.training.begin": ["begin"],
@@ -65,7 +71,8 @@ def wrap(module, place):
 
 
 def telling(function, *, place):
-    """The function, before which its moment is told; of a file that is written, the moment when it is open."""
+    """The function, before which its moment is told; of a file that is written, the moment when it is open, or of a
+    small object in a store the moment before its one request."""
 
     @functools.wraps(function)
     def told(*given, **named):
@@ -76,6 +83,9 @@ def telling(function, *, place):
             opened = function(*given, **named)
             tell(f"write {_written.name}")
             return opened
+        if place.endswith("Directory._put"):  # of a small object in a store, which is written at once
+            tell(f"write {given[1]}")
+            return function(*given, **named)
         tell(f"call {place} {words(given, named)}")
         return function(*given, **named)
 
