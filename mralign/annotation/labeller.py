@@ -9,8 +9,9 @@ Axes: S segments, N steps, L labels, H = L + 1 heads (the labels, then the begin
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -38,6 +39,7 @@ class Labeller:
     intercept_H: np.ndarray  # float32
     calibration: Calibration
     digest: str = ""  # of the file that it was read from
+    report: Mapping[str, Any] = field(default_factory=dict)  # see labeller_report.figures_of
 
     def predict(self, segments: Sequence[str]) -> PredictedSteps:
         """Steps and label sets of a thought of at least one segment."""

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mralign.annotation.label_sets import Calibration
 from mralign.annotation.labeller import Labeller
+from mralign.annotation.labeller_report import figures_of
 from mralign.annotation.segment_features import COLUMNS
 from mralign.annotation.taxonomy import MAX_LABELS, Taxonomy
 
@@ -85,7 +86,7 @@ def read_labeller(path: str) -> Labeller:
     arrays = _arrays(weights, path=path, H=len(labels) + 1)
     calibration = Calibration(**manifest.calibration.model_dump())
     digest = hashlib.sha256(manifest_bytes).hexdigest()
-    return Labeller(labels, arrays["weight"], arrays["intercept"], calibration, digest)
+    return Labeller(labels, arrays["weight"], arrays["intercept"], calibration, digest, figures_of(manifest.report))
 
 
 _ADVICE = "give a directory that `mralign distill` has written"

@@ -160,6 +160,8 @@ def test_the_command_writes_a_labeller_and_says_how_far_to_trust_it(tmp_path, ca
     assert right > 0.8 * len(fresh)
     kept = json.loads((place / MANIFEST).read_text())["report"]
     assert kept["agreement"][0]["strict"][0] > 0.9
+    assert labeller.report["agreement"][0]["strict"] == kept["agreement"][0]["strict"]
+    assert labeller.report["weight_change"] == kept["weights"]["mean_change"]
     cascade = f"annotation.cascade={{labeller: {place}, budget: 3}}"
     config = load("miniworld", overrides=[f"run.dir={tmp_path}/next", cascade], presets_dir=PRESETS)
     assert config.annotation.cascade.budget == 3
