@@ -16,7 +16,7 @@ _LONGEST_NAME = 60
 _Interval = Annotated[list[float], Field(min_length=3, max_length=3)]  # the figure and both ends of its interval
 
 
-class _Agreement(BaseModel):
+class _ToldAgreement(BaseModel):
     model_config = ConfigDict(strict=True)
 
     pair: Annotated[list[str], Field(min_length=2, max_length=2)]
@@ -27,26 +27,26 @@ class _Agreement(BaseModel):
     mean_l1: _Interval | None = None
 
 
-class _Weights(BaseModel):
+class _ToldWeights(BaseModel):
     model_config = ConfigDict(strict=True)
 
     mean_change: _Interval
 
 
-class _Report(BaseModel):
+class _ToldReport(BaseModel):
     model_config = ConfigDict(strict=True)
 
     questions: int = Field(ge=0)
     trajectories: int = Field(ge=0)
-    agreement: Annotated[list[_Agreement], Field(min_length=1, max_length=4)]
-    weights: _Weights
+    agreement: Annotated[list[_ToldAgreement], Field(min_length=1, max_length=4)]
+    weights: _ToldWeights
 
 
 def figures_of(report: Mapping[str, Any]) -> dict[str, Any]:
     """trajectories, questions, agreement (the labeller's with the panel first, then the annotators' with one another),
     weight_change; empty where the report is none. What is not finite is None."""
     try:
-        found = _Report.model_validate(dict(report))
+        found = _ToldReport.model_validate(dict(report))
     except ValidationError:
         return {}
     return {
@@ -57,7 +57,7 @@ def figures_of(report: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _agreement(found: _Agreement) -> dict[str, Any]:
+def _agreement(found: _ToldAgreement) -> dict[str, Any]:
     shares = {name: _finite(getattr(found, name)) for name in ("strict", "entail", "kappa_strict", "kappa_entail")}
     pair = [name[:_LONGEST_NAME] for name in found.pair]
     return {"pair": pair, **shares, "mean_l1": _finite(found.mean_l1)}
