@@ -63,8 +63,8 @@ def test_candidates_and_the_funnel_of_the_embedded_world(tmp_path):
 
 
 def test_a_thought_with_too_many_segments_is_ended_while_it_is_written(tmp_path):
-    count = 150
-    limits = ["candidates.min_segments=2", "candidates.max_segments=9", "candidates.max_thought_tokens=150"]
+    count = 200  # the thoughts of this world have 10 to 13 segments
+    limits = ["candidates.min_segments=2", "candidates.max_segments=11", "candidates.max_thought_tokens=150"]
     common = [questions(count), *limits, *DECIDED]
     with holding():
         whole, *_ = candidates(tmp_path / "all", *common, "rollouts.order=all")
