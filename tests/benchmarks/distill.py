@@ -3,12 +3,13 @@
     python tests/benchmarks/distill.py [--quick] [--repeats 5] [--encoder DIR]
 
 The panel are the cue phrases of the package. First the report of a labeller that learns from all it says, and with
-`--encoder` of one that sees the vectors of a sentence encoder as well (curves are without). Then the panel labels some trajectories (the pilot), a labeller learns from them, and of all others the panel is asked about a
-share, chosen in three ways: at random, by the labeller's doubt (the entropy of its label sets, summed over the steps),
-and by the expected error of the weights (annotation/cascade.py). The rest is the labeller's. The error is the mean
-change of a log-weight over all steps against the weights by the panel alone. Beside it: the trajectories that were
-asked about at random and no others, and each rule book alone, which is the floor that costs nothing. Money: the
-expected tokens of the two annotators (four characters a token) at the prices of the example in docs/annotators.md.
+`--encoder` of one that sees the vectors of a sentence encoder as well (curves are without). Then the panel labels
+some trajectories (the pilot), a labeller learns from them, and of all others the panel is asked about a share, chosen
+in three ways: at random, by the labeller's doubt (the entropy of its label sets, summed over the steps), and by the
+expected error of the weights (annotation/cascade.py). The rest is the labeller's. The error is the mean change of a
+log-weight over all steps against the weights by the panel alone. Beside it: the trajectories that were asked about at
+random and no others, and each rule book alone, which is the floor that costs nothing. Money: the expected tokens of
+the two annotators (four characters a token) at the prices of the example in docs/annotators.md.
 
 The worlds are thoughts by the grammar of the embedded world, and the 800 real thoughts where the development data lie
 beside the checkout; these have no verdict that depends on thinking, so an attempted answer stands for positive.
