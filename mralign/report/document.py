@@ -98,6 +98,7 @@ def _views(run: RunFindings) -> list[View]:
         passage("questions", "Questions", "questions", lambda: sections.questions(acts)),
         passage("candidates", "Candidates", "candidates", lambda: sections.candidates(acts)),
         passage("annotation", "Annotation", "annotation", lambda: sections.annotation(acts)),
+        passage("signal", "Signal", "signal", lambda: sections.signal(acts)),
         passage("agreement", "Agreement", "agreement", lambda: sections.agreement(acts)),
         passage("training", "Training", "training", lambda: sections.training(acts)),
         Passage("costs", "Costs", spending(acts), "no finished stage has counted any"),

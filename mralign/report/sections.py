@@ -14,6 +14,7 @@ from mralign.report import annotator_rows, labeller_rows, wording
 from mralign.report.blocks import Bar, Bars, Block, Curves, Facts, Grid, Series, Text
 from mralign.report.findings import Act, Labelling, figures, finished, read_history, read_labelling
 from mralign.rows import Polarity
+from mralign.transitions.signal_sentence import rows_of, weights_of
 
 _TONES = {None: "plain", 1: "positive", -1: "negative", 0: "neutral"}
 _SPENT = ("Annotator", "Requests", "Repaired", "Rejected", "Prompt tokens", "Completion tokens", "Money")
@@ -101,6 +102,21 @@ def _label_counts(found: Labelling) -> Grid:
 
 def _counts(found: Labelling, label: str, *, polarities: Sequence[int]) -> tuple[str | int, ...]:
     return label, *(found.labels[polarity].get(label, 0) for polarity in polarities)
+
+
+def signal(acts: Mapping[str, Act]) -> list[Block]:
+    """Whether transitions tell good from bad thoughts that the weights have not seen."""
+    record = figures(acts, "signal")
+    rows = rows_of(record)
+    if not rows:
+        return [Text(record["sentence"])]
+    lead = (
+        "AUC: the probability that a positive trajectory has a higher score than a negative one, both left out when "
+        "the score was estimated. .5 is chance."
+    )
+    note = f"Weights: {weights_of(record)}."
+    head = ("Held-out score", "AUC", "95 % interval, or what chance gives")
+    return [Text(record["sentence"]), Text(lead, quiet=True), Grid("What tells them apart", head, rows, note)]
 
 
 def agreement(acts: Mapping[str, Act]) -> list[Block]:

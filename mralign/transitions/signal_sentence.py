@@ -95,28 +95,39 @@ _RANDOM_ROWS = (
 )
 
 
-def table_of(record: Mapping[str, Any]) -> str:
-    """The record of a signal as lines for a terminal; the sentence is the last one."""
-    if not record["auc"]:
-        return str(record["sentence"])
-    rows = [(title, _row(record["auc"][name])) for name, title in _ROWS.items() if name in record["auc"]]
-    rows += [(title, _random_row(record[name], unit=unit)) for name, title, unit in _RANDOM_ROWS]
+def rows_of(record: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Of each score its title, its AUC, and its interval or what chance gives; empty where nothing was computed."""
+    rows = [(title, *_row(record["auc"][name])) for name, title in _ROWS.items() if name in record["auc"]]
+    return [*rows, *(_random_row(record[name], title=title, unit=unit) for name, title, unit in _RANDOM_ROWS if rows)]
+
+
+def weights_of(record: Mapping[str, Any]) -> str:
+    """What of the weights is noise, as a clause."""
     noise = record["noise"]
-    weights = (
-        f"weights: {noise['edges']} edges, {noise['not_told']} cannot be told from 1; the others carry "
+    return (
+        f"{noise['edges']} edges, {noise['not_told']} cannot be told from 1; the others carry "
         f"{noise['told_share']:.0%} of what the weights change; effective number of edges {noise['effective']:.1f}"
     )
-    lines = [f"{title:<26} {shown}" for title, shown in rows]
-    return "\n".join([f"{'held-out AUC of':<26} AUC   95 %", *lines, "", weights, "", str(record["sentence"])])
 
 
-def _random_row(random: Mapping[str, Any], *, unit: str) -> str:
-    shown = _row({**random, "value": random["mean"]})
-    return f"{shown}   p = {random['p']:.3f} of {random['draws']} {unit}"
+def table_of(record: Mapping[str, Any]) -> str:
+    """The record of a signal as lines for a terminal; the sentence is the last one."""
+    sentence = str(record["sentence"])
+    rows = rows_of(record)
+    if not rows:
+        return sentence
+    lines = [f"{title:<26} {auc:>4}  {interval}" for title, auc, interval in rows]
+    weights = f"weights: {weights_of(record)}"
+    return "\n".join([f"{'held-out AUC of':<26} AUC   95 %", *lines, "", weights, "", sentence])
 
 
-def _row(found: Mapping[str, float]) -> str:
-    return f"{figure(found['value']):>4}  {figure(found['low']):>4} to {figure(found['high']):>4}"
+def _random_row(random: Mapping[str, Any], *, title: str, unit: str) -> tuple[str, str, str]:
+    auc, interval = _row({**random, "value": random["mean"]})
+    return title, auc, f"{interval}   p = {random['p']:.3f} of {random['draws']} {unit}"
+
+
+def _row(found: Mapping[str, float]) -> tuple[str, str]:
+    return figure(found["value"]), f"{figure(found['low']):>4} to {figure(found['high']):>4}"
 
 
 def figure(value: float) -> str:

@@ -29,6 +29,11 @@ from mralign.report.wording import aligned, duration, signed, with_interval
 from mralign.rows.schema import ANNOTATIONS, CANDIDATES, EDGES, MATRICES, WEIGHTS
 from mralign.run.part_names import part_name
 from mralign.run.store import Directory, Manifest, StageDir
+from mralign.transitions.auc import Interval
+from mralign.transitions.signal import Chance
+from mralign.transitions.signal_noise import Noise
+from mralign.transitions.signal_result import Signal
+from mralign.transitions.signal_sentence import record_of
 
 ATTACK = "<script>alert(1)</script>"
 STATES = ("<start>", "framing", "retrieval", "backtracking", "<stop>")
@@ -214,6 +219,25 @@ def fill_weights(item: Item) -> None:
     seal(item, figures={"summary": summary})
 
 
+SIGNAL = Signal(
+    trajectories={"positive": 30, "negative": 10},
+    questions={"positive": 30, "negative": 10},
+    folds=10,
+    auc={name: Interval(auc, auc - 0.1, auc + 0.1) for name, auc in (("transitions", 0.78), ("frequencies", 0.56))}
+    | {"segments": Interval(0.52, 0.42, 0.62)},
+    length="segments",
+    over_length=Interval(0.26, 0.1, 0.4),
+    over_frequencies=Interval(0.22, 0.1, 0.3),
+    null=Chance(0.78, mean=0.5, low=0.4, high=0.6, p=0.005, draws=199),
+    shuffled=Chance(0.78, mean=0.57, low=0.5, high=0.64, p=0.01, draws=99),
+    noise=Noise(edges=87, not_told=61, told_share=0.42, effective=12.34),
+)
+
+
+def fill_signal(item: Item) -> None:
+    seal(item, figures=record_of(SIGNAL))
+
+
 def fill_training(item: Item) -> None:
     keys = ("loss", "reward_chosen", "reward_rejected", "margin", "z0", "grad_norm", "learning_rate")
     rows = [{"step": s, "of": 3, **{key: 0.1 * s + place for place, key in enumerate(keys)}} for s in (1, 2, 3)]
@@ -229,6 +253,7 @@ def make_run(home: Path, *, until: str = "evaluation") -> tuple[RunConfig, list[
         "agreement": fill_agreement,
         "matrices": fill_matrices,
         "weights": fill_weights,
+        "signal": fill_signal,
         "training": fill_training,
     }
     for name, item in plan.items():
@@ -471,6 +496,29 @@ def test_costs_are_found_wherever_a_stage_counts_them(tmp_path: Path) -> None:
         ["rollouts", "–", "–", "–", "–", "1\u2009234", "–", "1 min 01 s", "–"],
         ["rollouts", "endpoint", "7", "200", "25.0", "–", "0.25", "–", "–"],
     ]
+
+
+def test_the_signal_check_is_shown_with_its_sentence(complete: tuple[Path, str, str]) -> None:
+    (table,) = blocks(complete[1], "signal", "grid")
+    assert table["rows"] == [
+        ["transitions, mean", ".78", " .68 to  .88"],
+        ["label frequencies", ".56", " .46 to  .66"],
+        ["thought length, segments", ".52", " .42 to  .62"],
+        ["labels in random order", ".57", " .50 to  .64   p = 0.010 of 99 shuffles"],
+        ["polarity permuted", ".50", " .40 to  .60   p = 0.005 of 199 permutations"],
+    ]
+    words = plain(complete[1])
+    assert "61 of 87 weights cannot be told from 1; held-out AUC .78 (.68 to .88)" in words
+    assert "Weights: 87 edges, 61 cannot be told from 1; the others carry 42% of what the weights change" in words
+
+
+def test_a_signal_of_too_few_questions_is_a_sentence_alone(tmp_path: Path) -> None:
+    config, planned = make_run(tmp_path)
+    few = Signal({"positive": 9, "negative": 1}, {"positive": 9, "negative": 1})
+    seal(next(item for item in planned if item.stage.name == "signal"), figures=record_of(few))
+    publish(config, planned)
+    assert blocks(page_of(tmp_path), "signal", "grid") == []
+    assert "nothing can be said of the signal: at least 2 of each are needed." in plain(page_of(tmp_path))
 
 
 def test_no_pair_is_said_in_words(tmp_path: Path) -> None:
