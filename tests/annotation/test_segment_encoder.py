@@ -9,8 +9,8 @@ import torch
 from minilm import MISSING, find_minilm, save_minilm
 from planted import planted
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerFast
+from tiny_encoder import WORDS, save_encoder
+from transformers import AutoModel, AutoTokenizer
 
 from mralign.annotation.labeller_file import MANIFEST, read_labeller, write_labeller
 from mralign.annotation.labeller_fit import LabelledThought, fit
@@ -18,26 +18,11 @@ from mralign.annotation.segment_encoder import open_encoder
 from mralign.annotation.step_labels import StepLabels
 
 LABELS = ("odd", "even")
-WORDS = [f"w{n}" for n in range(400)]
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-    """A random BERT that knows WORDS; the even ones lie near each other, and so do the odd ones."""
-    place = tmp_path_factory.mktemp("tiny")
-    vocabulary = {word: n for n, word in enumerate(["[PAD]", "[UNK]", *WORDS])}
-    words = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(place)
-    torch.manual_seed(0)
-    size = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    model = BertModel(BertConfig(vocab_size=len(vocabulary), max_position_embeddings=64, **size))
-    with torch.no_grad():
-        middle = torch.randn(2, 32)
-        for n in range(len(WORDS)):
-            model.embeddings.word_embeddings.weight[n + 2] = middle[n % 2] + 0.1 * torch.randn(32)
-    model.save_pretrained(place)
-    return place
+    return save_encoder(tmp_path_factory.mktemp("tiny"))
 
 
 def lessons(count, *, words, seed):
