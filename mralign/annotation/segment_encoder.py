@@ -1,8 +1,8 @@
 """A sentence encoder that the user names: segments become vectors, beside the hashed words (segment_features.py).
 
-A directory with a transformers encoder (those of sentence-transformers are such) and segments enter; one vector of
-length 1 a segment leaves, the mean of its last hidden states. Weights are read from safetensors alone, and no code that
-lies beside them is run. It runs on a GPU that this process may use, else on the CPU.
+A directory with a transformers encoder (those of sentence-transformers are such) and segments enter; one vector a
+segment leaves, the mean of its last hidden states at a fixed length. Weights are read from safetensors alone, and no
+code that lies beside them is run. It runs on a GPU that this process may use, else on the CPU.
 
 Axes: S segments, T tokens, D dimensions.
 """
@@ -20,6 +20,9 @@ import numpy as np
 from mralign.run.digests import digest
 
 LARGEST = 8192  # dimensions
+# Of every vector, beside hashed words whose squares add up to 1: vectors of length 1 were learned by heart (strict
+# agreement on real thoughts held out 38 % in place of 47 %).
+LENGTH = 0.2
 _LONGEST = 512  # tokens of a segment that are read
 _KEPT = 4096  # thoughts whose vectors are kept: a labeller is learned from them and then tried on them
 _ADVICE = "give the directory of a transformers encoder with config.json, its tokenizer and model.safetensors"
@@ -34,7 +37,7 @@ class SegmentEncoder:
     dimensions: int
 
     def encode(self, segments: Sequence[str]) -> np.ndarray:
-        """float32 (S, D), rows of length 1."""
+        """float32 (S, D), rows of LENGTH."""
         return _encoded(self.path, tuple(segments))
 
 
@@ -79,8 +82,9 @@ def _encoded(path: str, segments: tuple[str, ...]) -> np.ndarray:
         hidden_STD = model(**given).last_hidden_state.float()
     mask_ST1 = given["attention_mask"].unsqueeze(-1).float()
     mean_SD = (hidden_STD * mask_ST1).sum(1) / mask_ST1.sum(1).clamp(min=1)
-    unit_SD: np.ndarray = torch.nn.functional.normalize(mean_SD, dim=1).cpu().numpy()
-    return unit_SD
+    unit_SD = torch.nn.functional.normalize(mean_SD, dim=1)
+    found: np.ndarray = (LENGTH * unit_SD).cpu().numpy()
+    return found
 
 
 @lru_cache(maxsize=1)

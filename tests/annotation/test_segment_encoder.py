@@ -14,7 +14,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from mralign.annotation.labeller_file import MANIFEST, read_labeller, write_labeller
 from mralign.annotation.labeller_fit import LabelledThought, fit
-from mralign.annotation.segment_encoder import open_encoder
+from mralign.annotation.segment_encoder import LENGTH, open_encoder
 from mralign.annotation.step_labels import StepLabels
 
 LABELS = ("odd", "even")
@@ -40,7 +40,7 @@ def by_hand(place, text):
     tokenizer, model = AutoTokenizer.from_pretrained(place), AutoModel.from_pretrained(place).eval()
     with torch.no_grad():
         mean = model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0].mean(dim=0)
-    return (mean / mean.norm()).numpy()
+    return (LENGTH * mean / mean.norm()).numpy()
 
 
 def test_a_vector_is_the_mean_over_the_tokens_of_its_segment_alone(tiny):
@@ -59,7 +59,7 @@ def test_a_real_encoder_is_read_as_sentence_transformers_reads_it(tmp_path):
     place = save_minilm(tmp_path)
     texts = ["Wait, I should check the other candidate.", "So the answer is Paris.", "Hmm."]
     wanted = SentenceTransformer(str(place), device="cpu").encode(texts, normalize_embeddings=True)
-    assert np.allclose(open_encoder(str(place)).encode(texts), wanted, atol=1e-4)
+    assert np.allclose(open_encoder(str(place)).encode(texts), LENGTH * wanted, atol=1e-5)
 
 
 def right(labeller, thoughts):
