@@ -57,8 +57,10 @@ TALLIED = (
     "prompt_tokens",
     "completion_tokens",
     "prefix_tokens",
+    "written_tokens",
     "fresh_prompt_tokens",
     "fresh_prefix_tokens",
+    "fresh_written_tokens",
     "fresh_completion_tokens",
 )
 

@@ -9,14 +9,25 @@ Axes: S segments, N steps, L labels, H = L + 1 heads (the labels, then the begin
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from mralign.annotation.label_sets import Calibration, label_probabilities, members, set_probabilities
 from mralign.annotation.replies import Opinion
-from mralign.annotation.segment_features import BEFORE, BEHIND, BLOCKS, OWN, SLOTS, place_columns, segment_features
+from mralign.annotation.segment_encoder import SegmentEncoder
+from mralign.annotation.segment_features import (
+    BEFORE,
+    BEHIND,
+    BLOCKS,
+    COLUMNS,
+    OWN,
+    SLOTS,
+    place_columns,
+    segment_features,
+)
 from mralign.annotation.step_labels import StepLabels
 
 
@@ -34,10 +45,12 @@ class Labeller:
     """Weights of the heads, and what they mean."""
 
     labels: tuple[str, ...]
-    weight_CH: np.ndarray  # float32, C = segment_features.COLUMNS
+    weight_CH: np.ndarray  # float32, C = segment_features.columns_of(D)
     intercept_H: np.ndarray  # float32
     calibration: Calibration
+    encoder: SegmentEncoder | None = None  # of D dimensions; None: D = 0
     digest: str = ""  # of the file that it was read from
+    report: Mapping[str, Any] = field(default_factory=dict)  # see labeller_report.figures_of
 
     def predict(self, segments: Sequence[str]) -> PredictedSteps:
         """Steps and label sets of a thought of at least one segment."""
@@ -63,7 +76,11 @@ class Labeller:
         features = segment_features(segments)
         table = self.weight_CH[: BLOCKS * SLOTS].reshape(SLOTS, -1)
         added = table[features.slot_F] * features.value_F[:, None]
-        return np.add.reduceat(added, features.begin_S, axis=0).reshape(len(segments), BLOCKS, -1)
+        block_SW = np.add.reduceat(added, features.begin_S, axis=0)  # W = BLOCKS * H
+        if self.encoder is not None:
+            vector_SD = self.encoder.encode(segments)
+            block_SW += vector_SD @ self.weight_CH[COLUMNS:].reshape(self.encoder.dimensions, -1)
+        return block_SW.reshape(len(segments), BLOCKS, -1)
 
     def _scores(self, block_SBH: np.ndarray, *, first_N: np.ndarray, last_N: np.ndarray) -> np.ndarray:
         """The scores of steps, (N, H)."""

@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mralign.annotation.label_sets import Calibration
 from mralign.annotation.labeller import Labeller
-from mralign.annotation.segment_features import COLUMNS
+from mralign.annotation.labeller_report import figures_of
+from mralign.annotation.segment_encoder import LARGEST, SegmentEncoder, check_encoder
+from mralign.annotation.segment_features import columns_of
 from mralign.annotation.taxonomy import MAX_LABELS, Taxonomy
 
 FORMAT = "mralign labeller 1"
 MANIFEST, WEIGHTS = "labeller.json", "weights.safetensors"
 _LARGEST_MANIFEST = 1 << 20  # bytes
-_LARGEST_WEIGHTS = 4 * (MAX_LABELS + 1) * (COLUMNS + 1) + (1 << 16)
+_LARGEST_WEIGHTS = 4 * (MAX_LABELS + 1) * (columns_of(LARGEST) + 1) + (1 << 16)
 
 
 class _Calibration(BaseModel):
@@ -35,6 +38,14 @@ class _Calibration(BaseModel):
     pair: float
 
 
+class _Encoder(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    path: str
+    digest: str
+    dimensions: int = Field(ge=1, le=LARGEST)
+
+
 class _Manifest(BaseModel):
     """What labeller.json holds."""
 
@@ -43,6 +54,7 @@ class _Manifest(BaseModel):
     format: str
     labels: list[str]
     calibration: _Calibration
+    encoder: _Encoder | None = None
     sha256: str  # of the weights
     report: dict[str, Any]  # of `mralign distill`, for people
 
@@ -58,6 +70,7 @@ def write_labeller(directory: Path, labeller: Labeller, *, report: Mapping[str, 
         "format": FORMAT,
         "labels": list(labeller.labels),
         "calibration": {"slope": found.slope, "none": found.none, "pair": found.pair},
+        **({"encoder": asdict(labeller.encoder)} if labeller.encoder else {}),
         "sha256": hashlib.sha256(weights).hexdigest(),
         "report": dict(report),
     }
@@ -82,10 +95,15 @@ def read_labeller(path: str) -> Labeller:
         raise ValueError(f"{path}: {MANIFEST} is no labeller's ({' '.join(said[:4]):.300}); {_ADVICE}") from None
     if hashlib.sha256(weights).hexdigest() != manifest.sha256:
         raise ValueError(f"{path}: {WEIGHTS} is not the file that {MANIFEST} was written with; {_ADVICE}")
-    arrays = _arrays(weights, path=path, H=len(labels) + 1)
+    encoder = SegmentEncoder(**manifest.encoder.model_dump()) if manifest.encoder else None
+    if encoder is not None:
+        check_encoder(encoder, whose=path)
+    shape = columns_of(encoder.dimensions if encoder else 0), len(labels) + 1
+    arrays = _arrays(weights, path=path, shape=shape)
     calibration = Calibration(**manifest.calibration.model_dump())
     digest = hashlib.sha256(manifest_bytes).hexdigest()
-    return Labeller(labels, arrays["weight"], arrays["intercept"], calibration, digest)
+    weight_CH, intercept_H = arrays["weight"], arrays["intercept"]
+    return Labeller(labels, weight_CH, intercept_H, calibration, encoder, digest, figures_of(manifest.report))
 
 
 _ADVICE = "give a directory that `mralign distill` has written"
@@ -101,11 +119,11 @@ def _bounded(file: Path, *, largest: int) -> bytes:
     return file.read_bytes()
 
 
-def _arrays(weights: bytes, *, path: str, H: int) -> dict[str, np.ndarray]:
+def _arrays(weights: bytes, *, path: str, shape: tuple[int, int]) -> dict[str, np.ndarray]:
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
-    wanted = {"weight": (COLUMNS, H), "intercept": (H,)}
+    wanted = {"weight": shape, "intercept": shape[1:]}
     try:
         found = load(weights)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:  # the last three: number formats without NumPy

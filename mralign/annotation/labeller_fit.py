@@ -10,7 +10,7 @@ Axes: N steps of all thoughts, L labels, H = L + 1 heads, C columns of features.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Any
@@ -20,7 +20,17 @@ import numpy as np
 
 from mralign.annotation.label_sets import Calibration, fit_calibration, set_numbers
 from mralign.annotation.labeller import Labeller, PredictedSteps
-from mralign.annotation.segment_features import BEFORE, BEHIND, BLOCKS, COLUMNS, OWN, place_columns, segment_features
+from mralign.annotation.segment_encoder import SegmentEncoder
+from mralign.annotation.segment_features import (
+    BEFORE,
+    BEHIND,
+    BLOCKS,
+    OWN,
+    columns_of,
+    place_columns,
+    segment_features,
+    vector_columns,
+)
 from mralign.annotation.step_labels import StepLabels
 from mralign.run.placement import NotInstalled
 
@@ -67,9 +77,12 @@ def check_installed() -> None:
         )
 
 
-def fit(lessons: Sequence[LabelledThought], *, labels: tuple[str, ...]) -> FittedLabeller:
+def fit(
+    lessons: Sequence[LabelledThought], *, labels: tuple[str, ...], encoder: SegmentEncoder | None = None
+) -> FittedLabeller:
     """Learn a labeller; ValueError for fewer than LEAST_QUESTIONS questions.
 
+    `encoder`: its vectors of the segments count beside the hashed words.
     The calibration of the labeller is fitted on scores across the folds; that of each fold on those of the others.
     """
     check_installed()
@@ -80,13 +93,13 @@ def fit(lessons: Sequence[LabelledThought], *, labels: tuple[str, ...]) -> Fitte
             f"annotate more thoughts"
         )
     fold = np.array([crc32(lesson.question_id.encode()) % FOLDS for lesson in lessons])
-    design = _design(lessons, labels=labels)
+    design = _design(lessons, labels=labels, encoder=encoder)
     set_N = set_numbers([np.flatnonzero(row).tolist() for row in design.has_NL], L=len(labels))
     fold_N = fold[design.lesson_N]
     score_NL = np.zeros(design.has_NL.shape)
     partial: dict[int, Labeller] = {}
     for number in np.unique(fold).tolist():
-        partial[number] = _learned(design, kept=fold != number, labels=labels)
+        partial[number] = _learned(design, kept=fold != number, labels=labels, encoder=encoder)
         held = fold_N == number
         score_NL[held] = _applied(partial[number], design.features[held])[:, :-1]
     for number, labeller in partial.items():
@@ -94,19 +107,19 @@ def fit(lessons: Sequence[LabelledThought], *, labels: tuple[str, ...]) -> Fitte
         calibration = fit_calibration(score_NL[others], set_N=set_N[others])
         partial[number] = replace(labeller, calibration=calibration)
     held_out = [partial[number].predict(lesson.segments) for number, lesson in zip(fold.tolist(), lessons, strict=True)]
-    whole = _learned(design, kept=np.ones(len(lessons), dtype=bool), labels=labels)
+    whole = _learned(design, kept=np.ones(len(lessons), dtype=bool), labels=labels, encoder=encoder)
     calibration = fit_calibration(score_NL, set_N=set_N)
     return FittedLabeller(replace(whole, calibration=calibration), tuple(held_out))
 
 
-def _learned(design: _Design, *, kept: np.ndarray, labels: tuple[str, ...]) -> Labeller:
+def _learned(design: _Design, *, kept: np.ndarray, labels: tuple[str, ...], encoder: SegmentEncoder | None) -> Labeller:
     """The heads learned from the lessons of the mask, not calibrated."""
     steps, begins = kept[design.lesson_N], kept[design.begins_lesson_N]
     heads = [_head(design.features[steps], has_N=has_N) for has_N in design.has_NL[steps].T]
     heads.append(_head(design.begins[begins], has_N=design.begins_N[begins]))
     weight_CH = np.stack([weight_C for weight_C, _ in heads], axis=1).astype(np.float32)
     intercept_H = np.array([intercept for _, intercept in heads], dtype=np.float32)
-    return Labeller(labels, weight_CH, intercept_H, Calibration())
+    return Labeller(labels, weight_CH, intercept_H, Calibration(), encoder)
 
 
 def _head(features: Any, *, has_N: np.ndarray) -> tuple[np.ndarray, float]:
@@ -115,10 +128,10 @@ def _head(features: Any, *, has_N: np.ndarray) -> tuple[np.ndarray, float]:
 
     count = int(has_N.sum())
     if count in (0, has_N.size):
-        return np.zeros(COLUMNS), float(np.log((count + 0.5) / (has_N.size - count + 0.5)))
+        return np.zeros(features.shape[1]), float(np.log((count + 0.5) / (has_N.size - count + 0.5)))
     used = np.flatnonzero(np.bincount(features.indices) > 1)  # what stands in one step alone says nothing of others
     found = LogisticRegression(C=_INVERSE_PENALTY, max_iter=1000, tol=_TOLERANCE).fit(features[:, used], has_N)
-    weight_C = np.zeros(COLUMNS)
+    weight_C = np.zeros(features.shape[1])
     weight_C[used] = found.coef_[0]
     return weight_C, float(found.intercept_[0])
 
@@ -128,13 +141,13 @@ def _applied(labeller: Labeller, features: Any) -> np.ndarray:
     return scores
 
 
-def _design(lessons: Sequence[LabelledThought], *, labels: tuple[str, ...]) -> _Design:
+def _design(lessons: Sequence[LabelledThought], *, labels: tuple[str, ...], encoder: SegmentEncoder | None) -> _Design:
     number = {label: place for place, label in enumerate(labels)}
     rows: list[_Row] = []
     begins: list[_Row] = []
     has, begins_has, lesson_N, begins_lesson_N = [], [], [], []
     for place, lesson in enumerate(lessons):
-        thought = _Thought(lesson.segments)
+        thought = _Thought(lesson.segments, encoder=encoder)
         for step in lesson.steps:
             rows.append(thought.row(step.first_segment, step.last_segment))
             has.append([number[label] for label in step.labels])
@@ -147,8 +160,10 @@ def _design(lessons: Sequence[LabelledThought], *, labels: tuple[str, ...]) -> _
     has_NL = np.zeros((len(rows), len(labels)), dtype=bool)
     for step_number, found in enumerate(has):
         has_NL[step_number, found] = True
+    C = columns_of(encoder.dimensions if encoder else 0)
+    features, begins_features = _sparse(rows, C=C), _sparse(begins, C=C)
     return _Design(
-        _sparse(rows), has_NL, np.array(lesson_N), _sparse(begins), np.array(begins_has), np.array(begins_lesson_N)
+        features, has_NL, np.array(lesson_N), begins_features, np.array(begins_has), np.array(begins_lesson_N)
     )
 
 
@@ -158,8 +173,9 @@ _Row = tuple[np.ndarray, np.ndarray]  # columns and their values
 class _Thought:
     """The features of one thought, for rows of its steps as `Labeller._scores` has them."""
 
-    def __init__(self, segments: Sequence[str]) -> None:
+    def __init__(self, segments: Sequence[str], *, encoder: SegmentEncoder | None) -> None:
         features = segment_features(segments)
+        self.vector_SD = encoder.encode(segments) if encoder else np.zeros((len(segments), 0), np.float32)
         self.slots = np.split(features.slot_F, features.begin_S[1:])
         self.values = np.split(features.value_F, features.begin_S[1:])
 
@@ -171,18 +187,29 @@ class _Thought:
             if 0 <= place < S:
                 columns.append(self.slots[place] * BLOCKS + block)
                 values.append(self.values[place])
+        for block, mean_D in self._vectors(first, last):
+            columns.append(vector_columns(block, dimensions=mean_D.size))
+            values.append(mean_D)
         columns.append(place_columns(np.array([first]), last=np.array([last]), segments=S)[0])
         values.append(np.ones(2, np.float32))
         return np.concatenate(columns), np.concatenate(values)
 
+    def _vectors(self, first: int, last: int) -> Iterator[tuple[int, np.ndarray]]:
+        """The mean vector of a step, and those of the segments before and behind it."""
+        yield OWN, self.vector_SD[first : last + 1].mean(axis=0)
+        if first:
+            yield BEFORE, self.vector_SD[first - 1]
+        if last + 1 < len(self.vector_SD):
+            yield BEHIND, self.vector_SD[last + 1]
 
-def _sparse(rows: Sequence[_Row]) -> Any:
+
+def _sparse(rows: Sequence[_Row], *, C: int) -> Any:
     from scipy.sparse import csr_array
 
     lengths = [columns.size for columns, _ in rows]
     begin = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     columns = np.concatenate([np.zeros(0, np.int64), *(columns for columns, _ in rows)])
     values = np.concatenate([np.zeros(0), *(values for _, values in rows)])
-    matrix = csr_array((values, columns, begin), shape=(len(rows), COLUMNS))
+    matrix = csr_array((values, columns, begin), shape=(len(rows), C))
     matrix.sum_duplicates()
     return matrix

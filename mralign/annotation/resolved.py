@@ -60,6 +60,14 @@ class ResolvedAnnotation:
             asked.append(replace(annotator, name="", seed=0))
         return asked[0] == asked[1]
 
+    @property
+    def labellers_by_name(self) -> dict[str, Labeller]:
+        """By the annotator's name, and `cascade`, every labeller that says how far it can be trusted."""
+        found = {self.names[role]: labeller for role, labeller in self.labellers.items()}
+        if self.cascade is not None:
+            found["cascade"] = self.cascade
+        return {name: labeller for name, labeller in found.items() if labeller.report}
+
     def left(self, row_id: str) -> Labeller | None:
         """Who labels a trajectory in place of the panel; None: the panel is asked."""
         return None if row_id in self.asked else self.cascade

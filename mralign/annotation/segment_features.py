@@ -22,7 +22,7 @@ SLOTS = 2**15
 OWN, BEFORE, BEHIND = range(3)  # whose feature it is: slot * BLOCKS + one of these is its column
 BLOCKS = 3
 PLACES = 8  # columns behind all slots: how near the step is to either end of the thought
-COLUMNS = BLOCKS * SLOTS + PLACES
+COLUMNS = BLOCKS * SLOTS + PLACES  # without an encoder; with one of D dimensions BLOCKS * D more stand behind
 _NEAR = PLACES // 2
 _WORD = re.compile(r"[^\W\d_]+|\d+|[^\w\s]|_")
 _OPENING = 3  # words at the beginning of a segment that count as such
@@ -74,3 +74,13 @@ def place_columns(first: np.ndarray, *, last: np.ndarray, segments: int) -> np.n
     thought, and its last one from the end."""
     from_start, from_end = np.minimum(first, _NEAR - 1), np.minimum(segments - 1 - last, _NEAR - 1)
     return BLOCKS * SLOTS + np.stack([from_start, _NEAR + from_end], axis=1)
+
+
+def columns_of(dimensions: int) -> int:
+    """Columns of a labeller whose encoder has so many dimensions (0: it has none)."""
+    return COLUMNS + BLOCKS * dimensions
+
+
+def vector_columns(block: int, *, dimensions: int) -> np.ndarray:
+    """The columns of a segment's vector, by whose it is (OWN, BEFORE or BEHIND), (D,)."""
+    return COLUMNS + BLOCKS * np.arange(dimensions) + block

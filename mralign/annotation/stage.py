@@ -82,6 +82,8 @@ def _run(context: Context) -> Outcome:
     found = figures(steps, tallies=tallies, resolved=resolved) | times
     if resolved.cascade is not None:
         found["cascade"] = {"asked": len(resolved.asked), "left": rows_in - len(resolved.asked)}
+    if resolved.labellers_by_name:
+        found["labellers"] = {name: labeller.report for name, labeller in resolved.labellers_by_name.items()}
     if context.asked_ahead:
         found["asked_ahead"] = _asked_ahead(context.asked_ahead, resolved=resolved)
     return Outcome(rows_in, rows_out, found)

@@ -41,7 +41,8 @@ async def interview(
 
     `tally` gets `requests` (answered), `cached`, `repaired`, `prompt_tokens`, `completion_tokens`, `prefix_tokens`,
     `fresh_prompt_tokens`, `fresh_prefix_tokens`, `fresh_completion_tokens` (those of them that cost something now).
-    `prefix_tokens` are those of the prompt that were in a prefix cache. Raises what the chat does.
+    `prefix_tokens` are those of the prompt that were in a prefix cache, `written_tokens` those that were put there (and
+    `fresh_written_tokens`). Raises what the chat does.
     """
     first = await _reply(chat, request, tally=tally)
     if isinstance(first, Failure):
@@ -148,9 +149,9 @@ def price(tokens: Mapping[str, int], *, http: Http | None, fresh: bool = False) 
     if http is None:
         return 0.0
     which = "fresh_" if fresh else ""
-    prompt, prefix = tokens.get(f"{which}prompt_tokens", 0), tokens.get(f"{which}prefix_tokens", 0)
-    completion = tokens.get(f"{which}completion_tokens", 0)
-    return http.price_share * float(http.money(prompt=prompt, completion=completion, prefix=prefix))
+    kinds = ("prompt", "completion", "prefix", "written")
+    counted = {kind: tokens.get(f"{which}{kind}_tokens", 0) for kind in kinds}
+    return http.price_share * float(http.money(**counted))
 
 
 def money_spent(took: Mapping[str, Mapping[str, int]], *, endpoints: Mapping[str, Http | None]) -> list[MoneySpent]:
@@ -172,8 +173,10 @@ async def _reply(chat: Chat, request: ChatRequest, *, tally: Counter[str]) -> Ch
             prompt_tokens=reply.prompt_tokens,
             completion_tokens=reply.completion_tokens,
             prefix_tokens=reply.prefix_tokens,
+            written_tokens=reply.written_tokens,
             fresh_prompt_tokens=0 if reply.cached else reply.prompt_tokens,
             fresh_prefix_tokens=0 if reply.cached else reply.prefix_tokens,
+            fresh_written_tokens=0 if reply.cached else reply.written_tokens,
             fresh_completion_tokens=0 if reply.cached else reply.completion_tokens,
         )
     return reply

@@ -20,6 +20,13 @@ def distill(
         str | None,
         typer.Option(metavar="DIR", help="Where the labeller goes; default: labeller in the run directory."),
     ] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR",
+            help="A local sentence encoder (transformers, safetensors) whose vectors count beside the words.",
+        ),
+    ] = None,
 ) -> None:
     """Learn a small labeller from the annotators of a run: it labels thoughts as they do, for nothing.
 
@@ -29,6 +36,7 @@ def distill(
     """
     from mralign.annotation.labeller_file import write_labeller
     from mralign.annotation.labeller_fit import fit  # takes its time
+    from mralign.annotation.segment_encoder import open_encoder
     from mralign.distillation.held_out import HeldOutWork, report, thoughts_per_second
     from mralign.distillation.panel import read_panel_work
     from mralign.distillation.weight_change import WeightSettings
@@ -38,7 +46,7 @@ def distill(
     if state.config is None:
         raise ValueError("; ".join([*state.faults, f"{state.uri} has no config.yaml that could be read"]))
     work = read_panel_work(state)
-    fitted = fit(work.lessons, labels=work.labels)
+    fitted = fit(work.lessons, labels=work.labels, encoder=open_encoder(encoder) if encoder else None)
     first, second = (annotator.name for annotator in state.config.annotation.annotators)
     names = {"labels_a": first, "labels_b": second, "labels": "panel"}
     by = WeightSettings.of(state.config, states=work.states)

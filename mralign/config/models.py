@@ -251,6 +251,12 @@ class Http(Section):
         description="Price of a million prompt tokens that the endpoint says it had in its prefix cache; null: that "
         "of the others.",
     )
+    price_cache_write: Speed[float | None] = Field(
+        None,
+        ge=0,
+        description="Price of a million prompt tokens that the endpoint says it wrote into its prefix cache "
+        "(Anthropic's models, 1.25 times the others'); null: that of the others.",
+    )
     prompt_cache: Speed[Literal["plain", "key", "mark"]] = Field(
         "plain",
         description="How an endpoint is told that chats begin alike: not at all (plain; most notice by themselves), "
@@ -304,11 +310,13 @@ class Http(Section):
         """Whether its money can be counted."""
         return bool(self.price_prompt or self.price_completion)
 
-    def money(self, *, prompt: float, completion: float, prefix: float = 0) -> Decimal:
-        """What so many tokens cost, asked one by one; `prefix` of those of the prompt were in the endpoint's cache."""
+    def money(self, *, prompt: float, completion: float, prefix: float = 0, written: float = 0) -> Decimal:
+        """What so many tokens cost, asked one by one; of those of the prompt `prefix` were in the endpoint's cache, and
+        `written` others were put there."""
         cached = self.price_prompt if self.price_cached is None else self.price_cached
-        fresh_cost = Decimal(prompt - prefix) * Decimal(str(self.price_prompt))
-        cached_cost = Decimal(prefix) * Decimal(str(cached))
+        write = self.price_prompt if self.price_cache_write is None else self.price_cache_write
+        fresh_cost = Decimal(prompt - prefix - written) * Decimal(str(self.price_prompt))
+        cached_cost = Decimal(prefix) * Decimal(str(cached)) + Decimal(written) * Decimal(str(write))
         completion_cost = Decimal(completion) * Decimal(str(self.price_completion))
         return (fresh_cost + cached_cost + completion_cost) / 1_000_000
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mralign.report import annotator_rows, wording
+from mralign.report import annotator_rows, labeller_rows, wording
 from mralign.report.blocks import Bar, Bars, Block, Curves, Facts, Grid, Series, Text
 from mralign.report.findings import Act, Labelling, figures, finished, read_history, read_labelling
 from mralign.rows import Polarity
@@ -66,6 +66,7 @@ def annotation(acts: Mapping[str, Act]) -> list[Block]:
     spent = annotator_rows.annotator_rows(written.get("annotators", {}))
     if spent:
         blocks.append(Grid("Annotators, and what they cost", _SPENT, spent))
+    blocks += labeller_rows.labeller_blocks(written)
     by_label = annotator_rows.label_rows(written.get("by_label", {}))
     if by_label:
         blocks.append(Grid("Labels from proposal to consensus", _PROPOSED, by_label, folded=True))

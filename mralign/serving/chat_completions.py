@@ -97,5 +97,6 @@ def read_chat(body: Mapping[str, Any], *, cached: bool) -> ChatReply | Failure:
         prompt_tokens=usage.prompt_tokens or 0,
         completion_tokens=usage.completion_tokens or 0,
         prefix_tokens=usage.prefix_tokens,
+        written_tokens=usage.written_tokens,
         cached=cached,
     )

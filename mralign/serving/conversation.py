@@ -39,6 +39,7 @@ class ChatReply:
     completion_tokens: int
     prefix_tokens: int = 0  # prompt tokens that the engine had in its prefix cache
     cached: bool = False
+    written_tokens: int = 0  # prompt tokens that an endpoint says it put into its prefix cache
 
 
 class Chat(Protocol):

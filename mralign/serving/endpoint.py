@@ -271,12 +271,14 @@ class Endpoint:
 
     async def _keep(self, reply: Reply, *, key: str, row_id: str, share: Decimal = Decimal(1)) -> None:
         """Count the money at once, so that no request is sent beyond it, then write the entry."""
-        prompt, prefix = reply.prompt_tokens, usage_of(reply.body).prefix_tokens
-        cost = share * self.settings.money(prompt=prompt, completion=reply.completion_tokens, prefix=prefix)
+        prompt, completion, usage = reply.prompt_tokens, reply.completion_tokens, usage_of(reply.body)
+        prefix, written = usage.prefix_tokens, usage.written_tokens
+        cost = share * self.settings.money(prompt=prompt, completion=completion, prefix=prefix, written=written)
         self.tally.accepted += 1
         self.tally.prompt_tokens += prompt
         self.tally.prefix_tokens += prefix
-        self.tally.completion_tokens += reply.completion_tokens
+        self.tally.written_tokens += written
+        self.tally.completion_tokens += completion
         self.tally.spent += cost
         if self._reason_to_stop() is not None:
             self._pace.wake()

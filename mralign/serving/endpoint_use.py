@@ -22,6 +22,7 @@ class EndpointUse:
     failed: int = 0
     prompt_tokens: int = 0
     prefix_tokens: int = 0  # of the prompts, those that the endpoint had in its prefix cache
+    written_tokens: int = 0  # of the prompts, those that the endpoint put into that cache
     completion_tokens: int = 0
     spent: Decimal = Decimal(0)
     spent_before: Decimal = Decimal(0)  # by earlier runs on the same cache

@@ -45,7 +45,7 @@ class _Batch:
 
 
 @dataclass
-class _Asked:
+class _Pending:
     """A request in the engine: where its output goes, and what has come of it if it is watched."""
 
     batch: _Batch
@@ -77,7 +77,7 @@ class EngineThread:
     def __init__(self, engine: Any, *, lora: Any = None) -> None:
         self.engine, self.lora = engine, lora
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._waiting: dict[str, _Asked] = {}
+        self._waiting: dict[str, _Pending] = {}
         self._number = 0
         sys.setswitchinterval(0.0005)  # the engine's short steps would wait 5 ms for each turn of another thread
         threading.Thread(target=self._run, name="engine", daemon=True).start()
@@ -143,7 +143,7 @@ class EngineThread:
             except Exception as error:  # vLLM refuses one request; the others go on
                 batch.put(place, error)
             else:
-                self._waiting[name] = _Asked(batch, place, watch)
+                self._waiting[name] = _Pending(batch, place, watch)
 
     def _run(self) -> None:
         try:

@@ -58,8 +58,10 @@ def test_a_good_reply_is_one_request():
         "prompt_tokens": 100,
         "completion_tokens": 20,
         "prefix_tokens": 64,
+        "written_tokens": 0,
         "fresh_prompt_tokens": 100,
         "fresh_prefix_tokens": 64,
+        "fresh_written_tokens": 0,
         "fresh_completion_tokens": 20,
     }
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pyarrow as pa
 import pytest
+from annotation.test_labeller_file import REPORT
 from loopback_server import LoopbackServer
 from scripted_annotators import answer_to, request_of
 from taught_panel import candidate, lessons, random_labeller
@@ -144,12 +145,27 @@ def test_the_stage_chooses_by_the_gain_and_says_how_many(local_ray, tmp_path, la
     outcome = ANNOTATION_STAGE.run(Context(cascade_of(tmp_path, labeller, budget=7), out, {"candidates": source}))
     assert json.loads(out.read_text("cascade.json")) == {"of": 30, "asked": sorted(expected_choice(7))}
     assert outcome.figures["cascade"] == {"asked": 7, "left": 23}
+    assert "labellers" not in outcome.figures  # this one says nothing of itself
+    again = StageDir(str(tmp_path / "again"), stage="annotation", fingerprint="a")
+    again.write_text("cascade.json", json.dumps({"of": 30, "asked": sorted(expected_choice(3))}))
+    outcome = ANNOTATION_STAGE.run(Context(cascade_of(tmp_path, labeller, budget=7), again, {"candidates": source}))
+    assert outcome.figures["cascade"] == {"asked": 3, "left": 27}  # what was chosen before stays
     rows = out.read(schema=ANNOTATIONS)
     distilled = {row["row_id"] for row in rows.to_pylist() if row["steps"][0]["rule"] == DISTILLED}
     assert distilled == {row["row_id"] for row in ROWS} - expected_choice(7)
     compared = sum(count_pairs(rows, x="labels_a", y="labels_b").values())
     panel = [row for row in rows.to_pylist() if row["row_id"] not in distilled]
     assert compared == sum(len(row["steps"]) for row in panel)  # nobody agrees by having said nothing
+
+
+@pytest.mark.integration
+def test_what_labellers_say_of_themselves_stands_in_the_figures(local_ray, tmp_path, labeller):
+    write_labeller(tmp_path / "told", random_labeller(), report=REPORT)
+    panel = {"annotators": [own("x", labeller), own("y", str(tmp_path / "told"))], "adjudicator": own("z", labeller)}
+    out = StageDir(str(tmp_path / "annotation"), stage="annotation", fingerprint="a")
+    config = config_of(tmp_path, **panel, cascade={"labeller": str(tmp_path / "told"), "budget": 5})
+    figures = ANNOTATION_STAGE.run(Context(config, out, {"candidates": source_of(tmp_path)})).figures
+    assert {name: told["trajectories"] for name, told in figures["labellers"].items()} == {"y": 40, "cascade": 40}
 
 
 @pytest.mark.parametrize(("budget", "asked"), [(0, 0), (7, 7), (1000, 30)])

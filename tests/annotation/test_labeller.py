@@ -37,7 +37,7 @@ def test_every_segment_has_a_feature():
 
 def test_scores_are_those_of_the_columns_that_it_is_learned_from():
     labeller, (lesson,) = random_labeller(), lessons(1, seed=4)
-    design = labeller_fit._design([lesson], labels=PAPER.labels)
+    design = labeller_fit._design([lesson], labels=PAPER.labels, encoder=None)
     score_NL = (design.features @ labeller.weight_CH + labeller.intercept_H)[:, :-1]
     wanted = set_probabilities(score_NL, calibration=labeller.calibration)
     spans = [(step.first_segment, step.last_segment) for step in lesson.steps]

@@ -127,3 +127,41 @@ def test_a_manifest_that_was_written_in_part_is_refused(written, share):
     (written / MANIFEST).write_bytes(whole[: int(share * len(whole))])
     with pytest.raises(ValueError, match=r"labeller\.json is no labeller's"):
         read_labeller(str(written))
+
+
+INTERVAL = [0.5, 0.4, 0.6]
+AGREEMENT = dict.fromkeys(("strict", "entail", "kappa_strict", "kappa_entail"), INTERVAL)
+REPORT = {
+    "questions": 30,
+    "trajectories": 40,
+    "agreement": [{"pair": ["labeller", "panel"], "steps": 3, **AGREEMENT, "kappa_strict": [float("nan")] * 3}],
+    "weights": {"mean_change": [1, 0, 2], "largest_change": None},
+}
+
+
+def test_what_a_report_says_is_repeated_as_far_as_it_is_one(tmp_path):
+    write_labeller(tmp_path, random_labeller(("x", "y")), report=REPORT)
+    told = {**AGREEMENT, "pair": ["labeller", "panel"], "kappa_strict": None, "mean_l1": None}
+    assert read_labeller(str(tmp_path)).report == {
+        "trajectories": 40,
+        "questions": 30,
+        "agreement": [told],
+        "weight_change": [1, 0, 2],
+    }
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"trajectories": "40"},
+        {"trajectories": -1},
+        {"agreement": []},
+        {"agreement": [{"pair": ["a", "b"]}]},
+        {"agreement": [{"pair": ["a", "b", "c"], **AGREEMENT}]},
+        {"weights": {"mean_change": "<script>"}},
+        {"weights": {}},
+    ],
+)
+def test_a_report_of_another_form_is_not_repeated(tmp_path, changes):
+    write_labeller(tmp_path, random_labeller(("x", "y")), report=REPORT | changes)
+    assert read_labeller(str(tmp_path)).report == {}

@@ -1,6 +1,6 @@
 """A run whose answers and labels come from slow endpoints, stages in turn or overlapped: seconds and cached prompts.
 
-Both servers stand on loopback; each answer takes up to half a second. The one that labels has a prefix cache as
+Both servers stand on loopback, and each answer takes its time. The one that labels has a prefix cache as
 DeepSeek describes its own: it finds what earlier prompts of a model begin with, in steps of 64 tokens (of four
 characters). What it says of cached tokens is read as from any server.
 """
@@ -17,7 +17,7 @@ from mralign.plan import pipeline
 from mralign.presets import PRESETS
 from mralign.rows.schema import ANNOTATIONS
 
-LATENCY_S, STEP = 0.5, 256  # characters
+STEP = 256  # characters
 SAMPLED_AT_ONCE, ASKED_AT_ONCE = 8, 2
 STAGES = ("rollouts", "candidates", "annotation")
 
@@ -41,11 +41,11 @@ class CachingPlan:
         return Said(200, body_of(request, answer_to(request)) | {"usage": usage})
 
 
-def measure(place, *, count, overlap):
+def measure(place, *, count, latency_s, overlap):
     """Wall seconds of one run to its labels, the seconds of its stages, their rows, and the share of cached tokens."""
     with (
-        LoopbackServer(prompt=draw_key, answer=sampler(count), latency_s=LATENCY_S) as sampling,
-        LoopbackServer(CachingPlan(), prompt=request_of, latency_s=LATENCY_S) as asking,
+        LoopbackServer(prompt=draw_key, answer=sampler(count), latency_s=latency_s) as sampling,
+        LoopbackServer(CachingPlan(), prompt=request_of, latency_s=latency_s) as asking,
     ):
         at_once = {"sampled_at_once": SAMPLED_AT_ONCE, "asked_at_once": ASKED_AT_ONCE}
         given = settings(sampling, asking, count=count, **at_once)
@@ -69,12 +69,13 @@ def measure(place, *, count, overlap):
     }
 
 
-def compare(work, *, count, repeats):
+def compare(work, *, count, latency_s, repeats):
     """What `measure` tells of every repeat, by way. Rows and requests must be the same both ways."""
     found = {"in turn": [], "overlapped": []}
     for number in range(repeats):
         for way, runs in found.items():
-            runs.append(measure(f"{work}/{way.replace(' ', '-')}-{number}", count=count, overlap=way == "overlapped"))
+            place = f"{work}/{way.replace(' ', '-')}-{number}"
+            runs.append(measure(place, count=count, latency_s=latency_s, overlap=way == "overlapped"))
         one, other = (runs[-1] for runs in found.values())
         assert one["rows"] == other["rows"] and one["rows"] and one["requests"] == other["requests"]
     return found

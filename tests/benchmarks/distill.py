@@ -1,14 +1,15 @@
 """What a labeller and a cascade cost the weights: money for the panel against the error of the weights.
 
-    python tests/benchmarks/distill.py [--quick] [--repeats 5]
+    python tests/benchmarks/distill.py [--quick] [--repeats 5] [--encoder DIR]
 
-The panel are the cue phrases of the package. First the report of a labeller that learns from all it says. Then the
-panel labels some trajectories (the pilot), a labeller learns from them, and of all others the panel is asked about a
-share, chosen in three ways: at random, by the labeller's doubt (the entropy of its label sets, summed over the steps),
-and by the expected error of the weights (annotation/cascade.py). The rest is the labeller's. The error is the mean
-change of a log-weight over all steps against the weights by the panel alone. Beside it: the trajectories that were
-asked about at random and no others, and each rule book alone, which is the floor that costs nothing. Money: the
-expected tokens of the two annotators (four characters a token) at the prices of the example in docs/annotators.md.
+The panel are the cue phrases of the package. First the report of a labeller that learns from all it says, and with
+`--encoder` of one that sees the vectors of a sentence encoder as well (curves are without). Then the panel labels
+some trajectories (the pilot), a labeller learns from them, and of all others the panel is asked about a share, chosen
+in three ways: at random, by the labeller's doubt (the entropy of its label sets, summed over the steps), and by the
+expected error of the weights (annotation/cascade.py). The rest is the labeller's. The error is the mean change of a
+log-weight over all steps against the weights by the panel alone. Beside it: the trajectories that were asked about at
+random and no others, and each rule book alone, which is the floor that costs nothing. Money: the expected tokens of
+the two annotators (four characters a token) at the prices of the example in docs/annotators.md.
 
 The worlds are thoughts by the grammar of the embedded world, and the 800 real thoughts where the development data lie
 beside the checkout; these have no verdict that depends on thinking, so an attempted answer stands for positive.
@@ -35,6 +36,7 @@ from mralign.annotation.decide import annotate_here  # noqa: E402
 from mralign.annotation.instruction import trajectory_of  # noqa: E402
 from mralign.annotation.labeller_fit import fit  # noqa: E402
 from mralign.annotation.resolved import resolve_annotation  # noqa: E402
+from mralign.annotation.segment_encoder import open_encoder  # noqa: E402
 from mralign.cli.distill import report_lines  # noqa: E402
 from mralign.config import parse  # noqa: E402
 from mralign.distillation.held_out import (  # noqa: E402
@@ -164,9 +166,9 @@ def curve(panel, *, pilot_size, seed):
     return found
 
 
-def learned(panel):
+def learned(panel, *, encoder=None):
     """The report of a labeller that learns from all that the panel says, printed; its agreement."""
-    fitted = fit(panel.work.lessons, labels=panel.work.labels)
+    fitted = fit(panel.work.lessons, labels=panel.work.labels, encoder=encoder)
     names = {"labels_a": "first", "labels_b": "second", "labels": "panel"}
     found = report(HeldOutWork(panel.work, fitted.held_out, names=names, by=panel.by))
     found["thoughts_per_second"] = thoughts_per_second(fitted.labeller, work=panel.work)
@@ -174,11 +176,14 @@ def learned(panel):
     return {"strict": found["agreement"][0]["strict"], "weights": found["weights"]["mean_change"]}
 
 
-def world(name, rows, *, pilot_size, repeats):
+def world(name, rows, *, pilot_size, repeats, encoder):
     """The curve of a world, printed; its figures."""
     panel = Panel(rows)
     print(f"\n{name}: {len(rows)} trajectories")
-    agreed = learned(panel)
+    agreed = {"words": learned(panel)}
+    if encoder is not None:
+        print("\nwith the encoder")
+        agreed["encoder"] = learned(panel, encoder=encoder)
     curves = [curve(panel, pilot_size=pilot_size, seed=seed) for seed in range(repeats)]
     mean = {key: tuple(statistics.mean(one[key][part] for one in curves) for part in range(2)) for key in curves[0]}
     whole = panel.money([row["row_id"] for row in panel.rows])
@@ -203,14 +208,16 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--repeats", type=int)
+    parser.add_argument("--encoder", help="directory of a sentence encoder")
     args = parser.parse_args()
     repeats = args.repeats or (1 if args.quick else 5)
+    encoder = open_encoder(args.encoder) if args.encoder else None
     ratios, figures = {}, {}
     worlds = {"embedded": (embedded, 300 if args.quick else 600, 30)}
     if TRACES.exists():
         worlds["real"] = (real, 200 if args.quick else 800, 60 if args.quick else 150)
     for name, (rows, limit, pilot_size) in worlds.items():
-        ratio, found = world(name, list(rows(limit)), pilot_size=pilot_size, repeats=repeats)
+        ratio, found = world(name, list(rows(limit)), pilot_size=pilot_size, repeats=repeats, encoder=encoder)
         ratios |= {f"{name}: {way} over random at a quarter": value for way, value in ratio.items()}
         figures[name] = found
     machine = f"{platform.machine()}, {os.cpu_count()} cores"

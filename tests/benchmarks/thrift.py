@@ -1,6 +1,7 @@
 """Tokens, requests, money and seconds for the same rows: the plain way against the thrifty one.
 
     python tests/benchmarks/thrift.py [--quick] [--repeats 3] [--limit QUESTIONS] [--only draws | overlap]
+                                       [--latency SECONDS]
 
 First every draw of every question, against draws as needed: the embedded world under the paper's verdict (three draws a
 mode, all of one mind, the first thought within its length), by turns on one engine that is kept, each time in a new run
@@ -132,6 +133,7 @@ def main():
     parser.add_argument("--repeats", type=int)
     parser.add_argument("--limit", type=int)
     parser.add_argument("--only", choices=["draws", "overlap"], help="one of the two parts; both where left out")
+    parser.add_argument("--latency", type=float, default=0.5, help="seconds that a slow endpoint takes at most")
     args = parser.parse_args()
     repeats, limit = args.repeats or (1 if args.quick else 3), args.limit or (150 if args.quick else 600)
     ratios, figures = {}, {}
@@ -143,7 +145,8 @@ def main():
                 found, estimates, kept = run(repeats=repeats, limit=limit, work=work)
                 ratios, figures = report_draws(found, estimates=estimates, kept=kept, limit=limit)
             if args.only != "draws":
-                overlap = compare(work, count=24 if args.quick else 120, repeats=repeats)
+                count = 24 if args.quick else 120
+                overlap = compare(work, count=count, latency_s=args.latency, repeats=repeats)
                 more, told = report_overlap(overlap)
                 ratios, figures = ratios | more, figures | told
     machine = f"{platform.machine()}, {os.cpu_count()} cores"

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 from command_line import ran
 from taught_panel import FIRST, annotated, candidate, lessons
+from tiny_encoder import save_encoder
 
 from mralign.annotation.agreement import agreement, mean_l1
 from mralign.annotation.label_sets import members, set_numbers
@@ -160,9 +161,22 @@ def test_the_command_writes_a_labeller_and_says_how_far_to_trust_it(tmp_path, ca
     assert right > 0.8 * len(fresh)
     kept = json.loads((place / MANIFEST).read_text())["report"]
     assert kept["agreement"][0]["strict"][0] > 0.9
+    assert labeller.report["agreement"][0]["strict"] == kept["agreement"][0]["strict"]
+    assert labeller.report["weight_change"] == kept["weights"]["mean_change"]
     cascade = f"annotation.cascade={{labeller: {place}, budget: 3}}"
     config = load("miniworld", overrides=[f"run.dir={tmp_path}/next", cascade], presets_dir=PRESETS)
     assert config.annotation.cascade.budget == 3
+
+
+def test_the_command_takes_an_encoder(tmp_path, capsys):
+    run_directory(tmp_path / "run", lessons(COUNT))
+    encoder = save_encoder(tmp_path / "encoder")
+    status, _, errors = ran(capsys, "distill", str(tmp_path / "run"), "--encoder", str(encoder))
+    assert status == 0, errors
+    labeller = read_labeller(str(tmp_path / "run" / "labeller"))
+    assert (labeller.encoder.path, labeller.encoder.dimensions) == (str(encoder), 32)
+    status, _, errors = ran(capsys, "distill", str(tmp_path / "run"), "--encoder", str(tmp_path))
+    assert status == 2 and "no config.json lies there, so no encoder" in errors
 
 
 def test_nobody_learns_from_himself(tmp_path):

@@ -5,6 +5,7 @@ import random
 from dataclasses import asdict
 from importlib.resources import files
 
+import pyarrow.parquet as pq
 import pytest
 from align_process import kill, start, wait_for
 from loopback_server import LoopbackServer
@@ -59,6 +60,33 @@ def test_candidates_and_the_funnel_of_the_embedded_world(tmp_path):
         assert found == whole and len({row["question_id"] for row in found}) < len(found)
         found, _, drawn, _ = candidates(tmp_path / "needed", *common, "candidates.max_thought_tokens=45")
         assert found == [] and drawn.figures["thoughts_cut"] > 0  # all thoughts of this model are longer
+
+
+def test_a_thought_with_too_many_segments_is_ended_while_it_is_written(tmp_path):
+    count = 200  # the thoughts of this world have 10 to 13 segments
+    limits = ["candidates.min_segments=2", "candidates.max_segments=11", "candidates.max_thought_tokens=150"]
+    common = [questions(count), *limits, *DECIDED]
+    with holding():
+        whole, *_ = candidates(tmp_path / "all", *common, "rollouts.order=all")
+        found, _, drawn, judged = candidates(tmp_path / "needed", *common)
+    assert found == whole and {row["polarity"] for row in found} == {1, -1}
+    assert drawn.figures["thoughts_cut"] > 0 and drawn.figures["tokens_asked_again"] == 0
+    ended = [row for row in draws(tmp_path / "needed") if row["invalid"] == "many_segments"]
+    assert len(ended) == drawn.figures["thoughts_cut"]
+    to_the_end = {row["row_id"]: row for row in draws(tmp_path / "all")}
+    for row in ended:
+        other = to_the_end[row["row_id"]]
+        assert other["text"].startswith(row["text"]) and row["completion_tokens"] <= other["completion_tokens"]
+        assert other["token_ids"][: row["completion_tokens"]] == row["token_ids"]
+    assert sum(row["completion_tokens"] for row in ended) < sum(
+        to_the_end[row["row_id"]]["completion_tokens"] for row in ended
+    )
+    lost = [row["rows_in"] - row["rows_out"] for row in judged.figures["funnel"] if row["filter"] == "many_segments"]
+    assert sum(lost) >= len(ended)
+
+
+def draws(run):
+    return [row for part in run.glob("rollouts/*/part-*.parquet") for row in pq.read_table(part).to_pylist()]
 
 
 def draw_key(payload):

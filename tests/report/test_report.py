@@ -447,6 +447,39 @@ def test_what_the_annotators_did_is_shown_once_the_stage_writes_it(
     assert "The human's labels of 30 of 40 given trajectories are in use;" in plain(page_of(tmp_path))
 
 
+def test_a_labeller_and_a_cascade_have_their_place(complete: tuple[Path, str, str], tmp_path: Path) -> None:
+    assert "Labellers, on questions held out" not in plain(complete[1]) and "Cascade" not in plain(complete[1])
+    config, planned = make_run(tmp_path, until="annotation")
+    own = {"strict": [0.556, 0.536, 0.571], "entail": [0.787, 0.77, 0.8], "kappa_entail": None}
+    both = {"strict": [0.682, 0.67, 0.694], "entail": [0.886, 0.88, 0.89], "kappa_entail": [0.8, 0.7, 0.9]}
+    agreement = [
+        {
+            "pair": ["labeller", "panel"],
+            **own,
+            "kappa_strict": [-0.537, -0.6, 0.5],
+            "mean_l1": [0.0155, 0.0133, 0.0176],
+        },
+        {"pair": ["<b>", "Ben"], **both, "kappa_strict": [0.667, 0.6, 0.7], "mean_l1": None},
+    ]
+    told = {"trajectories": 800, "questions": 790, "agreement": agreement, "weight_change": [0.076, 0.061, 0.091]}
+    figures = {
+        "annotators": {"Ann": {"requests": 3, "money": 0.25}, "Ben": {"requests": 3, "money": 0.5}},
+        "labellers": {"cascade": told},
+        "cascade": {"asked": 30, "left": 90},
+    }
+    seal(next(item for item in planned if item.stage.name == "annotation"), figures=figures)
+    publish(config, planned)
+    words = plain(page_of(tmp_path))
+    first = (
+        "cascade 800 labeller – panel 55.6 [53.6, 57.1] 78.7 [77.0, 80.0] −0.537 [−0.600, 0.500] – 1.55 [1.33, 1.76]"
+    )
+    assert f"{first} 0.076 [0.061, 0.091]" in words
+    assert "<b> – Ben 68.2 [67.0, 69.4] 88.6 [88.0, 89.0] 0.667 [0.600, 0.700] 0.800 [0.700, 0.900] –" in words
+    assert "Trajectories that the panel was asked about 30 of 120, 25.0 %" in words
+    assert "Money for the panel's replies 0.75" in words
+    assert "About all of them it would be, at the same price 3" in words
+
+
 def test_costs_are_found_wherever_a_stage_counts_them(tmp_path: Path) -> None:
     config, planned = make_run(tmp_path)
     named = {item.stage.name: item for item in planned}

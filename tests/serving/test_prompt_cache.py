@@ -13,6 +13,7 @@ from mralign.run.forecast import chat_cost, describe_costs
 from mralign.run.store import Directory
 from mralign.serving.cache_hints import told_to_cache
 from mralign.serving.calls import Call
+from mralign.serving.chat_completions import read_chat
 from mralign.serving.endpoint import Endpoint
 from mralign.serving.usage import Usage, usage_of
 
@@ -43,6 +44,43 @@ def test_each_server_tells_its_cached_tokens_by_a_name_of_its_own(more):
 )
 def test_no_more_is_believed_than_a_prompt_has(usage, expected):
     assert usage_of({"usage": usage}) == expected
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"cache_creation_input_tokens": 30, "cache_read_input_tokens": 60},
+        {"prompt_tokens_details": {"cached_tokens": 60, "cache_write_tokens": 30}},
+        {"prompt_tokens_details": {"cached_tokens": 60, "cache_creation_tokens": 30}, "cache_creation_input_tokens": 0},
+        {"cache_creation_input_tokens": 30.5, "prompt_tokens_details": {"cached_tokens": 60, "cache_write_tokens": 30}},
+    ],
+)
+def test_written_tokens_are_told_by_gateways(more):
+    assert usage_of({"usage": {"prompt_tokens": 100, "completion_tokens": 5} | more}) == Usage(100, 5, 60, 30)
+    assert usage_of({"usage": {"prompt_tokens": 70, "completion_tokens": 5} | more}) == Usage(70, 5, 60, 10)
+
+
+def test_written_tokens_cost_what_they_cost(tmp_path):
+    """Of 1000 tokens 200 are read at 0.2 and 300 written at 2.5, the others and all without such a price at 2."""
+    usage = {"prompt_tokens": 1000, "completion_tokens": 100, "cache_read_input_tokens": 200}
+    usage |= {"cache_creation_input_tokens": 300}
+
+    def written(prompt, attempt):
+        return Said(200, body_of(prompt, "yes") | {"usage": usage})
+
+    calls = [Call("row/1", "/completions", {"model": "m", "prompt": "p"})]
+    with LoopbackServer(written) as server:
+        told = ask(server, tmp_path / "one", calls=calls, price_cached=0.2, price_cache_write=2.5)
+        assert told.written_tokens == told.figures()["written_tokens"] == 300
+        assert told.spent == Decimal(500 * 2 + 40 + 750 + 800) / 1_000_000
+        assert ask(server, tmp_path / "two", calls=calls).spent == Decimal(2000 + 800) / 1_000_000
+    tokens = {"prompt_tokens": 1000, "prefix_tokens": 200, "written_tokens": 300, "completion_tokens": 100}
+    http = Http(price_prompt=2.0, price_completion=8.0, price_cached=0.2, price_cache_write=2.5)
+    assert price(tokens, http=http) == pytest.approx(0.00259)
+    reply = read_chat(
+        {"choices": [{"message": {"content": "a"}, "finish_reason": "stop"}], "usage": usage}, cached=False
+    )
+    assert reply.written_tokens == 300
 
 
 def ask(server, tmp_path, *, calls, **settings):
