@@ -158,7 +158,9 @@ class EngineThread:
 
     def _came(self, output: Any) -> None:
         name = output.request_id
-        asked = self._waiting[name]
+        asked = self._waiting.get(name)
+        if asked is None:  # it was ended, and this was on its way
+            return
         whole = asked.came(output)
         if not whole.finished and asked.is_enough():
             self.engine.abort_request([name])

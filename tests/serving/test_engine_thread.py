@@ -80,6 +80,18 @@ def test_a_watch_ends_its_request_alone_and_what_came_is_its_output():
     assert engine.aborted == ["1"]
 
 
+def test_what_comes_after_a_request_was_ended_is_dropped():
+    class LateEngine(TellingEngine):
+        def abort_request(self, names):
+            self.aborted += names  # and tells of it once more
+
+    thread = EngineThread(LateEngine(["one ", "two ", "three"]))
+    (ended,) = thread.submit([([1], SimpleNamespace())], watches=[lambda *_: True]).result(timeout=60)
+    assert ended.outputs[0].text == "one "
+    (other,) = thread.submit([([1], SimpleNamespace())]).result(timeout=60)
+    assert other.outputs[0].text == "three"  # not watched: the fake's last word
+
+
 def test_a_completion_that_is_whole_is_not_cut():
     engine = TellingEngine(["one"])
     (found,) = EngineThread(engine).submit([([1], SimpleNamespace())], watches=[lambda *_: True]).result(timeout=60)
