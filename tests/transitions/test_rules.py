@@ -15,7 +15,7 @@ from mralign.transitions.counts import UNLABELLED, Counts, count, count_pairs, s
 from mralign.transitions.edges import WeightRule
 from mralign.transitions.em import estimate, settings_of
 from mralign.transitions.matrices import fit
-from mralign.transitions.rules.held_out import HeldOutRule, gains, held_out_gain
+from mralign.transitions.rules.held_out_edges import HeldOutRule, gains, held_out_gain
 from mralign.transitions.rules.normalised import with_mean_one
 from mralign.transitions.rules.rule_by_settings import CorpusSources, bounds_of, mean_weights, rule_by_settings
 from mralign.transitions.rules.second_order import add_preceded, backed_off, count_preceded, second_order_rule

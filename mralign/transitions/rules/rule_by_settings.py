@@ -19,7 +19,7 @@ from mralign.transitions.counts import UNLABELLED, stop_code
 from mralign.transitions.edges import WeightRule
 from mralign.transitions.em import settings_of
 from mralign.transitions.matrices import Fitted
-from mralign.transitions.rules.held_out import HeldOutRule, gains
+from mralign.transitions.rules.held_out_edges import HeldOutRule, gains
 from mralign.transitions.rules.normalised import NormalisedRule
 from mralign.transitions.rules.second_order import second_order_rule
 from mralign.transitions.rules.shrunk import shrunk_rule
