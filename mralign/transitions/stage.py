@@ -37,6 +37,7 @@ from mralign.run.rejects import Reject
 from mralign.run.stage import Context, Outcome, Stage, log, map_parts
 from mralign.run.store import StageDir
 from mralign.transitions.bootstrap import add_replicated, select_replicates
+from mralign.transitions.corpus_reading import read_corpus
 from mralign.transitions.counts import Labels, add, count, of_datasets, select
 from mralign.transitions.edges import edges
 from mralign.transitions.em import (
@@ -55,7 +56,6 @@ from mralign.transitions.matrices import MATRIX_POLARITIES, Fitted, estimate_nam
 from mralign.transitions.rules.rule_by_settings import CorpusSources, bounds_of, mean_weights, rule_by_settings
 from mralign.transitions.rules.second_order import add_preceded, count_preceded
 from mralign.transitions.shelf import RAW, Counting, Undecoded, fetch
-from mralign.transitions.signal_stage import read_corpus
 from mralign.transitions.weights import Rule, summary
 from mralign.transitions.weights_by_settings import configured_weights
 
