@@ -110,7 +110,7 @@ def _worlds(values: Mapping[str, Any]) -> list[StudyWorld]:
     found = []
     choice = values.get("choice")
     if choice:
-        wide = replace(grid, methods=(*values["methods"], *choice["candidates"]), seeds=tuple(choice["seeds"]))
+        wide = replace(grid, methods=tuple(choice["candidates"]), seeds=tuple(choice["seeds"]))
         found += [_plain(CHOICE, seed, knobs=centre, grid=wide) for seed in choice["worlds"]]
     found += [_plain(CENTRE, seed, knobs=centre, grid=grid) for seed in values["worlds"]]
     curves = values.get("curves") or {}
