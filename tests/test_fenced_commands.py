@@ -19,6 +19,12 @@ RUN_BY = {
     "make align": "tests/integration/test_job.py::test_the_road_as_a_job",
     "make compare": "tests/integration/test_compare.py::test_the_command_on_one_small_world",
     "mralign study --out runs/study": "tests/comparison/test_study.py::test_a_minute_study_measures_its_plan",
+    "mralign study --plan better-weights --out runs/better-weights": (
+        "tests/comparison/test_choice_page.py::test_a_study_of_two_parts_is_run_part_by_part"
+    ),
+    "mralign study --plan better-weights --rows docs/results/better-weights.csv --page docs/results": (
+        "tests/comparison/test_choice_page.py::test_the_kept_rows_of_the_study_give_its_page"
+    ),
     "mralign study --rows docs/results/study.csv --page docs/results": (
         "tests/comparison/test_study.py::test_the_kept_rows_of_the_study_give_its_page"
     ),

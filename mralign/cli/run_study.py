@@ -45,7 +45,7 @@ def study(
         from mralign.comparison.study_page import write_page
 
         write_page(wanted, read_rows(file), out=Path(page))
-        print(f"page: {Path(page) / 'study.md'}")
+        print(f"page: {Path(page) / wanted.page}")
         return
     print(f"study {wanted.name}: {wanted.cost()}")
     if dry_run:

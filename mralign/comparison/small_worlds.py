@@ -13,6 +13,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pyarrow as pa
+import torch
 
 from mralign.annotation.taxonomy import PAPER
 from mralign.comparison.exam import Exam
@@ -118,6 +119,7 @@ def _base(made: SmallWorld, *, cache: Path, smaller: float) -> Path:
         tokenizer = make_tokenizer(world.words, max_length=LENGTH)
         teacher = SmallTeacher(world, tokenizer=tokenizer)
         lessons = max(20, round(LESSONS * smaller))
+        torch.set_num_threads(1)  # several would give another model each time, and are no faster for one this small
         model, _ = train_base(
             lambda rng: teacher.epoch(rng, lessons=lessons),
             seed=world.knobs.seed,

@@ -6,8 +6,10 @@ import logging
 from pathlib import Path
 
 from mralign.comparison import small_worlds
+from mralign.comparison.choice_page import check_choice
+from mralign.comparison.run_rows import read_rows
 from mralign.comparison.schedule import measure, runner
-from mralign.comparison.study_plan import StudyPlan
+from mralign.comparison.study_plan import CHOICE, StudyPlan
 
 log = logging.getLogger("mralign")
 
@@ -17,8 +19,10 @@ def run(plan: StudyPlan, *, file: Path, cache: Path, workers: int) -> list[str]:
     left too few positives or negatives."""
     left_out = []
     with runner(workers) as run_trials:
-        for place, world in enumerate(plan.worlds, start=1):
-            log.info("world %d of %d: %s", place, len(plan.worlds), world.name)
+        for place, world in enumerate(plan.ready, start=1):
+            log.info("world %d of %d: %s", place, len(plan.ready), world.name)
+            if world.factor != CHOICE:
+                check_choice(plan, read_rows(file))
             try:
                 prepared = small_worlds.prepare(
                     world.knobs, world=world.name, cache=cache, methods=world.grid.methods, smaller=plan.smaller

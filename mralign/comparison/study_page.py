@@ -1,6 +1,7 @@
 """The page of a study, drawn from the rows that are kept: tables, figures, and where it stands.
 
-A plan and the rows of the table of runs enter; `study.md` and its pictures leave. Nothing is measured here, so the page
+A plan and the rows of the table of runs enter; the page and its pictures leave. A plan of two parts has the page of
+`choice_page.py`. Nothing is measured here, so the page
 of a finished study can be drawn on any machine, and that of a running one from the worlds that are finished.
 """
 
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from mralign.comparison.chart import Dot, Panel, draw
 from mralign.comparison.choice import choose
+from mralign.comparison.choice_page import choice_text
 from mralign.comparison.differences import effect, latest, paired_values, values_of
 from mralign.comparison.run_rows import RunRow
 from mralign.comparison.run_sheets import (
@@ -41,6 +43,10 @@ def write_page(plan: StudyPlan, rows: Sequence[RunRow], *, out: Path) -> str:
         raise ValueError(f"no world of the study {plan.name} is finished; run mralign study --plan {plan.name} first")
     known = _of(finished, there)
     out.mkdir(parents=True, exist_ok=True)
+    if plan.candidates:
+        text = choice_text(plan, known)
+        (out / plan.page).write_text(text, encoding="utf-8")
+        return text
     centre = _of([world for world in plan.worlds if world.factor == CENTRE], known)
     parts = [_head(plan, there, finished=finished), *_centre(centre)]
     panels = curve_panels(plan, known)
@@ -53,7 +59,7 @@ def write_page(plan: StudyPlan, rows: Sequence[RunRow], *, out: Path) -> str:
             (out / "study-learning.svg").write_text(draw(accuracies, title="Acc by knob", zero=False))
         parts += [_curve_table(panels), ""]
     text = "\n".join(parts)
-    (out / "study.md").write_text(text, encoding="utf-8")
+    (out / plan.page).write_text(text, encoding="utf-8")
     return text
 
 

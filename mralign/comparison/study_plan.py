@@ -3,6 +3,9 @@
 A YAML file of `mralign/presets/studies` enters; worlds by name, each with its knobs and its grid, leave. The hash of
 every world stands in the file: a world that has become another one is refused. What the study takes is told before it
 starts.
+
+A plan may have two parts. Under `choice` it names candidates and worlds on which one of them is chosen; its name is
+then written into the file as `chosen`, and the worlds of the centre compare it with the methods of the plan.
 """
 
 from __future__ import annotations
@@ -20,14 +23,15 @@ from mralign.miniworld.knobs import Cause, Knobs
 from mralign.miniworld.small_world import SmallWorld
 from mralign.presets import STUDIES
 
-CENTRE = "centre"
+CENTRE, CHOICE = "centre", "choice"
 # Of processor time, 2026-11-27; a base extrapolated from a shorter training, the others measured at the centre.
 SECONDS = {"base": 14.0, "answers": 4.0, "dev": 0.6, "test": 1.2}
 
 
 @dataclass(frozen=True)
 class StudyWorld:
-    """A world of the study: `factor` and `level` say which knob it turns; at the centre the factor is CENTRE."""
+    """A world of the study: `factor` and `level` say which knob it turns; at the centre the factor is CENTRE, and
+    CHOICE in the worlds on which a candidate is chosen."""
 
     name: str
     factor: str
@@ -43,19 +47,33 @@ class StudyPlan:
     name: str
     worlds: tuple[StudyWorld, ...]
     smaller: float
+    candidates: tuple[str, ...] = ()  # methods of which one is chosen
+    chosen: str = ""
+
+    @property
+    def ready(self) -> tuple[StudyWorld, ...]:
+        """The worlds that can be measured: those of the choice alone while none of the candidates is chosen."""
+        if not self.candidates or self.chosen:
+            return self.worlds
+        return tuple(world for world in self.worlds if world.factor == CHOICE)
+
+    @property
+    def page(self) -> str:
+        """The file name of its page."""
+        return f"{self.name}.md" if self.candidates else "study.md"
 
     def hashes(self) -> str:
         """The hash of every world, as the file of the plan has them."""
         return "\n".join(["hashes:", *(f'  {one.name}: "{world_hash(SmallWorld(one.knobs))}"' for one in self.worlds)])
 
     def cost(self) -> str:
-        """What the study takes, in a sentence."""
-        trainings = sum(world.grid.trainings for world in self.worlds)
-        seconds = len(self.worlds) * (SECONDS["base"] * self.smaller + SECONDS["answers"])
-        for world in self.worlds:
+        """What the worlds that are ready take, in a sentence."""
+        trainings = sum(world.grid.trainings for world in self.ready)
+        seconds = len(self.ready) * (SECONDS["base"] * self.smaller + SECONDS["answers"])
+        for world in self.ready:
             tested = len(world.grid.methods) * len(world.grid.seeds)
             seconds += tested * SECONDS["test"] + (world.grid.trainings - tested) * SECONDS["dev"]
-        return f"{len(self.worlds)} worlds, {trainings} trainings, about {seconds / 60:.0f} minutes of one idle core"
+        return f"{len(self.ready)} worlds, {trainings} trainings, about {seconds / 60:.0f} minutes of one idle core"
 
 
 def read_plan(name: str, *, check: bool = True) -> StudyPlan:
@@ -71,20 +89,30 @@ def read_plan(name: str, *, check: bool = True) -> StudyPlan:
     worlds = tuple(_worlds(values))
     if check:
         _check(worlds, hashes=values.get("hashes") or {}, name=name)
-    return StudyPlan(path.stem, worlds, float(values.get("smaller", 1.0)))
+    candidates = tuple((values.get("choice") or {}).get("candidates") or ())
+    chosen = values.get("chosen") or ""
+    if chosen and chosen not in candidates:
+        raise ValueError(f"the study {name} has chosen {chosen!r}; allowed are its candidates {list(candidates)}")
+    return StudyPlan(path.stem, worlds, float(values.get("smaller", 1.0)), candidates, chosen)
 
 
 def _worlds(values: Mapping[str, Any]) -> list[StudyWorld]:
-    """First the centre, then factor by factor."""
+    """First the worlds of the choice, then the centre, then factor by factor."""
     centre = dict(values["centre"])
+    chosen = [values["chosen"]] if values.get("chosen") else []
     grid = RateGrid(
-        methods=tuple(values["methods"]),
+        methods=(*values["methods"], *chosen),
         rates=tuple(map(float, values["rates"])),
         epochs=tuple(values["epochs"]),
         tuning_seed=values["tuning_seed"],
         seeds=tuple(values["seeds"]),
     )
-    found = [StudyWorld(f"{CENTRE}-{seed}", CENTRE, "", Knobs(seed=seed, **centre), grid) for seed in values["worlds"]]
+    found = []
+    choice = values.get("choice")
+    if choice:
+        wide = replace(grid, methods=tuple(choice["candidates"]), seeds=tuple(choice["seeds"]))
+        found += [_plain(CHOICE, seed, knobs=centre, grid=wide) for seed in choice["worlds"]]
+    found += [_plain(CENTRE, seed, knobs=centre, grid=grid) for seed in values["worlds"]]
     curves = values.get("curves") or {}
     for factor, levels in (curves.get("levels") or {}).items():
         narrow = replace(grid, methods=tuple(curves["methods"]), seeds=tuple(curves["seeds"]))
@@ -94,6 +122,10 @@ def _worlds(values: Mapping[str, Any]) -> list[StudyWorld]:
                 name = f"{factor}={level}-{seed}"
                 found.append(StudyWorld(name, factor, str(level), Knobs(seed=seed, **changed), narrow))
     return found
+
+
+def _plain(factor: str, seed: int, *, knobs: Mapping[str, Any], grid: RateGrid) -> StudyWorld:
+    return StudyWorld(f"{factor}-{seed}", factor, "", Knobs(seed=seed, **knobs), grid)
 
 
 def _check(worlds: tuple[StudyWorld, ...], *, hashes: Mapping[str, str], name: str) -> None:

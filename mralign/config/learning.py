@@ -78,6 +78,13 @@ class Weights(Section):
         description="Weights of a control experiment: shuffled within each thought, each polarity's mean everywhere, "
         "or 1 everywhere.",
     )
+    rule: Literal["paper", "shrunk", "zero_floor", "normalised", "second_order", "held_out"] = Field(
+        "paper",
+        description="How a ratio becomes a weight: clipped (the paper), or one of our candidates: shrunk towards 1 by "
+        "its standard error, down to 0 in negatives, mean 1 in each thought, with the step before, or only "
+        "where it holds out of sample.",
+        exclude_if=lambda rule: rule == "paper",
+    )
     clip_min: float = Field(1 / math.e, gt=0, description="Smallest weight of a step; the paper's is 1/e.")
     clip_max: float = Field(math.e, gt=0, description="Largest weight of a step; the paper's is e.")
 

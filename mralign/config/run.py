@@ -125,6 +125,15 @@ class RunConfig(Section):
         return annotator
 
     @model_validator(mode="after")
+    def _shrunk_needs_errors(self) -> RunConfig:
+        if self.weights.rule == "shrunk" and not self.transitions.bootstrap:
+            raise ValueError(
+                "weights.rule=shrunk needs the standard errors of the ratios, and transitions.bootstrap=0 draws none; "
+                "give transitions.bootstrap=50, or another rule"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _prompts_ask(self) -> RunConfig:
         own = {f"evaluation.prompts.{name}": prompt for name, prompt in self.evaluation.prompts.items()}
         plain = {"rollouts.prompt": self.rollouts.prompt, "evaluation.prompt": self.evaluation.prompt}

@@ -176,6 +176,8 @@ def trained_name(config: RunConfig) -> str:
     parts = ["mralign"]
     if config.weights.anchor != "global":
         parts.append(config.weights.anchor)
+    if config.weights.rule != "paper":
+        parts.append(config.weights.rule.replace("_", "-"))
     if config.weights.control != "none":
         parts.append(config.weights.control)
     return "-".join(parts)

@@ -154,7 +154,7 @@ def _stage_rows(acts: Sequence[Act]) -> list[tuple[str, ...]]:
 
 def facts(config: RunConfig) -> list[tuple[str, str]]:
     """What a run is about, in a few lines."""
-    weights = f"anchor {config.weights.anchor}, control {config.weights.control}"
+    weights = f"rule {config.weights.rule}, anchor {config.weights.anchor}, control {config.weights.control}"
     bounds = f"[{config.weights.clip_min:.3g}, {config.weights.clip_max:.3g}]"
     train = ", ".join(source.name for source in config.questions.train)
     trained = [

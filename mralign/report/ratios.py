@@ -142,7 +142,9 @@ def weights(config: RunConfig, *, acts: Mapping[str, Act]) -> list[Block]:
 
 def _weights_lead(config: RunConfig) -> str:
     control, method = config.weights.control, config.training.method
-    before = "" if control == "none" else f", before the control “{control}”"
+    changes = [] if config.weights.rule == "paper" else [f"rule “{config.weights.rule}”"]
+    changes += [] if control == "none" else [f"control “{control}”"]
+    before = f", before the {' and the '.join(changes)}" if changes else ""
     unused = "" if method == "mralign" else f" Training by {method} does not use them."
     return (
         f"Weights of the labelled steps as the ratio of matrices gives them{before}.{unused} Shown are transitions "

@@ -107,6 +107,13 @@ def previous(set_L: np.ndarray, *, row_L: np.ndarray) -> np.ndarray:
     return np.where(follows, np.roll(set_L, 1), START)
 
 
+def before(previous_L: np.ndarray, *, row_L: np.ndarray) -> np.ndarray:
+    """The set before the `previous` one of each of L labelled steps, (L,); UNLABELLED where that one is START."""
+    follows = np.zeros(row_L.size, dtype=bool)
+    follows[1:] = row_L[1:] == row_L[:-1]
+    return np.where(follows, np.roll(previous_L, 1), UNLABELLED)
+
+
 def stopped(set_L: np.ndarray, *, row_L: np.ndarray, previous_L: np.ndarray, K: int) -> tuple[np.ndarray, ...]:
     """Row, source and target, (T,) each, of every transition between L labelled steps: into each of them, then out of
     the last one of each trajectory into <stop>."""

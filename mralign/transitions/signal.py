@@ -114,11 +114,12 @@ def held_out(walk: Walks, *, design: Design, fitted: Fit) -> np.ndarray:
     """log Pr(. | P+) - log Pr(. | P-) of every transition by the matrices without its fold, (T,)."""
     score_FG = np.empty((design.folds, walk.source_G.size))
     for score_G, P_positive, P_negative in zip(score_FG, fitted.positive, fitted.negative, strict=True):
-        score_G[:] = _log_probability(P_positive, walk=walk) - _log_probability(P_negative, walk=walk)
+        score_G[:] = log_probability(P_positive, walk=walk) - log_probability(P_negative, walk=walk)
     return score_FG[design.fold_N[walk.row_T], walk.group_T]
 
 
-def _log_probability(P: np.ndarray, *, walk: Walks) -> np.ndarray:
+def log_probability(P: np.ndarray, *, walk: Walks) -> np.ndarray:
+    """log Pr(. | P) of every distinct transition, (G,), up to a constant of the transition."""
     pr_G = pair_probability(P, source_sets=walk.source_G, target_sets=walk.target_G)
     return np.log(np.maximum(pr_G, _FLOOR))
 

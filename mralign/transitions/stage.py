@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -37,8 +37,9 @@ from mralign.run.rejects import Reject
 from mralign.run.stage import Context, Outcome, Stage, log, map_parts
 from mralign.run.store import StageDir
 from mralign.transitions.bootstrap import add_replicated, select_replicates
+from mralign.transitions.corpus_reading import read_corpus
 from mralign.transitions.counts import Labels, add, count, of_datasets, select
-from mralign.transitions.edges import WeightRule, edges
+from mralign.transitions.edges import edges
 from mralign.transitions.em import (
     Estimate,
     ExpectedCounts,
@@ -52,8 +53,10 @@ from mralign.transitions.em import (
     settings_of,
 )
 from mralign.transitions.matrices import MATRIX_POLARITIES, Fitted, estimate_named, long_form, read_matrices
+from mralign.transitions.rules.rule_by_settings import CorpusSources, bounds_of, mean_weights, rule_by_settings
+from mralign.transitions.rules.second_order import add_preceded, count_preceded
 from mralign.transitions.shelf import RAW, Counting, Undecoded, fetch
-from mralign.transitions.weights import summary
+from mralign.transitions.weights import Rule, summary
 from mralign.transitions.weights_by_settings import configured_weights
 
 _FAN_IN = 8
@@ -208,9 +211,27 @@ def _weight_table(
     fitted: Fitted,
     states: Sequence[str],
     config: RunConfig,
+    rule: Rule | None,
     means: Mapping[Polarity, float],
 ) -> tuple[pa.Table, list[Reject]]:
-    return configured_weights(table, fitted=fitted, states=states, config=config, means=means), []
+    found = configured_weights(table, fitted=fitted, states=states, config=config, rule=rule, means=means)
+    return found, []
+
+
+def _preceded(source: StageDir, *, states: Sequence[str], config: RunConfig) -> pa.Table:
+    """Transitions by the step before them (schema.PRECEDED_COUNTS): a remote task a part, then a tree of additions."""
+    import ray
+
+    def leaf(part: str) -> pa.Table:
+        table = of_datasets(source.read_parts([part], schema=ANNOTATIONS), datasets=chosen_datasets(config))
+        return count_preceded(table, states=states, labels=config.transitions.labels)
+
+    remote: Any = ray.remote(leaf)
+    return _reduced([remote.remote(part) for part in source.parts()], together=_added_preceded)
+
+
+def _added_preceded(*tables: pa.Table) -> pa.Table:
+    return add_preceded(tables)
 
 
 def _weights(context: Context) -> Outcome:
@@ -219,17 +240,21 @@ def _weights(context: Context) -> Outcome:
     states, datasets = _states(source), chosen_datasets(config)
     total = _total(context.upstream["counts"], datasets=datasets)
     fitted = read_matrices(context.upstream["matrices"], states=states)
-    rule = WeightRule(config.weights.anchor, config.weights.clip_min, config.weights.clip_max)
-    overview = summary(total, matrices=fitted.P, states=states, **asdict(rule))
-    found = edges(total, matrices=fitted.P, support=fitted.C, replicates=fitted.replicates, states=states, rule=rule)
+    bounds = bounds_of(config)
+    overview = summary(total, matrices=fitted.P, states=states, **asdict(bounds))
+    found = edges(total, matrices=fitted.P, support=fitted.C, replicates=fitted.replicates, states=states, rule=bounds)
     _below(context.out, "edges").commit(part_name("all"), found, schema=EDGES)
-    function = partial(
-        _weight_table,
-        fitted=fitted,
-        states=states,
-        config=config,
-        means=overview.mean,
+    sources = CorpusSources(
+        counts=total,
+        preceded=cache(partial(_preceded, source, states=states, config=config)),
+        corpus=partial(read_corpus, source, rollouts=None, config=config),
     )
+    rule = rule_by_settings(config, fitted=fitted, states=states, sources=sources)
+    means: Mapping[Polarity, float] = overview.mean
+    if rule is not None and config.weights.control == "mean":
+        table = sources.preceded() if config.weights.rule == "second_order" else total
+        means = mean_weights(rule, table=table, matrices=fitted.P, states=states, bounds=bounds)
+    function = partial(_weight_table, fitted=fitted, states=states, config=config, rule=rule, means=means)
     map_parts(context, function, source=source, schema=WEIGHTS, upstream_schema=ANNOTATIONS)
     rows = sum(context.out.counts().values())
     return Outcome(rows, rows, {"summary": asdict(overview)})

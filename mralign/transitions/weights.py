@@ -11,7 +11,7 @@ Axes: S steps of all trajectories in order, T transitions, E = 4 base edges of a
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 
 from mralign.rows import SIGNED, Polarity
 from mralign.rows.schema import WEIGHTS
-from mralign.transitions.counts import UNLABELLED, Labels, base_edges, chains, select, stop_code
+from mralign.transitions.counts import UNLABELLED, Labels, base_edges, before, chains, select, stop_code
 from mralign.transitions.draws import GOLDEN, mixed, row_keys
 
 Anchor = Literal["global", "opposite"]
@@ -38,6 +38,21 @@ class Edge:
     target: str
     count: int
     ratio: float
+
+
+@dataclass(frozen=True)
+class LabelledSteps:
+    """T labelled steps of some trajectories in order: what a rule makes weights of (mralign/transitions/rules)."""
+
+    row_T: np.ndarray  # which trajectory, ascending
+    polarity_T: np.ndarray
+    before_T: np.ndarray  # the set before the source; UNLABELLED where the source is <start>
+    source_T: np.ndarray
+    target_T: np.ndarray
+    ratio_T: np.ndarray  # before clipping
+
+
+Rule = Callable[[LabelledSteps], np.ndarray]  # weights (T,), clipped
 
 
 @dataclass(frozen=True)
@@ -73,8 +88,11 @@ def step_weights(
     labels: Labels = "all",
     seed: int = 0,
     means: Mapping[Polarity, float] | None = None,
+    rule: Rule | None = None,
 ) -> pa.Table:
     """One weight a step of every trajectory of polarity +1 or -1: a table of schema.WEIGHTS (method.md §4).
+
+    `rule` makes weights of ratios; None clips them, as the paper does. The controls come after it.
 
     Unlabelled steps weigh 1 under every control, and are skipped as predecessors. Neutral rows are left out.
     `control="mean"` gives every labelled step its polarity's mean over labelled steps: `means` (Summary.mean, of all
@@ -93,6 +111,9 @@ def step_weights(
         source_T, target_T = chain.previous_S[labelled], chain.set_S[labelled]
         ratio_T = ratios(source_T, target_T, polarity=polarity_T, matrices=matrices, states=states, anchor=anchor)
         weight_T = np.clip(ratio_T, clip_min, clip_max)  # w_t = clip(Pr(. | P+-) / Pr(. | P), m, M)
+        if rule is not None:
+            before_T = before(source_T, row_L=row_T)
+            weight_T = rule(LabelledSteps(row_T, polarity_T, before_T, source_T, target_T, ratio_T))
     if control == "mean":
         weight_T = _meaned(weight_T, polarity=polarity_T, means=means)
     if control == "shuffle":

@@ -15,6 +15,7 @@ from mralign.evaluation.responses import (
     response_parts,
     shelf_name,
     shelf_of,
+    trained_name,
     write_parts,
 )
 from mralign.presets import PRESETS
@@ -121,6 +122,8 @@ def test_names_of_methods():
     assert list(trained.values()) == names
     assert [way_of(name) for name in names] == [way_of(name) for name in base.values()] == list(asked)
     assert [way.mode for way in asked] == ["off", "on", "refined", "off", "on"]
+    weighed = load("miniworld", overrides=["weights.rule=second_order", "weights.anchor=opposite"], presets_dir=PRESETS)
+    assert trained_name(weighed) == "mralign-opposite-second-order"
     assert [way for way in asked if way.retrieved] == ["think_off_ret", "think_on_ret"]
 
 

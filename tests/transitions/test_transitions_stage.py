@@ -19,9 +19,11 @@ from mralign.run.stage import Context, Outcome, Stage
 from mralign.run.store import StageDir
 from mralign.transitions import stage as stages
 from mralign.transitions.bootstrap import count_replicated, select_replicates
-from mralign.transitions.counts import count
+from mralign.transitions.counts import count, of_datasets
 from mralign.transitions.em import Settings, estimate_replicated
 from mralign.transitions.shelf import Counting
+from mralign.transitions.signal_stage import SIGNAL_STAGE
+from mralign.transitions.weights_by_settings import weights_in_memory
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("local_ray")]
 
@@ -33,6 +35,8 @@ def trajectories(number: int) -> list[dict[str, Any]]:
     return [
         {
             "row_id": f"q{number}-{row}/on/0",
+            "question_id": f"q{number}-{row}",
+            "segments": 8,
             "dataset": ("nq", "sciq")[row % 2],
             "polarity": (1, -1, 0)[row % 3],
             "steps": [
@@ -190,6 +194,37 @@ def test_without_a_bootstrap_there_are_no_errors(tmp_path: Path) -> None:
         assert row["probability"] == pytest.approx(other["probability"], abs=1e-12)
     edges = StageDir(f"{done['weights'].uri}/edges").read(schema=EDGES)
     assert edges.column("ratio_standard_error").null_count == edges.num_rows > 0
+
+
+@pytest.mark.parametrize("datasets", [(), ("nq",)])
+def test_every_rule_gives_parts_what_it_gives_a_table_in_memory(tmp_path: Path, datasets: tuple[str, ...]) -> None:
+    config, done = config_of(datasets=datasets), {"annotation": annotation(tmp_path, "a", parts=3)}
+    for stage in (stages.COUNTS_STAGE, stages.MATRICES_STAGE):
+        done[stage.name], _ = go(stage, config, tmp_path, "a", **{name: done[name] for name in stage.upstream})
+    whole = of_datasets(table(3), datasets=datasets)
+    seen = []
+    for rule in ("paper", "shrunk", "zero_floor", "normalised", "second_order", "held_out"):
+        for control in ("none", "mean"):
+            weights = {"rule": rule, "control": control}
+            own = config_of(datasets=datasets, weights=weights)
+            upstream = {name: done[name] for name in stages.WEIGHTS_STAGE.upstream}
+            out, _ = go(stages.WEIGHTS_STAGE, own, tmp_path, f"{rule}-{control}", **upstream)
+            found = out.read(schema=WEIGHTS).column("step_weights").to_pylist()
+            expected = weights_in_memory(whole, states=PAPER.states, config=config_of(weights=weights))
+            for mine, theirs in zip(found, expected.column("step_weights").to_pylist(), strict=True):
+                assert mine == pytest.approx(theirs, rel=1e-12)
+            seen.append(found)
+    assert all(one != other for place, one in enumerate(seen) for other in seen[:place])
+
+
+def test_a_rule_changes_the_fingerprint_of_weights_and_the_papers_leaves_it_as_it_was() -> None:
+    plain, shrunk = config_of(), config_of(weights={"rule": "shrunk"})
+    settings = stages.WEIGHTS_STAGE.settings(plain)
+    assert settings["weights"].keys() == {"anchor", "control", "clip_min", "clip_max"}
+    changed = stages.WEIGHTS_STAGE.settings(shrunk)
+    assert changed == settings | {"weights": settings["weights"] | {"rule": "shrunk"}}
+    for stage in (stages.COUNTS_STAGE, stages.MATRICES_STAGE, SIGNAL_STAGE):
+        assert stage.settings(plain) == stage.settings(shrunk)
 
 
 def test_an_empty_polarity_is_named(tmp_path: Path) -> None:
