@@ -39,7 +39,7 @@ _WORDS: dict[Recomputation, str] = {
 
 
 @dataclass(frozen=True)
-class Lengths:
+class LongestTokens:
     """Tokens: of the longest example, of the longest sequence of a pass without gradient, of a worker's share of an
     optimizer step at the most."""
 
@@ -56,7 +56,7 @@ class MemoryNeed:
     forward: PassBytes
     always: float  # whatever the micro-batch
 
-    def at(self, tokens: int, lengths: Lengths) -> float:
+    def at(self, tokens: int, lengths: LongestTokens) -> float:
         """Bytes at the most, if micro-batches have so many tokens, and a longer sequence goes alone."""
         with_gradient = self.gradient.at(max(tokens, lengths.example), longest=lengths.example)
         longest = max(FORWARD_FACTOR * tokens, lengths.forward)
@@ -69,7 +69,7 @@ class MemoryChoice:
 
     given: str
     room: float  # bytes
-    lengths: Lengths
+    lengths: LongestTokens
     recomputation: Recomputation
     tokens: int
     need: MemoryNeed
@@ -137,14 +137,14 @@ def _ways(settings: Training) -> Iterator[Recomputation]:
     yield from ways
 
 
-def _lengths(task: Task, *, workers: int) -> Lengths:
+def _lengths(task: Task, *, workers: int) -> LongestTokens:
     index = task.reader.index
     example = int((index.prompt_tokens_N + index.completion_tokens_N).max())
     forward = longest_bound(task) if task.objective.pairs else 1
-    return Lengths(example, forward, share=example * math.ceil(task.settings.batch_size / workers))
+    return LongestTokens(example, forward, share=example * math.ceil(task.settings.batch_size / workers))
 
 
-def _need(engine: Any, task: Task, *, lengths: Lengths, always: float) -> MemoryNeed:
+def _need(engine: Any, task: Task, *, lengths: LongestTokens, always: float) -> MemoryNeed:
     prompt, completion = longest_example(task)
     ids = np.concatenate([prompt, completion])
     longest = max(lengths.example, lengths.forward)
@@ -156,7 +156,7 @@ def _on_all_ranks(fits: bool) -> bool:
     return all(all_gather(fits))
 
 
-def _most_tokens(need: MemoryNeed, lengths: Lengths, *, room: float, gpu: bool) -> int:
+def _most_tokens(need: MemoryNeed, lengths: LongestTokens, *, room: float, gpu: bool) -> int:
     """The largest micro-batch that fits on every rank; at least 1, which is one sequence at a time."""
     most = max(1, min(lengths.share, _ENOUGH[gpu]))
     own = largest(lambda tokens: need.at(tokens, lengths) <= room, most=most)
@@ -172,11 +172,11 @@ def largest(fits: Callable[[int], bool], *, most: int) -> int:
     return low
 
 
-def _refused(settings: Training, need: MemoryNeed, *, lengths: Lengths, room: float) -> str:
+def _refused(settings: Training, need: MemoryNeed, *, lengths: LongestTokens, room: float) -> str:
     longest = max(lengths.example, lengths.forward)
 
     def fits(tokens: int) -> bool:
-        shorter = Lengths(min(tokens, lengths.example), min(tokens, lengths.forward), lengths.share)
+        shorter = LongestTokens(min(tokens, lengths.example), min(tokens, lengths.forward), lengths.share)
         return need.at(1, shorter) <= room
 
     most = largest(fits, most=longest)

@@ -26,7 +26,7 @@ from _training_sides import ON_GPU, loaded_model, our_settings, referenced  # no
 from training import GPU, QUICK, SMALL, prepare  # noqa: E402
 
 GROUPS = ("attention", "LoRA products", "norms", "MLP and base products", "head", "optimizer", "gaps and other")
-PRODUCTS = ("aten::mm", "aten::addmm", "aten::addmm_", "aten::bmm", "aten::linear", "aten::matmul")
+PRODUCTS = ("aten::mm", "aten::addmm", "aten::addmm_", "aten::linear")  # two axes each; bmm is attention's
 MARK = "group: "
 # By a part of the name of an operation or of what called it; the first that fits.
 NAMED = {
@@ -78,8 +78,9 @@ def by_place(event):
 
 
 def has_size(event, size):
-    """Whether a tensor that enters has an axis of this size."""
-    return any(size in shape for shape in event.input_shapes or [] if isinstance(shape, list | tuple))
+    """Whether a matrix that enters has an axis of this size."""
+    matrices = (shape for shape in event.input_shapes or [] if isinstance(shape, list | tuple) and len(shape) == 2)
+    return any(size in shape for shape in matrices)
 
 
 def group_of(event, *, rank, vocabulary, forward):
@@ -116,12 +117,37 @@ def shares(events, *, seconds, gpu, rank, vocabulary):
     return {group: value / whole for group, value in found.items()}
 
 
-def profiled(home, settings, *, steps, vocabulary):
+def profile_steps(engine, task, *, steps, vocabulary):
     """Shares by group, and seconds a step, of the steps after the first."""
     import torch
     from torch.profiler import ProfilerActivity, profile, record_function
 
     from mralign.training import loop
+    from mralign.training.engine import World
+
+    watch(engine.module)
+    update, settings = engine.step, task.settings
+
+    def step():
+        with record_function(MARK + "optimizer"):
+            update()
+
+    engine.step = step
+    z0 = loop.optimizer_step(engine, task, 0, world=World(), previous_z0=None)[1]
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if settings.gpu else [])]
+    with profile(activities=activities, record_shapes=True) as seen:
+        began = time.perf_counter()
+        for number in range(1, steps + 1):
+            z0 = loop.optimizer_step(engine, task, number % len(task.plan), world=World(), previous_z0=z0)[1]
+        if settings.gpu:
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - began
+    given = {"gpu": settings.gpu, "rank": settings.lora.r, "vocabulary": vocabulary}
+    return shares(seen.events(), seconds=seconds, **given), seconds / steps
+
+
+def profiled(home, settings, *, steps, vocabulary):
+    """The same of the model and the examples in `home`."""
     from mralign.training.engine import World, start_engine
     from mralign.training.memory_choice import settle_memory
 
@@ -130,25 +156,7 @@ def profiled(home, settings, *, steps, vocabulary):
         task, _ = referenced(sources, policy, work=work)
         engine = start_engine(policy, settings, rate=task.rate, world=World())
         task, _ = settle_memory(engine, task, world=World())
-        watch(engine.module)
-        update = engine.step
-
-        def step():
-            with record_function(MARK + "optimizer"):
-                update()
-
-        engine.step = step
-        z0 = loop.optimizer_step(engine, task, 0, world=World(), previous_z0=None)[1]
-        activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if settings.gpu else [])]
-        with profile(activities=activities, record_shapes=True) as seen:
-            began = time.perf_counter()
-            for number in range(1, steps + 1):
-                z0 = loop.optimizer_step(engine, task, number % len(task.plan), world=World(), previous_z0=z0)[1]
-            if settings.gpu:
-                torch.cuda.synchronize()
-            seconds = time.perf_counter() - began
-    given = {"gpu": settings.gpu, "rank": settings.lora.r, "vocabulary": vocabulary}
-    return shares(seen.events(), seconds=seconds, **given), seconds / steps
+        return profile_steps(engine, task, steps=steps, vocabulary=vocabulary)
 
 
 def main():

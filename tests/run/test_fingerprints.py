@@ -122,7 +122,7 @@ BASES = {
 
 ANY = (True, False, 0, 1, 2, 3, 7, 9, 0.3, 0.7, "x", "plain", "latin-1", "a {question}", "{question} {snippets}")
 ANY += ("{question} {answer} {feedback} x", "2026-01-02", ["x"], ["x", "y"], {"x": "y"}, {"x": "{question}"})
-GIVEN = {"training.method": "kto"}  # where a value must be one of those that the code knows
+GIVEN = {"training.method": "kto", "training.memory": "auto"}  # where a value must be one of those that the code knows
 
 
 @pytest.fixture(autouse=True)

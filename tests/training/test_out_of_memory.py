@@ -23,7 +23,7 @@ def fresh(tmp_path, tiny_model):
 
 
 def limit(monkeypatch, *, tokens):
-    """An allocator in which a micro-batch of more than so many tokens does not fit. Returns the sizes that are tried."""
+    """An allocator to which micro-batches of more tokens are too large. Returns the sizes that are tried."""
     plain, tried = PlainEngine.__call__, []
 
     def call(self, micro, **given):
@@ -38,10 +38,10 @@ def limit(monkeypatch, *, tokens):
 
 def test_the_step_begins_again_with_half_the_tokens_and_the_rest_of_the_training_keeps_them(fresh, monkeypatch):
     task, engine = fresh
-    tried, said = limit(monkeypatch, tokens=40), []
+    tried, said = limit(monkeypatch, tokens=64), []
     state = train(engine, task, world=World(), state=State(), save=lambda state: None, warn=said.append)
     assert said == ["memory ran out in step 1: it begins again with micro-batches of 32 tokens"]
-    assert max(tried[1:]) <= 64  # a pass without gradient takes twice the tokens
+    assert tried[0] > 64 >= max(tried[1:])  # a pass without gradient takes twice the tokens
     assert state.memory == {"micro_batch_tokens": 32, "ran_out_at_step": 1}
     assert [row["micro_batch_tokens"] for row in state.history] == [32, 32]
 

@@ -1,7 +1,5 @@
 """What a pass takes of memory, by a formula fitted to short ones: against the passes themselves, and by hand."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -164,10 +162,12 @@ def eight():
 
 
 def test_a_token_of_the_shape_of_qwen3_8b_takes_what_the_plan_counts(eight, monkeypatch):
-    """Two ways to count, of which the plan's was read off what autograd keeps: they agree to a tenth where nothing is
-    recomputed. Where all is, a pass also holds the gradients of the layer that is computed again."""
+    """Two ways to count, of which the plan's was read off what autograd keeps: they agree to about a tenth, where
+    nothing is recomputed and where all is. Attention is computed in parts on `meta`, which the formula tells apart."""
     chosen, model, shape = eight
-    monkeypatch.setattr("mralign.training.logprobs.is_plain", lambda causal: True)  # compares numbers
+    # these two look at numbers
+    monkeypatch.setattr("mralign.training.logprobs.is_plain", lambda causal: True)
+    monkeypatch.setattr("transformers.masking_utils.find_packed_sequence_indices", lambda positions: None)
     policy = TokenLogProbs(model)
     micro = layout(chosen)
     sizes = {}
@@ -181,7 +181,7 @@ def test_a_token_of_the_shape_of_qwen3_8b_takes_what_the_plan_counts(eight, monk
             peak = peak_bytes(lambda moved=moved: pass_memory._with_gradient(policy, chosen, moved), gpu=False)
             points.append((rows * tokens, tokens, peak))
         sizes[what] = fitted(points, packed=False)
-    counted = memory.activations(shape, chosen, tokens=1)
-    assert sizes[False].token == pytest.approx(counted, rel=0.25)
-    assert sizes[True].token < 0.75 * sizes[False].token  # of two layers one is whole in memory
-    assert math.isfinite(sizes[True].once)
+    for what, found in sizes.items():
+        settings_now = chosen.model_copy(update={"gradient_checkpointing": what})
+        assert found.token == pytest.approx(memory.activations(shape, settings_now, tokens=1), rel=0.12), what
+    assert sizes[False].pair > 2 * 32 * 2  # the scores of two layers with 32 heads in bfloat16
