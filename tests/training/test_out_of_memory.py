@@ -1,6 +1,7 @@
 """Memory that runs out in a micro-batch: the step begins again with smaller ones, or the next try does."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,12 +9,14 @@ from tiny_policy import make_task, settings
 
 from mralign.training import loop
 from mralign.training.alone import PlainEngine
+from mralign.training.board import Board
 from mralign.training.checkpoint import State
 from mralign.training.engine import World
 from mralign.training.guards import TrainingStopped
 from mralign.training.loop import train
 from mralign.training.out_of_memory import MemoryRanOut, at_most, with_less
 from mralign.training.policy import build_policy
+from mralign.training.worker import within_memory
 
 
 @pytest.fixture
@@ -96,3 +99,30 @@ def test_another_fault_is_not_taken_for_it(fresh, monkeypatch):
     monkeypatch.setattr(loop, "optimizer_step", lambda *args, **kwargs: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         train(engine, task, world=World(), state=State(), save=lambda state: None)
+
+
+class Remote:
+    """An object as Ray's handle of an actor shows it."""
+
+    def __init__(self, held):
+        self.held = held
+
+    def __getattr__(self, name):
+        return SimpleNamespace(remote=getattr(self.held, name))
+
+
+def test_a_worker_takes_what_memory_chooses_and_no_more_than_an_earlier_try_leaves(fresh):
+    task, engine = fresh
+    board, state = Board(), State()
+    found = within_memory(engine, task, state, world=World(), board=Remote(board), most=20)
+    assert (found.settings.tokens_used, state.memory, board.news) == (20, {"micro_batch_tokens": 20}, [])
+    assert within_memory(engine, task, state, world=World(), board=Remote(board), most=None) is task
+    assert state.memory == {}
+
+    asked = replace(task, settings=settings(memory="900GiB", micro_batch_tokens=None))
+    for rank in (0, 1):
+        found = within_memory(engine, asked, state, world=World(rank, 1), board=Remote(board), most=20)
+    assert found.settings.tokens_used == state.memory["micro_batch_tokens"] == 20
+    assert state.memory["memory"] == "900GiB" and state.memory["needed_gib"] > 0
+    (told,) = board.news  # the first worker speaks for all
+    assert str(told).startswith("training.memory=900GiB: micro-batches of 84 tokens, nothing recomputed")
