@@ -9,7 +9,7 @@ same: the least memory among them decides.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -40,8 +40,8 @@ _WORDS: dict[Recomputation, str] = {
 
 @dataclass(frozen=True)
 class LongestTokens:
-    """Tokens: of the longest example, of the longest sequence of a pass without gradient, of a worker's share of an
-    optimizer step at the most."""
+    """Tokens: of the longest example, of the longest sequence of a pass without gradient (0: there are none), of a
+    worker's share of an optimizer step at the most."""
 
     example: int
     forward: int
@@ -59,6 +59,8 @@ class MemoryNeed:
     def at(self, tokens: int, lengths: LongestTokens) -> float:
         """Bytes at the most, if micro-batches have so many tokens, and a longer sequence goes alone."""
         with_gradient = self.gradient.at(max(tokens, lengths.example), longest=lengths.example)
+        if not lengths.forward:
+            return self.always + with_gradient
         longest = max(FORWARD_FACTOR * tokens, lengths.forward)
         return self.always + max(with_gradient, self.forward.at(longest, longest=lengths.forward))
 
@@ -115,7 +117,7 @@ def settle_memory(engine: Any, task: Task, *, world: World) -> tuple[Task, Memor
     lengths = _lengths(task, workers=world.size)
     room = room_bytes(settings) * _SHARE[settings.gpu]
     always = head_bytes(engine.module, gpu=settings.gpu) + bytes_to_come(engine, settings, workers=world.size)
-    for what in _ways(settings):
+    for what in _ways(settings, able=engine.module.causal.supports_gradient_checkpointing):
         if what != settings.recomputation_used:
             recompute(engine.module.model, what)
         need = _need(engine, task, lengths=lengths, always=always)
@@ -123,24 +125,25 @@ def settle_memory(engine: Any, task: Task, *, world: World) -> tuple[Task, Memor
         if _on_all_ranks(need.at(least, lengths) <= room):
             break
     if not _on_all_ranks(need.at(1, lengths) <= room):
-        raise TrainingStopped(_refused(settings, need, lengths=lengths, room=room))
+        raise TrainingStopped(_refused(settings, need, lengths=lengths, room=room, tried=what))
     tokens = settings.micro_batch_tokens or _most_tokens(need, lengths, room=room, gpu=settings.gpu)
     choice = MemoryChoice(str(settings.memory), room, lengths, what, tokens, need)
     chosen = settings.model_copy(update={"micro_batch_tokens": tokens, "gradient_checkpointing": what})
     return replace(task, settings=chosen), choice
 
 
-def _ways(settings: Training) -> Iterator[Recomputation]:
-    """From the fastest to the one that takes the least memory; only the given one if one is given."""
-    given = settings.gradient_checkpointing
-    ways: tuple[Recomputation, ...] = (False, "selective", True) if given is None else (given,)
-    yield from ways
+def _ways(settings: Training, *, able: bool) -> tuple[Recomputation, ...]:
+    """From the fastest to the one that takes the least memory; only the given one if one is given, and the first for
+    a model that is not able to recompute."""
+    if settings.gradient_checkpointing is not None:
+        return (settings.gradient_checkpointing,)
+    return (False, "selective", True) if able else (False,)
 
 
 def _lengths(task: Task, *, workers: int) -> LongestTokens:
     index = task.reader.index
     example = int((index.prompt_tokens_N + index.completion_tokens_N).max())
-    forward = longest_bound(task) if task.objective.pairs else 1
+    forward = longest_bound(task) if task.objective.pairs else 0
     return LongestTokens(example, forward, share=example * math.ceil(task.settings.batch_size / workers))
 
 
@@ -172,7 +175,7 @@ def largest(fits: Callable[[int], bool], *, most: int) -> int:
     return low
 
 
-def _refused(settings: Training, need: MemoryNeed, *, lengths: LongestTokens, room: float) -> str:
+def _refused(settings: Training, need: MemoryNeed, *, lengths: LongestTokens, room: float, tried: Recomputation) -> str:
     longest = max(lengths.example, lengths.forward)
 
     def fits(tokens: int) -> bool:
@@ -181,12 +184,11 @@ def _refused(settings: Training, need: MemoryNeed, *, lengths: LongestTokens, ro
 
     most = largest(fits, most=longest)
     shorter = f"; sequences of up to {most:,} tokens fit" if most > 1 else ""
-    what = settings.gradient_checkpointing
-    words = _WORDS[True if what is None else what]
+    given = settings.gradient_checkpointing in (False, "selective")
     return (
         f"training.memory={settings.memory} leaves a worker {_gib(room)} GiB for a pass over a "
         f"micro-batch, and the longest sequence ({longest:,} tokens, mismatched pairs included) takes "
-        f"{_gib(need.at(1, lengths))} GiB with {words}{shorter}. Give a shorter examples.max_length, a larger "
+        f"{_gib(need.at(1, lengths))} GiB with {_WORDS[tried]}{shorter}. Give a shorter examples.max_length, a larger "
         f"training.memory or more memory, training.zero_stage=3, training.offload=optimizer"
-        + (" or training.gradient_checkpointing=true" if what in (False, "selective") else "")
+        + (" or training.gradient_checkpointing=true" if given else "")
     )

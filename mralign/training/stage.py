@@ -264,8 +264,8 @@ def _train_anew(context: Context) -> Outcome:
         check_checkpoint(Path(directory), training=context.out.fingerprint, name=result.checkpoint.path)
         state, workers = read_state(Path(directory))
         figures = {"steps": state.step, "workers": workers, "workers_changed": state.regrouped}
-        figures |= {"last": state.history[-1], "class_balance": warning, "examples": len(sides)}
-        figures |= {"memory": state.memory} if state.memory else {}
+        noted = {"memory": state.memory} if state.memory else {}
+        figures |= {"last": state.history[-1], "class_balance": warning, "examples": len(sides), **noted}
         keep_trained(context, Path(directory), figures=figures, name=Path(result.checkpoint.path).name)
         _export(context, Path(directory), figures=figures)
     return Outcome(len(sides), len(sides), figures)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 from tiny_policy import make_task, settings
+from transformers import Qwen3ForCausalLM
 
 from mralign.config import Training
 from mralign.training import loop, memory_choice
@@ -106,6 +107,24 @@ def test_what_is_given_is_taken(auto):
     _, task, choice = auto(least, micro_batch_tokens=400)
     assert (task.settings.micro_batch_tokens, task.settings.gradient_checkpointing) == (400, True)
     assert "more than there is: training.micro_batch_tokens is given" in str(choice)
+
+
+def test_a_model_that_cannot_recompute_is_not_told_to(auto, monkeypatch):
+    monkeypatch.setattr(Qwen3ForCausalLM, "supports_gradient_checkpointing", False)
+    _, _, choice = auto(2**40)
+    with pytest.raises(TrainingStopped, match="with nothing recomputed"):
+        auto(choice.need.always)
+
+
+def test_without_mismatched_pairs_no_pass_without_gradient_counts(tmp_path, tiny_model, auto):
+    task = make_task(tmp_path / "sft", tiny_model, **AUTO, method="sft")
+    engine = PlainEngine(build_policy(task.model, task.settings, seed=0), task.settings, rate=1e-3)
+    auto(2**40)  # so much room
+    _, choice = settle_memory(engine, task, world=World())
+    assert choice.lengths.forward == 0
+    need, lengths = choice.need, choice.lengths
+    with_gradient = need.gradient.at(choice.tokens, longest=lengths.example)
+    assert choice.needed == pytest.approx(need.always + with_gradient)
 
 
 def test_the_rank_with_the_least_decides(auto, monkeypatch):
