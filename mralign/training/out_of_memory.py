@@ -59,8 +59,10 @@ def forget_gradients(engine: Any) -> None:
         if hasattr(parameter, "grad_accum"):
             parameter.grad_accum = None
     optimizer = engine.optimizer
+    if hasattr(optimizer, "clear_hp_grads"):
+        optimizer.clear_hp_grads()  # DeepSpeed's optimizer for ZeRO 1 in bfloat16 adds gradients up in float32
     if not hasattr(optimizer, "ipg_buckets"):
-        return  # nothing is cut up: gradients are the parameters'
+        return
     for bucket in optimizer.ipg_buckets.values():
         bucket.clear()
     optimizer.extra_large_param_to_reduce.clear()
