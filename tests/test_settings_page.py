@@ -91,4 +91,4 @@ def test_the_page_shows_where_a_section_stands_and_its_own_defaults():
     page = settings_page.page()
     assert "Stands at `rollouts.decoding`, `evaluation.decoding`, `annotation.annotators.decoding`." in page
     assert "| `decoding` | [Decoding](#decoding) | `temperature: 0.6, top_p: 0.95, top_k: 20` | result |" in page
-    assert "| `micro_batch_tokens` | integer from 1 | `4096` | speed |" in page
+    assert "| `micro_batch_tokens` | integer from 1 or null | `null` | speed |" in page

@@ -140,6 +140,10 @@ class Lora(Section):
         return self.target_modules != "all-linear" or bool(self.target_parameters or self.modules_to_save)
 
 
+Recomputation = bool | Literal["selective"]  # of activations, in the backward pass
+_MICRO_BATCH_TOKENS = 4096
+
+
 class Training(Section):
     """KTO with token weights (method.md §5), or another objective by the same loop."""
 
@@ -176,11 +180,18 @@ class Training(Section):
         ge=2,
         description="Examples in an optimizer step, over all workers together; the number of GPUs does not change it.",
     )
-    micro_batch_tokens: Speed[int] = Field(
-        4096,
+    memory: Speed[str | None] = Field(
+        None,
+        pattern=r"^(auto|\d+(\.\d+)? ?[GM]iB)$",
+        description="Memory of one worker, as 26GiB or 900MiB, by which micro_batch_tokens and gradient_checkpointing "
+        "are chosen where they are null: short passes are measured when the training starts. auto: what is free then. "
+        "null: nothing is measured.",
+    )
+    micro_batch_tokens: Speed[int | None] = Field(
+        None,
         ge=1,
-        description="Tokens in one forward and backward pass on one worker; a longer sequence goes alone. Lower it "
-        "when memory runs out, raise it to fill a large GPU.",
+        description="Tokens in one forward and backward pass on one worker; a longer sequence goes alone. null: 4096, "
+        "or what `memory` has room for. Lower it when memory runs out, raise it to fill a large GPU.",
     )
     packing: Speed[Literal["auto", "on", "off"]] = Field(
         "auto",
@@ -264,10 +275,11 @@ class Training(Section):
         description="What is kept in the host's memory to spare the GPU's: the optimizer (ZeRO 1 to 3), or the "
         "parameters as well (all; ZeRO 3). Slower.",
     )
-    gradient_checkpointing: Speed[bool | Literal["selective"]] = Field(
-        False,
+    gradient_checkpointing: Speed[Recomputation | None] = Field(
+        None,
         description="Recompute activations in the backward pass: less memory, more time. selective: all but what "
-        "attention put out, the dearest to compute again. Turn it on when memory runs out.",
+        "attention put out, the dearest to compute again. null: false, or what `memory` asks for. Turn it on when "
+        "memory runs out.",
     )
     checkpoint_every: Speed[int] = Field(
         20, ge=1, description="Optimizer steps between two checkpoints; what a kill can cost."
@@ -287,6 +299,24 @@ class Training(Section):
     push_token_env: Speed[str] = Field(
         "HF_TOKEN", description="Name of the environment variable that holds the hub's token."
     )
+
+    @property
+    def tokens_used(self) -> int:
+        """`micro_batch_tokens`, or what null stands for until a choice is made."""
+        return self.micro_batch_tokens or _MICRO_BATCH_TOKENS
+
+    @property
+    def recomputation_used(self) -> Recomputation:
+        """`gradient_checkpointing`, or what null stands for until a choice is made."""
+        return self.gradient_checkpointing or False
+
+    @property
+    def memory_bytes(self) -> float | None:
+        """The size that `memory` names; None for null and auto."""
+        if self.memory is None or self.memory == "auto":
+            return None
+        number, unit = self.memory[:-3], self.memory[-3:]
+        return float(number) * {"MiB": 2**20, "GiB": 2**30}[unit]
 
     @property
     def attention_used(self) -> str:

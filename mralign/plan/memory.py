@@ -88,7 +88,7 @@ def training(shape: Shape, settings: Training, *, longest: int) -> Need:
     held = (frozen + shape.trained * item) / (workers if settings.zero_stage == 3 else 1)
     gradients = shape.trained * 4 / (workers if settings.zero_stage >= 2 else 1)
     optimizer = shape.trained * 12 / (workers if settings.zero_stage >= 1 else 1)  # a copy and two moments in float32
-    tokens = max(settings.micro_batch_tokens, longest)
+    tokens = max(settings.tokens_used, longest)
     return Need(
         {
             "weights": 0 if settings.offload == "all" else held,
@@ -108,8 +108,8 @@ def activations(shape: Shape, settings: Training, *, tokens: int) -> float:
     else:
         layer = 14 * shape.hidden + 6 * shape.queries + 4 * shape.keys + 5 * shape.inner + 14 * rank
     kept = layer * shape.layers
-    if settings.gradient_checkpointing:
+    if settings.recomputation_used:
         kept = shape.hidden * shape.layers + layer  # the input of every layer, and all of the one that is recomputed
-    if settings.gradient_checkpointing == "selective":
+    if settings.recomputation_used == "selective":
         kept += shape.queries * shape.layers  # and what attention put out
     return float(kept * tokens * ITEM[settings.dtype])

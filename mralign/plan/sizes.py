@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mralign.config import Engine, Model, RunConfig
+from mralign.config import Engine, Model, RunConfig, Training
 from mralign.plan import memory
 from mralign.plan.gpus import memory_gib
 from mralign.plan.memory import GIB, Shape, shape_of
@@ -127,23 +127,35 @@ def _verdict(room: float, sequence: float, most: int) -> str:
 
 
 def _training(config: RunConfig, shape: Shape) -> str:
-    settings = config.training
+    settings = least(config.training)
     need = memory.training(shape, settings, longest=config.examples.max_length)
-    tokens = max(settings.micro_batch_tokens, config.examples.max_length)
+    tokens = max(settings.tokens_used, config.examples.max_length)
     workers = f"{settings.workers} workers"
     if settings.fewest_workers < settings.workers:
         workers = f"{settings.fewest_workers} of {workers}, the fewest (training.min_workers)"
     said = f"{need}; a micro-batch of {tokens:,} tokens, ZeRO-{settings.zero_stage} over {workers}"
+    if settings.memory is not None:
+        said += f", the least of what training.memory={settings.memory} chooses from"
     if not settings.gpu:
         return f"training, per worker on a CPU: {said}; {memory_verdict(need.total, workers=settings.workers)}"
     size, source = memory_gib(config)
     head = f"training, per GPU of {size:.0f} GiB ({source}): {said}"
     if need.total <= size * GIB:
         return f"{head}: fits"
+    if settings.memory is not None:
+        return f"{head}: does NOT fit. Give a smaller examples.max_length, training.zero_stage=3, or tuning=qlora"
     return (
         f"{head}: does NOT fit. Give training.gradient_checkpointing=true, a smaller training.micro_batch_tokens (and "
         f"examples.max_length), or tuning=qlora"
     )
+
+
+def least(settings: Training) -> Training:
+    """The settings with what takes the least memory, where `training.memory` leaves it open."""
+    if settings.memory is None:
+        return settings
+    open_fields = {"micro_batch_tokens": 1, "gradient_checkpointing": True}
+    return settings.model_copy(update={n: v for n, v in open_fields.items() if getattr(settings, n) is None})
 
 
 def _count(number: int) -> str:

@@ -163,7 +163,17 @@ def training(acts: Mapping[str, Act]) -> list[Block]:
     )
     last = history[-1] if history else {}
     facts = [(key.replace("_", " "), wording.figure(value)) for key, value in last.items()]
-    return [Text(lead), *curves(history), Facts("Last step", facts)]
+    chosen = _chosen_by_memory(figures(acts, "training").get("memory", {}))
+    return [Text(lead), *curves(history), Facts("Last step", facts), *chosen]
+
+
+def _chosen_by_memory(found: Mapping[str, Any]) -> list[Block]:
+    """What was chosen by `training.memory`, or came of memory that ran out; nothing where neither was."""
+    facts = []
+    for key, value in found.items():
+        shown = str(value).lower() if isinstance(value, bool | str) else wording.figure(value)
+        facts.append((key.replace("_", " "), shown))
+    return [Facts("Memory", facts)] if facts else []
 
 
 def curves(history: Sequence[Mapping[str, Any]], *, tone: str = "", name: str = "") -> list[Curves]:

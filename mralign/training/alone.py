@@ -25,6 +25,7 @@ from mralign.training.checkpoint import State
 from mralign.training.engine import World
 from mralign.training.logprobs import TokenLogProbs
 from mralign.training.loop import train
+from mralign.training.memory_choice import settle_memory
 from mralign.training.policy import build_policy
 from mralign.training.reference import blocks, model_mark, put_on_shelf
 from mralign.training.task_files import Sources
@@ -89,7 +90,9 @@ def train_alone(sources: Sources, *, settings: Training) -> TrainedAlone:
     policy = build_policy(task.model, settings, seed=task.seed)
     engine = PlainEngine(policy, settings, rate=task.rate)
     check_engine(engine, task)
-    state = train(engine, task, world=World(), state=State(), save=lambda state: None)
+    task, choice = settle_memory(engine, task, world=World())
+    state = State(memory=choice.figures() if choice else {})
+    state = train(engine, task, world=World(), state=state, save=lambda state: None)
     return TrainedAlone(policy, state.step, state.history[-1])
 
 

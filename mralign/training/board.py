@@ -84,6 +84,17 @@ class Lost:
         return f"worker {rank} of the training failed{where} ({one_line(said, longest=_LONGEST)})"
 
 
+@dataclass(frozen=True)
+class Told:
+    """A sentence of a worker that the user should see."""
+
+    text: str
+    level: int = logging.INFO
+
+    def __str__(self) -> str:
+        return self.text
+
+
 def _workers(number: int) -> str:
     return f"{number} worker{'' if number == 1 else 's'}"
 
@@ -96,7 +107,8 @@ class Board:
         self.reason = ""
         self.step = 0
         self.places: dict[int, Place] = {}
-        self.news: list[Resumed | Lost] = []
+        self.news: list[Resumed | Lost | Told] = []
+        self.tokens: int | None = None
 
     def write(self, row: dict[str, float]) -> None:
         self.row = row
@@ -116,7 +128,22 @@ class Board:
     def lost(self, said: dict[int, str]) -> None:
         self.news.append(Lost(dict(self.places), said, self.step))
 
-    def read(self) -> tuple[dict[str, float], list[Resumed | Lost]]:
+    def tell(self, text: str) -> None:
+        self.news.append(Told(text))
+
+    def warn(self, text: str) -> None:
+        self.news.append(Told(text, logging.WARNING))
+
+    def lessen(self, tokens: int) -> None:
+        """Memory ran out: the next try takes micro-batches of no more than so many tokens."""
+        self.tokens = min(tokens, self.tokens or tokens)
+        self.news.append(Told(f"training goes on with micro-batches of {tokens} tokens", logging.WARNING))
+
+    def most_tokens(self) -> int | None:
+        """Tokens of a micro-batch at the most, if memory ran out before."""
+        return self.tokens
+
+    def read(self) -> tuple[dict[str, float], list[Resumed | Lost | Told]]:
         """The last row, and what happened since the last look."""
         news, self.news = self.news, []
         return self.row, news

@@ -39,6 +39,7 @@ class State:
     z0: float | None = None
     history: list[dict[str, float]] = field(default_factory=list)
     regrouped: list[list[int]] = field(default_factory=list)  # [step, workers up to it, workers after it]
+    memory: dict[str, Any] = field(default_factory=dict)  # what was chosen by `training.memory`, and what came of it
 
 
 def save_checkpoint(engine: Any, state: State, directory: Path, *, world: World) -> None:

@@ -21,6 +21,8 @@ from mralign.config import Model, Training
 from mralign.training.guards import TrainingStopped
 from mralign.training.logprobs import TokenLogProbs
 
+GROWING = "expandable_segments:True"
+
 
 @dataclass(frozen=True)
 class World:
@@ -40,9 +42,19 @@ def prepare_process(settings: Training) -> None:
         missing = missing_device(settings)
         if missing:
             raise TrainingStopped(missing)
+        _let_segments_grow()
         return
     torch.set_num_threads(settings.threads_per_worker)
     _keep_freed_memory()
+
+
+def _let_segments_grow() -> None:
+    """Ask torch's allocator for segments that grow: sequences of many lengths leave gaps in segments of fixed sizes.
+    Nothing is asked where the user has configured it."""
+    if any(name in os.environ for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")):
+        return
+    os.environ["PYTORCH_ALLOC_CONF"] = GROWING  # for what this process starts
+    torch._C._accelerator_setAllocatorSettings(GROWING)  # the variable may have been read already
 
 
 def missing_device(settings: Training) -> str | None:

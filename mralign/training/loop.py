@@ -9,6 +9,7 @@ Axes: B sequences of a micro-batch, N their completion tokens.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -30,9 +31,12 @@ from mralign.training.kl import kl_estimate
 from mralign.training.logprobs import TokenLogProbs
 from mralign.training.objectives import find
 from mralign.training.objectives.objective import Objective, Sums
+from mralign.training.out_of_memory import with_less
 from mralign.training.pairs import Batch, Plan
 from mralign.training.reader import Reader
 from mralign.training.step_figures import Tally, figures_of, mfu, model_flops, peak_memory
+
+logger = logging.getLogger("mralign")
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +75,7 @@ def train(
     state: State,
     save: Callable[[State], None],
     log: Callable[[dict[str, float]], None] = lambda row: None,
+    warn: Callable[[str], Any] = logger.warning,
 ) -> State:
     """Run the plan from `state.step` on; `save` is called every `checkpoint_every` steps and after the last."""
     settings, total = task.settings, len(task.plan)
@@ -82,7 +87,7 @@ def train(
         torch.manual_seed(hash((task.seed, step, world.rank)) % 2**63)  # dropout goes on after a resume as it would
         before = parameter_sum(engine.module) if step == 0 else 0.0
         read_ahead(task, step + 1, world=world)
-        tally, z0 = optimizer_step(engine, task, step, world=world, previous_z0=state.z0)
+        task, tally, z0 = step_within_memory(engine, task, step, world=world, state=state, warn=warn)
         figures = figures_of(tally, z0=z0, objective=task.objective)
         if step == 0:
             polarities = task.reader.index.polarity_N[task.plan.batch(0).examples].tolist()
@@ -97,11 +102,35 @@ def train(
             row = {"step": state.step, "of": total, "epoch": task.plan.batch(step).epoch, "learning_rate": rate}
             row |= {**figures, **({} if norm is None else {"grad_norm": norm})}
             row |= _speed(engine, task, step, seconds=time.monotonic() - began, world=world)
+            row |= {"micro_batch_tokens": task.settings.tokens_used} if state.memory else {}
             state.history.append(row)
             log(row)
         if state.step % settings.checkpoint_every == 0 or state.step == total:
             save(state)
     return state
+
+
+def step_within_memory(
+    engine: Any, task: Task, step: int, *, world: World, state: State, warn: Callable[[str], Any]
+) -> tuple[Task, Tally, float | None]:
+    """`optimizer_step`, begun again with smaller micro-batches where memory runs out, and the task with their size.
+
+    `state` and `warn` are told of it. Raises MemoryRanOut where this try of the training must end for it.
+    """
+    while True:
+        try:
+            return task, *optimizer_step(engine, task, step, world=world, previous_z0=state.z0)
+        except torch.OutOfMemoryError as error:
+            said = str(error)
+        # here, and not above, nothing holds the tensors of the failed pass any more
+        index, batch = task.reader.index, task.plan.batch(step)
+        lengths_N = index.prompt_tokens_N + index.completion_tokens_N
+        most = int(lengths_N.max()) * len(batch.examples)
+        shortest = int(lengths_N.min())
+        less = with_less(engine, task.settings, world=world, shortest=shortest, most=most, said=said)
+        task = replace(task, settings=less)
+        warn(f"memory ran out in step {step + 1}: it begins again with micro-batches of {less.tokens_used} tokens")
+        state.memory |= {"micro_batch_tokens": less.tokens_used, "ran_out_at_step": step + 1}
 
 
 def read_ahead(task: Task, step: int, *, world: World) -> None:
@@ -213,7 +242,7 @@ def _deal(task: Task, x_P: np.ndarray, y_P: np.ndarray, *, world: World, factor:
     """This rank's micro-batches of sequences (prompt of x, completion of y)."""
     index, settings = task.reader.index, task.settings
     lengths_P = index.prompt_tokens_N[x_P] + index.completion_tokens_N[y_P]
-    budget = factor * settings.micro_batch_tokens
+    budget = factor * settings.tokens_used
     return deal(lengths_P, workers=world.size, budget=budget, packing=packs(settings))[world.rank]
 
 

@@ -19,7 +19,7 @@ from mralign.training.batches import packs
 from mralign.training.logprobs import TokenLogProbs
 from mralign.training.lora import fuse_lora
 from mralign.training.modules import adapt
-from mralign.training.recomputation import attention_kept
+from mralign.training.recomputation import recompute
 
 
 def load_model(model: Model, settings: Training) -> Any:
@@ -84,11 +84,7 @@ def build_policy(model: Model, settings: Training, *, seed: int, start: Path | N
         policy = _adapted(load_model(model, settings), settings)
         if start is not None:
             _load_adapter(policy, start)
-    if settings.gradient_checkpointing:
-        policy.enable_input_require_grads()  # the input of a checkpointed block must ask for a gradient
-        selective = {"context_fn": attention_kept} if settings.gradient_checkpointing == "selective" else {}
-        policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False, **selective})
-        policy.train()  # transformers checkpoints in training mode only; dropout is the adapter's alone
+    recompute(policy, settings.recomputation_used)
     return TokenLogProbs(policy, sharded=settings.zero_stage == 3, rope_length=settings.rope_length)
 
 

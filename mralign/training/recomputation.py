@@ -1,14 +1,16 @@
-"""Which activations a checkpointed layer keeps (`training.gradient_checkpointing: selective`).
+"""Which activations a layer keeps for its backward pass (`training.gradient_checkpointing`).
 
-Nothing enters; the contexts leave that torch's checkpointing runs a layer in. Attention's output is kept: it is small
-beside what a layer holds, and the one part whose cost grows with the square of a sequence's length (Korthikanti et al.
-2022, "Reducing Activation Recomputation in Large Transformer Models", keep the rest and recompute attention, from the
-time before flash attention). Norms, projections and the MLP are computed again.
+A model is told to recompute all of a layer, all but attention, or nothing. Attention's output is small beside what a
+layer holds, and the one part whose cost grows with the square of a sequence's length: `selective` keeps it. Korthikanti
+et al. 2022, "Reducing Activation Recomputation in Large Transformer Models", before flash attention, keep the rest and
+recompute attention. Norms, projections and the MLP are computed again.
 """
 
 from __future__ import annotations
 
 from typing import Any
+
+from mralign.config.learning import Recomputation
 
 # The operations of torch that compute attention as a whole. One that is missing here is computed again, no more.
 _ATTENTION = frozenset(
@@ -21,6 +23,16 @@ _ATTENTION = frozenset(
         "torch_attn::_varlen_attn",
     }
 )
+
+
+def recompute(model: Any, what: Recomputation) -> None:
+    """Let the layers of `model` (transformers', perhaps in PEFT's wrapper) keep or recompute their activations."""
+    if not what:
+        return
+    model.enable_input_require_grads()  # the input of a checkpointed block must ask for a gradient
+    selective = {"context_fn": attention_kept} if what == "selective" else {}
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False, **selective})
+    model.train()  # transformers checkpoints in training mode only; dropout is the adapter's alone
 
 
 def attention_kept() -> tuple[Any, Any]:

@@ -136,7 +136,7 @@ def score(policy: TokenLogProbs, pairs: Sequence[Pair], *, settings: Training) -
     """fp32 log-probabilities (T,) of the completion tokens of each (prompt ids, completion ids) pair."""
     lengths = [len(prompt) + len(completion) for prompt, completion in pairs]
     found: list[np.ndarray] = [np.empty(0, np.float32)] * len(pairs)
-    (micros,) = deal(lengths, workers=1, budget=FORWARD_FACTOR * settings.micro_batch_tokens, packing=packs(settings))
+    (micros,) = deal(lengths, workers=1, budget=FORWARD_FACTOR * settings.tokens_used, packing=packs(settings))
     for places in micros:
         chosen = [pairs[place] for place in places]
         logp_N = policy(layout(settings)(chosen)).cpu().numpy()

@@ -30,7 +30,7 @@ from mralign.run.room import shortages
 from mralign.run.stage import Context, Outcome, Stage, log, map_parts, run_tasks
 from mralign.run.store import StageDir, absolute, ahead
 from mralign.training.annotated import ANNOTATED, Annotated
-from mralign.training.board import Board, Lost, Resumed
+from mralign.training.board import Board, Lost, Resumed, Told
 from mralign.training.checkpoint import check_checkpoint, read_state
 from mralign.training.engine import prepare_process
 from mralign.training.examples import example_rows, of_datasets
@@ -173,10 +173,11 @@ def show_progress(board: Any, *, workers: Workers, stop: threading.Event) -> Non
             log.warning("the progress of training is no longer shown: %s", carried(error))
             return
         for item in news:
-            if isinstance(item, Resumed):
+            if isinstance(item, Resumed | Told):
                 log.log(item.level, "%s", item)
+            if isinstance(item, Resumed):
                 tell_event(TrainingStepped(step=item.step))
-            elif not _tell_lost(item, workers=workers):
+            elif isinstance(item, Lost) and not _tell_lost(item, workers=workers):
                 unsure.append((item, time.monotonic() + _NODE_IS_GIVEN_UP_S))
         unsure = [(lost, until) for lost, until in unsure if _still_unsure(lost, workers=workers, until=until)]
         if row and row != told:
@@ -263,7 +264,8 @@ def _train_anew(context: Context) -> Outcome:
         check_checkpoint(Path(directory), training=context.out.fingerprint, name=result.checkpoint.path)
         state, workers = read_state(Path(directory))
         figures = {"steps": state.step, "workers": workers, "workers_changed": state.regrouped}
-        figures |= {"last": state.history[-1], "class_balance": warning, "examples": len(sides)}
+        noted = {"memory": state.memory} if state.memory else {}
+        figures |= {"last": state.history[-1], "class_balance": warning, "examples": len(sides), **noted}
         keep_trained(context, Path(directory), figures=figures, name=Path(result.checkpoint.path).name)
         _export(context, Path(directory), figures=figures)
     return Outcome(len(sides), len(sides), figures)

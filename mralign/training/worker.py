@@ -11,6 +11,7 @@ import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,9 @@ from mralign.training.board import Place
 from mralign.training.checkpoint import State, check_checkpoint, save_checkpoint, seal_checkpoint
 from mralign.training.engine import World, prepare_process
 from mralign.training.guards import TrainingStopped
-from mralign.training.loop import train
+from mralign.training.loop import Task, train
+from mralign.training.memory_choice import settle_memory
+from mralign.training.out_of_memory import MemoryRanOut, at_most
 from mralign.training.task_files import Sources
 from mralign.training.trackers import Trackers
 from mralign.training.write_probe import write_probe
@@ -55,12 +58,14 @@ def _train_worker(given: dict[str, Any]) -> None:
     board = given["board"]  # not waited for below: a lost board must not end a training
     board.begun.remote(world.rank, world.size, own_place())
     task = sources.load()
+    most = ray.get(board.most_tokens.remote())
     training = given["out"].fingerprint
     checkpoint = ray.train.get_checkpoint()
     with nullcontext(None) if checkpoint is None else checkpoint.as_directory() as directory:
         if checkpoint is not None and directory is not None:
             check_checkpoint(Path(directory), training=training, name=checkpoint.path)
         engine, state = begin(task, world=world, checkpoint=None if directory is None else Path(directory))
+    task = within_memory(engine, task, state, world=world, board=board, most=most)
     trackers = Trackers.open(settings, out=given["out"], config=given["config"], active=world.rank == 0)
 
     def show(row: dict[str, float]) -> None:
@@ -86,9 +91,26 @@ def _train_worker(given: dict[str, Any]) -> None:
     if state.step and world.rank == 0:
         board.resumed.remote(state.step, world.size, workers_before(state, workers=world.size))
     try:
-        train(engine, task, world=world, state=state, save=save, log=show)
+        train(engine, task, world=world, state=state, save=save, log=show, warn=board.warn.remote)
+    except MemoryRanOut as ended:
+        ray.get(board.lessen.remote(ended.tokens))
+        raise
     finally:
         trackers.close()  # a training that is stopped keeps its curves up to there
+
+
+def within_memory(engine: Any, task: Task, state: State, *, world: World, board: Any, most: int | None) -> Task:
+    """The task with the micro-batches that `training.memory` chooses, of no more than `most` tokens where an earlier
+    try ran out of memory; the state and the board are told."""
+    task, choice = settle_memory(engine, task, world=world)
+    state.memory = choice.figures() if choice else {}
+    if choice and world.rank == 0:
+        board.tell.remote(str(choice))
+    if most is None:
+        return task
+    task = replace(task, settings=at_most(task.settings, most))
+    state.memory["micro_batch_tokens"] = task.settings.tokens_used
+    return task
 
 
 def workers_before(state: State, *, workers: int) -> int:

@@ -147,50 +147,14 @@ def our_settings(options):
 
 
 def run_ours(home, *, name, settings):
-    from dataclasses import asdict, replace
-
-    import pyarrow as pa
-
-    from mralign.config import Model
-    from mralign.rows.schema import MATCHED_LOGPS, PAIR_SUMS, REFERENCE
-    from mralign.run.part_names import part_name
-    from mralign.run.store import StageDir
     from mralign.training.checkpoint import State
-    from mralign.training.engine import World, prepare_process, start_engine
-    from mralign.training.logprobs import TokenLogProbs
+    from mralign.training.engine import World, start_engine
     from mralign.training.loop import step_flops, train
-    from mralign.training.policy import build_policy
-    from mralign.training.reference import blocks, model_mark, score_block
-    from mralign.training.task_files import Sources
 
-    prepare_process(settings)
-    import deepspeed  # noqa: F401  as TRL's imports, before the clock starts
-
-    os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()))
-    take_away(name)
-    model = Model(path=str(home / "model"), dtype=settings.dtype)
-    sources = Sources(settings, model, 0, StageDir(str(home / "examples"), stage="examples"))
-    task = sources.load()
-    policy = build_policy(model, settings, seed=0)
-    if settings.gpu:
-        policy.to("cuda")
+    sources, policy = loaded_model(home, settings, name=name)
     loaded, began = peak(gpu=settings.gpu), time.perf_counter()
     with tempfile.TemporaryDirectory() as work:
-        shelf, reference = StageDir(f"{work}/shelf"), StageDir(f"{work}/reference")
-        wanted = list(blocks(task.reader, task.plan, mark=model_mark(model, settings)))
-        base = TokenLogProbs(policy.causal)  # a fresh adapter changes nothing: the reference needs no second model
-        kinds = {"matched": 0.0, "pairs": 0.0}
-        for block in wanted:
-            if shelf.exists(block.address):  # as the stage does: with TRL's pairs every epoch wants the same ones
-                continue
-            start = time.perf_counter()
-            with policy.model.disable_adapter():
-                found = score_block(base, block, reader=task.reader, plan=task.plan, settings=settings)
-            shelf.commit(block.address, found, schema=MATCHED_LOGPS if block.kind == "matched" else PAIR_SUMS)
-            kinds[block.kind] += time.perf_counter() - start
-        table = pa.Table.from_pylist([asdict(block) for block in wanted], schema=REFERENCE)
-        reference.commit(part_name("all"), table, schema=REFERENCE)
-        task = replace(sources, reference=reference, shelf=shelf).load()
+        task, kinds = referenced(sources, policy, work=work)
         engine = start_engine(policy, settings, rate=task.rate, world=World())
         state = train(engine, task, world=World(), state=State(), save=lambda state: None)
     seconds = time.perf_counter() - began
@@ -199,6 +163,56 @@ def run_ours(home, *, name, settings):
     found["losses"] = [row["loss"] for row in state.history]
     found["mfu"] = [row["mfu"] for row in state.history if "mfu" in row]
     return found
+
+
+def loaded_model(home, settings, *, name="ours"):
+    """Where the examples lie, and a fresh policy; this process is made ready for a training alone."""
+    from mralign.config import Model
+    from mralign.run.store import StageDir
+    from mralign.training.engine import prepare_process
+    from mralign.training.policy import build_policy
+    from mralign.training.task_files import Sources
+
+    prepare_process(settings)
+    import deepspeed  # noqa: F401  as TRL's imports, before the clock starts
+
+    os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()))
+    take_away(name)
+    model = Model(path=str(home / "model"), dtype=settings.dtype)
+    policy = build_policy(model, settings, seed=0)
+    if settings.gpu:
+        policy.to("cuda")
+    return Sources(settings, model, 0, StageDir(str(home / "examples"), stage="examples")), policy
+
+
+def referenced(sources, policy, *, work):
+    """The task with its reference, scored below `work`, and the seconds that it took by kind of block."""
+    from dataclasses import asdict, replace
+
+    import pyarrow as pa
+
+    from mralign.rows.schema import MATCHED_LOGPS, PAIR_SUMS, REFERENCE
+    from mralign.run.part_names import part_name
+    from mralign.run.store import StageDir
+    from mralign.training.logprobs import TokenLogProbs
+    from mralign.training.reference import blocks, model_mark, score_block
+
+    task, settings = sources.load(), sources.settings
+    shelf, reference = StageDir(f"{work}/shelf"), StageDir(f"{work}/reference")
+    wanted = list(blocks(task.reader, task.plan, mark=model_mark(sources.model, settings)))
+    base = TokenLogProbs(policy.causal)  # a fresh adapter changes nothing: the reference needs no second model
+    kinds = {"matched": 0.0, "pairs": 0.0}
+    for block in wanted:
+        if shelf.exists(block.address):  # as the stage does: with TRL's pairs every epoch wants the same ones
+            continue
+        start = time.perf_counter()
+        with policy.model.disable_adapter():
+            found = score_block(base, block, reader=task.reader, plan=task.plan, settings=settings)
+        shelf.commit(block.address, found, schema=MATCHED_LOGPS if block.kind == "matched" else PAIR_SUMS)
+        kinds[block.kind] += time.perf_counter() - start
+    table = pa.Table.from_pylist([asdict(block) for block in wanted], schema=REFERENCE)
+    reference.commit(part_name("all"), table, schema=REFERENCE)
+    return replace(sources, reference=reference, shelf=shelf).load(), kinds
 
 
 def take_away(name):

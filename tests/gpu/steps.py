@@ -39,12 +39,15 @@ def steps(work):
     bench = ("tests/benchmarks/training.py",)
     sides = ("--only", "trl", "trl_precomputed", "ours_new_pairs")
     tests = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/training/test_gpu.py")
+    memory, profile = ("tests/benchmarks/micro_batches.py",), ("tests/benchmarks/step_profile.py",)
     serving = ("tests/gpu/serving.py", "--work", f"{work}/serving")
     return (
         Step("serving", 150, serving, (*serving, "--cpu"), (*serving, "--dry")),
         Step("world", 120, (*world, *on_card), (*world, "training.workers=1"), (*world, "--dry-run")),
         Step("training", 120, tests, tests, (*tests, "--collect-only")),
         Step("bench", 150, (*bench, "--gpu", "--samples", "32", *sides), (*bench, "--quick"), (*bench, "--help")),
+        Step("memory", 180, (*memory, "--gpu"), (*memory, "--quick"), (*memory, "--help")),
+        Step("profile", 90, (*profile, "--gpu"), (*profile, "--quick", "--steps", "1"), (*profile, "--help")),
     )
 
 

@@ -29,7 +29,7 @@ def test_every_step_takes_what_it_is_given(tmp_path):
     done, found, told = script("--dry", logs=tmp_path)
     assert done.returncode == 0, told
     rows = {row["step"]: row for row in found["figures"]}
-    assert list(rows) == ["serving", "world", "training", "bench"]
+    assert list(rows) == ["serving", "world", "training", "bench", "memory", "profile"]
     assert rows["serving"]["said"] == {"stages": ["questions", "rollouts"]}
     assert "trains: q_proj" in told["world.log"]
     assert "test_in_float32_every_way_is_the_training_of_a_cpu[zero_3]" in told["training.log"]
@@ -56,3 +56,5 @@ def test_the_steps_run_with_tiny_models_on_cpus(tmp_path):
     assert rows["serving"]["rows"] == rows["serving"]["rows_after_kill"] == 64 * 2 * 2
     assert rows["serving"]["actors_killed"] >= 1
     assert rows["bench"]["benchmark"] == "training"
+    assert rows["memory"]["ratios"]
+    assert sum(rows["profile"]["ratios"].values()) == pytest.approx(1.0)

@@ -73,6 +73,10 @@ def test_memory_is_held_against_a_named_gpu(told):
     assert "(run.gpu_memory_gib)" in line(small, "serving")
     assert "does NOT fit. Give more GPUs to an engine" in line(small, "serving")
     assert "does NOT fit. Give training.gradient_checkpointing=true" in line(small, "training, per GPU")
+    least = told(*on_gpus, "run.gpu_memory_gib=0.002", "training.memory=auto", "training.micro_batch_tokens=null")
+    said = line(least, "training, per GPU")
+    assert "the least of what training.memory=auto chooses from" in said
+    assert "does NOT fit. Give a smaller examples.max_length" in said
     elastic = told("training.workers=4", "training.min_workers=2")
     assert "over 2 of 4 workers, the fewest (training.min_workers)" in line(elastic, "training, per worker")
 

@@ -242,7 +242,8 @@ def fill_training(item: Item) -> None:
     keys = ("loss", "reward_chosen", "reward_rejected", "margin", "z0", "grad_norm", "learning_rate")
     rows = [{"step": s, "of": 3, **{key: 0.1 * s + place for place, key in enumerate(keys)}} for s in (1, 2, 3)]
     item.out.write_text("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-    seal(item, figures={"steps": 3, "last": rows[-1]})
+    chosen = {"memory": "26GiB", "micro_batch_tokens": 8192, "gradient_checkpointing": "selective"}
+    seal(item, figures={"steps": 3, "last": rows[-1], "memory": chosen})
 
 
 def make_run(home: Path, *, until: str = "evaluation") -> tuple[RunConfig, list[Item]]:
@@ -381,6 +382,11 @@ def test_page_says_how_answers_are_matched(tmp_path: Path, match: str, words: st
     evaluation = config.evaluation.model_copy(update={"match": match})
     publish(config.model_copy(update={"evaluation": evaluation}), planned)
     assert words in plain(page_of(tmp_path))
+
+
+def test_what_was_chosen_by_memory_stands_with_the_training(complete: tuple[Path, str, str]) -> None:
+    shown = plain(complete[1])
+    assert "gradient checkpointing selective" in shown and "memory 26gib" in shown
 
 
 def test_published_figures_stand_only_beside_their_data_set(complete: tuple[Path, str, str], tmp_path: Path) -> None:

@@ -41,7 +41,8 @@ MARKED = {
         *("Search.max_rate_limited_s", "Search.max_refusals", "Search.requests_per_minute", "Search.timeout_s"),
         "Transitions.em",
         *("Training.checkpoint_every", "Training.gradient_checkpointing", "Training.log_every"),
-        *("Training.max_failures", "Training.micro_batch_tokens", "Training.min_workers", "Training.packing"),
+        *("Training.max_failures", "Training.memory", "Training.micro_batch_tokens", "Training.min_workers"),
+        "Training.packing",
         *("Training.push_to", "Training.push_token_env", "Training.threads_per_worker", "Training.trackers"),
         "Training.workers",
     },
@@ -127,7 +128,7 @@ BASES = {
 
 ANY = (True, False, 0, 1, 2, 3, 7, 9, 0.3, 0.7, "x", "plain", "latin-1", "a {question}", "{question} {snippets}")
 ANY += ("{question} {answer} {feedback} x", "2026-01-02", ["x"], ["x", "y"], {"x": "y"}, {"x": "{question}"})
-GIVEN = {"training.method": "kto"}  # where a value must be one of those that the code knows
+GIVEN = {"training.method": "kto", "training.memory": "auto"}  # where a value must be one of those that the code knows
 
 
 @pytest.fixture(autouse=True)

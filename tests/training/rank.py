@@ -4,17 +4,21 @@ import json
 import os
 import sys
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 
 import numpy as np
+import torch
 from sent import counted
 from tiny_policy import make_task, settings
 
 from mralign.training import engine as engines
+from mralign.training import lora
 from mralign.training.begin import begin
 from mralign.training.checkpoint import save_checkpoint
 from mralign.training.engine import World, prepare_process
 from mralign.training.loop import train
+from mralign.training.memory_choice import settle_memory
 from mralign.training.reader import Reader
 from mralign.training.write_probe import write_probe
 
@@ -37,6 +41,18 @@ def spoil(by):
         return found
 
     Reader.fetch = spoilt
+
+
+def run_out(after):
+    """The `after`-th backward pass through an adapted layer finds no memory, once."""
+    plain, passes = lora._LoraLinear.backward, count(1)
+
+    def backward(ctx, *gradients):
+        if next(passes) == after:
+            raise torch.OutOfMemoryError("tried to allocate 1.00 GiB")
+        return plain(ctx, *gradients)
+
+    lora._LoraLinear.backward = staticmethod(backward)
 
 
 def configure(*, keep_whole):
@@ -102,12 +118,16 @@ def run(name, *, model, home, changes, world):
     changes = {"epochs": 3, "workers": world.size, **changes}
     plain = configure(keep_whole=not changes.pop("gather_all", False))
     spoilt, stop_after = changes.pop("spoil_reference", None), changes.pop("stop_after", None)
-    checkpoint = changes.pop("checkpoint", None)
+    checkpoint, runs_out_after = changes.pop("checkpoint", None), changes.pop("runs_out_after", None)
     task = make_task(target / f"home-{world.rank}", model, **changes)
     if spoilt is not None:
         spoil(spoilt)
     engine, state = begin(task, world=world, checkpoint=Path(checkpoint) if checkpoint else None)
     engines.deepspeed_config = plain
+    task, choice = settle_memory(engine, task, world=world)
+    state.memory = choice.figures() if choice else {}
+    if runs_out_after:
+        run_out(runs_out_after)
     if checkpoint:
         note(engine, target / "taken.npz", world=world)
     step = engine.step

@@ -17,6 +17,8 @@ WHOLE = {
     "reduce_scatter_tensor": "input",
 }
 PLACES = {"all_reduce": 0, "broadcast": 0, "reduce": 0, "all_gather_into_tensor": 0, "reduce_scatter_tensor": 1}
+# Two of them DeepSpeed looks up once, when it starts.
+KEPT = {"all_gather_function": "all_gather_into_tensor", "reduce_scatter_function": "reduce_scatter_tensor"}
 
 
 def size(tensor):
@@ -26,6 +28,8 @@ def size(tensor):
 @contextmanager
 def counted(steps):
     """While the block runs, every optimizer step appends {operation: bytes} to `steps`."""
+    from deepspeed.comm import comm  # after the process was told what it runs on
+
     now = Counter()
     plain_step, plain = loop.optimizer_step, {name: getattr(dist, name) for name in WHOLE}
 
@@ -43,8 +47,11 @@ def counted(steps):
         steps.append(dict(now))
         return found
 
+    backend = comm.cdb
     for name in WHOLE:
         setattr(dist, name, watch(name))
+    for kept, name in KEPT.items():
+        setattr(backend, kept, getattr(dist, name))
     loop.optimizer_step = step
     try:
         yield
@@ -52,3 +59,5 @@ def counted(steps):
         loop.optimizer_step = plain_step
         for name, function in plain.items():
             setattr(dist, name, function)
+        for kept, name in KEPT.items():
+            setattr(backend, kept, plain[name])

@@ -1,5 +1,7 @@
 """What a user reads when workers of a training are lost, and when it goes on."""
 
+import logging
+
 import pytest
 
 from mralign.training.board import Board, Lost, Place, Resumed
@@ -56,3 +58,17 @@ def test_what_is_told_once_is_read_once_and_belongs_to_the_group_of_its_time():
     assert (row, first, second) == ({"step": 5}, Lost({0: HERE, 1: THERE}, SAID, 4), Resumed(4, 1, 2))
     assert third == Lost({0: HERE}, {0: "again"}, 4)
     assert board.read() == ({"step": 5}, [])
+
+
+def test_what_memory_had_room_for_is_told_and_the_next_try_takes_less():
+    board = Board()
+    assert board.most_tokens() is None
+    board.tell("micro-batches of 4,096 tokens")
+    board.warn("memory ran out in step 3")
+    board.lessen(2048)
+    board.lessen(4096)  # another rank, which ran out later
+    assert board.most_tokens() == 2048
+    _, news = board.read()
+    assert [str(item) for item in news[:2]] == ["micro-batches of 4,096 tokens", "memory ran out in step 3"]
+    assert [item.level for item in news[:3]] == [logging.INFO, logging.WARNING, logging.WARNING]
+    assert str(news[2]) == "training goes on with micro-batches of 2048 tokens"

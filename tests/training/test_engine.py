@@ -24,8 +24,28 @@ def test_a_worker_without_cuda_says_so_and_is_not_tried_again(monkeypatch):
 def test_deepspeed_is_told_the_device_of_the_settings(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    monkeypatch.setenv("PYTORCH_ALLOC_CONF", "max_split_size_mb:64")
     prepare_process(settings(gpu=True))
     assert os.environ["DS_ACCELERATOR"] == "cuda"
+
+
+@pytest.mark.parametrize("own", [None, "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"])
+def test_segments_of_a_gpus_memory_grow_unless_the_user_has_configured_them(monkeypatch, own):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    names = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+    for name in names:
+        monkeypatch.setenv(name, "")  # so that it is put back
+        monkeypatch.delenv(name)
+    if own:
+        monkeypatch.setenv(own, "max_split_size_mb:64")
+    asked = []
+    monkeypatch.setattr(torch._C, "_accelerator_setAllocatorSettings", asked.append)
+    prepare_process(settings(gpu=True))
+    there = {name: os.environ[name] for name in names if name in os.environ}
+    if own:
+        assert (there, asked) == ({own: "max_split_size_mb:64"}, [])
+    else:
+        assert (there, asked) == ({"PYTORCH_ALLOC_CONF": "expandable_segments:True"}, ["expandable_segments:True"])
 
 
 @pytest.mark.parametrize(
