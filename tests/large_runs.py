@@ -171,9 +171,7 @@ def plan_table() -> str:
         "parts of `rollouts` before they are merged, one a batch of 64": [f"{one.parts:,}" for one in sizes],
         "object store for the keys of questions, GiB": [f"{one.keys_gib:,.1f}" for one in sizes],
         "driver memory for the names of these parts, GiB": [f"{one.names_gib:,.1f}" for one in sizes],
-        "driver memory of a run that goes on, for what is answered, GiB": [
-            f"{one.ids_gib:,.1f}" for one in sizes
-        ],
+        "driver memory of a run that goes on, for what is answered, GiB": [f"{one.ids_gib:,.1f}" for one in sizes],
         "hours to read the questions, all in one file": [f"{one.reading_h:,.1f}" for one in sizes],
     }
     lines = ["| | 10⁷ questions | 10⁹ questions |", "|---|---|---|"]
