@@ -44,6 +44,7 @@ _PLAN = (
     *("training.datasets", "training.epochs", "training.max_steps", "training.batch_size"),
     *("training.pairs", "training.kl_every", "training.kl_pairs"),
 )
+_OTHER = ("training.reference",)  # `model` is the one that scores, whichever that is
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def as_scored(settings: Training) -> Training:
 
 def model_mark(model: Model, settings: Training) -> str:
     """A digest of all that a log-probability depends on besides the tokens."""
-    read = counted({"model": model, "training": as_scored(settings)}, ignores=(*OPTIMIZER, *_PLAN))
+    read = counted({"model": model, "training": as_scored(settings)}, ignores=(*OPTIMIZER, *_PLAN, *_OTHER))
     files = {name: digest(resolve_path(path)) for name, path in model.inputs().items()}
     return hashlib.sha256(json.dumps([_VERSION, read, files], sort_keys=True).encode()).hexdigest()
 

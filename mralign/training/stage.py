@@ -17,7 +17,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from mralign.config import RunConfig, Training, named
+from mralign.config import Model, RunConfig, Training, named
 from mralign.config.run import check_datasets, chosen_datasets
 from mralign.rows.schema import ANNOTATIONS, EXAMPLES, REFERENCE
 from mralign.run.disk import full_disk
@@ -116,9 +116,10 @@ def _reference(context: Context) -> Outcome:
     """Every block of the plan on the shelf, and where it lies."""
     config: RunConfig = context.config
     shelf = shelf_dir(absolute(config.run.dir))
-    sources = Sources(config.training, local_model(config.model), config.run.seed, context.upstream["examples"])
+    model = _reference_model(config)
+    sources = Sources(config.training, local_model(model), config.run.seed, context.upstream["examples"])
     task = sources.load()
-    wanted = list(blocks(task.reader, task.plan, mark=model_mark(config.model, config.training)))
+    wanted = list(blocks(task.reader, task.plan, mark=model_mark(model, config.training)))
     there = set(shelf.parts())
     # Where pairs are fixed every epoch wants the same blocks: each is scored once.
     missing = list({block.address: block for block in wanted if block.address not in there}.values())
@@ -327,8 +328,13 @@ def scaling(config: Training) -> Any:
 
 def _reference_reads(config: RunConfig) -> dict[str, Any]:
     unpaired = {} if objective(config).pairs else {"pairs": "none", "kl_every": 1, "kl_pairs": None}
-    settings = as_scored(config.training).model_copy(update=unpaired)
-    return {"training": settings, **named(config, "model", "run.seed")}
+    settings = as_scored(config.training).model_copy(update={**unpaired, "reference": None})
+    return {"training": settings, "model": _reference_model(config), **named(config, "run.seed")}
+
+
+def _reference_model(config: RunConfig) -> Model:
+    """The model that is pi_ref."""
+    return config.training.reference or config.model
 
 
 def _training_reads(wanted: Objective, config: RunConfig) -> dict[str, Any]:
@@ -369,7 +375,7 @@ REFERENCE_STAGE = Stage(
     ignores=(*OPTIMIZER, "training.datasets"),  # the stage `examples` has made the choice
     code=lambda config: {"choice of examples": objective(config).negatives},
     upstream=("examples",),
-    inputs=lambda config: config.model.inputs(),
+    inputs=lambda config: _reference_model(config).inputs(),
     check=check_positions,
     workers=lambda config: (_reference_workers(config.training), DEALING),
     faults=worker_faults,
