@@ -24,6 +24,7 @@ class RoundRow:
     arm: str
     seed: int  # of the trainings
     round: int
+    share: float  # of the rate that was the best of the grid for one round, on dev
     rate: float
     acc: float
     mis: float

@@ -96,7 +96,7 @@ def prepare(knobs: Knobs, *, world: str, cache: Path, methods: Sequence[str], sm
 def trained_on(
     candidates: Sequence[Candidate], *, knobs: Knobs, home: Path, mark: str, configs: Mapping[str, RunConfig]
 ) -> dict[str, Sources]:
-    """What each method trains on: candidates as labelled and weighed examples in `home`, whose fingerprint is `mark`."""
+    """What each method trains on: candidates as labelled and weighed examples in `home`, of fingerprint `mark`."""
     annotated = label(candidates, knobs=knobs)
     joined = to_table(candidates, Candidate).append_column(ANNOTATED.field("steps"), annotated.column("steps"))
     model = next(iter(configs.values())).model

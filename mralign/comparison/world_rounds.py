@@ -66,6 +66,7 @@ class Chain:
     knobs: Knobs
     home: Path
     rate: float
+    share: float
     seed: int
 
     @property
@@ -141,6 +142,7 @@ class Chain:
             arm=arm,
             seed=self.seed,
             round=number,
+            share=self.share,
             rate=self.rate,
             answers_differ=spread.answers,
             thoughts_differ=spread.thoughts,
@@ -187,10 +189,13 @@ def _size(sources: Sources) -> int:
     return len(sources.load().reader.index)
 
 
-def measure_world(seed: int, *, seeds: Sequence[int], rounds: int, cache: Path, file: Path, smaller: float) -> None:
-    """Append what the table of rounds lacks of a world: its rate is chosen on dev for the first round, and kept."""
+def measure_world(
+    seed: int, *, seeds: Sequence[int], rounds: int, share: float, cache: Path, file: Path, smaller: float
+) -> None:
+    """Append what the table of rounds lacks of a world. The rate of every training is a `share` of the one that is
+    chosen for the first round on dev."""
     world = f"world-{seed}"
-    done = {row.seed for row in read_rounds(file) if row.world == world}
+    done = {row.seed for row in read_rounds(file) if row.world == world and row.share == share}
     left = [one for one in seeds if one not in done]
     if not left:
         return
@@ -199,10 +204,10 @@ def measure_world(seed: int, *, seeds: Sequence[int], rounds: int, cache: Path, 
     trials = Trials(prepared)
     points = [Point(world, METHOD, rate, EPOCHS, TUNING_SEED) for rate in RATES]
     tuned = [trials.run(point, split="dev") for point in points]
-    rate = max(tuned, key=lambda row: row.acc).learning_rate
+    rate = share * max(tuned, key=lambda row: row.acc).learning_rate
     for one in left:
         began = time.process_time()
-        chain = Chain(prepared, trials, knobs, cache / "rounds" / f"{seed}-{one}", rate, one)
+        chain = Chain(prepared, trials, knobs, cache / "rounds" / f"{seed}-{one}-{share:g}", rate, share, one)
         append_rounds(file, run_chain(chain, rounds=rounds))
         log.info("%s seed %d: %.0f s of processor time", world, one, time.process_time() - began)
 
@@ -213,6 +218,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--worlds", default="500,501,502,503", help="seeds of worlds")
     parser.add_argument("--seeds", default="1,2,3", help="seeds of trainings")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--share", type=float, default=1.0, help="of the learning rate that is best for one round")
     parser.add_argument("--smaller", type=float, default=1.0, help="shortens the training of the bases, for tests")
     parser.add_argument("--out", type=Path, default=Path("runs/rounds"), help="where bases and models go")
     parser.add_argument("--rows", type=Path, help="the table of rounds; default: rounds.csv in --out")
@@ -228,7 +234,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     for world in map(int, given.worlds.split(",")):
         seeds = tuple(map(int, given.seeds.split(",")))
         measure_world(
-            world, seeds=seeds, rounds=given.rounds, cache=given.out.absolute(), file=file, smaller=given.smaller
+            world,
+            seeds=seeds,
+            rounds=given.rounds,
+            share=given.share,
+            cache=given.out.absolute(),
+            file=file,
+            smaller=given.smaller,
         )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import combinations, pairwise
 
 import numpy as np
@@ -17,7 +17,21 @@ import numpy as np
 from mralign.questions.normalisation import normalize
 from mralign.rows import Generation, Mode
 
-COLUMNS = ("question_id", "mode", "text", "thought_start", "thought_end", "answer", "invalid")
+
+@dataclass(frozen=True)
+class DrawnText:
+    """What of a generation counts here."""
+
+    question_id: str
+    mode: str
+    text: str
+    thought_start: int
+    thought_end: int
+    answer: str | None
+    invalid: str | None
+
+
+COLUMNS = tuple(field.name for field in fields(DrawnText))
 
 
 @dataclass(frozen=True)
@@ -33,9 +47,9 @@ class DrawDiversity:
     questions: int
 
 
-def draw_diversity(rows: Iterable[Generation]) -> DrawDiversity:
+def draw_diversity(rows: Iterable[Generation | DrawnText]) -> DrawDiversity:
     """The diversity of thinking draws, over the questions that have two valid ones or more."""
-    by_question: dict[str, list[Generation]] = defaultdict(list)
+    by_question: dict[str, list[Generation | DrawnText]] = defaultdict(list)
     for row in rows:
         if row.mode == Mode.ON and row.invalid is None:
             by_question[row.question_id].append(row)
@@ -47,13 +61,13 @@ def draw_diversity(rows: Iterable[Generation]) -> DrawDiversity:
     return DrawDiversity(answers, thoughts, len(several))
 
 
-def _answers_differ(drawn: Sequence[Generation]) -> float:
+def _answers_differ(drawn: Sequence[Generation | DrawnText]) -> float:
     """The share of pairs whose answers differ."""
     said = [normalize(row.answer or "") for row in drawn]
     return float(np.mean([one != other for one, other in combinations(said, 2)]))
 
 
-def _thoughts_differ(drawn: Sequence[Generation]) -> float:
+def _thoughts_differ(drawn: Sequence[Generation | DrawnText]) -> float:
     """The mean distance of pairs of thoughts."""
     thoughts = [_word_pairs(row.text[row.thought_start : row.thought_end]) for row in drawn]
     return float(np.mean([_distance(one, other) for one, other in combinations(thoughts, 2)]))

@@ -1,7 +1,7 @@
 """The probe: what the trained policy says of a few examples, for whoever serves it to check.
 
-A trained engine enters; `probe.json` leaves, with token ids, the policy's log-probabilities and, where the
-model before training is the reference, those of that model: a server that still holds the old model is told from one that is wrong.
+A trained engine enters; `probe.json` leaves, with token ids, the policy's log-probabilities and, where the model before
+training is the reference, those of that model: a server that still holds the old one is told from one that is wrong.
 """
 
 from __future__ import annotations
