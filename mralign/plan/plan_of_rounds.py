@@ -19,7 +19,8 @@ from mralign.report.rounds import first_directory, round_directory, rounds_of, r
 
 def describe_rounds(config: RunConfig) -> str:
     """What follows the first round, whose own plan stands above."""
-    reference = "the model before the first round" if config.run.round_reference == "fixed" else "the round's first"
+    fixed = config.run.round_reference == "fixed"
+    reference = "the model before the first round" if fixed else "the policy that the round begins with"
     lines = [f"rounds: {config.run.rounds} at most, of which this is the first; {rule_of(config)}"]
     lines.append(f"reference of later rounds: {reference}")
     for number, ahead in enumerate(rounds_ahead(config), 2):

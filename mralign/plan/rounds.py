@@ -108,6 +108,8 @@ class _RoundKeeper:
         home, text = Directory(absolute(self.config.run.dir)), to_yaml(self.config)
         if not home.exists(OWN_CONFIG) or home.read_text(OWN_CONFIG) != text:
             home.write_text(OWN_CONFIG, text)
+        if not self.rounds.records:
+            self._write(self.rounds)
 
     def go(self) -> int:
         """Do what is not finished of the rounds; the number of the round that is kept."""
