@@ -195,7 +195,8 @@ def test_the_reference_is_scored_anew_where_it_is_another_model(configure):
     assert same["reference"] == before["reference"] and same["training"] != before["training"]
     other = marks(with_reference(moving.model.model_copy(update={"path": "hub/other"})))
     assert other["reference"] != before["reference"] and other["training"] != same["training"]
-    assert {name for name in other if other[name] != same[name]} == {"reference", "training"}
+    anew = {name for name in other if other[name] != same[name]}
+    assert anew == {"reference", "training", "responses", "evaluation"}
     plain = with_reference(moving.model).training.model_copy(update={"method": "sft"})
     sft = moving.training.model_copy(update={"method": "sft"})
     sides = [marks(moving.model_copy(update={"training": one})) for one in (plain, sft)]
