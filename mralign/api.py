@@ -17,7 +17,7 @@ from mralign.plan import pipeline, template_dates
 from mralign.plan.named_config import Configuration, load_config
 from mralign.plan.prediction_runs import configure_predictions
 from mralign.plan.round_config import check_rounds
-from mralign.plan.rounds import walk_rounds
+from mralign.plan.round_loop import walk_rounds
 from mralign.plan.suites import configure
 from mralign.plan.walking import Walked, check_run_directory, check_trains, walk
 from mralign.report.findings import finished, merged_metrics, survey

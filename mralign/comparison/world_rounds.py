@@ -58,7 +58,7 @@ class Policy:
 
 
 @dataclass(frozen=True)
-class Chain:
+class RoundChain:
     """What all chains of rounds of a world and a training seed share."""
 
     prepared: Prepared
@@ -157,7 +157,7 @@ class Chain:
         )
 
 
-def run_chain(chain: Chain, *, rounds: int) -> list[RoundRow]:
+def run_chain(chain: RoundChain, *, rounds: int) -> list[RoundRow]:
     """The base, the first round, and each way to go on from there."""
     base = chain.base()
     rows = [chain.row(base, arm=START, number=0, before=None, examples=None)]
@@ -170,7 +170,7 @@ def run_chain(chain: Chain, *, rounds: int) -> list[RoundRow]:
     return rows
 
 
-def _go_on(chain: Chain, arm: str, *, base: Policy, policy: Policy, old: Sources, rounds: int) -> list[RoundRow]:
+def _go_on(chain: RoundChain, arm: str, *, base: Policy, policy: Policy, old: Sources, rounds: int) -> list[RoundRow]:
     rows = []
     for number in range(2, rounds + 1):
         name = f"{arm}-{number}/{chain.seed}"
@@ -207,7 +207,7 @@ def measure_world(
     rate = share * max(tuned, key=lambda row: row.acc).learning_rate
     for one in left:
         began = time.process_time()
-        chain = Chain(prepared, trials, knobs, cache / "rounds" / f"{seed}-{one}-{share:g}", rate, share, one)
+        chain = RoundChain(prepared, trials, knobs, cache / "rounds" / f"{seed}-{one}-{share:g}", rate, share, one)
         append_rounds(file, run_chain(chain, rounds=rounds))
         log.info("%s seed %d: %.0f s of processor time", world, one, time.process_time() - began)
 

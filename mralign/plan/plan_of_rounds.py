@@ -13,7 +13,7 @@ from mralign.plan import pipeline
 from mralign.plan.placing import Planned
 from mralign.plan.plan_text import forecast
 from mralign.plan.round_config import asks_at_the_end, rounds_ahead
-from mralign.plan.rounds import rule_of
+from mralign.plan.round_loop import rule_of
 from mralign.report.rounds import first_directory, round_directory, rounds_of, rounds_text
 
 

@@ -58,7 +58,8 @@ def _dev_faults(config: RunConfig, *, above: str) -> Iterator[str]:
         return
     if not any("acc" in find(of_format(source.format)).columns for source in dev):
         yield f"{above} measures the gain in Acc, and no source of questions.dev has gold answers; give one that has"
-    shared = [source.name for source in dev if any(_records(source) == _records(other) for other in test)]
+    tested = list(map(_records, test))
+    shared = [source.name for source in dev if _records(source) in tested]
     if shared:
         yield (
             f"{above} chooses by questions.dev, and its {', '.join(shared)} is read from the same records as a source "

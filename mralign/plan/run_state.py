@@ -66,7 +66,8 @@ class RunState:
     def finished(self) -> bool:
         """Whether nothing of it is left."""
         ended = self.rounds is None or bool(self.rounds.ended)
-        return ended and all(stage.state == FINISHED for one in (self, *self.later) for stage in one.stages)
+        stages = chain(self.stages, *(one.stages for one in self.later))
+        return ended and all(stage.state == FINISHED for stage in stages)
 
 
 def read_run(uri: str, *, preset: str | None = None) -> RunState:

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from plan.made_rounds import DEV, Runner
 
+from mralign.cli.status import as_json_object, told
 from mralign.config import load
 from mralign.plan import pipeline, walking
-from mralign.plan import rounds as loop
+from mralign.plan import round_loop as loop
 from mralign.plan.plan_of_rounds import describe_rounds
 from mralign.plan.round_config import check_rounds, first_round, later_round
 from mralign.plan.round_figures import matrix_changes
@@ -209,8 +210,14 @@ def test_status_tells_all_rounds(configure, go, tmp_path):
         go(config, Runner([20, 32, 39], stop_at=(2, "training")))
     state = read_run(f"{tmp_path}/run")
     assert not state.finished and len(state.later) == 1 and state.rounds.record(1).acc == 0.8
+    said = told(state)
+    assert f"round 2: {tmp_path}/run/round-2" in said and "rounds at most, reference fixed" in said
+    assert f"mralign align --preset {tmp_path}/run/rounds.yaml" in said
     go(config, Runner([20, 32, 39]))
-    assert read_run(f"{tmp_path}/run").finished
+    state = read_run(f"{tmp_path}/run")
+    assert state.finished and "the result is the policy of round 2" in told(state)
+    found = as_json_object(state)
+    assert found["finished"] and found["rounds"]["kept"] == 2 and found["later_rounds"][0]["finished"]
 
 
 def test_the_dry_run_tells_each_round_and_its_cost(configure, tmp_path):
