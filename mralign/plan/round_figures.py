@@ -17,7 +17,7 @@ from mralign.evaluation.paired import Difference, paired_difference
 from mralign.evaluation.scoring import read_scores
 from mralign.plan.placing import Planned, find
 from mralign.report.findings import Matrices, read_matrices
-from mralign.report.rounds import CHANGED, RoundRecord, first_directory
+from mralign.report.rounds import CHANGED, RoundRecord, first_directory, round_directory
 from mralign.rollouts.diversity import COLUMNS, DrawDiversity, DrawnText, draw_diversity
 from mralign.rows import Polarity, from_table
 from mralign.rows.schema import GENERATIONS
@@ -73,6 +73,18 @@ def gain_of(config: RunConfig, *, after: pa.Table, before: pa.Table) -> Differen
     )
 
 
+def gain_over(config: RunConfig, record: RoundRecord, *, other: RoundRecord) -> Difference:
+    """The gain on dev of one round's policy over that of another round."""
+    after, before = (_scores_of(config, one) for one in (record, other))
+    return gain_of(config, after=after, before=before)
+
+
+def _scores_of(config: RunConfig, record: RoundRecord) -> pa.Table:
+    home = round_directory(first_directory(config.run.dir), record.number)
+    out = StageDir(f"{home}/evaluation/{record.marks['evaluation']}", stage="evaluation")
+    return _of_method(read_scores(out), Subject.TRAINED.method(Way.THINK_ON, name=config.training.method))
+
+
 def candidate_counts(planned: Sequence[Planned]) -> Mapping[Polarity, int]:
     """Candidates that were kept, by polarity; of neutral ones none is told."""
     manifest = _out(planned, "candidates").manifest()
@@ -88,7 +100,11 @@ def _thinking(config: RunConfig, planned: Sequence[Planned], subject: Subject) -
     """The scores of a model's thinking answers that have Acc, schema SCORES."""
     scores = read_scores(_out(planned, subject.stage("evaluation")))
     name = config.evaluation.label if subject is Subject.BASE else config.training.method
-    own = pc.equal(scores.column("method"), subject.method(Way.THINK_ON, name=name))
+    return _of_method(scores, subject.method(Way.THINK_ON, name=name))
+
+
+def _of_method(scores: pa.Table, method: str) -> pa.Table:
+    own = pc.equal(scores.column("method"), method)
     return scores.filter(pc.and_(own, pc.is_valid(scores.column("acc"))))
 
 

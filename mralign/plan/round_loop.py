@@ -26,11 +26,11 @@ from mralign.plan.round_config import (
     later_round,
     rounds_ahead,
 )
-from mralign.plan.round_figures import candidate_counts, marks_of, record_of, start_of
+from mralign.plan.round_figures import candidate_counts, gain_over, marks_of, record_of, start_of
 from mralign.plan.walking import Walked, walk
 from mralign.report.rounds import OWN_CONFIG, RoundRecord, Rounds, rounds_of, rounds_text, write_rounds
 from mralign.report.wording import signed
-from mralign.run import local_ray
+from mralign.run import lease, local_ray
 from mralign.run.store import Directory, absolute
 from mralign.training.objectives import find as find_objective
 
@@ -54,7 +54,8 @@ def walk_rounds(
         pipeline.plan(one)
     with showing or nullcontext():
         keeper = _RoundKeeper(config, take_over=take_over, hears_workers=hears_workers)
-        keeper.begin()
+        with lease.hold(config.run.dir, take_over=take_over):
+            keeper.begin()
         return keeper.finish(keeper.go())
 
 
@@ -70,27 +71,28 @@ def rule_of(config: RunConfig) -> str:
     )
 
 
-def gained(config: RunConfig, record: RoundRecord) -> bool:
-    """Whether a round's gain is one by the rule; without a rule, whether the gain itself is above 0."""
-    if config.run.round_gain is None:
-        return record.gain is not None and record.gain > 0
-    return record.gain_low is not None and record.gain_low > config.run.round_gain
-
-
 def why_ended(config: RunConfig, record: RoundRecord) -> str:
     """Why no round follows this one; empty where one does."""
+    least = config.run.round_gain
     if record.number == config.run.rounds:
         return f"all {config.run.rounds} rounds are done"
-    if config.run.round_gain is None or gained(config, record):
-        return ""
     assert record.gain_low is not None
+    if least is None or record.gain_low > least:
+        return ""
     low = signed(100 * record.gain_low)
     return f"round {record.number} did not gain on dev (the lower end of the interval is {low} points)"
 
 
 def kept_round(config: RunConfig, records: Sequence[RoundRecord]) -> int:
-    """The round whose policy is the result: the last one that gained, the first where none did."""
-    return max((record.number for record in records if record.number and gained(config, record)), default=1)
+    """The round whose policy is the result: the first, until a later one has a gain over it on dev whose interval
+    lies above 0 (and above `run.round_gain`)."""
+    least = max(0.0, config.run.round_gain or 0.0)
+    first, *later = [record for record in records if record.number]
+    kept = first
+    for record in later:
+        if gain_over(config, record, other=kept).ci[0] > least:
+            kept = record
+    return kept.number
 
 
 class _RoundKeeper:

@@ -240,9 +240,16 @@ def test_changes_by_hand():
         matrix_changes(now, before=Matrices(("a", "c"), {}, {}, {}))
 
 
-@pytest.mark.parametrize(("least", "gains"), [(0.0, True), (0.03, False), (-1.0, True), (None, True)])
-def test_the_rule_is_about_the_lower_end(configure, least, gains):
+@pytest.mark.parametrize(("least", "follows"), [(0.0, True), (0.03, False), (-1.0, True), (None, True)])
+def test_the_rule_is_about_the_lower_end(configure, least, follows):
     record = RoundRecord(1, "m", 0.6, 0.3, 30.0, 40, gain=0.05, gain_low=0.02, gain_high=0.08)
     config = configure(f"run.round_gain={json.dumps(least)}")
-    assert loop.gained(config, record) is gains
-    assert (loop.why_ended(config, record) == "") is gains
+    assert (loop.why_ended(config, record) == "") is follows
+
+
+def test_a_round_that_only_makes_up_for_the_one_before_is_not_kept(configure, go, tmp_path):
+    """From round 2 to 3 it gains 10 of 40, and lies below round 1 all the same."""
+    go(configure("run.round_gain=-1"), Runner([20, 32, 20, 30]))
+    found = rounds_of(f"{tmp_path}/run")
+    assert found.records[3].gain_low > 0 and found.records[3].acc < found.records[1].acc
+    assert found.kept == 1 and found.ended == "all 3 rounds are done"
