@@ -152,7 +152,7 @@ def rule_sheet(rows: Sequence[RoundRow]) -> Sheet:
     lines = []
     for step in _steps(rows)[1:]:
         own = [row for row in rows if (row.arm, row.round) == step and row.dev_low is not None]
-        accepted = [row for row in own if row.dev_low is not None and row.dev_low > 0]
+        accepted = [row for row in own if row.dev_low is not None and row.dev_low > 1e-9]
         rest = [row for row in own if row not in accepted]
         cells = [_mean_gain(chosen, test=test) for chosen in (accepted, rest)]
         lines.append((Cell(f"{step[0]}, round {step[1]}"), Cell(f"{len(accepted)} of {len(own)}"), *map(Cell, cells)))

@@ -34,6 +34,7 @@ from mralign.run import lease, local_ray
 from mralign.run.store import Directory, absolute
 from mralign.training.objectives import find as find_objective
 
+_ROUNDING = 1e-9  # a mean of differences that cancel is not exactly 0
 _Hook = Callable[[Sequence[Planned]], None]
 
 
@@ -77,7 +78,7 @@ def why_ended(config: RunConfig, record: RoundRecord) -> str:
     if record.number == config.run.rounds:
         return f"all {config.run.rounds} rounds are done"
     assert record.gain_low is not None
-    if least is None or record.gain_low > least:
+    if least is None or record.gain_low > least + _ROUNDING:
         return ""
     low = signed(100 * record.gain_low)
     return f"round {record.number} did not gain on dev (the lower end of the interval is {low} points)"
@@ -90,7 +91,7 @@ def kept_round(config: RunConfig, records: Sequence[RoundRecord]) -> int:
     first, *later = [record for record in records if record.number]
     kept = first
     for record in later:
-        if gain_over(config, record, other=kept).ci[0] > least:
+        if gain_over(config, record, other=kept).ci[0] > least + _ROUNDING:
             kept = record
     return kept.number
 

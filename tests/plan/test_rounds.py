@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -245,6 +246,8 @@ def test_the_rule_is_about_the_lower_end(configure, least, follows):
     record = RoundRecord(1, "m", 0.6, 0.3, 30.0, 40, gain=0.05, gain_low=0.02, gain_high=0.08)
     config = configure(f"run.round_gain={json.dumps(least)}")
     assert (loop.why_ended(config, record) == "") is follows
+    cancelled = replace(record, gain_low=7e-19)  # of rounding alone
+    assert (loop.why_ended(config, cancelled) == "") is (least in (-1.0, None))
 
 
 def test_a_round_that_only_makes_up_for_the_one_before_is_not_kept(configure, go, tmp_path):
