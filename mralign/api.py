@@ -64,8 +64,8 @@ def align(
     `config` and `overrides` as in `load_config`. What is finished in `run.dir` is not done again, so a call that was
     interrupted goes on when it is repeated. `until` stops after a stage, `only` does a stage and those that it stands
     on; `take_over` ends another driver that writes into the same directory. A cluster that this process belongs to
-    (RAY_ADDRESS, or ray.init before) is used, else a local Ray is started and stopped. Raises ValueError for a wrong
-    configuration, and for all that the user can mend.
+    (RAY_ADDRESS, or ray.init before) is used, else a local Ray is started and stopped. Of several rounds (`run.rounds`)
+    the result is the one that is kept. Raises ValueError for a wrong configuration, and for all that the user can mend.
 
     >>> import mralign
     >>> result = mralign.align("miniworld", overrides=["run.dir=runs/first"])  # doctest: +SKIP

@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.long]
 
 DEV = 'questions.dev=[{name: miniworld, path: "pkg://mralign.miniworld/data/questions/dev.jsonl", limit: 40}]'
 # Rounds go on whatever they gain; a small rate leaves harmful thoughts to a second round.
-ROUNDS = [*SMALL, DEV, "run.rounds=2", "run.round_gain=-1", "training.learning_rate=1e-4"]
+ROUNDS = [*SMALL, DEV, "run.rounds=2", "run.round_gain=-1", "training.learning_rate=5e-4"]
 
 
 @pytest.fixture(scope="module")
