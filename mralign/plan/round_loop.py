@@ -55,8 +55,7 @@ def walk_rounds(
         pipeline.plan(one)
     with showing or nullcontext():
         keeper = _RoundKeeper(config, take_over=take_over, hears_workers=hears_workers)
-        with lease.hold(config.run.dir, take_over=take_over):
-            keeper.begin()
+        keeper.begin()
         return keeper.finish(keeper.go())
 
 
@@ -109,9 +108,10 @@ class _RoundKeeper:
     def begin(self) -> None:
         """Write down the configuration by which the same rounds go on."""
         home, text = Directory(absolute(self.config.run.dir)), to_yaml(self.config)
-        if not home.exists(OWN_CONFIG) or home.read_text(OWN_CONFIG) != text:
+        if self.rounds.records and home.exists(OWN_CONFIG) and home.read_text(OWN_CONFIG) == text:
+            return
+        with lease.hold(self.config.run.dir, take_over=self.take_over):
             home.write_text(OWN_CONFIG, text)
-        if not self.rounds.records:
             self._write(self.rounds)
 
     def go(self) -> int:
@@ -137,7 +137,7 @@ class _RoundKeeper:
         walked = None
         for number in sorted({1, kept}):
             own = at_the_end(self.config, self.runs[number]) if asks_at_the_end(self.config) else self.runs[number]
-            walked = self._walk(own, title=f"round {number}, final figures")
+            walked = self._walk(own, title=f"round {number}, final figures", explain=False)
         assert walked is not None
         return replace(walked, text=f"{rounds_text(self.rounds)}\n\n{walked.text}")
 
@@ -178,12 +178,13 @@ class _RoundKeeper:
             return ""
         return f"round {number} would have no {' and no '.join(none)} thoughts to train on"
 
-    def _walk(self, config: RunConfig, *, title: str, before_page: _Hook | None = None) -> Walked:
+    def _walk(self, config: RunConfig, *, title: str, explain: bool = True, before_page: _Hook | None = None) -> Walked:
         return walk(
             config,
             pipeline.plan(config),
             take_over=self.take_over,
             hears_workers=self.hears_workers,
+            explain=explain,
             title=title,
             before_page=before_page,
         )

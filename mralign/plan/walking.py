@@ -38,15 +38,16 @@ def walk(
     whole: bool = True,
     showing: AbstractContextManager[object] | None = None,
     hears_workers: bool = False,
+    explain: bool = True,
     title: str = "",
     before_page: Callable[[Sequence[Planned]], None] | None = None,
 ) -> Walked:
     """Do what is not finished of a plan, and write the page.
 
     `whole` False: the plan holds a part of the run only, and the page shows all of it. `showing` is entered while the
-    run goes on, with `hears_workers` it gets what they print. `title`: which of several runs this is. `before_page` is
-    called with the finished stages before the page is written. A finished run that cannot be written is left as it is.
-    Raises ValueError for what the user can mend.
+    run goes on, with `hears_workers` it gets what they print. `explain` and `title` as in `pipeline.run`. `before_page`
+    is called with the finished stages before the page is written. A finished run that cannot be written is left as it
+    is. Raises ValueError for what the user can mend.
     """
     if told := pipeline.nothing_left(config, planned):
         return Walked(config, tuple(planned), told)
@@ -54,7 +55,7 @@ def walk(
         report.begin(config)
         start_ray = partial(local_ray.start, config, hears_workers=hears_workers)
         expected_s = expected_seconds(config, held)
-        ended = pipeline.run(config, held, start_ray=start_ray, title=title, expected_s=expected_s)
+        ended = pipeline.run(config, held, start_ray=start_ray, explain=explain, title=title, expected_s=expected_s)
         if before_page is not None:
             before_page(ended)
         shown = ended if whole else pipeline.survey(config)

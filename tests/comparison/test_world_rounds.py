@@ -14,20 +14,21 @@ KEPT = Path(__file__).parents[2] / "docs" / "results"
 
 
 def row(arm, number, acc, *, world="w0", seed=1, share=1.0, **more):
-    given = {"rate": 1e-3, "mis": 0.9 - acc, "em_thought": 0.9, "thought_tokens": 30.0, "unclosed": 0.0}
+    given = {"rate": 1e-3, "mis": round(0.9 - acc, 5), "em_thought": 0.9, "thought_tokens": 30.0, "unclosed": 0.0}
     given |= {"answers_differ": 0.2, "thoughts_differ": 0.5, "kl": 0.0}
     return RoundRow(world=world, arm=arm, seed=seed, round=number, share=share, acc=acc, **given | more)
 
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
-    """A chain of two rounds on a base that was trained for a shorter time, with less than half of the examples."""
+    """A chain of two rounds in the world of the study `minute`: a few examples of short thoughts."""
     home = tmp_path_factory.mktemp("rounds")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(world_rounds, "CENTRE", {**world_rounds.CENTRE, "examples": 32})
-        patch.setattr(world_rounds, "RATES", (1e-3,))
+        centre = {"examples": 8, "negatives": 0.5, "values": 12, "blocks": 2, "irrelevant": 2}
+        patch.setattr(world_rounds, "CENTRE", centre)
+        patch.setattr(world_rounds, "RATES", (8e-3,))
         patch.setattr(world_rounds, "FEWEST", 2)
-        given = ["--worlds", "491", "--seeds", "1", "--rounds", "2", "--smaller", "0.4", "--out", str(home)]
+        given = ["--worlds", "0", "--seeds", "1", "--rounds", "2", "--smaller", "0.4", "--out", str(home)]
         world_rounds.main(given)
         whole = (home / "rounds.csv").read_text()
         world_rounds.main(given)
@@ -40,9 +41,9 @@ def test_a_chain_is_the_base_a_round_and_every_way_to_go_on(measured):
     assert [(one.arm, one.round) for one in rows] == [("base", 0), ("first", 1), *((arm, 2) for arm in ARMS)]
     base, first, fixed, moving, old = rows
     assert base.kl == 0 and base.dev_gain is None and base.examples is None
-    assert first.examples == 32 and first.kl > 0
+    assert first.examples == 8 and first.kl > 0
     assert fixed.kl != moving.kl  # another reference is another policy
-    assert old.examples == 32 and fixed.examples == moving.examples <= 32
+    assert old.examples == 8 and fixed.examples == moving.examples <= 8
     assert all(0 < one.answers_differ < 1 and one.acc + one.mis <= 1 for one in rows)
 
 

@@ -16,7 +16,7 @@ from mralign.training.logprobs import TokenLogProbs
 from mralign.training.policy import load_model
 from mralign.training.reference import score
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.long]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(3600)]
 
 DEV = 'questions.dev=[{name: miniworld, path: "pkg://mralign.miniworld/data/questions/dev.jsonl", limit: 40}]'
 # Rounds go on whatever they gain; a small rate leaves harmful thoughts to a second round.
@@ -30,10 +30,10 @@ def home(tmp_path_factory):
     run, log = home / "run", home / "log"
     first = start(run, *ROUNDS, log=log)
     sampled = "round-2/rollouts/*/part-*"
-    wait_for(lambda: list(run.glob(sampled)), process=first, log=log, timeout=900)
+    wait_for(lambda: list(run.glob(sampled)), process=first, log=log, timeout=1500)
     kill(first)
     committed = sealed_parts(run)
-    finish(start(run, *ROUNDS, log=log), log=log, timeout=900)
+    finish(start(run, *ROUNDS, log=log), log=log, timeout=1500)
     shutil.copy(log, home / "log-of-both")
     assert committed.items() <= sealed_parts(run).items()  # nothing that was finished is made again
     finish(start(run, *ROUNDS, log=home / "third"), log=home / "third")

@@ -28,7 +28,7 @@ class Runner:
         self.right, self.negatives, self.stop_at = right, negatives or {}, stop_at
         self.ran = []
 
-    def __call__(self, config, planned, *, start_ray, title="", expected_s=None):
+    def __call__(self, config, planned, *, start_ray, explain=True, title="", expected_s=None):
         from mralign.plan import pipeline
 
         for name in [item.stage.name for item in planned]:
