@@ -16,7 +16,7 @@ import numpy as np
 
 from mralign.comparison.chart import Dot, Panel, draw
 from mralign.comparison.differences import effect
-from mralign.comparison.round_rows import ARMS, FIRST, START, RoundRow
+from mralign.comparison.round_rows import ARMS, FIRST, FIXED, MOVING, OLD, START, RoundRow
 from mralign.report.sheets import Cell, Sheet, to_markdown
 
 MEASURES = {
@@ -33,6 +33,7 @@ MEASURES = {
 }
 DRAWN = ("acc", "mis", "answers_differ", "negatives")
 COMPARED = ("acc", "mis", "em_thought", "thought_tokens", "unclosed", "answers_differ", "thoughts_differ")
+CONTRASTS = ((FIXED, OLD), (MOVING, OLD), (MOVING, FIXED))
 Key = tuple[str, int]  # world and seed
 
 
@@ -71,6 +72,7 @@ def _section(rows: Sequence[RoundRow], *, share: float) -> list[str]:
     return [
         *(title, "", lead, "", to_markdown(level_sheet(rows))),
         *(paid, "", to_markdown(change_sheet(rows))),
+        *("One way minus another, over the chains that have both:", "", to_markdown(contrast_sheet(rows))),
         *("What the rule of `run.round_gain=0` would have done:", "", to_markdown(rule_sheet(rows))),
     ]
 
@@ -144,6 +146,25 @@ def _change(values: Sequence[np.ndarray]) -> Cell:
     one = effect(values)
     interval = "one world" if math.isnan(one.low) else f"[{one.low:+.3f}, {one.high:+.3f}]"
     return Cell(f"{one.mean:+.3f}", interval)
+
+
+def contrast_sheet(rows: Sequence[RoundRow]) -> Sheet:
+    """Each way after a round minus another one after the same round of the same chain."""
+    there = {(row.world, row.seed, row.arm, row.round): row for row in rows}
+    lines = []
+    for number, (one, other) in product(range(2, max(row.round for row in rows) + 1), CONTRASTS):
+        pairs = []
+        for row in rows:
+            against = there.get((row.world, row.seed, other, number))
+            if (row.arm, row.round) == (one, number) and against is not None:
+                pairs.append((row, against))
+        if pairs:
+            cells = []
+            for name in ("acc", "mis"):
+                found = [(row.world, getattr(row, name) - getattr(against, name)) for row, against in pairs]
+                cells.append(_change(_by_world(found)))
+            lines.append((Cell(f"{one} − {other}, round {number}"), Cell(str(len(pairs))), *cells))
+    return Sheet(("difference", "chains", "Acc", "Mis"), (tuple(lines),))
 
 
 def rule_sheet(rows: Sequence[RoundRow]) -> Sheet:

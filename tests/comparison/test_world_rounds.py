@@ -7,7 +7,14 @@ import pytest
 
 from mralign.comparison import world_rounds
 from mralign.comparison.round_rows import ARMS, RoundRow, append_rounds, read_rounds
-from mralign.comparison.rounds_page import MARK, change_sheet, changes_since_first, rule_sheet, write_rounds_page
+from mralign.comparison.rounds_page import (
+    MARK,
+    change_sheet,
+    changes_since_first,
+    contrast_sheet,
+    rule_sheet,
+    write_rounds_page,
+)
 from mralign.report.sheets import to_text
 
 KEPT = Path(__file__).parents[2] / "docs" / "results"
@@ -69,6 +76,13 @@ def test_changes_are_those_of_a_chain_since_its_first_round():
     # Student's t of one degree of freedom: 12.706 * .1 (the standard error of +.1 and -.1).
     assert "fixed, round 2     2        +0.000 [-1.271, +1.271]" in text or "-0.000 [-1.271, +1.271]" in text
     assert "+0.200 one world" in text
+
+
+def test_ways_are_compared_within_a_chain():
+    lines = to_text(contrast_sheet(MADE_UP)).splitlines()
+    assert len(lines) == 2  # there is no chain with old answers
+    assert lines[1].split("   ")[0] == "moving − fixed, round 2"
+    assert "+0.100 one world" in lines[1] and "-0.100 one world" in lines[1]  # .9 against .8 in w0
 
 
 def test_the_rule_is_judged_by_what_followed_on_test():
