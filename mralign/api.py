@@ -16,6 +16,8 @@ from mralign.config import RunConfig, to_yaml
 from mralign.plan import pipeline, template_dates
 from mralign.plan.named_config import Configuration, load_config
 from mralign.plan.prediction_runs import configure_predictions
+from mralign.plan.round_config import check_rounds
+from mralign.plan.round_loop import walk_rounds
 from mralign.plan.suites import configure
 from mralign.plan.walking import Walked, check_run_directory, check_trains, walk
 from mralign.report.findings import finished, merged_metrics, survey
@@ -62,8 +64,8 @@ def align(
     `config` and `overrides` as in `load_config`. What is finished in `run.dir` is not done again, so a call that was
     interrupted goes on when it is repeated. `until` stops after a stage, `only` does a stage and those that it stands
     on; `take_over` ends another driver that writes into the same directory. A cluster that this process belongs to
-    (RAY_ADDRESS, or ray.init before) is used, else a local Ray is started and stopped. Raises ValueError for a wrong
-    configuration, and for all that the user can mend.
+    (RAY_ADDRESS, or ray.init before) is used, else a local Ray is started and stopped. Of several rounds (`run.rounds`)
+    the result is the one that is kept. Raises ValueError for a wrong configuration, and for all that the user can mend.
 
     >>> import mralign
     >>> result = mralign.align("miniworld", overrides=["run.dir=runs/first"])  # doctest: +SKIP
@@ -140,17 +142,24 @@ def export(run: str, *, to: str) -> ExportedSet:
 def _done(config: RunConfig, *, until: str | None, only: str | None, take_over: bool) -> Result:
     """Walk a run and say what it has made. A Ray that was not there before is ended."""
     check_run_directory(config)
+    several = config.trains and config.run.rounds > 1
+    if several:
+        check_rounds(config, until=until, only=only)
     planned = pipeline.plan(config, until=until, only=only)
     there = local_ray.is_running()
     try:
-        walked = walk(config, planned, take_over=take_over, whole=not (until or only))
+        if several:
+            walked = walk_rounds(config, take_over=take_over)
+        else:
+            walked = walk(config, planned, take_over=take_over, whole=not (until or only))
     finally:
         if not there:
             local_ray.stop()
-    return _result(config, walked)
+    return _result(walked)
 
 
-def _result(config: RunConfig, walked: Walked) -> Result:
+def _result(walked: Walked) -> Result:
+    config = walked.config
     acts = survey(walked.planned)
     training = finished(acts, "training")
     adapter = training is not None and config.training.tuning != "full"

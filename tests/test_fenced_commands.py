@@ -46,6 +46,9 @@ RUN_BY = {
     "mralign evaluate --compare runs/evaluate/Qwen_Qwen3-8B runs/first": (
         "tests/comparison/test_runs.py::test_the_difference_is_the_second_minus_the_first"
     ),
+    "mralign evaluate --compare RUN:base_think_on RUN/round-2": (
+        "tests/comparison/test_runs.py::test_the_difference_is_the_second_minus_the_first"
+    ),
     "mralign evaluate --predictions mine.jsonl": (
         "tests/integration/test_api.py::test_predictions_are_scored_and_two_files_compared"
     ),

@@ -49,6 +49,8 @@ def ablate(
     first = next(iter(rows.values()))
     check_run_directory(first)
     check_trains(first)
+    if first.run.rounds > 1:
+        raise ValueError(f"run.rounds={first.run.rounds}: every row of a table is one round; leave it out")
     # All are checked before any is run.
     plans = {name: pipeline.plan(config, dry_run=dry_run) for name, config in rows.items()}
     if dry_run:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from mralign.cli.arguments import DryRun, Preset, Settings, TakeOver
-from mralign.cli.walk import configured, walk
+from mralign.cli.walk import configured, walk, walk_rounds
 from mralign.plan.walking import check_trains
 
 
@@ -29,4 +29,7 @@ def align(
     """
     config = configured(preset, settings=settings)
     check_trains(config)
+    if config.run.rounds > 1:
+        walk_rounds(config, dry_run=dry_run, take_over=take_over, until=until, only=only)
+        return
     walk(config, dry_run=dry_run, take_over=take_over, until=until, only=only)

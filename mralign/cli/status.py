@@ -10,6 +10,7 @@ import shlex
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -17,6 +18,7 @@ import typer
 
 from mralign.cli.arguments import AsJson, RunDir
 from mralign.plan.run_state import FINISHED, TO_COME, RunState, StageState, read_run
+from mralign.report.rounds import OWN_CONFIG, rounds_text
 from mralign.report.wording import aligned, duration, number
 from mralign.run.interruption import check as check_interruption
 from mralign.run.lease import STALE_S, Holder, seconds_since
@@ -52,7 +54,7 @@ def _looks(run_dir: str, *, preset: str | None, watch: bool) -> Iterator[RunStat
     while True:
         state = read_run(run_dir, preset=preset)
         yield state
-        if not watch or all(stage.state == FINISHED for stage in state.stages):
+        if not watch or state.finished:
             return
         time.sleep(EVERY_S)
         check_interruption()
@@ -64,14 +66,18 @@ def _show(text: str, *, clear: bool) -> None:
 
 def as_json_object(state: RunState) -> dict[str, Any]:
     """The state as JSON: what the text says, in full."""
+    rounds = {} if state.rounds is None else {"rounds": asdict(state.rounds)}
+    later = {"later_rounds": list(map(as_json_object, state.later))} if state.later else {}
     return {
         "run_dir": state.uri,
-        "finished": all(stage.state == FINISHED for stage in state.stages),
+        "finished": state.finished,
         "stages": [_stage_object(stage) for stage in state.stages],
         "drivers": list(map(_driver_object, state.holders)),
         "last_activity": state.last_activity.isoformat() if state.last_activity else None,
         "report": state.report,
         "faults": list(state.faults),
+        **rounds,
+        **later,
     }
 
 
@@ -95,9 +101,13 @@ def _driver_object(holder: Holder) -> dict[str, Any]:
 
 def told(state: RunState) -> str:
     """The state as text for a terminal."""
-    stages = [_stage_row(stage, number=place) for place, stage in enumerate(state.stages, 1)]
-    blocks = [f"run directory: {state.uri}", aligned(stages)]
-    facts = [("driver", _driver(holder)) for holder in state.holders] or [("driver", "none")]
+    blocks = [f"run directory: {state.uri}", _stages(state)]
+    for place, later in enumerate(state.later, 2):
+        blocks += [f"round {place}: {later.uri}", _stages(later)]
+    if state.rounds is not None:
+        blocks.append(rounds_text(state.rounds))
+    holders = [holder for one in (state, *state.later) for holder in one.holders]
+    facts = [("driver", _driver(holder)) for holder in holders] or [("driver", "none")]
     if state.last_activity is not None:
         facts.append(("last activity", f"{duration(_age_s(state.last_activity))} ago"))
     facts.append(("report", state.report or "none yet"))
@@ -107,6 +117,10 @@ def told(state: RunState) -> str:
     if faults:
         blocks.append("\n".join(faults))
     return printable("\n\n".join(blocks))
+
+
+def _stages(state: RunState) -> str:
+    return aligned([_stage_row(stage, number=place) for place, stage in enumerate(state.stages, 1)])
 
 
 def _stage_row(stage: StageState, *, number: int) -> tuple[str, ...]:
@@ -140,7 +154,9 @@ def _age_s(moment: datetime) -> float:
 
 def _next(state: RunState) -> list[str]:
     """What to do with a run that nobody works at."""
-    if state.holders or state.config is None or all(stage.state == FINISHED for stage in state.stages):
+    busy = any(one.holders for one in (state, *state.later))
+    if busy or state.config is None or state.finished:
         return []
     command = "align --preset" if state.config.trains else "evaluate --suite"
-    return [f"mralign {command} {shlex.quote(f'{state.uri}/config.yaml')}   (goes on with the stages that are left)"]
+    name = "config.yaml" if state.rounds is None else OWN_CONFIG
+    return [f"mralign {command} {shlex.quote(f'{state.uri}/{name}')}   (goes on with the stages that are left)"]

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 from mralign.cli.display import display
 from mralign.config import RunConfig, load
-from mralign.plan import pipeline, plan_text, template_dates, walking
+from mralign.plan import pipeline, plan_text, round_loop, template_dates, walking
+from mralign.plan.plan_of_rounds import describe_rounds
+from mralign.plan.round_config import check_rounds, first_round
 from mralign.plan.walking import check_run_directory
 from mralign.presets import PRESETS
 
@@ -38,5 +40,18 @@ def walk(
         whole=not (until or only),
         showing=display.running(config.run.dir),
         hears_workers=True,
+    )
+    display.result(walked.text)
+
+
+def walk_rounds(config: RunConfig, *, dry_run: bool, take_over: bool, until: str | None, only: str | None) -> None:
+    """As `walk`, for a run of several rounds."""
+    check_rounds(config, until=until, only=only)
+    if dry_run:
+        walk(first_round(config), dry_run=True, take_over=take_over)
+        display.result(describe_rounds(config))
+        return
+    walked = round_loop.walk_rounds(
+        config, take_over=take_over, showing=display.running(config.run.dir), hears_workers=True
     )
     display.result(walked.text)

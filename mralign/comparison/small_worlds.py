@@ -8,7 +8,7 @@ cache under what they depend on: worlds that differ in examples, negatives or no
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -89,14 +89,23 @@ def prepare(knobs: Knobs, *, world: str, cache: Path, methods: Sequence[str], sm
     exam = Exam(config, path=str(base), tables=tables)
     answers = _answers(exam, made, base=base, cache=cache)
     candidates = choose_examples(answers, knobs=knobs)
+    configs = {method: configured(config, method) for method in methods}
+    sources = trained_on(candidates, knobs=knobs, home=home, mark=own_hash, configs=configs)
+    return Prepared(world, f"small-{VERSION}-{own_hash}-{smaller}", config, tables, configs, sources)
+
+
+def trained_on(
+    candidates: Sequence[Candidate], *, knobs: Knobs, home: Path, mark: str, configs: Mapping[str, RunConfig]
+) -> dict[str, Sources]:
+    """What each method trains on: candidates as labelled and weighed examples in `home`, of fingerprint `mark`."""
     annotated = label(candidates, knobs=knobs)
     joined = to_table(candidates, Candidate).append_column(ANNOTATED.field("steps"), annotated.column("steps"))
-    rows, rejects = example_rows(joined, model=config.model, max_length=LENGTH)
+    model = next(iter(configs.values())).model
+    rows, rejects = example_rows(joined, model=model, max_length=LENGTH)
     assert not rejects, rejects[:3]
-    examples = StageDir(f"{home}/examples", stage="examples", fingerprint=own_hash)
+    examples = StageDir(f"{home}/examples", stage="examples", fingerprint=mark)
     examples.commit(PART, rows, schema=EXAMPLES)
     write_index(examples, [index_rows(examples, [(0, PART)])])
-    configs = {method: configured(config, method) for method in methods}
     sources = {}
     for method, own in configs.items():
         weights = None
@@ -106,7 +115,7 @@ def prepare(knobs: Knobs, *, world: str, cache: Path, methods: Sequence[str], sm
             weights.commit(PART, found, schema=WEIGHTS)
         shelf = StageDir(f"{home}/reference_by_content", stage="reference")
         sources[method] = Sources(own.training, own.model, knobs.seed, examples, weights, shelf=shelf)
-    return Prepared(world, f"small-{VERSION}-{own_hash}-{smaller}", config, tables, configs, sources)
+    return sources
 
 
 def _base(made: SmallWorld, *, cache: Path, smaller: float) -> Path:
@@ -150,16 +159,22 @@ def _answers(exam: Exam, made: SmallWorld, *, base: Path, cache: Path) -> list[G
     return list(from_table(store.read_parts([PART], schema=GENERATIONS), Generation))
 
 
-def choose_examples(answers: Sequence[Generation], *, knobs: Knobs) -> list[Candidate]:
-    """As many positives and negatives as the knobs say, by the verdict of the method. Raises TooFewExamples where
-    the base has left too few."""
+def judged(answers: Sequence[Generation]) -> list[Candidate]:
+    """The candidates among the answers, by the verdict of the method."""
     kept, _ = judge(answers, match="exact", draws=DRAWS, limits=LIMITS, keep_all_draws=False)
+    return kept
+
+
+def choose_examples(answers: Sequence[Generation], *, knobs: Knobs, fewer: bool = False) -> list[Candidate]:
+    """As many positives and negatives as the knobs say, by the verdict of the method. Raises TooFewExamples where
+    the model has left too few, unless `fewer` will do."""
+    kept = judged(answers)
     wrong = round(knobs.examples * knobs.negatives)
     wanted = {Polarity.POSITIVE: knobs.examples - wrong, Polarity.NEGATIVE: wrong}
     found: list[Candidate] = []
     for polarity, count in wanted.items():
         there = [one for one in kept if one.polarity == polarity]
-        if len(there) < count:
+        if len(there) < count and not fewer:
             raise TooFewExamples(
                 f"the world {asdict(knobs)} has {len(there)} {polarity.name.lower()} thoughts, {count} are wanted; "
                 f"lower examples, change negatives, or raise harm"

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from mralign.config.models import Model
 from mralign.config.section import Alias, Section, Speed
 
 
@@ -219,6 +220,12 @@ class Training(Section):
     )
     beta: float = Field(
         0.1, gt=0, description="KTO's beta: a larger one keeps the policy closer to the untrained model."
+    )
+    reference: Model | None = Field(
+        None,
+        description="The reference pi_ref, where it is another model than the one that is trained: one with the same "
+        "tokenizer. null: the model itself, as it was before. Later rounds with a fixed reference set it.",
+        exclude_if=lambda model: model is None,
     )
     lambda_chosen: float = Field(1.0, gt=0, description="Weight of the loss of positive examples.")
     lambda_rejected: float = Field(

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, model_validator
 
-from mralign.config.data import Candidates, Questions, Rollouts
+from mralign.config.data import Candidates, Questions, Rollouts, Source
 from mralign.config.evaluation import Evaluation
 from mralign.config.labelling import Annotation, Annotator, Discovery
 from mralign.config.learning import Examples, Training, Transitions, Weights
 from mralign.config.models import Engine, Http, Model
-from mralign.config.section import Section, Speed
+from mralign.config.section import Repeated, Section, Speed
 
 
 class Run(Section):
@@ -60,6 +62,40 @@ class Run(Section):
         description="Seconds that a stage on a cluster waits for nodes before the run ends. It says what is missing; "
         "the same command goes on.",
     )
+    rounds: Repeated[int] = Field(
+        1,
+        ge=1,
+        description="How often to align. In each later round the policy of the round before is sampled, labelled and "
+        "trained on, in run.dir/round-2 and so on. Above 1 it needs questions.dev.",
+    )
+    round_reference: Repeated[Literal["fixed", "moving"]] = Field(
+        "fixed",
+        description="pi_ref of later rounds: the model before the first round, or the policy that the round begins "
+        "with.",
+    )
+    round_gain: Repeated[float | None] = Field(
+        0.0,
+        ge=-1,
+        le=1,
+        description="A round is followed by another only if the lower end of the interval of its gain in Acc on dev "
+        "(a share, paired by question, at evaluation.level) is above this; null: always.",
+    )
+    round_questions: Repeated[dict[int, tuple[Source, ...]]] = Field(
+        default_factory=dict,
+        description="Training questions of later rounds by the number of the round; a round that is not named has "
+        "questions.train again.",
+        exclude_if=lambda sources: not sources,
+    )
+
+    @model_validator(mode="after")
+    def _questions_of_later_rounds(self) -> Run:
+        unknown = [number for number in self.round_questions if not 2 <= number <= self.rounds]
+        if unknown:
+            raise ValueError(
+                f"round_questions names the rounds {unknown}; allowed are 2 to rounds={self.rounds}, and the first has "
+                f"questions.train"
+            )
+        return self
 
 
 class RunConfig(Section):

@@ -38,7 +38,7 @@ def describe(config: RunConfig, planned: Sequence[Planned]) -> str:
     if reachable:
         parts.append(partial(runs_anew, planned))
     if todo:
-        parts += [partial(_forecast, config, planned), partial(_told, config, todo), partial(_gpus, config, todo)]
+        parts += [partial(forecast, config, planned), partial(_told, config, todo), partial(_gpus, config, todo)]
         parts.append(partial(_cluster, config, todo))
     else:
         spent = sum(item.manifest.seconds for item in planned if item.manifest is not None)
@@ -70,7 +70,7 @@ def _status(item: Planned) -> str:
     return f"run: goes on from {parts} committed parts" if parts else "run"
 
 
-def _forecast(config: RunConfig, planned: Sequence[Planned]) -> list[str]:
+def forecast(config: RunConfig, planned: Sequence[Planned]) -> list[str]:
     """Questions, model, tokens, memory, time and money of what is left."""
     reachable = all(item.reachable for item in planned)
     sources = [] if planned[0].manifest is not None else count_questions(config)

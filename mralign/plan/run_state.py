@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from itertools import chain
@@ -21,6 +21,7 @@ from pyarrow import fs
 from mralign.config import RunConfig, parse
 from mralign.plan import pipeline
 from mralign.plan.found_stages import FoundStage, found_under, of_this_run, page_results, stage_folders
+from mralign.report.rounds import Rounds, first_directory, round_directory, rounds_of
 from mralign.rows.subjects import Subject, Way
 from mralign.run import lease
 from mralign.run.store import Directory, Manifest, StageDir, absolute, ahead
@@ -58,6 +59,15 @@ class RunState:
     last_activity: datetime | None
     report: str | None
     faults: tuple[str, ...]
+    later: tuple[RunState, ...] = ()  # its rounds after the first, as far as they have begun
+    rounds: Rounds | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing of it is left."""
+        ended = self.rounds is None or bool(self.rounds.ended)
+        stages = chain(self.stages, *(one.stages for one in self.later))
+        return ended and all(stage.state == FINISHED for stage in stages)
 
 
 def read_run(uri: str, *, preset: str | None = None) -> RunState:
@@ -68,7 +78,7 @@ def read_run(uri: str, *, preset: str | None = None) -> RunState:
     home = Directory(absolute(uri))
     try:
         names = stage_folders(home)
-        return _state(home, names=names, preset=preset)
+        return _with_rounds(_state(home, names=names, preset=preset))
     except OSError as error:
         raise ValueError(f"{home.uri} cannot be read: {error}; give the directory of a run (run.dir)") from error
 
@@ -99,6 +109,18 @@ def _state(home: Directory, *, names: Sequence[str], preset: str | None) -> RunS
         report=_report(home),
         faults=tuple(faults),
     )
+
+
+def _with_rounds(state: RunState) -> RunState:
+    """The state of a run with those of its later rounds, which lie below it."""
+    later: list[RunState] = []
+    while Directory(round_directory(state.uri, len(later) + 2)).exists():
+        later.append(read_run(round_directory(state.uri, len(later) + 2)))
+    try:
+        rounds = rounds_of(state.uri) if first_directory(state.uri) == state.uri else None
+    except ValueError as error:
+        return replace(state, later=tuple(later), faults=(*state.faults, _one_line(error)))
+    return replace(state, later=tuple(later), rounds=rounds)
 
 
 def _no_run(home: Directory, *, faults: Sequence[str]) -> str:

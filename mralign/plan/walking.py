@@ -6,7 +6,7 @@ A configuration enters; the finished stages, and the text that ends a run, leave
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -23,8 +23,9 @@ from mralign.run import local_ray
 
 @dataclass(frozen=True)
 class Walked:
-    """The stages of a run as they stand when it ends, and the text that ends it."""
+    """A run as it stands when it ends: its configuration, its stages, and the text that ends it."""
 
+    config: RunConfig
     planned: tuple[Planned, ...]
     text: str
 
@@ -37,24 +38,30 @@ def walk(
     whole: bool = True,
     showing: AbstractContextManager[object] | None = None,
     hears_workers: bool = False,
+    explain: bool = True,
+    title: str = "",
+    before_page: Callable[[Sequence[Planned]], None] | None = None,
 ) -> Walked:
     """Do what is not finished of a plan, and write the page.
 
     `whole` False: the plan holds a part of the run only, and the page shows all of it. `showing` is entered while the
-    run goes on, with `hears_workers` it gets what they print. A finished run that cannot be written is left as it is.
-    Raises ValueError for what the user can mend.
+    run goes on, with `hears_workers` it gets what they print. `explain` and `title` as in `pipeline.run`. `before_page`
+    is called with the finished stages before the page is written. A finished run that cannot be written is left as it
+    is. Raises ValueError for what the user can mend.
     """
     if told := pipeline.nothing_left(config, planned):
-        return Walked(tuple(planned), told)
+        return Walked(config, tuple(planned), told)
     with pipeline.writing(config, planned, take_over=take_over) as held, showing or nullcontext():
         report.begin(config)
         start_ray = partial(local_ray.start, config, hears_workers=hears_workers)
         expected_s = expected_seconds(config, held)
-        ended = pipeline.run(config, held, start_ray=start_ray, expected_s=expected_s)
+        ended = pipeline.run(config, held, start_ray=start_ray, explain=explain, title=title, expected_s=expected_s)
+        if before_page is not None:
+            before_page(ended)
         shown = ended if whole else pipeline.survey(config)
         text = report.publish(config, shown)
         complete_cards(config, shown)
-        return Walked(tuple(shown), text)
+        return Walked(config, tuple(shown), text)
 
 
 def check_trains(config: RunConfig) -> None:

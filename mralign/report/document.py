@@ -18,6 +18,7 @@ from mralign.report.findings import METRIC_STAGES, Act, finished, merged_metrics
 from mralign.report.record_shelves import Shelves, shelve
 from mralign.report.record_tables import read_records
 from mralign.report.results import Metrics
+from mralign.report.rounds import rounds_blocks
 from mralign.report.spending import spending
 from mralign.run.store import absolute
 
@@ -84,7 +85,9 @@ def _views(run: RunFindings) -> list[View]:
 
     last = next((name for name in METRIC_STAGES if finished(acts, name)), METRIC_STAGES[0])
     unread = next((name for name in analyses.CHANGE_STAGES if not finished(acts, name)), analyses.CHANGE_STAGES[0])
+    rounds = rounds_blocks(config.run.dir)
     result = [
+        *([] if rounds is None else [Passage("rounds", "Rounds", rounds)]),
         passage("result", "Result", last, lambda: headline.result(config, metrics=run.metrics, acts=acts)),
         passage("strata", "Gain by stratum", METRIC_STAGES[1], lambda: analyses.strata(acts), none=_NO_STRATA),
     ]

@@ -37,6 +37,7 @@ from mralign.run.stage import Context, Outcome, Stage, log, map_groups, run_task
 from mralign.run.store import StageDir, ahead
 from mralign.serving.endpoint import check_settings
 from mralign.serving.lacks import endpoint_lacks
+from mralign.serving.probe import probe_beside
 from mralign.serving.requests import check_model, first_draw_id, sampling_of_rollouts
 from mralign.serving.streaming import generate, stream_faults, stream_workers
 
@@ -47,7 +48,7 @@ def _sample(context: Context) -> Outcome:
     questions = context.upstream["questions"]
     parts = questions.parts("train")
     order = draw_order(context.config)
-    sampling = sampling_of_rollouts(context.config, order=order)
+    sampling = sampling_of_rollouts(context.config, order=order, probe=probe_beside(context.config.model))
     figures = generate(questions, parts, sampling=sampling, out=context.out)
     rows = sum(context.out.counts().values())
     rejected = reject_count(context.out)

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from mralign.run.store import Directory
+from mralign.config import Model, resolve_path
+from mralign.run.store import Directory, absolute
 
 # Mean absolute difference of a log-probability that rounding may make between two implementations.
 # `4bit`: a policy trained on a quantised base, whose merged model is not quantised.
@@ -27,6 +28,13 @@ def read_probe(directory: str, *, longest: int) -> list[Row]:
     place = Directory(directory)
     rows = json.loads(place.read_text("probe.json")) if place.exists("probe.json") else []
     return [row for row in rows if len(row["prompt_ids"]) + len(row["completion_ids"]) < longest]
+
+
+def probe_beside(model: Model) -> str:
+    """The directory of the probe of a model that we have trained, which lies beside it; empty where there is none."""
+    home, _, name = absolute(resolve_path(model.path)).rpartition("/")
+    ours = name == "model" and model.adapter is None and "://" not in model.path
+    return home if ours and Directory(home).exists("probe.json") else ""
 
 
 def mean_difference(served: Sequence[np.ndarray], expected: Sequence[Sequence[float]]) -> float:

@@ -255,8 +255,8 @@ def check_model(model: Model) -> None:
         check_modes(tokenizer, name=model.path, on=family.on, off=family.off, tags=model.thought_tags)
 
 
-def sampling_of_rollouts(config: RunConfig, *, order: DrawOrder | None) -> Sampling:
-    """What the stage `rollouts` asks."""
+def sampling_of_rollouts(config: RunConfig, *, order: DrawOrder | None, probe: str = "") -> Sampling:
+    """What the stage `rollouts` asks; `probe` as in `sampling_of_evaluation`."""
     return Sampling(
         model=config.model,
         engine=config.engine,
@@ -267,6 +267,7 @@ def sampling_of_rollouts(config: RunConfig, *, order: DrawOrder | None) -> Sampl
         draws=config.rollouts.n,
         seed=config.run.seed,
         order=order,
+        probe=probe,
     )
 
 

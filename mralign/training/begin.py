@@ -47,9 +47,10 @@ def begin(task: Task, *, world: World, checkpoint: Path | None = None) -> tuple[
 def check_engine(engine: Any, task: Task) -> None:
     """Raise TrainingStopped for a policy whose log-probabilities are not its model's own. Call on all ranks.
 
-    Where there is a reference, the stage that made it has tried the longest sequence.
+    Where this model is the reference too, the stage that scored it has tried the longest sequence.
     """
+    tried = task.objective.reference and task.settings.reference is None
     try:
-        check_policy(engine, task, beside=not task.objective.reference)
+        check_policy(engine, task, beside=not tried)
     except ValueError as error:
         raise TrainingStopped(f"this model cannot be trained as it is configured: {error}") from None

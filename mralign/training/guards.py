@@ -49,9 +49,10 @@ def check_first_step(
     Exact where the shapes of the passes agree; another cut moves a log-probability by rounding, so the mean reward is
     judged by the token: 1e-3 in float32; in bfloat16 .01 and what is left of its random rounding in the mean of so many
     tokens; and the loss within what such a reward can move it. Raises TrainingStopped beyond that: reference and policy
-    are then not the same model, code or dtype.
+    are then not the same model, code or dtype. Where `training.reference` is another model than the one that is
+    trained, nothing is known of r at step 0.
     """
-    if not objective.reference or objective.start is None:
+    if not objective.reference or objective.start is None or settings.reference is not None:
         return
     tokens = figures["tokens"] / len(polarities)
     allowed = 1e-3 if settings.dtype == "float32" else 0.01 + 0.3 / math.sqrt(figures["tokens"])

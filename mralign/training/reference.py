@@ -15,7 +15,6 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -30,20 +29,16 @@ from mralign.training.batches import FORWARD_FACTOR, Pair, deal, layout, packs
 from mralign.training.logprobs import TokenLogProbs
 from mralign.training.pairs import Plan
 from mralign.training.reader import Reader
+from mralign.training.reference_model import OPTIMIZER, as_scored
 
 _VERSION = 2  # raised when the same model scores otherwise
 
-# Settings of a training that change neither a log-probability of the base model nor which pairs are scored.
-OPTIMIZER = (
-    *("training.method", "training.learning_rate", "training.warmup_ratio", "training.weight_decay"),
-    *("training.max_grad_norm", "training.beta", "training.lambda_chosen", "training.lambda_rejected"),
-    *("training.kl_ema", "training.lora", "training.zero_stage", "training.offload"),
-)
 # Settings that change which pairs are scored, and nothing of their log-probabilities.
 _PLAN = (
     *("training.datasets", "training.epochs", "training.max_steps", "training.batch_size"),
     *("training.pairs", "training.kl_every", "training.kl_pairs"),
 )
+_OTHER = ("training.reference",)  # `model` is the one that scores, whichever that is
 
 
 @dataclass(frozen=True)
@@ -56,15 +51,9 @@ class Block:
     rows: int
 
 
-def as_scored(settings: Training) -> Training:
-    """The settings as the reference reads them: what trains the model does not change it, unless it is in 4 bits."""
-    tuning: Any = "qlora" if settings.tuning == "qlora" else "lora"
-    return settings.resolved.model_copy(update={"tuning": tuning})
-
-
 def model_mark(model: Model, settings: Training) -> str:
     """A digest of all that a log-probability depends on besides the tokens."""
-    read = counted({"model": model, "training": as_scored(settings)}, ignores=(*OPTIMIZER, *_PLAN))
+    read = counted({"model": model, "training": as_scored(settings)}, ignores=(*OPTIMIZER, *_PLAN, *_OTHER))
     files = {name: digest(resolve_path(path)) for name, path in model.inputs().items()}
     return hashlib.sha256(json.dumps([_VERSION, read, files], sort_keys=True).encode()).hexdigest()
 

@@ -43,7 +43,8 @@ from mralign.training.objectives import find, source_digest, unread
 from mralign.training.objectives.objective import Objective
 from mralign.training.policy import base_policy
 from mralign.training.policy_checks import check_policy
-from mralign.training.reference import OPTIMIZER, Block, as_scored, blocks, model_mark, put_on_shelf, shelf_dir
+from mralign.training.reference import Block, blocks, model_mark, put_on_shelf, shelf_dir
+from mralign.training.reference_model import OPTIMIZER, check_same_tokens, reference_model, reference_reads
 from mralign.training.rehearsal import lacking_room, rehearse
 from mralign.training.requirements import worker_faults
 from mralign.training.rope import check_positions
@@ -116,9 +117,11 @@ def _reference(context: Context) -> Outcome:
     """Every block of the plan on the shelf, and where it lies."""
     config: RunConfig = context.config
     shelf = shelf_dir(absolute(config.run.dir))
-    sources = Sources(config.training, local_model(config.model), config.run.seed, context.upstream["examples"])
+    check_same_tokens(config)
+    model = reference_model(config)
+    sources = Sources(config.training, local_model(model), config.run.seed, context.upstream["examples"])
     task = sources.load()
-    wanted = list(blocks(task.reader, task.plan, mark=model_mark(config.model, config.training)))
+    wanted = list(blocks(task.reader, task.plan, mark=model_mark(model, config.training)))
     there = set(shelf.parts())
     # Where pairs are fixed every epoch wants the same blocks: each is scored once.
     missing = list({block.address: block for block in wanted if block.address not in there}.values())
@@ -327,12 +330,6 @@ def scaling(config: Training) -> Any:
     return ray.train.ScalingConfig(num_workers=number, use_gpu=config.gpu, resources_per_worker=bundle(asked))
 
 
-def _reference_reads(config: RunConfig) -> dict[str, Any]:
-    unpaired = {} if objective(config).pairs else {"pairs": "none", "kl_every": 1, "kl_pairs": None}
-    settings = as_scored(config.training).model_copy(update=unpaired)
-    return {"training": settings, **named(config, "model", "run.seed")}
-
-
 def _training_reads(wanted: Objective, config: RunConfig) -> dict[str, Any]:
     """What an objective does not read is left at its default: changing it trains nothing anew."""
     fields = Training.model_fields
@@ -367,11 +364,11 @@ REFERENCE_STAGE = Stage(
     name="reference",
     words="scoring with the untrained model",
     run=_reference,
-    reads=_reference_reads,
+    reads=lambda config: reference_reads(config, paired=objective(config).pairs),
     ignores=(*OPTIMIZER, "training.datasets"),  # the stage `examples` has made the choice
     code=lambda config: {"choice of examples": objective(config).negatives},
     upstream=("examples",),
-    inputs=lambda config: config.model.inputs(),
+    inputs=lambda config: reference_model(config).inputs(),
     check=check_positions,
     workers=lambda config: (_reference_workers(config.training), DEALING),
     faults=worker_faults,

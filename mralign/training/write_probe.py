@@ -1,7 +1,7 @@
 """The probe: what the trained policy says of a few examples, for whoever serves it to check.
 
-A trained engine enters; `probe.json` leaves, with token ids, the policy's log-probabilities and, where there is a
-reference, those of the model before training: a server that still holds the old model is told from one that is wrong.
+A trained engine enters; `probe.json` leaves, with token ids, the policy's log-probabilities and, where the model before
+training is the reference, those of that model: a server that still holds the old one is told from one that is wrong.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ def write_probe(engine: Any, task: Task, *, world: World, directory: Path) -> No
     rows = []
     was_training = getattr(engine, "module", engine).training
     engine.eval()  # no dropout
+    own = task.settings.reference is None  # else pi_ref is another model than the one from before the training
     for example in task.reader.fetch(places):
         with torch.no_grad():
             logp_N = engine(layout(task.settings)([(example.prompt_ids, example.completion_ids)]))
@@ -36,7 +37,7 @@ def write_probe(engine: Any, task: Task, *, world: World, directory: Path) -> No
                 "completion_ids": example.completion_ids.tolist(),
                 "logps": logp_N.cpu().tolist(),
                 "dtype": "4bit" if task.settings.tuning == "qlora" else task.settings.dtype,
-                "before": None if example.reference_T is None else example.reference_T.tolist(),
+                "before": example.reference_T.tolist() if own and example.reference_T is not None else None,
             }
         )
     engine.train(was_training)

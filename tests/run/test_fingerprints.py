@@ -63,6 +63,7 @@ MARKED = {
     "repeated": {
         *("Discovery.embedding", "Discovery.min_cluster_share", "Discovery.min_frequency", "Discovery.min_samples"),
         *("Discovery.representatives", "Discovery.xi"),
+        *("Run.rounds", "Run.round_gain", "Run.round_questions", "Run.round_reference"),
     },
 }
 

@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from mralign.serving.probe import TOLERANCE, fault, mean_difference, read_probe
+from mralign.config import Model
+from mralign.serving.probe import TOLERANCE, fault, mean_difference, probe_beside, read_probe
 
 RNG = np.random.default_rng(0)
 LENGTHS = (7, 12, 3, 30)
@@ -118,3 +119,13 @@ def test_rows_longer_than_the_engine_are_left_out(tmp_path):
 def test_no_file_is_no_rows(tmp_path):
     assert read_probe(str(tmp_path), longest=100) == []
     assert read_probe(str(tmp_path / "nowhere"), longest=100) == []
+
+
+def test_the_probe_of_a_model_of_ours_lies_beside_it(tmp_path):
+    (tmp_path / "model").mkdir()
+    assert probe_beside(Model(path=str(tmp_path / "model"))) == ""
+    (tmp_path / "probe.json").write_text("[]")
+    assert probe_beside(Model(path=str(tmp_path / "model"))) == str(tmp_path)
+    assert probe_beside(Model(path=str(tmp_path / "other"))) == ""
+    assert probe_beside(Model(path=str(tmp_path / "model"), adapter="a")) == ""  # what is served is another model
+    assert probe_beside(Model(path="owner/model")) == ""

@@ -66,6 +66,7 @@ def unread(objective: Objective, settings: Training) -> list[str]:
     sums = _some_sums()
     before = objective.losses(sums, settings)
     found = [] if objective.pairs else [*_OF_PAIRS]
+    found += [] if objective.reference else ["reference"]
     for change in ways:
         if torch.equal(before, objective.losses(sums, settings.model_copy(update=change))):
             found += change
