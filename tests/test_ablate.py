@@ -57,7 +57,7 @@ def test_a_dry_run_says_what_every_row_takes_and_touches_nothing(tmp_path):
         (["--table", "lambda", "training.lambda_rejected=3"], "'training.lambda_rejected=3' is what the table varies"),
         (["--table", "main", "--preset", "miniwrld"], "no preset 'miniwrld'"),
         (["--table", "main", "training.datasets=[nq]"], "training.datasets names ['nq']"),
-        (["--table", "main", "run.rounds=2"], "every row of a table is one round"),
+        (["--table", "main", "run.rounds=2"], "run.rounds=2: every row of a table is one round"),
         (["--table", "main", "questions.test=[]"], "a table needs an evaluation, and questions.test is empty"),
     ],
 )
