@@ -95,10 +95,9 @@ def find_family(model: Model, *, template: str | None, name: str) -> Family:
     if model.family != "auto":
         return _named(model.family)
     for text, sign in ((template, "template_sign"), (name, "name_sign")):
-        for family in FAMILIES:
-            pattern = getattr(family, sign)
-            if text is not None and pattern is not None and re.search(pattern, text, re.IGNORECASE | re.DOTALL):
-                return family
+        found = _by_sign(text, sign=sign)
+        if found is not None:
+            return found
     raise ValueError(
         f"how {name} switches thinking is not known: neither its chat template nor its name shows a family "
         f"({_names()}). Say it in two lines, for example\n"
@@ -106,6 +105,23 @@ def find_family(model: Model, *, template: str | None, name: str) -> Family:
         "  model.think_off={system: detailed thinking off}\n"
         "(fields: template, system, prompt, prefill), or take model.family=prompted, which asks any chat model to think"
     )
+
+
+def with_family(model: Model, *, template: str | None, name: str) -> Model:
+    """The model with its family told where only `name` tells it: under another name, such as a directory of trained
+    weights, nothing would. Raises ValueError for an unknown family."""
+    if model.family != "auto" or model.think_on is not None or _by_sign(template, sign="template_sign") is not None:
+        return model
+    return model.model_copy(update={"family": find_family(model, template=None, name=name).name})
+
+
+def _by_sign(text: str | None, *, sign: str) -> Family | None:
+    """The first family whose sign of this kind is in the text."""
+    for family in FAMILIES:
+        pattern = getattr(family, sign)
+        if text is not None and pattern is not None and re.search(pattern, text, re.IGNORECASE | re.DOTALL):
+            return family
+    return None
 
 
 def with_tags(family: Family, *, tags: tuple[str, str]) -> Family:

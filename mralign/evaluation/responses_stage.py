@@ -36,7 +36,7 @@ from mralign.run.part_names import part_key, part_name, parts_by_upstream
 from mralign.run.rejects import Reject, to_table
 from mralign.run.stage import Context, Outcome, Stage
 from mralign.serving.probe import probe_beside
-from mralign.serving.requests import check_model, sampling_of_evaluation
+from mralign.serving.requests import check_model, sampling_of_evaluation, trained_in
 from mralign.serving.streaming import generate, stream_faults, stream_workers
 
 _GROUPS = ("plain", "ret")  # questions as they are, and with snippets that were found for them
@@ -144,7 +144,7 @@ def _run(context: Context, *, subject: Subject) -> Outcome:
         files = {name: digest(resolve_path(path)) for name, path in config.model.inputs().items()}
         return _ask(context, model=config.model, methods=methods, files=files, probe=probe_beside(config.model))
     training = context.upstream["training"]
-    merged = config.model.model_copy(update={"path": f"{training.uri}/model", "adapter": None})
+    merged = trained_in(f"{training.uri}/model", model=config.model)
     return _ask(context, model=merged, methods=methods, files={"training": training.fingerprint}, probe=training.uri)
 
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from mralign.config import Annotator, Model, RunConfig, Source, resolve_path
+from mralign.config import Annotator, RunConfig, Source
 from mralign.evaluation.benchmarks import find, of_format
 from mralign.report.rounds import round_directory
 from mralign.rows.subjects import Way
 from mralign.run.stage import Faults
-from mralign.serving.requests import family_of
+from mralign.serving.requests import trained_in
 
 
 def check_rounds(config: RunConfig, *, until: str | None = None, only: str | None = None) -> None:
@@ -79,7 +79,7 @@ def first_round(config: RunConfig) -> RunConfig:
 
 def later_round(config: RunConfig, *, number: int, model: str) -> RunConfig:
     """A round whose model is the policy of the round before, which lies in the directory `model`."""
-    policy = config.model.model_copy(update={"path": model, "adapter": None, "family": _family(config.model)})
+    policy = trained_in(model, model=config.model)
     moving = config.run.round_reference == "moving"
     reference = None if moving else config.training.reference or config.model
     changed = _changed(
@@ -101,13 +101,6 @@ def at_the_end(config: RunConfig, round_config: RunConfig) -> RunConfig:
 def asks_at_the_end(config: RunConfig) -> bool:
     """Whether there are other questions for the final figures than those that the rounds are judged by."""
     return config.evaluation.split != "dev" and bool(config.questions.test)
-
-
-def _family(model: Model) -> str:
-    """How the model thinks, by name: a policy's place tells less of it than its base's name."""
-    if model.family != "auto" or model.think_on is not None:
-        return model.family
-    return family_of(model, path=resolve_path(model.path)).name
 
 
 def _with_annotators(config: RunConfig) -> RunConfig:

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from mralign.chat.families import Family, find_family, with_tags
+from mralign.chat.families import Family, find_family, with_family, with_tags
 from mralign.chat.model_files import check_configuration, check_weights, load_tokenizer
 from mralign.chat.prompts import (
     MODES,
@@ -225,6 +225,12 @@ def family_of(model: Model, *, path: str) -> Family:
     ValueError where it is not known.
     """
     return with_tags(find_family(model, template=chat_template(path), name=model.path), tags=model.thought_tags)
+
+
+def trained_in(path: str, *, model: Model) -> Model:
+    """The model whose trained weights lie in the directory `path`: it is spoken to as `model` is."""
+    told = with_family(model, template=chat_template(resolve_path(model.path)), name=model.path)
+    return told.model_copy(update={"path": path, "adapter": None})
 
 
 def check_served(model: Model) -> Any:

@@ -5,6 +5,7 @@ The chat templates are imitations that switch as the published ones do; they are
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from smollm2 import MISSING, find_gguf
@@ -12,7 +13,11 @@ from smollm2 import MISSING, find_gguf
 from mralign.chat.families import FAMILIES, find_family
 from mralign.chat.prompts import chat_prompt, check_modes
 from mralign.chat.thought import split_thinking
-from mralign.config import Model, ThinkMode
+from mralign.config import Model, ThinkMode, parse
+from mralign.evaluation import responses_stage
+from mralign.rows.subjects import Subject
+from mralign.run.store import StageDir
+from mralign.serving.requests import trained_in
 
 MODEL = Path(__file__).parents[2] / "mralign" / "miniworld" / "data" / "model"
 TURNS = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
@@ -263,6 +268,46 @@ def test_the_two_lines_that_are_asked_for_are_enough(tmp_path):
         "detailed thinking on",
         "detailed thinking off",
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "template", "told", "found"),
+    [
+        ("Llama-3.1-Nemotron-Nano-8B-v1", TURNS, "nemotron", "nemotron"),  # by its name alone
+        ("DeepSeek-R1-0528-Qwen3-8B", None, "deepseek_r1", "deepseek_r1"),
+        ("Qwen3-8B", TEMPLATES["qwen3"], "auto", "qwen3"),
+        ("nemotron-ultra-mine", TEMPLATES["qwen3"], "auto", "qwen3"),
+    ],
+)
+def test_trained_weights_are_spoken_to_as_the_model_that_they_come_from(tmp_path, name, template, told, found):
+    base = tmp_path / name
+    base.mkdir()
+    if template is not None:
+        (base / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}))
+    trained = trained_in("/run/training/0123/model", model=Model(path=str(base)))
+    assert (trained.path, trained.family) == ("/run/training/0123/model", told)
+    assert find_family(trained, template=template, name=trained.path).name == found
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [{"family": "prompted"}, {"think_on": ThinkMode(system="on"), "think_off": ThinkMode(system="off")}],
+)
+def test_trained_weights_keep_what_the_user_said(tmp_path, lines):
+    given = Model(path=str(tmp_path / "Qwen3-8B"), adapter="/adapter", **lines)
+    assert trained_in("/model", model=given) == given.model_copy(update={"path": "/model", "adapter": None})
+
+
+def test_the_trained_model_is_asked_as_the_untrained_one(tmp_path, monkeypatch):
+    """The stage of the trained model, where only the name of the untrained one tells its family."""
+    asked = []
+    monkeypatch.setattr(responses_stage, "_ask", lambda context, *, model, **_: asked.append(model))
+    model = {"path": str(tmp_path / "Llama-3.1-Nemotron-Nano-8B-v1")}
+    config = parse({"model": model, "questions": {"test": [{"name": "a", "path": "a.jsonl"}]}})
+    training = StageDir(str(tmp_path / "training" / "0123"), stage="training", fingerprint="0123")
+    context = SimpleNamespace(config=config, upstream={"training": training})
+    responses_stage._run(context, subject=Subject.TRAINED)
+    assert [(model.family, model.path) for model in asked] == [("nemotron", f"{training.uri}/model")]
 
 
 def test_lines_of_the_user_go_before_what_the_template_shows():
