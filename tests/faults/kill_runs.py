@@ -87,7 +87,7 @@ class KilledRun:
         self.open.append((cell, {"statuses": [0]}))
         self._note_cost()
         ray_nodes.kill(victim)
-        cluster.reap()
+        cluster.reap(victim)
         if cell.victim == "driver" or (cell.victim == "raylet" and cluster.count == 1):
             self._await_held(reached.pid)
             self.process.wait(timeout=LONGEST_S)

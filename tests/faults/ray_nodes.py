@@ -43,10 +43,12 @@ class RayNodes:
             self.cluster.remove_node(node, allow_graceful=False)
             self.workers.append(self._add())
 
-    def reap(self):
-        """Take note of raylets that have ended: as zombies they would pass for alive with the workers of their node."""
+    def reap(self, pid):
+        """Take note that a raylet has ended: as a zombie it would pass for alive with the workers of its node."""
         for node in self.nodes:
-            node.all_processes["raylet"][0].process.poll()
+            process = node.all_processes["raylet"][0].process
+            if process.pid == pid:
+                process.wait(timeout=60)  # its main thread may be gone before the others
 
     def raylets(self):
         """Process ids of the raylets of the nodes that work."""
