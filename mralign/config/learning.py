@@ -307,6 +307,12 @@ class Training(Section):
         "HF_TOKEN", description="Name of the environment variable that holds the hub's token."
     )
 
+    @model_validator(mode="after")
+    def _memory_is_some(self) -> Training:
+        if self.memory_bytes == 0:
+            raise ValueError(f"memory={self.memory} leaves a worker nothing; give a size above 0, as 26GiB, or auto")
+        return self
+
     @property
     def tokens_used(self) -> int:
         """`micro_batch_tokens`, or what null stands for until a choice is made."""

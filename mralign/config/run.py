@@ -95,6 +95,18 @@ class Run(Section):
                 f"round_questions names the rounds {unknown}; allowed are 2 to rounds={self.rounds}, and the first has "
                 f"questions.train"
             )
+        for number, sources in self.round_questions.items():
+            names = [source.name for source in sources]
+            if not names:
+                raise ValueError(
+                    f"round_questions names no source for round {number}; give one, or leave the round out for "
+                    f"questions.train again"
+                )
+            if len(set(names)) < len(names):
+                raise ValueError(
+                    f"round_questions names {names} for round {number}: two sources share a name, so ids could "
+                    f"collide; name them differently"
+                )
         return self
 
 

@@ -12,9 +12,10 @@ from typing import Any
 
 from mralign.config import Annotator, RunConfig, Source
 from mralign.evaluation.benchmarks import find, of_format
-from mralign.report.rounds import round_directory
+from mralign.report.rounds import first_directory, round_directory
 from mralign.rows.subjects import Way
 from mralign.run.stage import Faults
+from mralign.run.store import absolute
 from mralign.serving.requests import trained_in
 
 
@@ -29,6 +30,11 @@ def check_rounds(config: RunConfig, *, until: str | None = None, only: str | Non
 
 def _faults(config: RunConfig) -> Iterator[str]:
     above = f"run.rounds={config.run.rounds}"
+    if first_directory(config.run.dir) != absolute(config.run.dir):
+        yield (
+            f"{above}: run.dir={config.run.dir} has the name of a later round, which lies below the directory of the "
+            f"first; give the directory of the first round, or another name"
+        )
     yield from _dev_faults(config, above=above)
     if config.rollouts.import_on:
         yield f"{above} samples each round's policy, but rollouts.import_on has answers made elsewhere; leave one out"

@@ -31,6 +31,7 @@ from mralign.plan.walking import Walked, walk
 from mralign.report.rounds import OWN_CONFIG, RoundRecord, Rounds, rounds_of, rounds_text, write_rounds
 from mralign.report.wording import signed
 from mralign.run import lease, local_ray
+from mralign.run.stage import log
 from mralign.run.store import Directory, absolute
 from mralign.training.objectives import find as find_objective
 
@@ -108,18 +109,26 @@ class _RoundKeeper:
     def begin(self) -> None:
         """Write down the configuration by which the same rounds go on."""
         home, text = Directory(absolute(self.config.run.dir)), to_yaml(self.config)
-        if self.rounds.records and home.exists(OWN_CONFIG) and home.read_text(OWN_CONFIG) == text:
+        before = home.read_text(OWN_CONFIG) if home.exists(OWN_CONFIG) else None
+        if self.rounds.records and before == text:
             return
+        if before != text and before == to_yaml(_asked_on_test(self.config)):
+            log.warning(
+                "evaluation.split=dev: the test questions are not asked at the end, as %s/%s has it. config.yaml "
+                "there is the configuration of the first round alone; give evaluation.split=test for the final figures",
+                *(home.uri, OWN_CONFIG),
+            )
         with lease.hold(self.config.run.dir, take_over=self.take_over):
             home.write_text(OWN_CONFIG, text)
             self._write(self.rounds)
 
     def go(self) -> int:
         """Do what is not finished of the rounds; the number of the round that is kept."""
-        number, ended = 1, ""
+        number, done, ended = 1, 0, ""
         while not ended:
             ended = self._lacks_examples(number) if number > 1 else ""
             if not ended:
+                done = number
                 planned = self._round(number)
                 record = self.rounds.record(number)
                 assert record is not None
@@ -128,8 +137,10 @@ class _RoundKeeper:
                 number += 1
                 model = f"{_training(planned)}/model"
                 self.runs[number] = later_round(self.config, number=number, model=model)
-        kept = kept_round(self.config, self.rounds.records)
-        self._write(replace(self.rounds, ended=ended, kept=kept))
+        # Other settings may have gone on for longer before: those rounds are none of this run.
+        records = tuple(record for record in self.rounds.records if record.number <= done)
+        kept = kept_round(self.config, records)
+        self._write(replace(self.rounds, records=records, ended=ended, kept=kept))
         return kept
 
     def finish(self, kept: int) -> Walked:
@@ -192,6 +203,10 @@ class _RoundKeeper:
     def _write(self, rounds: Rounds) -> None:
         self.rounds = rounds
         write_rounds(self.config.run.dir, rounds)
+
+
+def _asked_on_test(config: RunConfig) -> RunConfig:
+    return config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"split": "test"})})
 
 
 def _training(planned: Sequence[Planned]) -> str:

@@ -66,7 +66,10 @@ class RunState:
     def finished(self) -> bool:
         """Whether nothing of it is left."""
         ended = self.rounds is None or bool(self.rounds.ended)
-        stages = chain(self.stages, *(one.stages for one in self.later))
+        later = list(enumerate(self.later, 2))
+        if self.rounds is not None:  # a round that was not begun, for want of examples, has no record
+            later = [(place, one) for place, one in later if self.rounds.record(place) is not None]
+        stages = chain(self.stages, *(one.stages for _, one in later))
         return ended and all(stage.state == FINISHED for stage in stages)
 
 

@@ -6,10 +6,11 @@ as it was before, or the one that `training.reference` names: so later rounds ke
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from mralign.chat.model_files import load_tokenizer, model_path
-from mralign.config import Model, RunConfig, Training, named
+from mralign.config import Model, RunConfig, Training, named, resolve_path
 
 # Settings of a training that change neither a log-probability of the base model nor which pairs are scored.
 OPTIMIZER = (
@@ -35,6 +36,24 @@ def reference_reads(config: RunConfig, *, paired: bool) -> dict[str, Any]:
     unpaired = {} if paired else {"pairs": "none", "kl_every": 1, "kl_pairs": None}
     settings = as_scored(config.training).model_copy(update={**unpaired, "reference": None})
     return {"training": settings, "model": reference_model(config), **named(config, "run.seed")}
+
+
+def check_reference(config: RunConfig) -> None:
+    """Raise ValueError for a reference on this machine that is not there, or has another tokenizer: as long as nothing
+    is paid for. One that lies elsewhere is looked at when it is scored."""
+    if config.training.reference is None:
+        return
+    given = config.training.reference.path
+    place = resolve_path(given)
+    if "://" in place:
+        return
+    if place.startswith(("/", "./", "../")) and not Path(place).is_dir():
+        raise ValueError(
+            f"training.reference.path={given} does not exist; give a model directory or a hub name, or leave "
+            f"training.reference out"
+        )
+    if all(Path(path).is_dir() for path in (place, resolve_path(config.model.path))):
+        check_same_tokens(config)
 
 
 def check_same_tokens(config: RunConfig) -> None:

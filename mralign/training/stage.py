@@ -44,7 +44,13 @@ from mralign.training.objectives.objective import Objective
 from mralign.training.policy import base_policy
 from mralign.training.policy_checks import check_policy
 from mralign.training.reference import Block, blocks, model_mark, put_on_shelf, shelf_dir
-from mralign.training.reference_model import OPTIMIZER, check_same_tokens, reference_model, reference_reads
+from mralign.training.reference_model import (
+    OPTIMIZER,
+    check_reference,
+    check_same_tokens,
+    reference_model,
+    reference_reads,
+)
 from mralign.training.rehearsal import lacking_room, rehearse
 from mralign.training.requirements import worker_faults
 from mralign.training.rope import check_positions
@@ -360,6 +366,12 @@ EXAMPLES_STAGE = Stage(
     version=3,
 )
 
+
+def _check_reference(config: RunConfig) -> None:
+    check_positions(config)
+    check_reference(config)
+
+
 REFERENCE_STAGE = Stage(
     name="reference",
     words="scoring with the untrained model",
@@ -369,7 +381,7 @@ REFERENCE_STAGE = Stage(
     code=lambda config: {"choice of examples": objective(config).negatives},
     upstream=("examples",),
     inputs=lambda config: reference_model(config).inputs(),
-    check=check_positions,
+    check=_check_reference,
     workers=lambda config: (_reference_workers(config.training), DEALING),
     faults=worker_faults,
     version=3,

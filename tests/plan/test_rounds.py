@@ -88,6 +88,10 @@ def test_questions_of_a_later_round_may_be_others(configure):
     assert named == [["fresh"], ["miniworld"]]
     with pytest.raises(ValueError, match=r"round_questions names the rounds \[2\]; allowed are 2 to rounds=1"):
         configure(other, "run.rounds=1")
+    with pytest.raises(ValueError, match="round_questions names no source for round 2; give one"):
+        configure("run.round_questions={2: []}")
+    with pytest.raises(ValueError, match=r"names \['a', 'a'\] for round 2: two sources share a name"):
+        configure("run.round_questions={2: [{name: a, path: b.jsonl}, {name: a, path: c.jsonl}]}")
 
 
 @pytest.mark.parametrize(
@@ -99,6 +103,7 @@ def test_questions_of_a_later_round_may_be_others(configure):
         (["rollouts.engine=http"], "rollouts.engine=http) serves another model; give rollouts.engine=vllm"),
         (["rollouts.import_on=on.jsonl", "rollouts.import_off=off.jsonl"], "answers made elsewhere; leave one out"),
         (["training.push_to=me/mine"], "training.push_to=me/mine would get the last one"),
+        (["run.dir=runs/round-2"], "run.dir=runs/round-2 has the name of a later round"),
         (["evaluation.methods=[think_off]"], "put think_on into evaluation.methods"),
         (["evaluation.trained_methods=[think_off]"], "put think_on into evaluation.trained_methods"),
     ],
@@ -150,6 +155,7 @@ def test_a_round_without_examples_of_a_polarity_is_not_begun(configure, go, tmp_
     assert found.ended == "round 2 would have no negative thoughts to train on"
     assert found.kept == 1 and len(found.records) == 2
     assert [name for number, name in runner.ran if number == 2] == ["questions", "rollouts", "candidates"]
+    assert read_run(f"{tmp_path}/run").finished
 
 
 def test_positives_are_enough_for_an_objective_that_uses_no_others(configure, go, tmp_path):
@@ -258,3 +264,27 @@ def test_a_round_that_only_makes_up_for_the_one_before_is_not_kept(configure, go
     found = rounds_of(f"{tmp_path}/run")
     assert found.records[3].gain_low > 0 and found.records[3].acc < found.records[1].acc
     assert found.kept == 1 and found.ended == "all 3 rounds are done"
+
+
+@pytest.mark.parametrize(("overrides", "numbers"), [(["run.rounds=2"], [0, 1, 2]), (["run.round_gain=0.2"], [0, 1])])
+def test_rounds_that_other_settings_had_gone_on_to_are_not_kept(configure, go, tmp_path, overrides, numbers):
+    right = [10, 12, 20, 40]
+    go(configure("run.round_gain=null"), Runner(right))
+    assert rounds_of(f"{tmp_path}/run").kept == 3
+    fewer = Runner(right)
+    go(configure("run.round_gain=null", *overrides), fewer)
+    found = rounds_of(f"{tmp_path}/run")
+    assert [one.number for one in found.records] == numbers and found.kept == numbers[-1]
+    assert {name for _, name in fewer.ran} <= {"responses_base", "responses", "evaluation_base", "evaluation"}
+
+
+def test_going_on_by_the_configuration_of_the_first_round_alone_is_told(configure, go, tmp_path, caplog):
+    right = [20, 32, 39]
+    with pytest.raises(KeyboardInterrupt):
+        go(configure("run.rounds=2"), Runner(right, stop_at=(2, "training")))
+    first = load(f"{tmp_path}/run/config.yaml", overrides=[], presets_dir=PRESETS)
+    go(first, Runner(right))
+    (said,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert said.startswith(
+        f"evaluation.split=dev: the test questions are not asked at the end, as {tmp_path}/run/rounds"
+    )

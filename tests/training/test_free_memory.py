@@ -7,6 +7,7 @@ import pytest
 import torch
 from tiny_policy import settings
 
+from mralign.config import Training
 from mralign.training import free_memory
 from mralign.training.free_memory import free_of_container, free_of_machine, room_bytes
 
@@ -68,3 +69,8 @@ def test_on_a_gpu_its_driver_is_asked(monkeypatch):
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 17 * GIB)
     assert room_bytes(settings(gpu=True, memory="auto")) == 60 * GIB
     assert room_bytes(settings(gpu=True, memory="26GiB")) == 9 * GIB
+
+
+def test_no_memory_at_all_is_refused_before_anything_runs():
+    with pytest.raises(ValueError, match=r"memory=0\.0MiB leaves a worker nothing; give a size above 0"):
+        Training(memory="0.0MiB")

@@ -16,7 +16,8 @@ from mralign.training.alone import PlainEngine, score_alone, train_alone
 from mralign.training.engine import World
 from mralign.training.guards import TrainingStopped
 from mralign.training.policy import base_policy, build_policy
-from mralign.training.reference_model import check_same_tokens
+from mralign.training.reference_model import check_reference, check_same_tokens
+from mralign.training.stage import REFERENCE_STAGE
 from mralign.training.task_files import Sources
 from mralign.training.write_probe import write_probe
 
@@ -103,3 +104,15 @@ def test_a_reference_of_another_tokenizer_is_refused(tmp_path):
     check_same_tokens(config({"path": PACKAGED, "dtype": "float32"}))
     with pytest.raises(ValueError, match=r"training\.reference\.path=.*other has another tokenizer than model\.path="):
         check_same_tokens(config({"path": str(tmp_path / "other")}))
+
+
+def test_a_reference_that_is_not_there_is_told_by_the_plan():
+    def config(reference):
+        source = [{"name": "q", "path": "q.jsonl"}]
+        given = {"questions": {"train": source}, "training": {"reference": reference}, "engine": {"max_model_len": 256}}
+        return RunConfig.model_validate(given)
+
+    with pytest.raises(ValueError, match=r"training\.reference\.path=/nowhere/at/all does not exist; give a model"):
+        REFERENCE_STAGE.check(config({"path": "/nowhere/at/all"}))
+    for fine in (None, {"path": PACKAGED}, {"path": "hub/name"}, {"path": "s3://bucket/model"}):
+        check_reference(config(fine))
