@@ -256,3 +256,26 @@ def test_a_preset_file_of_ones_own_has_its_own_test_set(tmp_path, caplog):
     with caplog.at_level("WARNING", logger="mralign"):
         load(preset(tmp_path, own), overrides=["questions.train=[{name: b, path: b.jsonl}]"])
     assert caplog.text == ""
+
+
+@pytest.mark.parametrize(
+    "options", ["?region=eu-west-1", "?endpoint_override=h:9&scheme=http", "?secret_key=abc", "#x"]
+)
+def test_options_behind_a_run_directory_are_refused_without_being_shown(options):
+    given = {"run": {"dir": f"s3://bucket/run{options}"}, "questions": {"test": [{"name": "a", "path": "a.jsonl"}]}}
+    with pytest.raises(ValueError, match="options behind the path are not taken here") as refused:
+        parse(given)
+    assert "AWS_REGION" in str(refused.value) and "abc" not in str(refused.value)
+    given["run"]["dir"] = "runs/what?"  # a local name may hold anything
+    assert parse(given).run.dir == "runs/what?"
+
+
+def test_a_password_in_a_run_directory_is_refused_without_being_shown():
+    given = {"run": {"dir": "s3://key:topsecret@bucket/run"}, "questions": {"test": [{"name": "a", "path": "a.jsonl"}]}}
+    with pytest.raises(ValueError, match=r"s3://\.\.\.@: a user and a password .* AWS_ACCESS_KEY_ID") as refused:
+        parse(given)
+    assert "topsecret" not in str(refused.value)
+    with pytest.raises(ValueError, match=r"given: 'https://\.\.\.@h/v1\?\.\.\.'"):
+        parse({**given, "http": {"concurrency": "https://u:topsecret@h/v1?key=abc"}})
+    given["run"]["dir"] = "s3://bucket/who@where"  # a name may hold the sign
+    assert parse(given).run.dir == "s3://bucket/who@where"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from mralign.config.models import Model
 from mralign.config.section import Alias, Section, Speed
@@ -143,6 +144,7 @@ class Lora(Section):
 
 Recomputation = bool | Literal["selective"]  # of activations, in the backward pass
 _MICRO_BATCH_TOKENS = 4096
+_SIZE = re.compile(r"[0-9]+(\.[0-9]+)? ?[GM]iB\Z")
 
 
 class Training(Section):
@@ -183,7 +185,6 @@ class Training(Section):
     )
     memory: Speed[str | None] = Field(
         None,
-        pattern=r"^(auto|\d+(\.\d+)? ?[GM]iB)$",
         description="Memory of one worker, as 26GiB or 900MiB, by which micro_batch_tokens and gradient_checkpointing "
         "are chosen where they are null: short passes are measured when the training starts. auto: what is free then. "
         "null: nothing is measured.",
@@ -307,11 +308,12 @@ class Training(Section):
         "HF_TOKEN", description="Name of the environment variable that holds the hub's token."
     )
 
-    @model_validator(mode="after")
-    def _memory_is_some(self) -> Training:
-        if self.memory_bytes == 0:
-            raise ValueError(f"memory={self.memory} leaves a worker nothing; give a size above 0, as 26GiB, or auto")
-        return self
+    @field_validator("memory", mode="before")
+    @classmethod
+    def _memory_is_some(cls, given: Any) -> Any:
+        if given in (None, "auto") or (isinstance(given, str) and _SIZE.match(given) and float(given[:-3])):
+            return given
+        raise ValueError(f"{given!r} is no size: give a number above 0 with GiB or MiB, as 26GiB, or auto, or null")
 
     @property
     def tokens_used(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from importlib.resources import files
@@ -125,8 +126,15 @@ def _explain(error: Any) -> str:
         close = difflib.get_close_matches(str(error["loc"][-1]), allowed, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
         return f"  {where}: unknown key; {hint}allowed here: {', '.join(allowed)}"
-    given = "" if isinstance(error.get("input"), dict) else f" (given: {error.get('input')!r})"
+    given = "" if isinstance(error.get("input"), dict) else f" (given: {_without_secrets(error.get('input'))})"
     return f"  {where}: {error['msg'].removeprefix('Value error, ')}{given}"
+
+
+def _without_secrets(given: Any) -> str:
+    """What was given, without what may stand in a URI: a user, a password, options with a key."""
+    return (
+        re.sub(r"(?<=://)[^/@'\"]*(?=@)|(?<=[?&])[^'\"]+", "...", repr(given)) if "://" in str(given) else repr(given)
+    )
 
 
 def _fields_at(location: Sequence[Any]) -> list[str]:

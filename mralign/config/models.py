@@ -320,6 +320,11 @@ class Http(Section):
         completion_cost = Decimal(completion) * Decimal(str(self.price_completion))
         return (fresh_cost + cached_cost + completion_cost) / 1_000_000
 
+    def most_money(self, *, prompt: float, completion: float) -> Decimal:
+        """The most that so many tokens can cost: all of the prompt may be put into the endpoint's cache."""
+        asked = {"prompt": prompt, "completion": completion}
+        return max(self.money(**asked), self.money(**asked, written=prompt))
+
     @property
     def price_share(self) -> float:
         """What a token costs, as a share of the prices: less where annotators and judges are asked in batches."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from mralign.config.data import Candidates, Questions, Rollouts, Source
 from mralign.config.evaluation import Evaluation
@@ -86,6 +86,23 @@ class Run(Section):
         "questions.train again.",
         exclude_if=lambda sources: not sources,
     )
+
+    @field_validator("dir")
+    @classmethod
+    def _dir_is_a_place(cls, given: str) -> str:
+        scheme, there, rest = given.partition("://")
+        if there and "@" in rest.partition("/")[0]:
+            raise ValueError(
+                f"{scheme}://...@: a user and a password stand in every file that names the run; give them by the "
+                "environment, as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            )
+        place, _, options = given.partition("?")
+        if there and (options or "#" in given):
+            raise ValueError(
+                f"{place}?...: options behind the path are not taken here, since the directories of stages follow it; "
+                "set AWS_REGION, AWS_ENDPOINT_URL or what else the store reads from the environment, on all nodes"
+            )
+        return given
 
     @model_validator(mode="after")
     def _questions_of_later_rounds(self) -> Run:

@@ -136,6 +136,12 @@ def _training(config: RunConfig, shape: Shape) -> str:
     said = f"{need}; a micro-batch of {tokens:,} tokens, ZeRO-{settings.zero_stage} over {workers}"
     if settings.memory is not None:
         said += f", the least of what training.memory={settings.memory} chooses from"
+    given = settings.memory_bytes
+    if given is not None and need.total > given:
+        return (
+            f"training, per worker: {said}: does NOT fit. Raise training.memory, or give a smaller "
+            "examples.max_length, training.zero_stage=3, or tuning=qlora"
+        )
     if not settings.gpu:
         return f"training, per worker on a CPU: {said}; {memory_verdict(need.total, workers=settings.workers)}"
     size, source = memory_gib(config)

@@ -163,7 +163,10 @@ def _try(look: Callable[[], None]) -> str | None:
 def _advice(said: str) -> str:
     """What to do about a refusal whose cause is known, else nothing."""
     advice = (
-        (_OTHER_REGION, "the bucket lies in another region: set AWS_REGION to it, or put ?region=... behind the URI"),
+        (
+            _OTHER_REGION,
+            "the bucket lies in another region: set AWS_REGION to it (a file to read may have ?region=... behind it)",
+        ),
         (_DENIED, "the role or key may not do this: a run needs to list the bucket and to get, put and delete objects"),
     )
     return next((f"; {what}" for pattern, what in advice if pattern.search(said)), "")

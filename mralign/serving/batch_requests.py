@@ -176,7 +176,7 @@ class Batches:
     def _cost(self, call: Call) -> Decimal:
         """The most that a call can cost in a batch."""
         written = max(call.payload.get(name) or 0 for name in ("max_tokens", "max_completion_tokens"))
-        most = self.settings.money(prompt=estimated_tokens(call.payload) - written, completion=written)
+        most = self.settings.most_money(prompt=estimated_tokens(call.payload) - written, completion=written)
         return most * Decimal(str(self.settings.batch_price))
 
     def _too_dear(self, call: Call, *, key: str) -> str:

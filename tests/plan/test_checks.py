@@ -125,11 +125,13 @@ def test_a_run_directory_on_a_store_that_does_not_answer_is_one_fault_among_othe
     monkeypatch.setattr(reach, "LIMIT_S", 2.0)
     monkeypatch.setattr(reach.faults, "__kwdefaults__", {"write": False, "limit_s": 2.0})
     with socket.create_server(("127.0.0.1", 0)) as server:
-        far = f"s3://user:secret@bucket/run?scheme=http&endpoint_override=127.0.0.1:{server.getsockname()[1]}"
-        config = template_dates.settle(configured(far, "annotation.taxonomy=none.yaml"))
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "user")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+        config = template_dates.settle(configured("s3://bucket/run", "annotation.taxonomy=none.yaml"))
         with pytest.raises(pipeline.NotReady) as caught:
             pipeline.plan(config)
-    assert any(fault.startswith("run.dir=s3://bucket/run?") for fault in caught.value.faults)
+    assert any(fault.startswith("run.dir=s3://bucket/run: ") for fault in caught.value.faults)
     assert any("none.yaml does not exist" in fault for fault in caught.value.faults)
     assert "secret" not in str(caught.value)
     assert "secret" not in plan_text.describe(config, caught.value.planned)

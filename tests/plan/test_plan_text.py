@@ -77,6 +77,17 @@ def test_memory_is_held_against_a_named_gpu(told):
     said = line(least, "training, per GPU")
     assert "the least of what training.memory=auto chooses from" in said
     assert "does NOT fit. Give a smaller examples.max_length" in said
+
+
+def test_a_memory_that_is_given_is_held_against_what_the_least_choice_needs(told):
+    for more in ([], ["engine.gpus_per_replica=1", "training.gpu=true"]):
+        small = line(told(*more, "training.memory=1MiB", "training.micro_batch_tokens=null"), "training, per worker")
+        assert "chooses from: does NOT fit. Raise training.memory" in small
+        large = told(*more, "training.memory=60GiB", "training.micro_batch_tokens=null")
+        assert "does NOT fit" not in line(large, "training, per ")
+
+
+def test_elastic_training_is_planned_by_its_fewest_workers(told):
     elastic = told("training.workers=4", "training.min_workers=2")
     assert "over 2 of 4 workers, the fewest (training.min_workers)" in line(elastic, "training, per worker")
 

@@ -107,7 +107,7 @@ def test_a_right_that_is_missing_is_told_before_a_run_starts(bucket, missing):
 def test_a_bucket_in_another_region_and_one_that_is_not_there(bucket):
     bucket.region = "eu-central-1"
     said = reach._try(lambda: reach._look("s3://bucket/run", write=True))
-    assert said.endswith("in another region: set AWS_REGION to it, or put ?region=... behind the URI")
+    assert said.endswith("set AWS_REGION to it (a file to read may have ?region=... behind it)")
     assert reach._try(lambda: reach._look("s3://bucket/run?region=eu-central-1", write=True)) is None
     bucket.region = ""
     assert "NO_SUCH_BUCKET" in reach._try(lambda: reach._look("s3://other/run", write=True))

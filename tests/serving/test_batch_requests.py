@@ -225,6 +225,14 @@ def test_a_budget_is_held_before_the_upload(tmp_path):
         assert set(server.batched.values()) == {1}
 
 
+def test_the_most_that_a_call_can_cost_has_the_dearer_price_of_its_prompt():
+    prices = {"price_prompt": 2.0, "price_completion": 10.0, "price_cached": 0.2}
+    asked = {"prompt": 1_000_000, "completion": 100_000}
+    assert Http(**prices).most_money(**asked) == 3
+    assert Http(**prices, price_cache_write=2.5).most_money(**asked) == Decimal("3.5")
+    assert Http(**prices, price_cache_write=1.0).most_money(**asked) == 3
+
+
 def test_a_server_without_batches_is_named_and_no_call_is_made(tmp_path):
     with BatchServer(Plan(no_batches=True)) as server:
         came, _ = asyncio.run(ask(settings(server), tmp_path))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny_policy import settings
 
-from mralign.config import Training
+from mralign.config import parse
 from mralign.training import free_memory
 from mralign.training.free_memory import free_of_container, free_of_machine, room_bytes
 
@@ -72,5 +72,7 @@ def test_on_a_gpu_its_driver_is_asked(monkeypatch):
 
 
 def test_no_memory_at_all_is_refused_before_anything_runs():
-    with pytest.raises(ValueError, match=r"memory=0\.0MiB leaves a worker nothing; give a size above 0"):
-        Training(memory="0.0MiB")
+    with pytest.raises(
+        ValueError, match=r"memory: '0\.0MiB' is no size: give a number above 0 with GiB or MiB, as 26GiB, or auto"
+    ):
+        parse({"questions": {"test": [{"name": "a", "path": "a.jsonl"}]}, "training": {"memory": "0.0MiB"}})
