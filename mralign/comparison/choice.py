@@ -21,6 +21,10 @@ def choose(rows: Iterable[RunRow]) -> dict[tuple[str, str], RunRow]:
     return best
 
 
+def _mean_acc(rows: Iterable[RunRow]) -> float:
+    return float(np.mean([row.acc for row in rows]))
+
+
 def choose_method(rows: Sequence[RunRow], *, candidates: Sequence[str]) -> str:
     """The candidate with the highest Acc on test in the worlds of the rows: seeds of a world are averaged first, then
     worlds. Ties: the first of the list. Raises ValueError where a candidate lacks a world that another one has."""
@@ -30,7 +34,7 @@ def choose_method(rows: Sequence[RunRow], *, candidates: Sequence[str]) -> str:
         raise ValueError(f"the candidates have been tested on {counts} worlds; run the study until all have the same")
     means = {}
     for name, worlds in worlds_of.items():
-        means[name] = float(np.mean([np.mean([row.acc for row in seeds.values()]) for seeds in worlds.values()]))
+        means[name] = float(np.mean([_mean_acc(seeds.values()) for seeds in worlds.values()]))
     return max(candidates, key=lambda name: means[name])
 
 
