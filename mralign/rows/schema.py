@@ -181,17 +181,6 @@ class ReplicatedCount(TransitionCount):
 
 
 @dataclass(frozen=True)
-class PrecededCount:
-    """How often one set of labels follows another where a third one stands before both."""
-
-    polarity: Polarity
-    before: Int32  # state set, encoded as in TransitionCount; -1 where the source is the start
-    source: Int32
-    target: Int32
-    count: int
-
-
-@dataclass(frozen=True)
 class MatrixEntry:
     """The probability of one transition between two states."""
 
@@ -390,7 +379,6 @@ HUMAN_STEPS = schema_of(HumanTrajectory)
 OPEN_LABELS = schema_of(OpenTrajectory)
 COUNTS = schema_of(TransitionCount)
 REPLICATED_COUNTS = schema_of(ReplicatedCount)
-PRECEDED_COUNTS = schema_of(PrecededCount)
 MATRICES = schema_of(MatrixEntry)
 EDGES = schema_of(WeighedEdge)
 EDGE_NOISE = schema_of(EdgeNoise)

@@ -11,6 +11,7 @@ from typing import Any
 
 from mralign.chat.model_files import load_tokenizer, model_path
 from mralign.config import Model, RunConfig, Training, named, resolve_path
+from mralign.training.rope import check_positions
 
 # Settings of a training that change neither a log-probability of the base model nor which pairs are scored.
 OPTIMIZER = (
@@ -39,8 +40,10 @@ def reference_reads(config: RunConfig, *, paired: bool) -> dict[str, Any]:
 
 
 def check_reference(config: RunConfig) -> None:
-    """Raise ValueError for a reference on this machine that is not there, or has another tokenizer: as long as nothing
-    is paid for. One that lies elsewhere is looked at when it is scored."""
+    """Raise ValueError for positions that the model does not have, and for a reference on this machine that is not
+    there or has another tokenizer: as long as nothing is paid for. One that lies elsewhere is looked at when it is
+    scored."""
+    check_positions(config)
     if config.training.reference is None:
         return
     given = config.training.reference.path
@@ -54,6 +57,12 @@ def check_reference(config: RunConfig) -> None:
         )
     if all(Path(path).is_dir() for path in (place, resolve_path(config.model.path))):
         check_same_tokens(config)
+
+
+def to_score(config: RunConfig) -> Model:
+    """The model that is pi_ref, when it is about to be scored. Raises ValueError if its tokenizer is another."""
+    check_same_tokens(config)
+    return reference_model(config)
 
 
 def check_same_tokens(config: RunConfig) -> None:

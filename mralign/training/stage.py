@@ -44,13 +44,7 @@ from mralign.training.objectives.objective import Objective
 from mralign.training.policy import base_policy
 from mralign.training.policy_checks import check_policy
 from mralign.training.reference import Block, blocks, model_mark, put_on_shelf, shelf_dir
-from mralign.training.reference_model import (
-    OPTIMIZER,
-    check_reference,
-    check_same_tokens,
-    reference_model,
-    reference_reads,
-)
+from mralign.training.reference_model import OPTIMIZER, check_reference, reference_model, reference_reads, to_score
 from mralign.training.rehearsal import lacking_room, rehearse
 from mralign.training.requirements import worker_faults
 from mralign.training.rope import check_positions
@@ -123,8 +117,7 @@ def _reference(context: Context) -> Outcome:
     """Every block of the plan on the shelf, and where it lies."""
     config: RunConfig = context.config
     shelf = shelf_dir(absolute(config.run.dir))
-    check_same_tokens(config)
-    model = reference_model(config)
+    model = to_score(config)
     sources = Sources(config.training, local_model(model), config.run.seed, context.upstream["examples"])
     task = sources.load()
     wanted = list(blocks(task.reader, task.plan, mark=model_mark(model, config.training)))
@@ -366,12 +359,6 @@ EXAMPLES_STAGE = Stage(
     version=3,
 )
 
-
-def _check_reference(config: RunConfig) -> None:
-    check_positions(config)
-    check_reference(config)
-
-
 REFERENCE_STAGE = Stage(
     name="reference",
     words="scoring with the untrained model",
@@ -381,7 +368,7 @@ REFERENCE_STAGE = Stage(
     code=lambda config: {"choice of examples": objective(config).negatives},
     upstream=("examples",),
     inputs=lambda config: reference_model(config).inputs(),
-    check=_check_reference,
+    check=check_reference,
     workers=lambda config: (_reference_workers(config.training), DEALING),
     faults=worker_faults,
     version=3,

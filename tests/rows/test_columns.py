@@ -158,13 +158,6 @@ FROZEN = {
         "prompt_hash": "int64",
         "completion_hash": "int64",
     },
-    "PRECEDED_COUNTS": {
-        "polarity": "int8",
-        "before": "int32",
-        "source": "int32",
-        "target": "int32",
-        "count": "int64",
-    },
     "EXAMPLE_INDEX": {
         "row_hash": "int64",
         "part": "int32",

@@ -33,7 +33,7 @@ class CorpusSources:
     """What rules are made of: counts (schema.COUNTS) of all trajectories, and what only some rules ask for."""
 
     counts: pa.Table
-    preceded: Callable[[], pa.Table]  # schema.PRECEDED_COUNTS
+    preceded: Callable[[], pa.Table]  # second_order.PRECEDED_COUNTS
     corpus: Callable[[], Corpus]
 
 
@@ -65,7 +65,7 @@ def mean_weights(
     rule: Rule, *, table: pa.Table, matrices: Mapping[str, np.ndarray], states: Sequence[str], bounds: WeightRule
 ) -> dict[Polarity, float]:
     """The mean weight of each polarity that occurs, over the steps counted in `table` (schema.COUNTS, or
-    schema.PRECEDED_COUNTS where the rule asks for the step before).
+    second_order.PRECEDED_COUNTS where the rule asks for the step before).
 
     Every step counts as a trajectory of its own: a mean of 1 in each trajectory is a mean of 1.
     """

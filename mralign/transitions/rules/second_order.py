@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mralign.rows import Polarity
-from mralign.rows.schema import PRECEDED_COUNTS
+from mralign.rows.columns import Int32, schema_of
 from mralign.transitions.counts import UNLABELLED, Labels, before, chains, stopped
 from mralign.transitions.edges import WeightRule
 from mralign.transitions.rules.edge_values import found
@@ -35,8 +35,22 @@ BACK_OFF = 5.0  # κ: occurrences of a context at which both orders count the sa
 _KEYS = ["polarity", "before", "source", "target"]
 
 
+@dataclass(frozen=True)
+class PrecededCount:
+    """How often one set of labels follows another where a third one stands before both."""
+
+    polarity: Polarity
+    before: Int32  # state set, encoded as in rows.schema.TransitionCount; -1 where the source is the start
+    source: Int32
+    target: Int32
+    count: int
+
+
+PRECEDED_COUNTS = schema_of(PrecededCount)  # never on disk: what tasks of one stage hand to each other
+
+
 def count_preceded(steps: pa.Table, *, states: Sequence[str], labels: Labels = "all") -> pa.Table:
-    """Transitions by the step before them, counted: schema.PRECEDED_COUNTS of a table of schema.ANNOTATIONS."""
+    """Transitions by the step before them, counted: PRECEDED_COUNTS of a table of schema.ANNOTATIONS."""
     chain = chains(steps, states=states, labels=labels)
     labelled = np.flatnonzero(chain.set_S != UNLABELLED)
     row_L, set_L, previous_L = chain.row_S[labelled], chain.set_S[labelled], chain.previous_S[labelled]
@@ -50,7 +64,7 @@ def count_preceded(steps: pa.Table, *, states: Sequence[str], labels: Labels = "
 
 
 def add_preceded(tables: Sequence[pa.Table]) -> pa.Table:
-    """The sum of tables of schema.PRECEDED_COUNTS: exact, associative, commutative, rows sorted by their keys."""
+    """The sum of tables of PRECEDED_COUNTS: exact, associative, commutative, rows sorted by their keys."""
     whole = pa.concat_tables([PRECEDED_COUNTS.empty_table(), *tables])
     summed = whole.group_by(_KEYS, use_threads=False).aggregate([("count", "sum")])
     ordered = summed.sort_by([(name, "ascending") for name in _KEYS])
@@ -137,7 +151,7 @@ class SecondOrderRule:
 def second_order_rule(
     preceded: pa.Table, *, matrices: Mapping[str, np.ndarray], states: Sequence[str], bounds: WeightRule
 ) -> SecondOrderRule:
-    """The rule of a corpus from its counts of triples (schema.PRECEDED_COUNTS) and its first-order matrices."""
+    """The rule of a corpus from its counts of triples (PRECEDED_COUNTS) and its first-order matrices."""
     tallies: dict[Polarity | None, _Tally] = {None: _Tally.of(preceded)}
     for polarity in NAME:
         tallies[polarity] = _Tally.of(preceded.filter(pc.equal(preceded.column("polarity"), int(polarity))))
