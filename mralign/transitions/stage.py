@@ -219,7 +219,7 @@ def _weight_table(
 
 
 def _preceded(source: StageDir, *, states: Sequence[str], config: RunConfig) -> pa.Table:
-    """Transitions by the step before them (second_order.PRECEDED_COUNTS): a remote task a part, then a tree of additions."""
+    """Transitions by the step before them (second_order.PRECEDED_COUNTS): a remote task a part, a tree of additions."""
     import ray
 
     def leaf(part: str) -> pa.Table:
