@@ -266,7 +266,11 @@ def _forget_older(directory: Directory, number: int) -> None:
 
 def _names(directory: Directory) -> list[str]:
     selector = fs.FileSelector(directory.path(_FOLDER), allow_not_found=True)
-    found = [info.base_name for info in directory.filesystem.get_file_info(selector)]
+    try:
+        infos = directory.filesystem.get_file_info(selector)
+    except FileNotFoundError:  # pyarrow found no folder, and then that another driver had made it meanwhile
+        infos = directory.filesystem.get_file_info(selector)
+    found = [info.base_name for info in infos]
     return [name for name in found if name[:6].isdecimal() and name.endswith(".json")]
 
 

@@ -15,8 +15,10 @@ import time
 from pathlib import Path
 
 import pytest
+from pyarrow import fs
 
 from mralign.run import lease
+from mralign.run.store import Directory
 
 ROOT = Path(__file__).parents[2]
 
@@ -350,3 +352,21 @@ def test_a_configuration_that_is_refused_leaves_no_lease(tmp_path):
     done = job("align.py", ["run.dir=RUN", "model.path=./gone"], tmp_path / "run")
     assert done.returncode == 2
     assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_is_made_while_it_is_looked_for_is_listed_again(tmp_path, monkeypatch):
+    """pyarrow first finds no folder; it then looks whether there is one, and fails if another driver has made it."""
+    looks = []
+
+    class Racing(fs.LocalFileSystem):
+        def get_file_info(self, asked):
+            looks.append(asked)
+            if len(looks) == 1:
+                raise FileNotFoundError("Cannot list directory")
+            return super().get_file_info(asked)
+
+    directory = Directory(str(tmp_path))
+    directory.write_text("lease/000001-a.json", "{}")
+    monkeypatch.setitem(directory.__dict__, "_opened", (Racing(), str(tmp_path)))
+    assert lease._names(directory) == ["000001-a.json"]
+    assert len(looks) == 2
