@@ -277,5 +277,6 @@ def test_a_password_in_a_run_directory_is_refused_without_being_shown():
     assert "topsecret" not in str(refused.value)
     with pytest.raises(ValueError, match=r"given: 'https://\.\.\.@h/v1\?\.\.\.'"):
         parse({**given, "http": {"concurrency": "https://u:topsecret@h/v1?key=abc"}})
-    given["run"]["dir"] = "s3://bucket/who@where"  # a name may hold the sign
-    assert parse(given).run.dir == "s3://bucket/who@where"
+    for place in ("s3://bucket/who@where", "abfs://runs@account.dfs.core.windows.net/a", "gs://anonymous@bucket/a"):
+        given["run"]["dir"] = place  # a name, a container, no password
+        assert parse(given).run.dir == place

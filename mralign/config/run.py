@@ -91,7 +91,8 @@ class Run(Section):
     @classmethod
     def _dir_is_a_place(cls, given: str) -> str:
         scheme, there, rest = given.partition("://")
-        if there and "@" in rest.partition("/")[0]:
+        user, at, _ = rest.partition("/")[0].rpartition("@")
+        if there and at and ":" in user:  # without a password it may be a container of Azure, or gs://anonymous@
             raise ValueError(
                 f"{scheme}://...@: a user and a password stand in every file that names the run; give them by the "
                 "environment, as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
