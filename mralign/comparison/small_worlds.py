@@ -150,7 +150,7 @@ def _answers(exam: Exam, made: SmallWorld, *, base: Path, cache: Path) -> list[G
     """DRAWS completions of each mode of the training questions, from the cache where they are there."""
     name = f"{base.name}-{len(made.splits['train'])}-{digest(str(base / 'model.safetensors'))[:12]}"
     store = StageDir(f"{cache}/answers/{name}")
-    if not store.exists(PART):
+    if not store.holds(PART):
         model = load_merged(str(base), adapters=(), dtype="float32").eval()
         rows = []
         for mode in Mode:

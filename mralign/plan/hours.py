@@ -15,7 +15,7 @@ from mralign.plan.expected import ExpectedExamples, KnownCounts
 from mralign.plan.memory import Shape
 from mralign.plan.placing import Planned
 from mralign.plan.shipped_run import shipped_run
-from mralign.run.changes import newest_result
+from mralign.run.changes import newest_result, newest_results
 
 _SPREAD = (0.8, 1.5)  # of a measurement, by other things that the machine does
 _AFTER_TEST = ("evidence", "responses", "judgements", "evaluation", "thoughts")  # beginnings of stages on held-out sets
@@ -65,11 +65,9 @@ def expected_hours(
     found = Hours()
     earlier = _earlier_questions(planned)
     shipped = shipped_run(config, parameters=shape.parameters if shape else None)
-    for item in planned:
+    todo = [item for item in planned if item.manifest is None]
+    for item, older in zip(todo, newest_results([item.out for item in todo]), strict=True):
         name = item.stage.name
-        if item.manifest is not None:
-            continue
-        older = newest_result(item.out)
         if older is not None:
             measured = older[1].seconds * _more(name, counts=counts, train=earlier.train, held_out=earlier.held_out)
             found.measured(name, measured, source="earlier results in this run directory")

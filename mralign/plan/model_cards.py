@@ -34,8 +34,8 @@ def complete_cards(config: RunConfig, planned: Sequence[Planned]) -> None:
     text = f"{table}\nIn brackets: {level:g} % intervals, by a bootstrap over questions. "
     text += f"`{config.evaluation.label}_` is the model before training."
     for place in _PLACES:
-        if training.exists(place):
-            before = training.read_text(place)
+        before = training.find_text(place)
+        if before is not None:
             after = with_results(before, text=text, index=results_index(own, level=level), name=title(config))
             if after != before:
                 training.write_text(place, after)

@@ -107,7 +107,7 @@ def nothing_left(config: RunConfig, planned: Sequence[Planned]) -> str | None:
     if fault is None:
         return None
     home = Directory(absolute(config.run.dir))
-    page = f"{home.uri}/report/index.html" if home.exists("report/index.html") else "none was ever written"
+    page = f"{home.uri}/report/index.html" if home.holds("report/index.html") else "none was ever written"
     done = f"nothing is left to do: all {len(planned)} stages are finished"
     return f"{done}; nothing can be written ({fault}). report: {page}"
 
@@ -291,7 +291,8 @@ def run_stage(config: RunConfig, item: Planned, *, asked_ahead: Mapping[str, Any
     began = time.monotonic()
     outcome = item.stage.run(Context(config, item.out, item.upstream, asked_ahead or {}))
     check_interruption()
-    rejects = count_reasons(rejects_in_pieces(item.out, columns=REASONED))
+    sizes = item.out.sizes()  # a far store is asked once for all that follows
+    rejects = count_reasons(rejects_in_pieces(item.out, columns=REASONED, sizes=sizes))
     check_passing(rejects, stage=item.stage.name, rows_in=outcome.rows_in, limit=config.run.lost_limit)
     if item.stage.name not in _SELECTIVE:
         check_limit(
@@ -314,7 +315,7 @@ def run_stage(config: RunConfig, item: Planned, *, asked_ahead: Mapping[str, Any
         versions=versions(),
         figures=outcome.figures,
     )
-    return item.out.seal(manifest)
+    return item.out.seal(manifest, sizes=sizes)
 
 
 # Stages whose very purpose is to drop rows: their reasons are a funnel, no fault.

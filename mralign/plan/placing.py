@@ -40,9 +40,10 @@ def placed(
     """The stages of `road`, each with its place in the run directory; not `look`: as if nothing lay there."""
     located: dict[str, Planned] = {}
     known = {} if digests is None else digests
+    asked: dict[str, Manifest | None] = {}
     for stage in road:
         upstream = {name: located[name].out for name in stage.upstream}
-        located[stage.name] = _located(config, stage, upstream=upstream, digests=known, look=look)
+        located[stage.name] = _located(config, stage, upstream=upstream, digests=known, look=look, asked=asked)
     with ThreadPoolExecutor(READERS) as looking:
         looked = list(looking.map(_looked_at, located.values()))
     planned: dict[str, Planned] = {}
@@ -69,7 +70,7 @@ def place(
     look: bool = True,
 ) -> Planned:
     """A stage with its place in the run directory; `digests` of files that are known are not computed again."""
-    return _looked_at(_located(config, stage, upstream=upstream, digests=digests, look=look))
+    return _looked_at(_located(config, stage, upstream=upstream, digests=digests, look=look, asked={}))
 
 
 def _located(
@@ -79,8 +80,9 @@ def _located(
     upstream: Mapping[str, StageDir],
     digests: dict[str, str] | None,
     look: bool,
+    asked: dict[str, Manifest | None],
 ) -> Planned:
-    """A stage with its place, which nobody has looked at yet."""
+    """A stage with its place, which nobody has looked at yet. `asked`: manifests by URI, looked for already."""
     known = {} if digests is None else digests
     paths = stage.inputs(config)
     for path in paths.values():
@@ -89,12 +91,19 @@ def _located(
     inputs = {name: known[path] for name, path in paths.items()}
     settings = stage.settings(config)
     portions = stage.portions(config)
-    manifests = {name: upstream[name].manifest() if look else None for name in portions}
+    manifests = {name: _manifest_of(upstream[name], asked=asked) if look else None for name in portions}
     stands_on = fingerprints(upstream) | _contents(portions, manifests=manifests)
     mark = fingerprint(stage=stage.name, version=stage.version, config=settings, upstream=stands_on, inputs=inputs)
     out = StageDir(f"{absolute(config.run.dir)}/{stage.name}/{mark}", stage=stage.name, fingerprint=mark)
     settled = None not in manifests.values()
     return Planned(stage, out, upstream, inputs, settings, None, settled=settled, reachable=look)
+
+
+def _manifest_of(out: StageDir, *, asked: dict[str, Manifest | None]) -> Manifest | None:
+    """The manifest of an upstream stage, asked for once though several stages read it."""
+    if out.uri not in asked:
+        asked[out.uri] = out.manifest()
+    return asked[out.uri]
 
 
 def _looked_at(item: Planned) -> Planned:

@@ -110,7 +110,7 @@ def _written(rows: Rows, *, home: str) -> dict[str, str]:
         mark = hashlib.sha256(text.encode()).hexdigest()[:12]
         name = f"predictions/{dataset}-{mark}.jsonl"
         directory = Directory(home)
-        if not directory.exists(name):
+        if not directory.holds(name):
             directory.write_text(name, text)
         paths[dataset] = f"{home}/{name}"
     return paths

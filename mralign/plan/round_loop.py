@@ -109,7 +109,7 @@ class _RoundKeeper:
     def begin(self) -> None:
         """Write down the configuration by which the same rounds go on."""
         home, text = Directory(absolute(self.config.run.dir)), to_yaml(self.config)
-        before = home.read_text(OWN_CONFIG) if home.exists(OWN_CONFIG) else None
+        before = home.find_text(OWN_CONFIG)
         if self.rounds.records and before == text:
             return
         if before != text and before == to_yaml(_asked_on_test(self.config)):

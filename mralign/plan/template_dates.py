@@ -43,7 +43,7 @@ def remember(config: RunConfig) -> None:
     """Write the day that the models' templates write into the run directory, unless one lies there."""
     directory = Directory(config.run.dir)
     days = _days(config)
-    if days and not directory.exists(_NAME):
+    if days and not directory.holds(_NAME):
         directory.write_text(_NAME, f"{days[0].isoformat()}\n")
 
 
@@ -62,9 +62,10 @@ def _remembered(config: RunConfig) -> datetime.date | None:
     if places.run_directory_fault(config, write=False):
         return None  # the plan says so, with all else that is wrong
     directory = Directory(config.run.dir)
-    if not directory.exists(_NAME):
+    found = directory.find_text(_NAME)
+    if found is None:
         return None
-    text = directory.read_text(_NAME).strip()
+    text = found.strip()
     try:
         return datetime.date.fromisoformat(text)
     except ValueError:

@@ -35,7 +35,7 @@ from mralign.run.pieces import rejects_in_pieces
 from mralign.run.placement import NotInstalled
 from mralign.run.rejects import REASONED, count_reasons, to_table
 from mralign.run.stage import Context, Faults, Outcome, Stage, log, run_tasks
-from mralign.run.store import StageDir
+from mralign.run.store import StageDir, ahead, parts_of
 
 _ROWS = 2_000  # questions a part
 _SHOWN = 50  # rejects from which the columns of a wrong source are told, and rows that are looked at
@@ -80,10 +80,11 @@ def _mark(key: str) -> str:
 def _read_all(context: Context, *, raw: StageDir) -> None:
     import ray
 
+    there = raw.sizes(recursive=False)
     items = [
         {"split": one.split, "key": one.key, "source": one.source.model_dump_json()}
         for one in sources(context.config)
-        if not raw.exists(_mark(one.key))
+        if _mark(one.key) not in there
     ]
     if not items:
         return
@@ -103,7 +104,8 @@ def _drop_all(context: Context, *, raw: StageDir) -> None:
     """Commit every raw part without the questions that stand elsewhere."""
     import ray
 
-    names = list(chain.from_iterable(raw.parts(split) for split in SPLITS))
+    there = raw.parts()
+    names = list(chain.from_iterable(parts_of(there, split) for split in SPLITS))
     splits = [part_key(name).partition("-")[0] for name in names]
     groups = {start: names[start : start + _PARTS] for start in range(0, len(names), _PARTS)}
     keys = [ray.remote(_keys).remote(raw, group) for group in groups.values()]
@@ -123,7 +125,7 @@ def _drop_all(context: Context, *, raw: StageDir) -> None:
 
 
 def _keys(raw: StageDir, names: Sequence[str]) -> list[pa.Table]:
-    return [question_keys(raw.read_parts([name], schema=QUESTIONS)) for name in names]
+    return list(ahead(lambda name: question_keys(raw.read_parts([name], schema=QUESTIONS)), names))
 
 
 def _find(splits: Sequence[str], by: str, share: tuple[int, int], gone: int, *tables: Any) -> pa.Table:
@@ -136,13 +138,17 @@ def _find(splits: Sequence[str], by: str, share: tuple[int, int], gone: int, *ta
 
 def _commit(raw: StageDir, out: StageDir, names: Sequence[str], start: int, imported: bool, *repeats: pa.Table) -> None:
     all_repeats = pa.concat_tables(repeats)
-    for number, name in enumerate(names, start):
+
+    def commit(number: int, name: str) -> None:
         own = all_repeats.filter(pc.equal(all_repeats.column("part"), number))
         table, repeated = drop_repeats(raw.read_parts([name], schema=QUESTIONS), own)
         if imported:  # a row a draw: the same question again is no fault
             repeated = [reject for reject in repeated if reject.reason != "duplicate_id"]
         rejects = pa.concat_tables([raw.read_rejects([name]), to_table(repeated)])
         out.commit(name, table, schema=QUESTIONS, rejects=rejects)
+
+    for _ in ahead(lambda one: commit(*one), enumerate(names, start)):
+        pass
 
 
 def _run(context: Context) -> Outcome:
@@ -169,7 +175,8 @@ def _content(context: Context) -> dict[str, str]:
     for one in sources(context.config):
         if one.split != "train":
             formats[one.split][one.source.name] = one.source.format
-    parts = {split: out.parts(split) for split in SPLITS}
+    there = out.parts()
+    parts = {split: parts_of(there, split) for split in SPLITS}
     names = list(chain.from_iterable(parts.values()))
     groups = [(out, names[start : start + _PARTS]) for start in range(0, len(names), _PARTS)]
     digests = dict(chain.from_iterable(run_tasks(_digests, groups)))
@@ -178,7 +185,11 @@ def _content(context: Context) -> dict[str, str]:
 
 def _digests(out: StageDir, names: Sequence[str]) -> list[tuple[str, str]]:
     """Each part with a digest of its name and its rows."""
-    return [(name, _digest([name, out.read_parts([name], schema=QUESTIONS).to_pylist()])) for name in names]
+
+    def look(name: str) -> tuple[str, str]:
+        return name, _digest([name, out.read_parts([name], schema=QUESTIONS).to_pylist()])
+
+    return list(ahead(look, names))
 
 
 def _digest(value: Any) -> str:
@@ -187,10 +198,11 @@ def _digest(value: Any) -> str:
 
 def _check_read(config: RunConfig, *, raw: StageDir) -> None:
     """Raise ValueError for a source that gave no question, or more rejects than a source may have."""
+    sizes, rows = raw.sizes(), raw.counts()
     for one in sources(config):
-        parts = raw.parts(one.key)
-        reasons = dict(count_reasons(rejects_in_pieces(raw, columns=REASONED, parts=parts)).counts)
-        result = Yield(sum(raw.counts(parts).values()), reasons, _first_rejects(raw, parts))
+        parts = parts_of(list(rows), one.key)
+        reasons = dict(count_reasons(rejects_in_pieces(raw, columns=REASONED, parts=parts, sizes=sizes)).counts)
+        result = Yield(sum(rows[part] for part in parts), reasons, _first_rejects(raw, parts, sizes=sizes))
         with _named(one):
             if "://" in one.source.path and parts:  # no local file, so the plan has not looked at it
                 shown = raw.read_parts(parts[:1], schema=QUESTIONS).slice(0, _SHOWN)
@@ -198,12 +210,10 @@ def _check_read(config: RunConfig, *, raw: StageDir) -> None:
             check_yield(resolved(one.source), result, limit=config.run.reject_limit, path=raw.path("rejects"))
 
 
-def _first_rejects(raw: StageDir, parts: Sequence[str]) -> list[Reject]:
-    """Up to _SHOWN rejects of the first part that has any."""
-    for part in parts:
-        if raw.reject_rows(part):
-            return from_table(raw.read_rejects([part]).slice(0, _SHOWN), Reject)
-    return []
+def _first_rejects(raw: StageDir, parts: Sequence[str], *, sizes: Mapping[str, int]) -> list[Reject]:
+    """Up to _SHOWN rejects of the first part that has any; `sizes`: the files that there are."""
+    first = next((part for part in parts if f"rejects/{part}" in sizes), None)
+    return [] if first is None else from_table(raw.read_rejects([first]).slice(0, _SHOWN), Reject)
 
 
 @contextmanager
@@ -217,8 +227,9 @@ def _named(one: SplitSource) -> Iterator[None]:
 
 def _remove(config: RunConfig, *, raw: StageDir) -> None:
     """Delete the raw parts, the marks first: no kill may leave the mark of a source without its parts."""
-    for one in sources(config):
-        raw.filesystem.delete_file(raw.path(_mark(one.key)))
+    marks = (raw.path(_mark(one.key)) for one in sources(config))
+    for _ in ahead(raw.filesystem.delete_file, marks):
+        pass
     raw.remove()
 
 
@@ -236,10 +247,12 @@ class SourceFunnel:
 def _funnel(context: Context) -> list[SourceFunnel]:
     """One row a source."""
     rows = []
+    out = context.out
+    sizes, counts = out.sizes(), out.counts()
     for one in sources(context.config):
-        parts = context.out.parts(one.key)
-        kept = sum(context.out.counts(parts).values())
-        dropped = dict(count_reasons(rejects_in_pieces(context.out, columns=REASONED, parts=parts)).counts)
+        parts = parts_of(list(counts), one.key)
+        kept = sum(counts[part] for part in parts)
+        dropped = dict(count_reasons(rejects_in_pieces(out, columns=REASONED, parts=parts, sizes=sizes)).counts)
         records = kept + sum(dropped.values())
         rows.append(SourceFunnel(one.split, one.source.name, records, dropped, kept))
     return rows

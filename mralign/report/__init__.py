@@ -32,7 +32,7 @@ def begin(config: RunConfig) -> None:
     """Write the configuration of a run that starts, unless that would put it beside the page of another one: then it
     goes into `unfinished/` until there is a page of its own."""
     home, text = _run_directory(config), to_yaml(config)
-    if home.exists("report/index.html") and _read(home, "config.yaml") != text:
+    if home.holds("report/index.html") and home.find_text("config.yaml") != text:
         home = _unfinished(config)
     home.write_text("config.yaml", text)
 
@@ -57,7 +57,7 @@ def publish(config: RunConfig, planned: Sequence[PlannedStage], *, out: str | No
     _write_page(home, make_page([document_of(findings_of(config, acts))]))
     results = {name: f"{name}/{act.out.fingerprint}" for name, act in acts.items() if act.manifest is not None}
     home.write_text(STAGES, json.dumps({"finished": finished, "results": results}, indent=1))
-    if home == _run_directory(config) and _read(_unfinished(config), "config.yaml") == text:
+    if home == _run_directory(config) and _unfinished(config).find_text("config.yaml") == text:
         _unfinished(config).remove()
     found = Places(
         report=f"{home.uri}/report/index.html",
@@ -97,13 +97,9 @@ def _unfinished(config: RunConfig) -> Directory:
     return Directory(f"{absolute(config.run.dir)}/unfinished")
 
 
-def _read(home: Directory, name: str) -> str | None:
-    return home.read_text(name) if home.exists(name) else None
-
-
 def _shows_finished_run(home: Directory) -> bool:
     """Whether the page in `home` is that of a finished run; one that does not say is taken for one."""
-    if not home.exists("report/index.html"):
+    if not home.holds("report/index.html"):
         return False
-    stages = _read(home, STAGES)
+    stages = home.find_text(STAGES)
     return stages is None or bool(json.loads(stages)["finished"])

@@ -124,16 +124,15 @@ def read_positions(acts: Mapping[str, Act]) -> dict[str, dict[str, Any]]:
     """{dataset: {method: figures}}: where in their thoughts the finished evaluations found the gold answer."""
     merged: dict[str, dict[str, Any]] = {}
     for out, _ in _metrics(acts):
-        if out.exists("positions.json"):
-            for dataset, methods in json.loads(out.read_text("positions.json")).items():
-                merged.setdefault(dataset, {}).update(methods)
+        for dataset, methods in json.loads(out.find_text("positions.json") or "{}").items():
+            merged.setdefault(dataset, {}).update(methods)
     return merged
 
 
 def read_strata(acts: Mapping[str, Act]) -> dict[str, dict[str, Any]]:
     """{dataset: {"n": ..., "methods": ...}} of the trained model; empty where the base was not asked to think."""
     out = finished(acts, METRIC_STAGES[1])
-    return json.loads(out.read_text("strata.json")) if out is not None and out.exists("strata.json") else {}
+    return json.loads((out.find_text("strata.json") if out is not None else None) or "{}")
 
 
 def read_matrices(out: StageDir) -> Matrices:
@@ -166,8 +165,9 @@ def read_macros(acts: Mapping[str, Act]) -> dict[str, str]:
     """The macro-strategy of each label as the first finished annotation wrote it; empty without one."""
     for name in ("annotation", "thoughts_annotation_base", "thoughts_annotation"):
         out = finished(acts, name)
-        if out is not None and out.exists("taxonomy.json"):
-            return dict(json.loads(out.read_text("taxonomy.json"))["macro"])
+        text = out.find_text("taxonomy.json") if out is not None else None
+        if text is not None:
+            return dict(json.loads(text)["macro"])
     return {}
 
 

@@ -89,10 +89,11 @@ def first_directory(run_dir: str) -> str:
 def rounds_of(run_dir: str) -> Rounds | None:
     """The rounds that a run directory belongs to, None where there are none. Raises ValueError for a torn file."""
     home = Directory(first_directory(run_dir))
-    if not home.exists(FILE):
+    text = home.find_text(FILE)
+    if text is None:
         return None
     try:
-        values: dict[str, Any] = json.loads(home.read_text(FILE))
+        values: dict[str, Any] = json.loads(text)
         records = tuple(RoundRecord(**record) for record in values.pop("records"))
         return Rounds(**values, records=records)
     except (ValueError, TypeError, KeyError) as error:
@@ -102,7 +103,7 @@ def rounds_of(run_dir: str) -> Rounds | None:
 def write_rounds(run_dir: str, rounds: Rounds) -> None:
     """Write the file, unless it says that already."""
     home, text = Directory(absolute(run_dir)), rounds.to_json()
-    if not home.exists(FILE) or home.read_text(FILE) != text:
+    if home.find_text(FILE) != text:
         home.write_text(FILE, text)
 
 

@@ -47,7 +47,7 @@ def _read_files(context: Context, *, shelf: RecordShelf, parts: list[str]) -> No
     """Put the records of the files that have not been read to their end on the shelf."""
     import ray
 
-    todo = [mode for mode in Mode if not shelf.exists(mark(mode))]
+    todo = [mode for mode in Mode if not shelf.holds(mark(mode))]
     if not todo:
         return
     given = {"config": context.config, "questions": context.upstream["questions"], "parts": parts, "shelf": shelf}
@@ -127,7 +127,7 @@ def _writer(mode: Mode, model: Model, prompt: str, tags: tuple[str, str] | None)
 def _remove(shelf: RecordShelf) -> None:
     """Delete the shelf, the marks first: no kill may leave a mark without its files."""
     for mode in Mode:
-        if shelf.exists(mark(mode)):
+        if shelf.holds(mark(mode)):
             shelf.filesystem.delete_file(shelf.path(mark(mode)))
     shelf.remove()
 

@@ -7,12 +7,12 @@ leaves. Only settings that count for the fingerprint are compared, for no other 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pyarrow import fs
 
-from mralign.run.store import Directory, Manifest, StageDir
+from mralign.run.store import Directory, Manifest, StageDir, ahead
 
 _OTHER_VERSION = "it was made by another version of this program"
 _SHOWN = 60  # characters of a value
@@ -46,7 +46,7 @@ def newest_result(out: StageDir) -> tuple[StageDir, Manifest] | None:
     places = home.filesystem.get_file_info(fs.FileSelector(home.path(), allow_not_found=True))
     names = [place.base_name for place in places if place.type == fs.FileType.Directory]
     found = [StageDir(f"{home.uri}/{name}", stage=out.stage, fingerprint=name) for name in names]
-    finished = [other for other in found if other.fingerprint != out.fingerprint and other.exists("manifest.json")]
+    finished = [other for other in found if other.fingerprint != out.fingerprint and other.holds("manifest.json")]
     for other in sorted(finished, key=_sealed_at, reverse=True):
         try:
             manifest = other.manifest()
@@ -55,6 +55,11 @@ def newest_result(out: StageDir) -> tuple[StageDir, Manifest] | None:
         if manifest is not None:
             return other, manifest
     return None
+
+
+def newest_results(outs: Sequence[StageDir]) -> list[tuple[StageDir, Manifest] | None]:
+    """`newest_result` of each, several at once: a store may be far away."""
+    return list(ahead(newest_result, outs))
 
 
 def _sealed_at(out: StageDir) -> int:

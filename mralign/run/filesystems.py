@@ -15,6 +15,8 @@ from urllib.parse import unquote, urlsplit
 import pyarrow as pa
 from pyarrow import fs
 
+from mralign.run.recall import Recall
+
 _ATTEMPTS = 10  # of one request, which is refused, dropped or not answered
 
 
@@ -55,7 +57,12 @@ def _s3_client(root: str, environment: Sequence[tuple[str, str]]) -> tuple[fs.Fi
 
 
 class _S3(fs.S3FileSystem):  # type: ignore[misc]  # pyarrow has no types
-    """S3 without the empty objects that stand for directories: making one takes a request a level."""
+    """S3 without the empty objects that stand for directories: making one takes a request a level. `recalled`: what it
+    has read of finished stages."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.recalled = Recall()
 
     def create_dir(self, path: str, *, recursive: bool = True) -> None:
         """Nothing: a key needs no directory."""
@@ -63,6 +70,73 @@ class _S3(fs.S3FileSystem):  # type: ignore[misc]  # pyarrow has no types
     def __reduce__(self) -> Any:
         """Ray Train sends its file system to its workers."""
         return _s3, super().__reduce__()[1]
+
+
+def for_copies(filesystem: fs.FileSystem) -> fs.FileSystem:
+    """The same store, for whoever copies directories into it by Arrow's own code, which S3's `create_dir` is made of:
+    a request a level of every directory, by every process."""
+    return fs.PyFileSystem(_NoDirectories(filesystem)) if isinstance(filesystem, _S3) else filesystem
+
+
+class _NoDirectories(fs.FileSystemHandler):  # type: ignore[misc]  # pyarrow has no types
+    """A store as Arrow calls it through Python, in which directories are not made. Streams are the store's own."""
+
+    def __init__(self, store: _S3) -> None:
+        self.store = store
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _NoDirectories) and bool(self.store == other.store)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash(self.store.type_name)
+
+    def get_type_name(self) -> str:
+        return str(self.store.type_name)
+
+    def normalize_path(self, path: str) -> str:
+        return str(self.store.normalize_path(path))
+
+    def get_file_info(self, paths: list[str]) -> Any:
+        return self.store.get_file_info(paths)
+
+    def get_file_info_selector(self, selector: fs.FileSelector) -> Any:
+        return self.store.get_file_info(selector)
+
+    def create_dir(self, path: str, recursive: bool) -> None:
+        """Nothing: a key needs no directory."""
+
+    def delete_dir(self, path: str) -> None:
+        self.store.delete_dir(path)
+
+    def delete_dir_contents(self, path: str, missing_dir_ok: bool = False) -> None:
+        self.store.delete_dir_contents(path, missing_dir_ok=missing_dir_ok)
+
+    def delete_root_dir_contents(self) -> None:
+        raise NotImplementedError("nobody deletes all that is in a store")
+
+    def delete_file(self, path: str) -> None:
+        self.store.delete_file(path)
+
+    def move(self, src: str, dest: str) -> None:
+        self.store.move(src, dest)
+
+    def copy_file(self, src: str, dest: str) -> None:
+        self.store.copy_file(src, dest)
+
+    def open_input_stream(self, path: str) -> pa.NativeFile:
+        return self.store.open_input_stream(path, compression=None)
+
+    def open_input_file(self, path: str) -> pa.NativeFile:
+        return self.store.open_input_file(path)
+
+    def open_output_stream(self, path: str, metadata: Mapping[str, str]) -> pa.NativeFile:
+        return self.store.open_output_stream(path, compression=None, metadata=dict(metadata or {}) or None)
+
+    def open_append_stream(self, path: str, metadata: Mapping[str, str]) -> pa.NativeFile:
+        return self.store.open_append_stream(path, compression=None, metadata=dict(metadata or {}) or None)
 
 
 def _s3(options: Mapping[str, Any]) -> _S3:

@@ -66,7 +66,7 @@ def settle_and_merge(out: StageDir, pieces: Pieces, *, ids: Ids) -> int:
 
     It may be called again after it was killed.
     """
-    if out.exists(pieces.merged):
+    if out.holds(pieces.merged):
         finish_merging(out, pieces)
         return 0
     groups = _settled(out, {pieces.upstream: list(pieces.parts)}, ids=ids, forget=False)

@@ -32,17 +32,19 @@ _ROW_GROUP = 8 * 2**20  # bytes of a file that are read at once, and so of a row
 
 @dataclass(frozen=True)
 class Pieces:
-    """The parts that answer one upstream part, and the files of their rejects and tallies, each with its bytes."""
+    """The parts that answer one upstream part, and the files of their rejects and tallies, each with its bytes.
+    `stale`: what lies beside the name of the merged part, of an earlier one that somebody has deleted."""
 
     upstream: str
     parts: Mapping[str, int]
     rejects: Mapping[str, int]
     tallies: Sequence[str]
+    stale: Sequence[str] = ()
 
     @property
     def merged(self) -> str:
         """The name of the part that will stand in their place."""
-        return part_name(f"{part_key(self.upstream)}-{_digest(self.parts)}")
+        return _merged(self.upstream, self.parts)
 
 
 def pieces_of(out: StageDir, upstream: Iterable[str]) -> list[Pieces]:
@@ -53,7 +55,9 @@ def pieces_of(out: StageDir, upstream: Iterable[str]) -> list[Pieces]:
         if len(names) > 1:
             rejects = {file: sizes[file] for name in names if (file := f"rejects/{name}") in sizes}
             tallies = [file for name in names if (file := tally_name(name)) in sizes]
-            found.append(Pieces(part, {name: sizes[name] for name in names}, rejects, tallies))
+            merged = _merged(part, names)
+            stale = [file for file in (f"rejects/{merged}", tally_name(merged)) if file in sizes]
+            found.append(Pieces(part, {name: sizes[name] for name in names}, rejects, tallies, stale))
     return found
 
 
@@ -61,7 +65,7 @@ def merge(out: StageDir, pieces: Pieces, *, schema: pa.Schema) -> None:
     """Put one part in the place of several."""
     name = pieces.merged
     out.write_text(_mark(name), "")
-    _delete(out, [f"rejects/{name}", tally_name(name)])  # of an earlier part of this name that somebody has deleted
+    _delete(out, pieces.stale)
     if pieces.rejects:
         _write(out, f"rejects/{name}", pieces.rejects, schema=REJECTS)
     if pieces.tallies:
@@ -74,6 +78,10 @@ def finish_merging(out: StageDir, pieces: Pieces) -> None:
     """Delete what the new part stands for, then the mark."""
     _delete(out, [*pieces.parts, *pieces.rejects, *pieces.tallies])
     _delete(out, [_mark(pieces.merged)])
+
+
+def _merged(upstream: str, parts: Iterable[str]) -> str:
+    return part_name(f"{part_key(upstream)}-{_digest(parts)}")
 
 
 def _mark(part: str) -> str:
@@ -111,7 +119,11 @@ def _is_left(name: str, *, merged: str, whole: bool) -> bool:
 
 
 def _write(out: StageDir, name: str, files: Mapping[str, int], *, schema: pa.Schema) -> None:
-    """One file with the rows of several."""
+    """One file with the rows of several. A small one is put at once, as a store may be far away."""
+    if sum(files.values()) <= _ROW_GROUP:
+        (table,) = _tables(out, files, schema=schema)
+        out.write_table(name, table)
+        return
     with out.new_file(name) as stream, pq.ParquetWriter(stream, schema, compression="zstd") as writer:
         for table in _tables(out, files, schema=schema):
             writer.write_table(table)

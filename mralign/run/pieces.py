@@ -6,11 +6,12 @@ order of the parts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import pyarrow as pa
 
 from mralign.rows.schema import REJECTS
+from mralign.run.part_names import standing_parts
 from mralign.run.store import StageDir
 
 _TOGETHER = 16  # parts that are read at once, each by a thread of its own
@@ -22,10 +23,19 @@ def rows_in_pieces(out: StageDir, *, schema: pa.Schema, columns: Sequence[str]) 
 
 
 def rejects_in_pieces(
-    out: StageDir, *, columns: Sequence[str], parts: Sequence[str] | None = None
+    out: StageDir,
+    *,
+    columns: Sequence[str],
+    parts: Sequence[str] | None = None,
+    sizes: Mapping[str, int] | None = None,
 ) -> Iterator[pa.Table]:
-    """The rejects of the given committed parts, or of all. One listing tells which parts have any."""
-    below, names = _with_rejects(out, out.parts() if parts is None else parts)
+    """The rejects of the given committed parts, or of all. One listing tells which parts have any; `sizes`: that
+    listing, for a caller that has it."""
+    if sizes is None:
+        below, names = _with_rejects(out, out.parts() if parts is None else parts)
+    else:
+        below, standing = _rejects_of(out), standing_parts(sizes) if parts is None else parts
+        names = [part for part in standing if f"rejects/{part}" in sizes]
     yield from _pieces(below, names, schema=REJECTS, columns=columns)
 
 
@@ -44,9 +54,13 @@ def reject_count(out: StageDir) -> int:
 
 def _with_rejects(out: StageDir, parts: Sequence[str]) -> tuple[StageDir, list[str]]:
     """The directory of the rejects, and those of the parts that have any."""
-    below = StageDir(f"{out.uri}/rejects", stage=out.stage, fingerprint=out.fingerprint)
+    below = _rejects_of(out)
     there = set(below.parts())
     return below, [part for part in parts if part in there]
+
+
+def _rejects_of(out: StageDir) -> StageDir:
+    return StageDir(f"{out.uri}/rejects", stage=out.stage, fingerprint=out.fingerprint)
 
 
 def _pieces(out: StageDir, names: Sequence[str], *, schema: pa.Schema, columns: Sequence[str]) -> Iterator[pa.Table]:

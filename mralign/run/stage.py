@@ -156,9 +156,20 @@ def map_groups(
     kept = len(groups) - len(todo)
     events.tell(events.WorkBegan(total=len(groups), done=kept))
     began, rejects = time.monotonic(), 0
-    for finished, rejected in enumerate(_finished(tasks), kept + 1):
-        rejects += rejected
+    for finished, made in enumerate(_finished(tasks), kept + 1):
+        context.out.know_rows(made.part, rows=made.rows, size=made.size)
+        rejects += made.rejects
         events.tell(events.WorkAdvanced(done=finished, worked_s=time.monotonic() - began, rejects=rejects))
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A part that a task has committed: its rows and bytes, and how many rows were rejected."""
+
+    part: str
+    rows: int
+    size: int
+    rejects: int
 
 
 def run_tasks(function: Callable[..., Any], arguments: Iterable[tuple[Any, ...]]) -> list[Any]:
@@ -196,8 +207,8 @@ def _map_group(
     parts: Sequence[str],
     schema: pa.Schema,
     upstream_schema: pa.Schema,
-) -> int:
-    """Commit one part; how many rows were rejected."""
+) -> _Made:
+    """Commit one part."""
     table, rejects = function(source.read_parts(parts, schema=upstream_schema))
-    out.commit(name, table, schema=schema, rejects=to_table(rejects))
-    return len(rejects)
+    size = out.commit(name, table, schema=schema, rejects=to_table(rejects))
+    return _Made(name, table.num_rows, size, len(rejects))

@@ -8,18 +8,14 @@ object is put by one, a small part is read by two, and many parts at once.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import uuid
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import chain
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -28,148 +24,13 @@ from pyarrow import fs
 from mralign.rows.columns import cast
 from mralign.rows.schema import REJECTS
 from mralign.run.arrow_files import open_parquet, telling_damage
-from mralign.run.disk import DiskFull, full_disk, no_room
-from mralign.run.filesystems import open_filesystem
+from mralign.run.directory import READERS, Directory, absolute, ahead
+from mralign.run.manifest import Manifest, fingerprint
 from mralign.run.part_names import part_key, standing_parts
 
-_AT_ONCE = 4 * 2**20  # bytes; S3 is given what is smaller by one request
+__all__ = ["READERS", "Directory", "Manifest", "StageDir", "absolute", "ahead", "fingerprint", "parts_of"]
+
 _WHOLE = 2**20  # bytes of a part that is read by one request; of a larger one first the footer
-READERS = 16  # requests of one process to a store at the same time
-
-_Item = TypeVar("_Item")
-_Made = TypeVar("_Made")
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What a finished stage says of itself. `parts`: rows and bytes of each committed part, and of its rejects under
-    `rejects/<part>`; a run directory from before they were counted has none."""
-
-    stage: str
-    fingerprint: str
-    config: Mapping[str, Any]
-    upstream: Mapping[str, str]
-    inputs: Mapping[str, str]
-    rows_in: int
-    rows_out: int
-    rejects: Mapping[str, int]
-    seconds: float
-    versions: Mapping[str, str]
-    figures: Mapping[str, Any] = field(default_factory=dict)
-    parts: Mapping[str, Sequence[int]] = field(default_factory=dict)
-
-
-def fingerprint(
-    *, stage: str, version: int, config: Any, upstream: Mapping[str, str], inputs: Mapping[str, str]
-) -> str:
-    """Sixteen hex digits that change when anything that matters to the stage changes."""
-    text = json.dumps([stage, version, config, dict(upstream), dict(inputs)], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def absolute(uri: str) -> str:
-    """A URI unchanged, a local path made absolute: workers have another working directory than the driver."""
-    return uri.rstrip("/") if "://" in uri else str(Path(uri).expanduser().absolute())
-
-
-@dataclass(frozen=True)
-class Directory:
-    """A directory (or file) by URI; cheap to copy and to send to another process."""
-
-    uri: str
-
-    @cached_property
-    def _opened(self) -> tuple[fs.FileSystem, str]:
-        return open_filesystem(self.uri)
-
-    @property
-    def filesystem(self) -> fs.FileSystem:
-        return self._opened[0]
-
-    def path(self, name: str = "") -> str:
-        """Path of `name` inside the file system."""
-        return f"{self._opened[1]}/{name}" if name else self._opened[1]
-
-    def exists(self, name: str = "") -> bool:
-        return bool(self.filesystem.get_file_info(self.path(name)).type != fs.FileType.NotFound)
-
-    def require(self, what: str) -> None:
-        """Raise ValueError if there is no file or directory here."""
-        if not self.exists():
-            raise ValueError(f"{what}: {self.uri} does not exist; correct the path in the configuration")
-
-    def read_text(self, name: str) -> str:
-        """The text of a file. FileNotFoundError where there is none, or it is deleted meanwhile."""
-        try:
-            with self.filesystem.open_input_stream(self.path(name)) as stream:
-                return bytes(stream.read()).decode()
-        except OSError as error:
-            if isinstance(error, FileNotFoundError) or self.exists(name):
-                raise
-            raise FileNotFoundError(f"{self.uri}/{name} was deleted while it was read") from error
-
-    def find_text(self, name: str) -> str | None:
-        """The text of a file, None where there is none: to look for it first would be one more request."""
-        with suppress(FileNotFoundError):
-            return self.read_text(name)
-        return None
-
-    def write_bytes(self, name: str, data: bytes) -> None:
-        """Write whole or not at all: a small object of S3 by one request, anything else to a temporary name first.
-
-        Also on an object store, where a move is a copy: an upload that is interrupted is closed, and so completed, by
-        pyarrow, with whatever had been written. The one request is made by a thread: no signal ends it halfway.
-        """
-        if self.filesystem.type_name == "s3" and len(data) < _AT_ONCE:
-            with ThreadPoolExecutor(1) as writer:
-                writer.submit(self._put, self.path(name), data).result()
-            return
-        with self.new_file(name) as stream:
-            stream.write(data)
-
-    @contextmanager
-    def new_file(self, name: str) -> Iterator[pa.NativeFile]:
-        """An open file to be written in pieces; it gets its name when the block has ended, if nothing failed."""
-        target = self.path(name)
-        parent = target.rsplit("/", 1)[0]
-        temporary = f"{parent}/_tmp-{uuid.uuid4().hex}"
-        try:
-            with self._create(temporary, parent=parent) as stream:
-                yield stream
-            self.filesystem.move(temporary, target)
-        except BaseException as error:
-            self._forget(temporary)
-            if not isinstance(error, OSError) or full_disk(error) is None:
-                raise
-            raise DiskFull(no_room(self.path())) from error
-
-    def _put(self, path: str, data: bytes) -> None:
-        with self.filesystem.open_output_stream(path) as stream:
-            stream.write(data)
-
-    def _create(self, path: str, *, parent: str) -> pa.NativeFile:
-        """An open new file. Its directory is made only if it is missing: on S3 that takes a request a level."""
-        try:
-            return self.filesystem.open_output_stream(path)
-        except FileNotFoundError:
-            self.filesystem.create_dir(parent, recursive=True)
-            return self.filesystem.open_output_stream(path)
-
-    def _forget(self, path: str) -> None:
-        """Delete what a failed write has left; where that cannot be reached either, the first fault is told."""
-        with suppress(OSError):
-            self.filesystem.delete_file(path)
-
-    def write_text(self, name: str, text: str) -> None:
-        self.write_bytes(name, text.encode())
-
-    def remove(self) -> None:
-        """Delete the directory and everything in it."""
-        if self.exists():
-            self.filesystem.delete_dir(self.path())
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"uri": self.uri}
 
 
 @dataclass(frozen=True)
@@ -197,12 +58,27 @@ class StageDir(Directory):
 
         Those of a stage that this process knows to be finished are the ones that its manifest names.
         """
-        names = standing_parts(self._sealed() or self.sizes(recursive=False))
-        return [n for n in names if not group or f"{part_key(n)}-".startswith(f"{group}-")]
+        return parts_of(standing_parts(self._sealed() or self.sizes(recursive=False)), group)
 
     def _sealed(self) -> Mapping[str, Sequence[int]]:
         """Rows and bytes of the files of a stage that this process knows to be finished; else nothing."""
-        return self._known_manifest[0].parts if self._known_manifest else {}
+        known = self._known()
+        return known.parts if known is not None else {}
+
+    def _known(self) -> Manifest | None:
+        """The manifest, if this process has seen it."""
+        if self._known_manifest:
+            return self._known_manifest[0]
+        return self.recalled.manifest(self.uri)
+
+    def _know(self, manifest: Manifest) -> Manifest:
+        self._known_manifest[:] = [manifest]
+        self.recalled.keep_manifest(self.uri, manifest)
+        return manifest
+
+    def _unknow(self) -> None:
+        self._known_manifest.clear()
+        self.recalled.forget(self.uri)
 
     def rows(self, part: str) -> int:
         """Number of rows of a committed part, from its footer."""
@@ -211,13 +87,15 @@ class StageDir(Directory):
     def counts(self, parts: Sequence[str] | None = None) -> dict[str, int]:
         """Number of rows of the given committed parts, or of all: from the manifest of a finished stage, else from
         their footers, each of which is read once."""
-        self.manifest()
-        known = self._sealed()
+        known, sizes = self._sealed(), {}
+        if not known:
+            sizes = self.sizes(recursive=False)
+            known = self._sealed() if "manifest.json" in sizes and self.manifest() is not None else {}
         if known and parts is None:
             parts = standing_parts(known)
         if parts is not None and all(name in known for name in parts):
             return {name: known[name][0] for name in parts}
-        sizes = self.sizes(recursive=False)
+        sizes = sizes or self.sizes(recursive=False)
         names = standing_parts(sizes) if parts is None else list(parts)
         found = self._rows_of({name: sizes.get(name, -1) for name in names if name not in known})
         return {name: found[name] if name in found else known[name][0] for name in names}
@@ -228,6 +106,10 @@ class StageDir(Directory):
         with ThreadPoolExecutor(READERS) as readers:
             list(readers.map(self._rows, missing))
         return {name: self._known_rows[name, size] for name, size in sizes.items()}
+
+    def know_rows(self, part: str, *, rows: int, size: int) -> None:
+        """Another process has committed a part of so many rows and bytes: its footer need not be read."""
+        self._known_rows[part, size] = rows
 
     def columns(self, part: str) -> list[str]:
         """Names of the columns of a committed part, from its footer."""
@@ -244,22 +126,24 @@ class StageDir(Directory):
             self._known_rows[name, stream.size()] = rows
         return rows
 
-    def commit(self, part: str, table: pa.Table, *, schema: pa.Schema, rejects: pa.Table | None = None) -> None:
-        """Commit one part and its rejects; committing the same part again replaces it."""
+    def commit(self, part: str, table: pa.Table, *, schema: pa.Schema, rejects: pa.Table | None = None) -> int:
+        """Commit one part and its rejects; committing the same part again replaces it. Returns the part's bytes."""
         if rejects is not None:
             self.commit_rejects(part, rejects)
-        self._write_table(part, cast(table, schema))
+        return self.write_table(part, cast(table, schema))
 
-    def _write_table(self, name: str, table: pa.Table) -> None:
+    def write_table(self, name: str, table: pa.Table) -> int:
+        """Write a table as a file of any name here, whole or not at all; its bytes."""
         data = _parquet(table)
         self.write_bytes(name, data)
         self._known_rows[name, len(data)] = table.num_rows
+        return len(data)
 
     def commit_rejects(self, part: str, rejects: pa.Table) -> None:
         """Replace the rejects of a part."""
         name = f"rejects/{part}"
         if rejects.num_rows:
-            self._write_table(name, cast(rejects, REJECTS))
+            self.write_table(name, cast(rejects, REJECTS))
         else:
             with suppress(FileNotFoundError):
                 self.filesystem.delete_file(self.path(name))
@@ -302,12 +186,12 @@ class StageDir(Directory):
 
     def manifest(self) -> Manifest | None:
         """The manifest, or None while the stage is unfinished. Raises ValueError for one that cannot be read."""
-        return self._known_manifest[0] if self._known_manifest else self._read_manifest()
+        return self._known() or self._read_manifest()
 
     def _read_manifest(self) -> Manifest | None:
-        self._known_manifest.clear()
+        self._unknow()
         try:
-            self._known_manifest.append(Manifest(**json.loads(self.read_text("manifest.json"))))
+            return self._know(Manifest(**json.loads(self.read_text("manifest.json"))))
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (TypeError, ValueError) as error:
@@ -315,11 +199,11 @@ class StageDir(Directory):
                 f"{self.uri}/manifest.json cannot be read ({error}); delete it and run the same command again: the "
                 f"stage goes on from its committed parts"
             ) from None
-        return self._known_manifest[0]
 
     def standing(self) -> tuple[Manifest | None, list[str]]:
         """The manifest of a stage all of whose parts are there; else None, and the files that are missing or have
         another size than they were committed with, or the manifest that cannot be read. One listing tells."""
+        self._unknow()
         sizes = self.sizes()
         try:
             manifest = self._read_manifest() if "manifest.json" in sizes else None
@@ -329,19 +213,21 @@ class StageDir(Directory):
             return None, []
         damaged = [name for name, (_, size) in manifest.parts.items() if sizes.get(name) != size]
         if damaged:
-            self._known_manifest.clear()
+            self._unknow()
         return (None if damaged else manifest), damaged
 
-    def seal(self, manifest: Manifest) -> Manifest:
-        """Write the manifest, with rows and sizes of what is committed, and return it: the stage is complete."""
-        sizes = self.sizes()
+    def seal(self, manifest: Manifest, *, sizes: Mapping[str, int] | None = None) -> Manifest:
+        """Write the manifest, with rows and sizes of what is committed, and return it: the stage is complete.
+
+        `sizes`: what `self.sizes()` says, for a caller that has asked since the last part was committed.
+        """
+        sizes = self.sizes() if sizes is None else sizes
         standing = standing_parts(sizes)
         names = sorted([*standing, *(name for part in standing if (name := f"rejects/{part}") in sizes)])
         rows = self._rows_of({name: sizes[name] for name in names})
         sealed = replace(manifest, parts={name: [rows[name], sizes[name]] for name in names})
         self.write_text("manifest.json", json.dumps(asdict(sealed), indent=1))
-        self._known_manifest[:] = [sealed]
-        return sealed
+        return self._know(sealed)
 
     def unseal(self, damaged: Sequence[str]) -> None:
         """Forget that the stage was finished, and its damaged parts with their rejects: the stage makes them anew.
@@ -352,7 +238,7 @@ class StageDir(Directory):
         for name in [*chain.from_iterable((part, f"rejects/{part}") for part in parts), "manifest.json"]:
             with suppress(FileNotFoundError):
                 self.filesystem.delete_file(self.path(name))
-        self._known_manifest.clear()
+        self._unknow()
 
     def sizes(self, *, recursive: bool = True) -> dict[str, int]:
         """Bytes of every file in the directory (`recursive`: and below it), by its name from here."""
@@ -361,10 +247,17 @@ class StageDir(Directory):
         return {info.path.removeprefix(self.path()).lstrip("/"): info.size for info in infos if info.is_file}
 
     def _read(self, name: str, *, columns: Sequence[str] | None = None) -> pa.Table:
+        place = f"{self.uri}/{name}"
+        kept = self.recalled.file(place)
+        if kept is not None:
+            return open_parquet(pa.BufferReader(kept), name=place).read(columns=columns)
         with self._opened_part(name) as stream:
             size = stream.size()
-            source = pa.BufferReader(stream.read_buffer(size)) if size <= _WHOLE else stream
-            table = open_parquet(source, name=f"{self.uri}/{name}").read(columns=columns)
+            whole = stream.read(size) if size <= _WHOLE else None
+            source = stream if whole is None else pa.BufferReader(whole)
+            table = open_parquet(source, name=place).read(columns=columns)
+        if whole is not None:
+            self.recalled.keep_file(place, whole)
         self._known_rows[name, size] = table.num_rows
         return table
 
@@ -382,16 +275,9 @@ class StageDir(Directory):
             yield stream
 
 
-def ahead(function: Callable[[_Item], _Made], items: Iterable[_Item]) -> Iterator[_Made]:
-    """`function` of each item, in their order; it is at work on the next `READERS`, as a store may be far away."""
-    running: deque[Future[_Made]] = deque()
-    with ThreadPoolExecutor(READERS) as readers:
-        for item in items:
-            running.append(readers.submit(function, item))
-            if len(running) == READERS:
-                yield running.popleft().result()
-        while running:
-            yield running.popleft().result()
+def parts_of(names: Sequence[str], group: str = "") -> list[str]:
+    """Those of the parts whose key is `group` or begins `group-`; all without a group."""
+    return [name for name in names if not group or f"{part_key(name)}-".startswith(f"{group}-")]
 
 
 def _parquet(table: pa.Table) -> bytes:

@@ -25,8 +25,7 @@ Row = Mapping[str, Any]  # prompt_ids, completion_ids, logps, before (or None), 
 
 def read_probe(directory: str, *, longest: int) -> list[Row]:
     """Rows of `probe.json` in `directory` that an engine of `longest` tokens can score; none if there is no file."""
-    place = Directory(directory)
-    rows = json.loads(place.read_text("probe.json")) if place.exists("probe.json") else []
+    rows = json.loads(Directory(directory).find_text("probe.json") or "[]")
     return [row for row in rows if len(row["prompt_ids"]) + len(row["completion_ids"]) < longest]
 
 
@@ -34,7 +33,7 @@ def probe_beside(model: Model) -> str:
     """The directory of the probe of a model that we have trained, which lies beside it; empty where there is none."""
     home, _, name = absolute(resolve_path(model.path)).rpartition("/")
     ours = name == "model" and model.adapter is None and "://" not in model.path
-    return home if ours and Directory(home).exists("probe.json") else ""
+    return home if ours and Directory(home).holds("probe.json") else ""
 
 
 def mean_difference(served: Sequence[np.ndarray], expected: Sequence[Sequence[float]]) -> float:

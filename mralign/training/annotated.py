@@ -49,6 +49,6 @@ def parent_of(part: str, candidates: StageDir) -> str:
 
     Looks for both names, as each task asks for one part: a listing would name all.
     """
-    found = next((name for name in (part, upstream_part(part)) if candidates.exists(name)), None)
+    found = next((name for name in (part, upstream_part(part)) if candidates.holds(name)), None)
     assert found is not None, f"{part} of the annotation comes from no part of the candidates"
     return found

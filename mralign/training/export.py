@@ -22,6 +22,7 @@ from pyarrow import fs
 from mralign.chat.model_files import adapter_paths, model_path
 from mralign.config import RunConfig
 from mralign.run.disk import full_disk
+from mralign.run.filesystems import for_copies
 from mralign.run.stage import Context, log
 from mralign.run.store import Directory, StageDir
 from mralign.serving.adapter import save_merged
@@ -35,7 +36,7 @@ TRAINED = "trained.json"  # the training is finished: its figures, and the name 
 def upload(source: Path, *, out: Directory, name: str) -> None:
     """Copy the local directory `source` to `name` in `out`, in pieces: a file may be larger than the memory."""
     out.filesystem.create_dir(out.path(name), recursive=True)
-    fs.copy_files(str(source.absolute()), out.path(name), fs.LocalFileSystem(), out.filesystem)
+    fs.copy_files(str(source.absolute()), out.path(name), fs.LocalFileSystem(), for_copies(out.filesystem))
 
 
 def keep_trained(context: Context, checkpoint: Path, *, figures: Mapping[str, Any], name: str) -> None:
@@ -71,10 +72,11 @@ def trained_before(out: StageDir) -> Iterator[tuple[Path, dict[str, Any]] | None
 
 def _note(out: StageDir) -> dict[str, Any] | None:
     """What `keep_trained` wrote last; None where it did not come to that, or did not finish it."""
-    if not out.exists(TRAINED):
+    text = out.find_text(TRAINED)
+    if text is None:
         return None
     try:
-        note = json.loads(out.read_text(TRAINED))
+        note = json.loads(text)
     except ValueError:
         return None
     return note if isinstance(note, dict) and {"figures", "checkpoint"} <= note.keys() else None

@@ -34,7 +34,7 @@ def tidy(out: Directory) -> list[str]:
     selector = fs.FileSelector(out.path(RAY_TRAIN), allow_not_found=True)
     found = [info for info in out.filesystem.get_file_info(selector) if info.type == fs.FileType.Directory]
     there = sorted(info.base_name for info in found if info.base_name.startswith(_CHECKPOINT))
-    if not out.exists(_SNAPSHOT):
+    if not out.holds(_SNAPSHOT):
         known: set[str] = set()
     else:
         state = _read(out)
@@ -50,10 +50,11 @@ def tidy(out: Directory) -> list[str]:
 
 def _read(out: Directory) -> dict[str, Any] | None:
     """Ray Train's list; None where there is none, or one that cannot be read."""
-    if not out.exists(_SNAPSHOT):
+    text = out.find_text(_SNAPSHOT)
+    if text is None:
         return None
     try:
-        state = json.loads(out.read_text(_SNAPSHOT))
+        state = json.loads(text)
     except ValueError:
         return None
     return state if isinstance(state, dict) and "checkpoint_results" in state else None

@@ -114,7 +114,7 @@ def put_on_shelf(
     shelf: StageDir, policy: TokenLogProbs, block: Block, *, reader: Reader, plan: Plan, settings: Training
 ) -> None:
     """Score a block with the base model and commit it, unless the shelf has it."""
-    if not shelf.exists(block.address):
+    if not shelf.holds(block.address):
         schema = MATCHED_LOGPS if block.kind == "matched" else PAIR_SUMS
         found = score_block(policy, block, reader=reader, plan=plan, settings=settings)
         shelf.commit(block.address, found, schema=schema)

@@ -24,6 +24,7 @@ from mralign.run.disk import full_disk
 from mralign.run.events import TrainingStepped, WorkBegan, counted
 from mralign.run.events import tell as tell_event
 from mralign.run.faults import carried
+from mralign.run.filesystems import for_copies
 from mralign.run.part_names import part_name
 from mralign.run.placement import DEALING, Workers, alive_nodes, bundle, node_ids, pool_arguments, this_node
 from mralign.run.room import shortages
@@ -312,7 +313,7 @@ def _fit(context: Context, *, sources: Sources, board: Any) -> Any:
         run_config=ray.train.RunConfig(
             name=RAY_TRAIN,
             storage_path=context.out.path(),
-            storage_filesystem=context.out.filesystem,
+            storage_filesystem=for_copies(context.out.filesystem),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
             failure_config=ray.train.FailureConfig(max_failures=config.max_failures),
             callbacks=[teller_of_losses(board)],

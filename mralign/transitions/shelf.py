@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from mralign.rows.columns import cast
 from mralign.rows.schema import REPLICATED_COUNTS
 from mralign.run.arrow_files import open_parquet
 from mralign.run.part_names import part_name
@@ -69,6 +70,8 @@ class Counting:
 def fetch(parquet: bytes, *, counting: Counting, shelf: StageDir) -> pa.Table:
     """The counts of a part, from the shelf or counted now and put there."""
     name = part_name(counting.key(parquet))
-    if not shelf.exists(name):
-        shelf.commit(name, counting.count(parquet), schema=REPLICATED_COUNTS)
-    return shelf.read_parts([name], schema=REPLICATED_COUNTS)
+    if shelf.holds(name):
+        return shelf.read_parts([name], schema=REPLICATED_COUNTS)
+    counted = cast(counting.count(parquet), REPLICATED_COUNTS)
+    shelf.commit(name, counted, schema=REPLICATED_COUNTS)
+    return counted

@@ -24,8 +24,8 @@ PLACES = {
     "mralign.annotation.labeller_fit": ["_learned"],
     "mralign.distillation.held_out": ["report"],
     "mralign.run.events": ["tell"],
+    "mralign.run.directory": ["Directory.write_bytes", "Directory._create", "Directory._put"],
     "mralign.run.store": [
-        *("Directory.write_bytes", "Directory._create", "Directory._put"),
         *("StageDir.seal", "StageDir.read_rejects"),
     ],
     "mralign.run.stage": ["_map_group"],

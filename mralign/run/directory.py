@@ -1,0 +1,174 @@
+"""A directory on any pyarrow file system, by URI: small files are read and written whole.
+
+Bytes and texts enter and leave. A store may be far away, so requests are few: a small object is put by one, and what is
+only looked for is asked once.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pyarrow as pa
+from pyarrow import fs
+
+from mralign.run.disk import DiskFull, full_disk, no_room
+from mralign.run.filesystems import open_filesystem
+from mralign.run.recall import Recall
+
+_AT_ONCE = 4 * 2**20  # bytes; S3 is given what is smaller by one request
+READERS = 16  # requests of one process to a store at the same time
+
+_NOTHING = Recall(keeps=False)  # of a local disk, which answers at once
+
+_Item = TypeVar("_Item")
+_Made = TypeVar("_Made")
+
+
+def absolute(uri: str) -> str:
+    """A URI unchanged, a local path made absolute: workers have another working directory than the driver."""
+    return uri.rstrip("/") if "://" in uri else str(Path(uri).expanduser().absolute())
+
+
+@dataclass(frozen=True)
+class Directory:
+    """A directory (or file) by URI; cheap to copy and to send to another process."""
+
+    uri: str
+
+    @cached_property
+    def _opened(self) -> tuple[fs.FileSystem, str]:
+        return open_filesystem(self.uri)
+
+    @property
+    def filesystem(self) -> fs.FileSystem:
+        return self._opened[0]
+
+    def path(self, name: str = "") -> str:
+        """Path of `name` inside the file system."""
+        return f"{self._opened[1]}/{name}" if name else self._opened[1]
+
+    @property
+    def recalled(self) -> Recall:
+        """What this process knows of finished stages in the same store; an empty one that keeps nothing elsewhere."""
+        found: Recall = getattr(self.filesystem, "recalled", _NOTHING)
+        return found
+
+    def exists(self, name: str = "") -> bool:
+        return bool(self.filesystem.get_file_info(self.path(name)).type != fs.FileType.NotFound)
+
+    def holds(self, name: str) -> bool:
+        """Whether there is a file of that name: by one request, where `exists` makes two if nothing is there."""
+        try:
+            self.filesystem.open_input_stream(self.path(name)).close()
+        except OSError as error:
+            if isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError):
+                return False
+            raise
+        return True
+
+    def require(self, what: str) -> None:
+        """Raise ValueError if there is no file or directory here."""
+        if not self.exists():
+            raise ValueError(f"{what}: {self.uri} does not exist; correct the path in the configuration")
+
+    def read_text(self, name: str) -> str:
+        """The text of a file. FileNotFoundError where there is none, or it is deleted meanwhile."""
+        place = f"{self.uri}/{name}"
+        kept = self.recalled.file(place)
+        if kept is not None:
+            return kept.decode()
+        try:
+            with self.filesystem.open_input_stream(self.path(name)) as stream:
+                data = bytes(stream.read())
+        except OSError as error:
+            if isinstance(error, FileNotFoundError) or self.exists(name):
+                raise
+            raise FileNotFoundError(f"{self.uri}/{name} was deleted while it was read") from error
+        self.recalled.keep_file(place, data)
+        return data.decode()
+
+    def find_text(self, name: str) -> str | None:
+        """The text of a file, None where there is none: to look for it first would be one more request."""
+        with suppress(FileNotFoundError):
+            return self.read_text(name)
+        return None
+
+    def write_bytes(self, name: str, data: bytes) -> None:
+        """Write whole or not at all: a small object of S3 by one request, anything else to a temporary name first.
+
+        Also on an object store, where a move is a copy: an upload that is interrupted is closed, and so completed, by
+        pyarrow, with whatever had been written. The one request is made by a thread: no signal ends it halfway.
+        """
+        self.recalled.forget(f"{self.uri}/{name}")
+        if self.filesystem.type_name == "s3" and len(data) < _AT_ONCE:
+            with ThreadPoolExecutor(1) as writer:
+                writer.submit(self._put, self.path(name), data).result()
+            return
+        with self.new_file(name) as stream:
+            stream.write(data)
+
+    @contextmanager
+    def new_file(self, name: str) -> Iterator[pa.NativeFile]:
+        """An open file to be written in pieces; it gets its name when the block has ended, if nothing failed."""
+        self.recalled.forget(f"{self.uri}/{name}")
+        target = self.path(name)
+        parent = target.rsplit("/", 1)[0]
+        temporary = f"{parent}/_tmp-{uuid.uuid4().hex}"
+        try:
+            with self._create(temporary, parent=parent) as stream:
+                yield stream
+            self.filesystem.move(temporary, target)
+        except BaseException as error:
+            self._forget(temporary)
+            if not isinstance(error, OSError) or full_disk(error) is None:
+                raise
+            raise DiskFull(no_room(self.path())) from error
+
+    def _put(self, path: str, data: bytes) -> None:
+        with self.filesystem.open_output_stream(path) as stream:
+            stream.write(data)
+
+    def _create(self, path: str, *, parent: str) -> pa.NativeFile:
+        """An open new file. Its directory is made only if it is missing: on S3 that takes a request a level."""
+        try:
+            return self.filesystem.open_output_stream(path)
+        except FileNotFoundError:
+            self.filesystem.create_dir(parent, recursive=True)
+            return self.filesystem.open_output_stream(path)
+
+    def _forget(self, path: str) -> None:
+        """Delete what a failed write has left; where that cannot be reached either, the first fault is told."""
+        with suppress(OSError):
+            self.filesystem.delete_file(path)
+
+    def write_text(self, name: str, text: str) -> None:
+        self.write_bytes(name, text.encode())
+
+    def remove(self) -> None:
+        """Delete the directory and everything in it."""
+        self.recalled.forget(self.uri)
+        with suppress(FileNotFoundError):
+            self.filesystem.delete_dir(self.path())
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"uri": self.uri}
+
+
+def ahead(function: Callable[[_Item], _Made], items: Iterable[_Item]) -> Iterator[_Made]:
+    """`function` of each item, in their order; it is at work on the next `READERS`, as a store may be far away."""
+    running: deque[Future[_Made]] = deque()
+    with ThreadPoolExecutor(READERS) as readers:
+        for item in items:
+            running.append(readers.submit(function, item))
+            if len(running) == READERS:
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()

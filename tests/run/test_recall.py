@@ -1,0 +1,96 @@
+"""What is read of finished stages in a far store is read once; what may still change is read anew."""
+
+import loopback_s3
+import pyarrow as pa
+import pytest
+
+from mralign.run.manifest import Manifest
+from mralign.run.part_names import part_name
+from mralign.run.recall import SMALL, Recall
+from mralign.run.store import StageDir
+
+ROWS = pa.schema({"row_id": pa.string()})
+
+
+@pytest.fixture
+def store(monkeypatch):
+    with loopback_s3.serve() as (store, environment):
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        yield store
+
+
+def stage():
+    return StageDir("s3://bucket/run/counts/f00d", stage="counts", fingerprint="f00d")
+
+
+def seal(out):
+    return out.seal(Manifest("counts", "f00d", {}, {}, {}, 1, 1, {}, 1.0, {}))
+
+
+def asked(store, act):
+    """What an act returns, and the requests that it made."""
+    store.calls.clear()
+    return act(), len(store.calls)
+
+
+def test_a_finished_stage_is_read_once(store):
+    out = stage()
+    out.commit(part_name("a"), pa.table({"row_id": ["x"]}), schema=ROWS)
+    out.write_text("metrics.json", "{}")
+    seal(out)
+    for act in (lambda: stage().read(schema=ROWS).num_rows, lambda: stage().read_text("metrics.json")):
+        first, many = asked(store, act)
+        again, none = asked(store, act)
+        assert again == first and (many, none) == (2, 0)
+    assert asked(store, lambda: stage().counts()) == ({part_name("a"): 1}, 0)
+    assert asked(store, lambda: stage().manifest().rows_out) == (1, 0)
+
+
+def test_a_stage_under_way_is_read_anew(store):
+    out, other = stage(), stage()
+    for text in ("one", "two"):
+        out.write_text("metrics.json", text)
+        out.commit(part_name("a"), pa.table({"row_id": [text]}), schema=ROWS)
+        assert other.read_text("metrics.json") == text
+        assert other.read(schema=ROWS).column("row_id").to_pylist() == [text]
+
+
+def test_what_is_written_into_a_finished_stage_is_read_anew(store):
+    out = stage()
+    out.write_text("README.md", "before")
+    seal(out)
+    assert stage().read_text("README.md") == "before"
+    stage().write_text("README.md", "after")
+    assert stage().read_text("README.md") == "after"
+
+
+def test_a_stage_that_is_unsealed_or_gone_is_forgotten(store):
+    out = stage()
+    out.commit(part_name("a"), pa.table({"row_id": ["x"]}), schema=ROWS)
+    seal(out)
+    assert stage().read(schema=ROWS).num_rows == 1
+    store.objects["run/counts/f00d/part-a.parquet"] = b"cut short"
+    manifest, damaged = stage().standing()
+    assert manifest is None and damaged == [part_name("a")]
+    stage().unseal(damaged)
+    assert stage().manifest() is None and stage().parts() == []
+
+
+def test_another_store_of_the_same_name_has_its_own(store, monkeypatch):
+    seal(stage())
+    with loopback_s3.serve() as (_, environment):
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        assert stage().manifest() is None
+
+
+def test_files_make_room_for_those_that_are_used_later():
+    kept = Recall(room=10)
+    kept.keep_manifest("s3://b/run", Manifest("counts", "f", {}, {}, {}, 1, 1, {}, 1.0, {}))
+    for name in "abc":
+        kept.keep_file(f"s3://b/run/{name}", name.encode() * 4)
+    assert [kept.file(f"s3://b/run/{name}") for name in "abc"] == [None, b"bbbb", b"cccc"]
+    kept.keep_file("s3://b/run/large", bytes(SMALL + 1))
+    kept.keep_file("s3://b/running/x", b"x")
+    assert kept.file("s3://b/run/large") is None and kept.file("s3://b/running/x") is None
