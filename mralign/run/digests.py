@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import partial
 
 from pyarrow import fs
 
+from mralign.run.directory import ahead
 from mralign.run.filesystems import open_filesystem
 
 _SAMPLED_ABOVE = 64 * 2**20
@@ -36,7 +38,9 @@ def digest(path: str) -> str:
     found = filesystem.get_file_info(fs.FileSelector(inner, recursive=True))
     files = [info for info in found if info.type == fs.FileType.File]
     counted = [info for info in files if info.base_name != "README.md"]  # a card is completed when results are there
-    lines = [f"{info.path.removeprefix(inner).lstrip('/')} {_digest_file(filesystem, info)}" for info in counted]
+    digests = ahead(partial(_digest_file, filesystem), counted)
+    names = [info.path.removeprefix(inner).lstrip("/") for info in counted]
+    lines = [f"{name} {found}" for name, found in zip(names, digests, strict=True)]
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
 

@@ -135,7 +135,7 @@ def main():
     parser.add_argument("--only", choices=["draws", "overlap"], help="one of the two parts; both where left out")
     parser.add_argument("--latency", type=float, default=0.5, help="seconds that a slow endpoint takes at most")
     args = parser.parse_args()
-    repeats, limit = args.repeats or (1 if args.quick else 3), args.limit or (150 if args.quick else 600)
+    repeats, limit = args.repeats or (1 if args.quick else 3), args.limit or (100 if args.quick else 600)
     ratios, figures = {}, {}
     with tempfile.TemporaryDirectory(prefix="mralign-bench-", dir="/tmp") as directory:
         work = Path(directory)
@@ -145,7 +145,7 @@ def main():
                 found, estimates, kept = run(repeats=repeats, limit=limit, work=work)
                 ratios, figures = report_draws(found, estimates=estimates, kept=kept, limit=limit)
             if args.only != "draws":
-                count = 24 if args.quick else 120
+                count = 8 if args.quick else 120
                 overlap = compare(work, count=count, latency_s=args.latency, repeats=repeats)
                 more, told = report_overlap(overlap)
                 ratios, figures = ratios | more, figures | told
