@@ -222,7 +222,8 @@ def _run_each(
         if item.damaged:
             item.out.unseal(item.damaged)
         with events.within(name):
-            events.tell(events.StageBegan(stage=name, kept_parts=len(item.out.parts())))
+            kept = 0 if item.out.was_empty else len(item.out.parts())
+            events.tell(events.StageBegan(stage=name, kept_parts=kept))
             with watching(name, item.stage.workers(config), patience_s=config.run.patience_s):
                 asked_ahead = overlap.before(item, planned=planned)
                 manifest = run_stage(config, item, asked_ahead=asked_ahead)
@@ -289,7 +290,10 @@ def _rehearse(config: RunConfig, stage: Stage, *, patience_s: float | None = Non
 def run_stage(config: RunConfig, item: Planned, *, asked_ahead: Mapping[str, Any] | None = None) -> Manifest:
     """Run one stage, check its rejects against the limit, and seal it. `asked_ahead`: see `stage.Context`."""
     began = time.monotonic()
-    outcome = item.stage.run(Context(config, item.out, item.upstream, asked_ahead or {}))
+    try:
+        outcome = item.stage.run(Context(config, item.out, item.upstream, asked_ahead or {}))
+    finally:
+        item.out.begun()
     check_interruption()
     sizes = item.out.sizes()  # a far store is asked once for all that follows
     rejects = count_reasons(rejects_in_pieces(item.out, columns=REASONED, sizes=sizes))

@@ -65,13 +65,13 @@ class Directory:
         return bool(self.filesystem.get_file_info(self.path(name)).type != fs.FileType.NotFound)
 
     def holds(self, name: str) -> bool:
-        """Whether there is a file of that name: by one request, where `exists` makes two if nothing is there."""
+        """Whether there is a file of that name: by one request, where `exists` makes two of S3 if nothing is there."""
+        if self.filesystem.type_name != "s3":
+            return bool(self.filesystem.get_file_info(self.path(name)).type == fs.FileType.File)
         try:
             self.filesystem.open_input_stream(self.path(name)).close()
-        except OSError as error:
-            if isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError):
-                return False
-            raise
+        except FileNotFoundError:
+            return False
         return True
 
     def require(self, what: str) -> None:

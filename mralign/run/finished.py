@@ -52,8 +52,11 @@ def settle(out: StageDir, parts: Iterable[str], *, ids: Ids, forget: bool = Fals
     """What is committed for the upstream `parts`, after removing requests that stand in an earlier part.
 
     A request is answered twice where a batch was cut otherwise before and after a failure. `forget` also removes the
-    requests with a reject that another try may mend, and ends what a killed `merge` has left to do.
+    requests with a reject that another try may mend, and ends what a killed `merge` has left to do: it is what a stage
+    begins with, and nothing is looked for where the plan has found nothing.
     """
+    if forget and out.was_empty:
+        return Finished({part: pa.array([], pa.string()) for part in parts}, 0)
     if forget:
         finish(out)
     groups = _settled(out, parts_by_upstream(out.parts(), parts), ids=ids, forget=forget)

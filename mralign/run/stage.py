@@ -147,7 +147,7 @@ def map_groups(
     """As `map_parts`, but `groups` says which parts of `source` become which part: its name -> their names."""
     import ray
 
-    done = set(context.out.parts())
+    done = set() if context.out.was_empty else set(context.out.parts())
     task: Any = ray.remote(_map_group).options(max_retries=3)
     todo = {name: parts for name, parts in groups.items() if name not in done}
     tasks = (

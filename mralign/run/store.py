@@ -53,6 +53,20 @@ class StageDir(Directory):
         """The manifest, once this process has seen it."""
         return []
 
+    @property
+    def was_empty(self) -> bool:
+        """Whether `standing` found nothing at all here: a stage that begins need not list what it may skip."""
+        return bool(self._found_empty)
+
+    def begun(self) -> None:
+        """A stage has worked here: what `standing` found is of yesterday."""
+        self._found_empty.clear()
+
+    @cached_property
+    def _found_empty(self) -> list[bool]:
+        """[True] once `standing` has found nothing."""
+        return []
+
     def parts(self, group: str = "") -> list[str]:
         """Names of the committed parts, sorted; with `group`, of those whose key is `group` or begins `group-`.
 
@@ -205,6 +219,7 @@ class StageDir(Directory):
         another size than they were committed with, or the manifest that cannot be read. One listing tells."""
         self._unknow()
         sizes = self.sizes()
+        self._found_empty[:] = [] if sizes else [True]
         try:
             manifest = self._read_manifest() if "manifest.json" in sizes else None
         except ValueError:

@@ -1,13 +1,17 @@
 """What is read of finished stages in a far store is read once; what may still change is read anew."""
 
+import pickle
+
 import loopback_s3
 import pyarrow as pa
 import pytest
+from pyarrow import fs
 
+from mralign.run.filesystems import for_copies
 from mralign.run.manifest import Manifest
 from mralign.run.part_names import part_name
 from mralign.run.recall import SMALL, Recall
-from mralign.run.store import StageDir
+from mralign.run.store import Directory, StageDir
 
 ROWS = pa.schema({"row_id": pa.string()})
 
@@ -94,3 +98,46 @@ def test_files_make_room_for_those_that_are_used_later():
     kept.keep_file("s3://b/run/large", bytes(SMALL + 1))
     kept.keep_file("s3://b/running/x", b"x")
     assert kept.file("s3://b/run/large") is None and kept.file("s3://b/running/x") is None
+
+
+def test_one_request_tells_whether_a_file_is_there(store, tmp_path):
+    out = stage()
+    out.write_text("there", "x")
+    assert [asked(store, lambda name=name: out.holds(name)) for name in ("there", "missing")] == [(True, 1), (False, 1)]
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("")
+    local = Directory(str(tmp_path))
+    assert [local.holds(name) for name in ("file", "folder", "missing", "file/below")] == [True, False, False, False]
+
+
+def test_a_stage_that_begins_where_nothing_lies_lists_nothing(store):
+    out = stage()
+    assert out.standing() == (None, []) and out.was_empty
+    out.begun()
+    assert not out.was_empty
+    out.commit(part_name("a"), pa.table({"row_id": ["x"]}), schema=ROWS)
+    again = stage()
+    assert again.standing() == (None, []) and not again.was_empty
+
+
+def test_rows_that_another_process_has_written_are_counted_from_the_listing(store):
+    out = stage()
+    size = stage().commit(part_name("a"), pa.table({"row_id": ["x", "y"]}), schema=ROWS)
+    out.know_rows(part_name("a"), rows=2, size=size)
+    assert asked(store, out.counts) == ({part_name("a"): 2}, 1)
+
+
+def test_a_tree_is_copied_into_a_store_without_directories(store, tmp_path):
+    (tmp_path / "deep" / "deeper").mkdir(parents=True)
+    (tmp_path / "deep" / "deeper" / "file").write_bytes(b"abc")
+    filesystem = pickle.loads(pickle.dumps(for_copies(stage().filesystem)))
+    store.calls.clear()
+    fs.copy_files(str(tmp_path), "bucket/run/tree", fs.LocalFileSystem(), filesystem)
+    assert store.objects["run/tree/deep/deeper/file"] == b"abc"
+    assert [call[:2] for call in store.calls] == [("PUT", "run/tree/deep/deeper/file")]
+    assert filesystem.get_file_info("bucket/run/tree/deep").type == fs.FileType.Directory
+    fs.copy_files("bucket/run/tree", str(tmp_path / "back"), filesystem, fs.LocalFileSystem())
+    assert (tmp_path / "back" / "deep" / "deeper" / "file").read_bytes() == b"abc"
+    filesystem.delete_dir("bucket/run/tree")
+    assert not [name for name in store.objects if name.startswith("run/tree/deep")]
+    assert for_copies(fs.LocalFileSystem()) == fs.LocalFileSystem()
