@@ -100,9 +100,10 @@ def _run(context: Context) -> Outcome:
         table, rejects = responses_of(joined, questions=rows, modes=modes, draws=asked.draws)
         part = part_name(f"{part_key(name)}-predictions")
         shelf.commit(part, table, schema=GENERATIONS, rejects=to_table(rejects))
-    rows_out = index_responses(context, asked=asked)
+    counts = questions.counts(asked.questions)
+    rows_out = index_responses(context, asked=asked, shelf=shelf, counts=counts)
     write_parts(context.out, [asked])
-    rows_in = sum(map(questions.rows, asked.questions)) * requests_each(asked)
+    rows_in = sum(counts.values()) * requests_each(asked)
     if rows_out < rows_in:
         log.warning("%d of %d responses are missing in %s and count as wrong", rows_in - rows_out, rows_in, path)
     figures = {"asked": describe([asked]), "unmatched": len(joined.unmatched)}

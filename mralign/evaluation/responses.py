@@ -111,8 +111,12 @@ def read_asked(out: StageDir) -> list[Asked]:
 
 def read_responses(out: StageDir) -> Iterator[pa.Table]:
     """Every final answer of a stage `responses`, a table of RESPONSES a part of questions; see `read_response_part`."""
-    for part in response_parts(out):
-        yield read_response_part(out, part)
+    listed: dict[str, StageDir] = {}
+    for asked, name in _places(out).values():
+        if asked.shelf not in listed:
+            listed[asked.shelf] = shelf_of(out, asked)
+            listed[asked.shelf].quiet()
+        yield _read_answers(out, name, asked=asked, shelf=listed[asked.shelf], datasets=None)
 
 
 def response_parts(out: StageDir) -> list[str]:
@@ -134,7 +138,13 @@ def read_response_part(out: StageDir, part: str, *, datasets: Collection[str] | 
 
     Raises FileNotFoundError where the answers were deleted since."""
     asked, name = _places(out)[part]
-    questions, shelf = asked_questions(out, asked), shelf_of(out, asked)
+    return _read_answers(out, name, asked=asked, shelf=shelf_of(out, asked), datasets=datasets)
+
+
+def _read_answers(
+    out: StageDir, name: str, *, asked: Asked, shelf: StageDir, datasets: Collection[str] | None
+) -> pa.Table:
+    questions = asked_questions(out, asked)
     table = questions.read_parts([name], schema=QUESTIONS)
     if datasets is not None:
         table = table.filter(pc.is_in(table.column("dataset"), value_set=pa.array(sorted(datasets), pa.string())))

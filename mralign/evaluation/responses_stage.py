@@ -7,7 +7,7 @@ stage's own directory. The base is a stage of its own: another training method o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -35,6 +35,7 @@ from mralign.run.digests import digest
 from mralign.run.part_names import part_key, part_name, parts_by_upstream
 from mralign.run.rejects import Reject, to_table
 from mralign.run.stage import Context, Outcome, Stage
+from mralign.run.store import StageDir, ahead
 from mralign.serving.probe import probe_beside
 from mralign.serving.requests import check_model, sampling_of_evaluation, trained_in
 from mralign.serving.streaming import generate, stream_faults, stream_workers
@@ -68,13 +69,16 @@ def _ask(
             seed=sampling.seed,
         )
         questions, tables = asked_questions(context.out, asked), _questions(context, group=group)
+        questions.quiet()
+        shelf = shelf_of(context.out, asked)
         asked = replace(asked, questions=content_parts(tables, out=questions, prompts=sampling.prompts))
-        figures[group] = generate(questions, asked.questions, sampling=sampling, out=shelf_of(context.out, asked))
+        figures[group] = generate(questions, asked.questions, sampling=sampling, out=shelf)
         everything.append(asked)
         if group == "ret":
             _commit_unsearched(context)
-        rows_in += sum(questions.counts(asked.questions).values()) * requests_each(asked)
-        rows_out += index_responses(context, asked=asked)
+        counts = questions.counts(asked.questions)
+        rows_in += sum(counts.values()) * requests_each(asked)
+        rows_out += index_responses(context, asked=asked, shelf=shelf, counts=counts)
     write_parts(context.out, everything)
     return Outcome(rows_in, rows_out, {**figures.pop("plain", {}), **figures, "asked": describe(everything)})
 
@@ -106,31 +110,41 @@ def _commit_unsearched(context: Context) -> None:
         context.out.commit(name, RESPONSE_INDEX.empty_table(), schema=RESPONSE_INDEX, rejects=to_table(rejects))
 
 
-def index_responses(context: Context, *, asked: Asked) -> int:
-    """Commit where each response of a group lies, and the rejects; returns how many responses there are."""
-    shelf, rows = shelf_of(context.out, asked), 0
-    for name, parts in parts_by_upstream(shelf.parts(), asked.questions).items():
-        found = []
-        for part in parts:
-            place = f"{asked.shelf}/{part}"
-            answered = shelf.read_parts([part], schema=GENERATIONS, columns=["row_id"]).column("row_id").to_pylist()
-            row_ids = (response_id(row_id, group=asked.group) for row_id in answered)
-            found += [{"row_id": row_id, "part": place} for row_id in row_ids]
-        table = pa.Table.from_pylist(found, schema=RESPONSE_INDEX)
-        rejects = [Reject(**row) for row in shelf.read_rejects(parts).to_pylist()]
-        rejects = [replace(reject, row_id=response_id(reject.row_id, group=asked.group)) for reject in rejects]
-        ended = [row["row_id"] for row in found] + [reject.row_id for reject in rejects]
-        requests = sum(not is_turn(row_id) for row_id in ended)
-        expected = asked_questions(context.out, asked).rows(name) * requests_each(asked)
-        if requests != expected:
-            raise ValueError(
-                f"{requests} of {expected} requests of {name} have an answer or a reason in {shelf.uri}; run the same "
-                f"command again, it asks what is missing"
-            )
-        key = f"{asked.group}-{part_key(name)}"
-        context.out.commit(part_name(key), table, schema=RESPONSE_INDEX, rejects=to_table(rejects))
-        rows += table.num_rows
-    return rows
+def index_responses(context: Context, *, asked: Asked, shelf: StageDir, counts: Mapping[str, int]) -> int:
+    """Commit where each response of a group lies, and the rejects; returns how many responses there are. `counts`:
+    questions by part."""
+    answering = parts_by_upstream(shelf.parts(), asked.questions)
+
+    def index(name: str) -> int:
+        return _index_part(name, answering[name], questions=counts[name], asked=asked, shelf=shelf, out=context.out)
+
+    return sum(ahead(index, answering))
+
+
+def _index_part(
+    name: str, parts: Sequence[str], *, questions: int, asked: Asked, shelf: StageDir, out: StageDir
+) -> int:
+    """The index of the responses to one part of so many questions; how many responses there are."""
+    found = []
+    for part in parts:
+        place = f"{asked.shelf}/{part}"
+        answered = shelf.read_parts([part], schema=GENERATIONS, columns=["row_id"]).column("row_id").to_pylist()
+        row_ids = (response_id(row_id, group=asked.group) for row_id in answered)
+        found += [{"row_id": row_id, "part": place} for row_id in row_ids]
+    table = pa.Table.from_pylist(found, schema=RESPONSE_INDEX)
+    rejects = [Reject(**row) for row in shelf.read_rejects(parts).to_pylist()]
+    rejects = [replace(reject, row_id=response_id(reject.row_id, group=asked.group)) for reject in rejects]
+    ended = [row["row_id"] for row in found] + [reject.row_id for reject in rejects]
+    requests = sum(not is_turn(row_id) for row_id in ended)
+    expected = questions * requests_each(asked)
+    if requests != expected:
+        raise ValueError(
+            f"{requests} of {expected} requests of {name} have an answer or a reason in {shelf.uri}; run the same "
+            f"command again, it asks what is missing"
+        )
+    key = f"{asked.group}-{part_key(name)}"
+    out.commit(part_name(key), table, schema=RESPONSE_INDEX, rejects=to_table(rejects))
+    return table.num_rows
 
 
 def requests_each(asked: Asked) -> int:

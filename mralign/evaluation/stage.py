@@ -48,18 +48,15 @@ def _evaluate(context: Context, *, subject: Subject) -> Outcome:
     for number, part in enumerate(parts):
         table = pa.Table.from_pylist(complete(part), schema=SCORES)
         context.out.commit(part_name(f"{number:05d}"), table, schema=SCORES)
+    context.out.quiet()
     results = result_figures(complete(scores), benchmarks=benchmarks, shared=shared, settings=settings)
-    _write(context.out, "metrics.json", results)
-    _write(context.out, "positions.json", position_figures(thoughts, scores))
+    files = {"metrics.json": results, "positions.json": position_figures(thoughts, scores)}
     thinking = [] if is_base else _thinking(base, config=config)
     if thinking:
         bounds: dict[str, Any] = {"level": settings.level, "samples": settings.bootstrap_samples}
-        _write(context.out, "strata.json", strata_figures(thinking, scores, **bounds))
+        files["strata.json"] = strata_figures(thinking, scores, **bounds)
+    context.out.write_texts({name: json.dumps(value, indent=1) for name, value in files.items()})
     return Outcome(len(scores), len(scores), {"metrics": results})
-
-
-def _write(out: StageDir, name: str, value: Any) -> None:
-    out.write_text(name, json.dumps(value, indent=1))
 
 
 def _verdicts(judged: StageDir | None) -> Mapping[str, Verdict]:

@@ -33,12 +33,14 @@ def complete_cards(config: RunConfig, planned: Sequence[Planned]) -> None:
     level = 100 * config.evaluation.level
     text = f"{table}\nIn brackets: {level:g} % intervals, by a bootstrap over questions. "
     text += f"`{config.evaluation.label}_` is the model before training."
+    written = {}
     for place in _PLACES:
         before = training.find_text(place)
         if before is not None:
             after = with_results(before, text=text, index=results_index(own, level=level), name=title(config))
             if after != before:
-                training.write_text(place, after)
+                written[place] = after
+    training.write_texts(written)
 
 
 def results_index(metrics: Mapping[str, Mapping[str, Mapping[str, Any]]], *, level: float) -> list[dict[str, Any]]:

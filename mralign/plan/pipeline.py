@@ -182,29 +182,36 @@ def run(
     """
     check_nothing_lacks(config, planned)
     template_dates.remember(config)
-    if explain:
-        _tell_anew(planned)
+    told = _tell_anew(planned) if explain else None
     events.tell(_began(config, planned, title=title, expected_s=expected_s or {}))
     with held.holding(), events.listening(metrics.hear):
-        return _run_stages(config, list(planned), start_ray=start_ray, explain=explain)
+        return _run_stages(config, list(planned), start_ray=start_ray, told=told)
 
 
-def _tell_anew(planned: Sequence[Planned], *, told: Sequence[str] = ()) -> None:
-    for line in runs_anew(planned):
-        if line not in told:
-            log.info("%s", line)
+def _tell_anew(planned: Sequence[Planned], *, told: Sequence[str] = ()) -> list[str]:
+    """Say what runs anew, but what was `told`; all that is told by then."""
+    lines = [line for line in runs_anew(planned) if line not in told]
+    for line in lines:
+        log.info("%s", line)
+    return [*told, *lines]
 
 
 def _run_stages(
-    config: RunConfig, planned: list[Planned], *, start_ray: Callable[[], None], explain: bool
+    config: RunConfig, planned: list[Planned], *, start_ray: Callable[[], None], told: list[str] | None
 ) -> list[Planned]:
     with overlapping(config) as overlap:
-        return _run_each(config, planned, start_ray=start_ray, explain=explain, overlap=overlap)
+        return _run_each(config, planned, start_ray=start_ray, told=told, overlap=overlap)
 
 
 def _run_each(
-    config: RunConfig, planned: list[Planned], *, start_ray: Callable[[], None], explain: bool, overlap: Overlap
+    config: RunConfig,
+    planned: list[Planned],
+    *,
+    start_ray: Callable[[], None],
+    told: list[str] | None,
+    overlap: Overlap,
 ) -> list[Planned]:
+    """`told`: what was said of stages that run anew; None: nothing is to be said."""
     started = False
     rehearsed: dict[str, bool] = {}
     for number in range(1, len(planned) + 1):
@@ -229,10 +236,9 @@ def _run_each(
                 manifest = run_stage(config, item, asked_ahead=asked_ahead)
             events.tell(_ended(manifest))
         if not all(later.settled for later in planned[number:]):
-            told = runs_anew(planned) if explain else []
             planned = placed_again(config, planned)
-            if explain:
-                _tell_anew(planned[number:], told=told)
+            if told is not None:
+                told = _tell_anew(planned[number:], told=told)
     return _with_manifests(planned)
 
 
@@ -289,13 +295,17 @@ def _rehearse(config: RunConfig, stage: Stage, *, patience_s: float | None = Non
 
 def run_stage(config: RunConfig, item: Planned, *, asked_ahead: Mapping[str, Any] | None = None) -> Manifest:
     """Run one stage, check its rejects against the limit, and seal it. `asked_ahead`: see `stage.Context`."""
-    began = time.monotonic()
     try:
-        outcome = item.stage.run(Context(config, item.out, item.upstream, asked_ahead or {}))
+        return _run_and_seal(config, item, asked_ahead=asked_ahead or {})
     finally:
         item.out.begun()
+
+
+def _run_and_seal(config: RunConfig, item: Planned, *, asked_ahead: Mapping[str, Any]) -> Manifest:
+    began = time.monotonic()
+    outcome = item.stage.run(Context(config, item.out, item.upstream, asked_ahead))
     check_interruption()
-    sizes = item.out.sizes()  # a far store is asked once for all that follows
+    sizes = item.out.sizes()
     rejects = count_reasons(rejects_in_pieces(item.out, columns=REASONED, sizes=sizes))
     check_passing(rejects, stage=item.stage.name, rows_in=outcome.rows_in, limit=config.run.lost_limit)
     if item.stage.name not in _SELECTIVE:

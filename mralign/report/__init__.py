@@ -19,7 +19,7 @@ from pyarrow import fs
 from mralign.config import RunConfig, to_yaml
 from mralign.report.closing import Places, closing_text
 from mralign.report.document import document_of, findings_of
-from mralign.report.findings import PlannedStage, merged_metrics, score_places, survey
+from mralign.report.findings import PlannedStage, merged_metrics, recall, score_places, survey
 from mralign.report.page import DATA, Page, make_page
 from mralign.report.result_tables import result_table, write_tables
 from mralign.report.run_directories import STAGES
@@ -44,15 +44,20 @@ def publish(config: RunConfig, planned: Sequence[PlannedStage], *, out: str | No
     run directory, which is then only read.
     """
     acts = survey(planned)
+    recall(acts)
     metrics = merged_metrics(acts)
     finished = all(act.manifest is not None for act in acts.values())
     home, text = _home_of_page(config, finished=finished, out=out), to_yaml(config)
     home.write_text("config.yaml", text)
     if metrics:
-        home.write_text("evaluation/config.yaml", text)  # the next run may have no metrics that take their place
-        home.write_text("evaluation/metrics.json", json.dumps(metrics, indent=1))
         places = score_places(acts)
-        home.write_text("evaluation/index.json", json.dumps(places, indent=1))
+        home.write_texts(
+            {
+                "evaluation/config.yaml": text,  # the next run may have no metrics that take their place
+                "evaluation/metrics.json": json.dumps(metrics, indent=1),
+                "evaluation/index.json": json.dumps(places, indent=1),
+            }
+        )
         write_tables(Directory(f"{home.uri}/evaluation"), table=result_table(metrics), more={"scores": places})
     _write_page(home, make_page([document_of(findings_of(config, acts))]))
     results = {name: f"{name}/{act.out.fingerprint}" for name, act in acts.items() if act.manifest is not None}
@@ -72,8 +77,7 @@ def _write_page(home: Directory, page: Page) -> None:
 
     The names of those files hold digests of what is in them, so the page that stands is never short of one.
     """
-    for name, text in page.files.items():
-        home.write_text(f"report/{name}", text)
+    home.write_texts({f"report/{name}": text for name, text in page.files.items()})
     home.write_text("report/index.html", page.html)
     below = fs.FileSelector(home.path(f"report/{DATA}"), allow_not_found=True)
     for info in home.filesystem.get_file_info(below):

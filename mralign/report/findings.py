@@ -20,9 +20,11 @@ import pyarrow.compute as pc
 
 from mralign.rows.schema import ANNOTATIONS, EDGES, MATRICES
 from mralign.rows.subjects import Subject
-from mralign.run.store import Manifest, StageDir
+from mralign.run.recall import SMALL
+from mralign.run.store import Manifest, StageDir, ahead
 
 METRIC_STAGES = tuple(subject.stage("evaluation") for subject in Subject)
+_RECALLED_PARTS = 4  # of a stage: a page shows the first trajectories, whatever the run's size
 
 
 class _Named(Protocol):
@@ -85,6 +87,27 @@ class Labelling:
 def survey(planned: Sequence[PlannedStage]) -> dict[str, Act]:
     """The planned stages by name. Manifests are read anew: a plan is older than what ran after it."""
     return {item.stage.name: Act(item.stage.name, item.out, item.out.manifest()) for item in planned}
+
+
+_SHOWN_ROWS = ("candidates", "annotation", "matrices", "weights", "examples", *METRIC_STAGES)
+_SHOWN_TEXTS = {
+    **dict.fromkeys(METRIC_STAGES, ("metrics.json", "positions.json", "strata.json")),
+    **dict.fromkeys((subject.stage("responses") for subject in Subject), ("parts.json",)),
+    "annotation": ("taxonomy.json",),
+    "training": ("metrics.jsonl", "adapter/README.md", "model/README.md"),
+}
+
+
+def recall(acts: Mapping[str, Act]) -> None:
+    """Read from a far store, side by side, the small files that a page shows: each would be asked for in its turn."""
+    wanted: list[tuple[StageDir, str]] = []
+    for name, act in acts.items():
+        if act.manifest is not None and act.out.recalled.keeps:
+            parts = act.manifest.parts if name in _SHOWN_ROWS else {}
+            wanted += [(act.out, part) for part, (_, size) in parts.items() if size <= SMALL][:_RECALLED_PARTS]
+            wanted += [(act.out, text) for text in _SHOWN_TEXTS.get(name, ())]
+    for _ in ahead(lambda one: one[0].recall(one[1]), wanted):
+        pass
 
 
 def finished(acts: Mapping[str, Act], name: str) -> StageDir | None:

@@ -194,6 +194,10 @@ def write_tables(
     """Write `table.json`, `table.md` and `table.tex`: the result, and below it the comparisons, where there are any."""
     sheets = [result_sheet(table, intervals=intervals)]
     sheets += [comparison_sheet(comparisons)] if comparisons else []
-    directory.write_text("table.json", to_json(table, comparisons=comparisons, more=more) + "\n")
-    directory.write_text("table.md", "\n".join(to_markdown(sheet) for sheet in sheets))
-    directory.write_text("table.tex", "\n".join(to_latex(sheet) for sheet in sheets))
+    directory.write_texts(
+        {
+            "table.json": to_json(table, comparisons=comparisons, more=more) + "\n",
+            "table.md": "\n".join(to_markdown(sheet) for sheet in sheets),
+            "table.tex": "\n".join(to_latex(sheet) for sheet in sheets),
+        }
+    )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -101,6 +101,12 @@ class Directory:
             return self.read_text(name)
         return None
 
+    def recall(self, name: str) -> None:
+        """Read a small file of a finished stage so that it is known when it is asked for; a missing one is none."""
+        if self.recalled.file(f"{self.uri}/{name}") is None:
+            with suppress(FileNotFoundError), self.filesystem.open_input_stream(self.path(name)) as stream:
+                self.recalled.keep_file(f"{self.uri}/{name}", bytes(stream.read()))
+
     def write_bytes(self, name: str, data: bytes) -> None:
         """Write whole or not at all: a small object of S3 by one request, anything else to a temporary name first.
 
@@ -151,6 +157,11 @@ class Directory:
 
     def write_text(self, name: str, text: str) -> None:
         self.write_bytes(name, text.encode())
+
+    def write_texts(self, texts: Mapping[str, str]) -> None:
+        """Write several files side by side; one that fails leaves the others as they come."""
+        for _ in ahead(lambda one: self.write_text(*one), texts.items()):
+            pass
 
     def remove(self) -> None:
         """Delete the directory and everything in it."""

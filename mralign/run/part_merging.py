@@ -160,6 +160,8 @@ def _delete(out: StageDir, names: Sequence[str]) -> None:
 
     with ThreadPoolExecutor(READERS) as deleting:
         list(deleting.map(delete, names))
+    if names:
+        out.relist()
 
 
 def _digest(parts: Iterable[str]) -> str:

@@ -54,9 +54,7 @@ def reject_count(out: StageDir) -> int:
 
 def _with_rejects(out: StageDir, parts: Sequence[str]) -> tuple[StageDir, list[str]]:
     """The directory of the rejects, and those of the parts that have any."""
-    below = _rejects_of(out)
-    there = set(below.parts())
-    return below, [part for part in parts if part in there]
+    return _rejects_of(out), out.with_rejects(parts)
 
 
 def _rejects_of(out: StageDir) -> StageDir:

@@ -20,7 +20,7 @@ class Recall:
     """Manifests by the URI of their stage, and the files that were used last, up to ROOM bytes; for any thread."""
 
     def __init__(self, room: int = ROOM, *, keeps: bool = True) -> None:
-        self._lock, self._room, self._held, self._keeps = Lock(), room, 0, keeps
+        self._lock, self._room, self._held, self.keeps = Lock(), room, 0, keeps
         self._manifests: dict[str, Manifest] = {}
         self._files: OrderedDict[str, bytes] = OrderedDict()
 
@@ -29,7 +29,7 @@ class Recall:
         return self._manifests.get(stage)
 
     def keep_manifest(self, stage: str, manifest: Manifest) -> None:
-        if self._keeps:
+        if self.keeps:
             self._manifests[stage] = manifest
 
     def is_finished(self, directory: str) -> bool:

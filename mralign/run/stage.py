@@ -147,6 +147,7 @@ def map_groups(
     """As `map_parts`, but `groups` says which parts of `source` become which part: its name -> their names."""
     import ray
 
+    context.out.loud()
     done = set() if context.out.was_empty else set(context.out.parts())
     task: Any = ray.remote(_map_group).options(max_retries=3)
     todo = {name: parts for name, parts in groups.items() if name not in done}
@@ -160,6 +161,7 @@ def map_groups(
         context.out.know_rows(made.part, rows=made.rows, size=made.size)
         rejects += made.rejects
         events.tell(events.WorkAdvanced(done=finished, worked_s=time.monotonic() - began, rejects=rejects))
+    context.out.quiet()
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from mralign.run.part_names import part_key, standing_parts
 
 __all__ = ["READERS", "Directory", "Manifest", "StageDir", "absolute", "ahead", "fingerprint", "parts_of"]
 
+_LISTED = {True: "?all", False: "?here"}  # no file has such a name; a finished stage's listing is kept under it
 _WHOLE = 2**20  # bytes of a part that is read by one request; of a larger one first the footer
 
 
@@ -59,8 +60,27 @@ class StageDir(Directory):
         return bool(self._found_empty)
 
     def begun(self) -> None:
-        """A stage has worked here: what `standing` found is of yesterday."""
+        """A stage has worked here: what `standing` found is of yesterday, and so is what `quiet` has listed."""
         self._found_empty.clear()
+        self.loud()
+
+    def quiet(self) -> None:
+        """From now on nobody writes here but through this object: `sizes` lists once, and follows what it writes."""
+        self._listed["once"] = None
+
+    def relist(self) -> None:
+        """Something was deleted here: while it is quiet, the next look is a listing."""
+        if "once" in self._listed:
+            self._listed["once"] = None
+
+    def loud(self) -> None:
+        """Other processes write here again: every look is a listing."""
+        self._listed.clear()
+
+    @cached_property
+    def _listed(self) -> dict[str, dict[str, int] | None]:
+        """While it is quiet, under "once" the bytes of every file, None until they are asked for."""
+        return {}
 
     @cached_property
     def _found_empty(self) -> list[bool]:
@@ -146,6 +166,11 @@ class StageDir(Directory):
             self.commit_rejects(part, rejects)
         return self.write_table(part, cast(table, schema))
 
+    def commit_all(self, parts: Mapping[str, pa.Table], *, schema: pa.Schema) -> None:
+        """Commit several parts side by side."""
+        for _ in ahead(lambda one: self.commit(*one, schema=schema), parts.items()):
+            pass
+
     def write_table(self, name: str, table: pa.Table) -> int:
         """Write a table as a file of any name here, whole or not at all; its bytes."""
         data = _parquet(table)
@@ -161,6 +186,7 @@ class StageDir(Directory):
         else:
             with suppress(FileNotFoundError):
                 self.filesystem.delete_file(self.path(name))
+            (self._listed.get("once") or {}).pop(name, None)
 
     def read(self, *, schema: pa.Schema, columns: Sequence[str] | None = None) -> pa.Table:
         """All committed rows, parts in the order of their names."""
@@ -177,7 +203,7 @@ class StageDir(Directory):
             with suppress(FileNotFoundError):
                 return self.read_files([f"rejects/{parts[0]}"], schema=wanted)
             return wanted.empty_table()
-        return self.read_files([f"rejects/{part}" for part in self._with_rejects(parts)], schema=wanted)
+        return self.read_files([f"rejects/{part}" for part in self.with_rejects(parts)], schema=wanted)
 
     def read_files(self, names: Sequence[str], *, schema: pa.Schema) -> pa.Table:
         """The rows of some files, in their order; many are read at once, as a store may be far away."""
@@ -188,15 +214,20 @@ class StageDir(Directory):
         with ThreadPoolExecutor(READERS) as readers:
             return pa.concat_tables([schema.empty_table(), *readers.map(read, names)])
 
-    def _with_rejects(self, parts: Sequence[str] | None) -> list[str]:
+    def with_rejects(self, parts: Sequence[str] | None) -> list[str]:
         """Those of the parts, or of all, that have rejects: by one listing, as each look is a request."""
         there = {name.removeprefix("rejects/") for name in self._sealed() if name.startswith("rejects/")}
         if not self._sealed():
-            selector = fs.FileSelector(self.path("rejects"), allow_not_found=True)
-            there = {info.base_name for info in self.filesystem.get_file_info(selector)}
+            there = self._listed_rejects()
         if not there:
             return []
         return [part for part in (self.parts() if parts is None else parts) if part in there]
+
+    def _listed_rejects(self) -> set[str]:
+        if "once" in self._listed:
+            return {name.removeprefix("rejects/") for name in self.sizes() if name.startswith("rejects/")}
+        selector = fs.FileSelector(self.path("rejects"), allow_not_found=True)
+        return {info.base_name for info in self.filesystem.get_file_info(selector)}
 
     def manifest(self) -> Manifest | None:
         """The manifest, or None while the stage is unfinished. Raises ValueError for one that cannot be read."""
@@ -257,9 +288,32 @@ class StageDir(Directory):
 
     def sizes(self, *, recursive: bool = True) -> dict[str, int]:
         """Bytes of every file in the directory (`recursive`: and below it), by its name from here."""
+        if "once" not in self._listed:
+            return self._list(recursive=recursive)
+        known = self._listed["once"]
+        if known is None:
+            known = self._listed["once"] = self._list(recursive=True)
+        return {name: size for name, size in known.items() if recursive or "/" not in name}
+
+    def _list(self, *, recursive: bool) -> dict[str, int]:
+        place = f"{self.uri}/{_LISTED[recursive]}"
+        kept = self.recalled.file(place)
+        if kept is not None:
+            return dict(json.loads(kept))
         selector = fs.FileSelector(self.path(), allow_not_found=True, recursive=recursive)
         infos = self.filesystem.get_file_info(selector)
-        return {info.path.removeprefix(self.path()).lstrip("/"): info.size for info in infos if info.is_file}
+        found = {info.path.removeprefix(self.path()).lstrip("/"): info.size for info in infos if info.is_file}
+        self.recalled.keep_file(place, json.dumps(found).encode())
+        return found
+
+    def write_bytes(self, name: str, data: bytes) -> None:
+        """As that of a directory."""
+        super().write_bytes(name, data)
+        for listing in _LISTED.values():
+            self.recalled.forget(f"{self.uri}/{listing}")
+        known = self._listed.get("once")
+        if known is not None:
+            known[name] = len(data)
 
     def _read(self, name: str, *, columns: Sequence[str] | None = None) -> pa.Table:
         place = f"{self.uri}/{name}"

@@ -47,7 +47,6 @@ import uuid
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from itertools import chain, count
 from typing import Any, Protocol, cast
@@ -65,7 +64,7 @@ from mralign.run.store import StageDir
 
 _HALT = "halted.txt"  # written by the actor that learns that nothing may be asked any more, read by the others
 _CARRIED = ("_part", "_state", "_stopped")  # columns of a batch that are not the request's
-WAITING_BYTES = 2**30  # of batches between pools: Ray keeps small ones in the driver's memory, as many as it may
+WAITING_BYTES = 2**30  # of batches between pools: small ones lie in the driver's memory
 RETRIES = 10  # of a batch whose actor died under it: one that kills every actor must not go on for ever
 
 
@@ -138,9 +137,13 @@ def stream(
     A request with a reject that another try may mend (`rejects.is_passing`) counts as one without an answer. Raises
     ValueError with the reason when an actor was told to stop; what had arrived by then is committed.
     """
-    _clear_halt(out)
+    out.quiet()
+    if not out.was_empty and _HALT in out.sizes():
+        out.filesystem.delete_file(out.path(_HALT))
+        out.relist()
     ids = Ids(schema, id_column, request_of)
     known = settle(out, parts, ids=ids, forget=True)
+    out.loud()
     left = sum(parts.values()) - len(known)
     done = Streamed()
     if left > 0:
@@ -150,7 +153,9 @@ def stream(
         todo = {part: known.of[part] for part, size in parts.items() if len(known.of[part]) < size}
         reports = _run(todo, requests=requests, pools=pools, out=out, schema=schema, batch=batch)
         done = _follow(reports, total=sum(parts.values()), kept=len(known), money=money)
-    return replace(done, repeated=known.repeated + _merge(out, parts, ids=ids))
+    repeated = _merge(out, parts, ids=ids)
+    out.quiet()
+    return replace(done, repeated=known.repeated + repeated)
 
 
 def _merge(out: StageDir, parts: Iterable[str], *, ids: Ids) -> int:
@@ -202,11 +207,6 @@ def unpack(batch: pa.Table) -> pa.Table:
 def _read_halt(out: StageDir) -> str:
     """Why nothing may be asked any more, as an actor wrote it; empty if all may go on."""
     return out.find_text(_HALT) or ""
-
-
-def _clear_halt(out: StageDir) -> None:
-    with suppress(FileNotFoundError):
-        out.filesystem.delete_file(out.path(_HALT))
 
 
 @dataclass(frozen=True)

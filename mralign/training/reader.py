@@ -12,7 +12,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -35,10 +35,15 @@ class Shelf:
     where: StageDir
     matched: dict[str, str]  # part of the examples -> address
     pairs: dict[str, str]  # block of steps -> address
+    latest: dict[str, pa.Table] = field(default_factory=dict)  # the block of the step before: a step reads its own next
 
     def pair_sums(self, block: str, *, step: int) -> np.ndarray:
         """log pi_ref(y_j | x_i) of the pairs of a step of the block, float64, in the order of its batch."""
-        table = self.where.read_parts([self.pairs[block]], schema=PAIR_SUMS)
+        table = self.latest.get(block)
+        if table is None:
+            table = self.where.read_parts([self.pairs[block]], schema=PAIR_SUMS)
+            self.latest.clear()
+            self.latest[block] = table
         return table.column("logp_sum").to_numpy()[table.column("step").to_numpy() == step]
 
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 from mralign.rows import SIGNED, Polarity
 from mralign.rows.schema import MATRICES
 from mralign.run.part_names import part_name
-from mralign.run.store import StageDir
+from mralign.run.store import StageDir, ahead
 from mralign.transitions.bootstrap import select_replicates, standard_error
 from mralign.transitions.em import Estimate, Settings, estimate_replicated
 from mralign.transitions.weights import NAME
@@ -72,7 +72,8 @@ def fit(table: pa.Table, *, K: int, settings: Settings) -> Fitted:
 def read_matrices(out: StageDir, *, states: Sequence[str]) -> Fitted:
     """The committed matrices, in the order of `states`."""
     K = len(states)
-    tables = {name: out.read_parts([part_name(name)], schema=MATRICES) for name in MATRIX_POLARITIES}
+    read = ahead(lambda name: out.read_parts([part_name(name)], schema=MATRICES), MATRIX_POLARITIES)
+    tables = dict(zip(MATRIX_POLARITIES, read, strict=True))
     P: dict[str, np.ndarray] = {}
     C: dict[str, np.ndarray] = {}
     replicates: dict[str, np.ndarray] = {}

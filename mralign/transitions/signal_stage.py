@@ -9,6 +9,8 @@ the figures.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from mralign.config import RunConfig, named
@@ -16,7 +18,7 @@ from mralign.config.run import chosen_datasets
 from mralign.rows.schema import EDGE_NOISE, HELD_OUT_SCORES
 from mralign.run.part_names import part_name
 from mralign.run.stage import Context, Outcome, Stage, log
-from mralign.run.store import StageDir
+from mralign.run.store import StageDir, ahead
 from mralign.transitions.corpus_reading import read_corpus, states_of
 from mralign.transitions.edges import WeightRule
 from mralign.transitions.em import settings_of
@@ -42,11 +44,15 @@ def _signal(context: Context) -> Outcome:
     found = examine_run(
         context.config, annotation=annotation, rollouts=context.upstream["rollouts"], seed=context.config.run.seed
     )
-    out.commit(part_name("all"), found.scores, schema=HELD_OUT_SCORES)
-    edges = StageDir(f"{out.uri}/edges", stage=out.stage, fingerprint=out.fingerprint)
-    edges.commit(part_name("all"), found.edges, schema=EDGE_NOISE)
     record = record_of(found.signal)
-    out.write_text(RECORD, json.dumps(record, indent=1))
+    edges = StageDir(f"{out.uri}/edges", stage=out.stage, fingerprint=out.fingerprint)
+    writes: list[Callable[[], object]] = [
+        partial(out.commit, part_name("all"), found.scores, schema=HELD_OUT_SCORES),
+        partial(edges.commit, part_name("all"), found.edges, schema=EDGE_NOISE),
+        partial(out.write_text, RECORD, json.dumps(record, indent=1)),
+    ]
+    for _ in ahead(lambda write: write(), writes):
+        pass
     log.info("signal: %s", record["sentence"])
     rows_in = sum(annotation.counts().values())
     return Outcome(rows_in, found.scores.num_rows, record)

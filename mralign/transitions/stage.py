@@ -190,8 +190,8 @@ def _fit_matrices(
         shared = ray.put(of_datasets(reduce_tree(source, schema=REPLICATED_COUNTS), datasets=datasets))
         tasks = {name: remote.remote(shared, name=name, K=K, settings=settings) for name in names}
         found = {name: ray.get(task) for name, task in tasks.items()}
-    for name, estimates in found.items():
-        context.out.commit(part_name(name), long_form(name, estimates=estimates, states=states), schema=MATRICES)
+    tables = {part_name(name): long_form(name, estimates=made, states=states) for name, made in found.items()}
+    context.out.commit_all(tables, schema=MATRICES)
     figures = {name: _fit(found[name][0], counts=total, polarities=MATRIX_POLARITIES[name]) for name in found}
     return Outcome(total.num_rows, len(found) * K**2, figures)
 
@@ -267,7 +267,7 @@ def _annotator_matrices(context: Context) -> Outcome:
     trajectories, cut into the same steps, so these get matrices of their own there.
     """
     config, states = context.config.transitions, _states(context.upstream["annotation"])
-    figures, rows_in = {}, 0
+    figures, rows_in, made = {}, 0, {}
     for stage, (schema, fields) in _ANNOTATED.items():
         if stage not in context.upstream:
             continue
@@ -280,8 +280,9 @@ def _annotator_matrices(context: Context) -> Outcome:
             name = f"{stage}-{role}"
             chosen = select(counts, polarities=MATRIX_POLARITIES["all"])
             result = estimate(chosen, K=len(states), **asdict(settings_of(config)))
-            context.out.commit(part_name(name), long_form(name, estimates=[result], states=states), schema=MATRICES)
+            made[part_name(name)] = long_form(name, estimates=[result], states=states)
             figures[name] = _fit(result, counts=counts, polarities=MATRIX_POLARITIES["all"])
+    context.out.commit_all(made, schema=MATRICES)
     return Outcome(rows_in, len(figures) * len(states) ** 2, figures)
 
 
