@@ -31,7 +31,9 @@ from mralign.run.changes import differences, newest_result
 from mralign.run.interruption import check as check_interruption
 from mralign.run.node_rehearsal import rehearse
 from mralign.run.pieces import rejects_in_pieces
+from mralign.run.placement import SHORT_TASKS, alive_nodes
 from mralign.run.rejects import REASONED, check_limit, check_passing, count_reasons
+from mralign.run.room import shortages
 from mralign.run.stage import Context, Faults, Stage, log
 from mralign.run.store import Directory, Manifest, StageDir, absolute, ahead
 from mralign.run.waiting import await_room, watching
@@ -228,6 +230,8 @@ def _run_each(
         _make_ready(config, item.stage, rehearsed=rehearsed[name])
         if item.damaged:
             item.out.unseal(item.damaged)
+        if not item.stage.workers(config):
+            _begin_early(config, planned[number:], rehearsed=rehearsed)
         with events.within(name):
             kept = 0 if item.out.was_empty else len(item.out.parts())
             events.tell(events.StageBegan(stage=name, kept_parts=kept))
@@ -240,6 +244,16 @@ def _run_each(
             if told is not None:
                 told = _tell_anew(planned[number:], told=told)
     return _with_manifests(planned)
+
+
+def _begin_early(config: RunConfig, later: Sequence[Planned], *, rehearsed: Mapping[str, bool]) -> None:
+    """Let the next stage that has work start what takes long to start, if the nodes that are there have room for it
+    beside short tasks: no node is waited for, and none is paid while others work."""
+    following = next((item.stage for item in later if item.manifest is None), None)
+    if following is None or following.begin_early is None or not rehearsed[following.name]:
+        return
+    if not shortages([*following.workers(config), SHORT_TASKS], nodes=alive_nodes()):
+        following.begin_early(config)
 
 
 def _with_manifests(planned: Sequence[Planned]) -> list[Planned]:

@@ -38,8 +38,8 @@ from mralign.run.store import StageDir, ahead
 from mralign.serving.endpoint import check_settings
 from mralign.serving.lacks import endpoint_lacks
 from mralign.serving.probe import probe_beside
-from mralign.serving.requests import check_model, first_draw_id, sampling_of_rollouts
-from mralign.serving.streaming import generate, stream_faults, stream_workers
+from mralign.serving.requests import Sampling, check_model, first_draw_id, sampling_of_rollouts
+from mralign.serving.streaming import generate, start_engines, stream_faults, stream_workers
 
 _PARTS = 50  # of questions, whose funnel one task counts
 
@@ -47,8 +47,8 @@ _PARTS = 50  # of questions, whose funnel one task counts
 def _sample(context: Context) -> Outcome:
     questions = context.upstream["questions"]
     parts = questions.parts("train")
-    order = draw_order(context.config)
-    sampling = sampling_of_rollouts(context.config, order=order, probe=probe_beside(context.config.model))
+    sampling = _sampling(context.config)
+    order = sampling.order
     figures = generate(questions, parts, sampling=sampling, out=context.out)
     rows = sum(context.out.counts().values())
     rejected = reject_count(context.out)
@@ -63,6 +63,14 @@ def _sample(context: Context) -> Outcome:
             figures["share_of_tokens_sampled_estimate"],
         )
     return Outcome(rows_in=rows + rejected, rows_out=rows, figures=figures)
+
+
+def _sampling(config: RunConfig) -> Sampling:
+    return sampling_of_rollouts(config, order=draw_order(config), probe=probe_beside(config.model))
+
+
+def _start_engines(config: RunConfig) -> None:
+    start_engines(_sampling(config))
 
 
 def _tallies(out: StageDir) -> Iterator[Mapping[str, Any]]:
@@ -289,6 +297,7 @@ ROLLOUTS_STAGE = Stage(
     expects=_expects,
     workers=lambda config: () if config.rollouts.engine == "http" else stream_workers(config),
     faults=lambda config: () if config.rollouts.engine == "http" else stream_faults(config),
+    begin_early=_start_engines,
     version=2,
 )
 

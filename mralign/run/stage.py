@@ -83,6 +83,8 @@ class Stage:
     tell: Callable[[RunConfig], Sequence[str]] | None = None
     # The workers that it needs at the same time, besides short tasks of one CPU; none: it takes any cluster.
     workers: Callable[[RunConfig], Sequence[Workers]] = lambda config: ()
+    # Starts what takes it long to start, such as engines; called while an earlier stage runs that has no workers.
+    begin_early: Callable[[RunConfig], None] | None = None
     # What the machine of this process lacks for its workers; asked where they will run.
     faults: Callable[[RunConfig], Sequence[NodeFault]] = lambda config: ()
     version: int = 1

@@ -24,7 +24,7 @@ from mralign.run.stream import Pool, Streamed, stream
 from mralign.serving.remote import RemoteGenerator
 from mralign.serving.requests import Sampling, build_requests, request_of
 from mralign.serving.vllm import Generator, engine_faults, worker_environment
-from mralign.serving.warm import client_pool, keeps_engines
+from mralign.serving.warm import client_pool, keeps_engines, kept_engines
 
 
 def generate(questions: StageDir, parts: Sequence[str], *, sampling: Sampling, out: StageDir) -> dict[str, Any]:
@@ -100,6 +100,13 @@ def engine_workers(engine: Engine, *, what: str = "vLLM engines", setting: str =
         least=engine.min_replicas,
         most=engine.max_replicas,
     )
+
+
+def start_engines(sampling: Sampling) -> None:
+    """Start the engines that `generate` will ask by this sampling, where it keeps them; nothing is waited for."""
+    workers = engine_workers(sampling.engine)
+    if sampling.endpoint is None and keeps_engines(workers):
+        kept_engines(sampling, workers=workers)
 
 
 def stream_workers(config: RunConfig) -> tuple[Workers, ...]:

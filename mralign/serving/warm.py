@@ -125,7 +125,7 @@ def client_pool(sampling: Sampling, *, workers: Workers) -> Pool:
     """A client for each kept engine. They share the engines, so that none waits for work that another has."""
     import ray
 
-    engines = _engines(sampling, workers=workers)
+    engines = kept_engines(sampling, workers=workers)
     calls = sampling.engine.concurrent_batches
     arguments = {
         "compute": ray.data.ActorPoolStrategy(
@@ -136,7 +136,7 @@ def client_pool(sampling: Sampling, *, workers: Workers) -> Pool:
     return Pool(EngineClient, given={"engines": engines, "sampling": sampling}, arguments=arguments)
 
 
-def _engines(sampling: Sampling, *, workers: Workers) -> list[Any]:
+def kept_engines(sampling: Sampling, *, workers: Workers) -> list[Any]:
     """The kept engines, where they can serve what is asked; else new ones in their place."""
     global _kept
     files = _files(sampling.model)

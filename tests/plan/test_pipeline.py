@@ -505,6 +505,18 @@ def test_a_sealed_stage_is_skipped_and_ray_is_started_only_for_work(miniworld, m
     assert calls == ["a", "b", "c"] * 2
 
 
+@pytest.mark.parametrize(("room", "expected"), [(4.0, ["b begins", "a", "b"]), (0.0, ["a", "b"])])
+def test_what_takes_long_to_start_is_started_while_a_stage_without_workers_runs(miniworld, monkeypatch, room, expected):
+    calls = []
+    monkeypatch.setattr(pipeline, "alive_nodes", lambda: [{"CPU": room}])
+    later = replace(writer("b", calls=calls, upstream=("a",)), begin_early=lambda config: calls.append("b begins"))
+    last = replace(writer("c", calls=[]), begin_early=lambda config: calls.append("c begins"))
+    go(miniworld(), monkeypatch, writer("a", calls=calls), later)
+    assert calls == expected
+    go(miniworld(), monkeypatch, writer("a", calls=calls), later, last)  # nothing of it is waited for: it begins itself
+    assert calls == expected
+
+
 def test_a_stage_whose_portion_stayed_the_same_is_skipped_when_that_is_known(miniworld, monkeypatch, caplog):
     calls = []
 
