@@ -14,6 +14,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import chain
@@ -154,16 +155,21 @@ def _commit(raw: StageDir, out: StageDir, names: Sequence[str], start: int, impo
 def _run(context: Context) -> Outcome:
     raw = StageDir(f"{context.out.uri}/raw", stage="questions", fingerprint=context.out.fingerprint)
     _read_all(context, raw=raw)
+    raw.quiet()
     _check_read(context.config, raw=raw)
     _drop_all(context, raw=raw)
+    context.out.quiet()
     funnel = _funnel(context)
     _check_kept(context.config, funnel=funnel)
-    _remove(context.config, raw=raw)
+    with ThreadPoolExecutor(1) as beside:
+        removed = beside.submit(_remove, context.config, raw=raw)
+        content = _content(context)
+        removed.result()
     kept = dict.fromkeys(SPLITS, 0)
     for row in funnel:
         kept[row.split] += row.kept
     rows_in = sum(row.records for row in funnel)
-    figures = {**kept, "funnel": [asdict(row) for row in funnel], "content": _content(context)}
+    figures = {**kept, "funnel": [asdict(row) for row in funnel], "content": content}
     return Outcome(rows_in=rows_in, rows_out=sum(kept.values()), figures=figures)
 
 

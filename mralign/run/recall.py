@@ -22,6 +22,7 @@ class Recall:
     def __init__(self, room: int = ROOM, *, keeps: bool = True) -> None:
         self._lock, self._room, self._held, self.keeps = Lock(), room, 0, keeps
         self._manifests: dict[str, Manifest] = {}
+        self._fixed: set[str] = set()
         self._files: OrderedDict[str, bytes] = OrderedDict()
 
     def manifest(self, stage: str) -> Manifest | None:
@@ -32,9 +33,16 @@ class Recall:
         if self.keeps:
             self._manifests[stage] = manifest
 
+    def fix(self, directory: str) -> None:
+        """Nobody but this process writes into a directory, until it is forgotten."""
+        if self.keeps:
+            self._fixed.add(directory)
+
     def is_finished(self, directory: str) -> bool:
-        """Whether a directory is that of a finished stage, or lies in one."""
-        return any(directory == stage or directory.startswith(f"{stage}/") for stage in list(self._manifests))
+        """Whether a directory is that of a finished stage or fixed, or lies in one that is."""
+        return any(
+            directory == stage or directory.startswith(f"{stage}/") for stage in [*self._manifests, *self._fixed]
+        )
 
     def file(self, place: str) -> bytes | None:
         """What is in a file of a finished stage, if this process has read it."""
@@ -59,6 +67,7 @@ class Recall:
         """Forget a file, or a stage and all its files."""
         with self._lock:
             self._manifests.pop(place, None)
+            self._fixed.discard(place)
             for name in [name for name in self._files if name == place or name.startswith(f"{place}/")]:
                 self._drop(name)
 

@@ -62,11 +62,13 @@ class StageDir(Directory):
     def begun(self) -> None:
         """A stage has worked here: what `standing` found is of yesterday, and so is what `quiet` has listed."""
         self._found_empty.clear()
-        self.loud()
+        self._listed.clear()
 
     def quiet(self) -> None:
-        """From now on nobody writes here but through this object: `sizes` lists once, and follows what it writes."""
+        """From now on nobody writes here but through this object: `sizes` lists once, and follows what it writes; a
+        far store is asked once for what is read."""
         self._listed["once"] = None
+        self.recalled.fix(self.uri)
 
     def relist(self) -> None:
         """Something was deleted here: while it is quiet, the next look is a listing."""
@@ -76,6 +78,7 @@ class StageDir(Directory):
     def loud(self) -> None:
         """Other processes write here again: every look is a listing."""
         self._listed.clear()
+        self.recalled.forget(self.uri)
 
     @cached_property
     def _listed(self) -> dict[str, dict[str, int] | None]:
@@ -121,6 +124,8 @@ class StageDir(Directory):
     def counts(self, parts: Sequence[str] | None = None) -> dict[str, int]:
         """Number of rows of the given committed parts, or of all: from the manifest of a finished stage, else from
         their footers, each of which is read once."""
+        if parts is not None and not parts:
+            return {}
         known, sizes = self._sealed(), {}
         if not known:
             sizes = self.sizes(recursive=False)
@@ -147,12 +152,11 @@ class StageDir(Directory):
 
     def columns(self, part: str) -> list[str]:
         """Names of the columns of a committed part, from its footer."""
+        kept = self.recalled.file(f"{self.uri}/{part}")
+        if kept is not None:
+            return list(pq.read_schema(pa.BufferReader(kept)).names)
         with self.filesystem.open_input_file(self.path(part)) as stream:
             return list(pq.read_schema(stream).names)
-
-    def reject_rows(self, part: str) -> int:
-        """Number of rejects of a committed part."""
-        return self._rows(f"rejects/{part}") if self.exists(f"rejects/{part}") else 0
 
     def _rows(self, name: str) -> int:
         with self.filesystem.open_input_file(self.path(name)) as stream:
@@ -199,7 +203,7 @@ class StageDir(Directory):
     def read_rejects(self, parts: Sequence[str] | None = None, *, columns: Sequence[str] | None = None) -> pa.Table:
         """The rejects of the given committed parts, or of all."""
         wanted = REJECTS if columns is None else pa.schema([REJECTS.field(c) for c in columns])
-        if parts is not None and len(parts) == 1:
+        if parts is not None and len(parts) == 1 and not self._sealed() and "once" not in self._listed:
             with suppress(FileNotFoundError):
                 return self.read_files([f"rejects/{parts[0]}"], schema=wanted)
             return wanted.empty_table()
@@ -305,6 +309,12 @@ class StageDir(Directory):
         found = {info.path.removeprefix(self.path()).lstrip("/"): info.size for info in infos if info.is_file}
         self.recalled.keep_file(place, json.dumps(found).encode())
         return found
+
+    def find_text(self, name: str) -> str | None:
+        """As that of a directory."""
+        if "once" in self._listed and name not in self.sizes():
+            return None
+        return super().find_text(name)
 
     def write_bytes(self, name: str, data: bytes) -> None:
         """As that of a directory."""

@@ -11,6 +11,7 @@ from mralign.run.filesystems import for_copies
 from mralign.run.manifest import Manifest
 from mralign.run.part_names import part_name
 from mralign.run.recall import SMALL, Recall
+from mralign.run.rejects import Reject, to_table
 from mralign.run.store import Directory, StageDir
 
 ROWS = pa.schema({"row_id": pa.string()})
@@ -141,3 +142,26 @@ def test_a_tree_is_copied_into_a_store_without_directories(store, tmp_path):
     filesystem.delete_dir("bucket/run/tree")
     assert not [name for name in store.objects if name.startswith("run/tree/deep")]
     assert for_copies(fs.LocalFileSystem()) == fs.LocalFileSystem()
+
+
+def test_while_it_is_quiet_a_stage_is_listed_once_and_follows_what_is_written(store):
+    out, lists = stage(), lambda: sum(kind == "GET" and not key for kind, key, _ in store.calls)
+    stage().commit(part_name("a"), pa.table({"row_id": ["x"]}), schema=ROWS)
+    out.quiet()
+    store.calls.clear()
+    out.commit(part_name("b"), pa.table({"row_id": ["y"]}), schema=ROWS, rejects=rejected("r"))
+    assert out.parts() == [part_name("a"), part_name("b")] and out.counts() == {part_name("a"): 1, part_name("b"): 1}
+    assert out.find_text("missing") is None and out.read_rejects([part_name("a")]).num_rows == 0
+    assert out.read_rejects().column("row_id").to_pylist() == ["r"]
+    out.commit_rejects(part_name("b"), rejected())
+    assert out.read_rejects().num_rows == 0 and lists() == 1
+    seal(out)
+    assert lists() == 1 and stage().manifest().parts[part_name("b")][0] == 1
+    stage().commit(part_name("c"), pa.table({"row_id": ["z"]}), schema=ROWS)
+    out.unseal(["manifest.json"])
+    out.loud()
+    assert out.parts() == [part_name("a"), part_name("b"), part_name("c")]
+
+
+def rejected(*row_ids):
+    return to_table(Reject(row_id, "odd") for row_id in row_ids)
