@@ -112,11 +112,15 @@ def read_asked(out: StageDir) -> list[Asked]:
 def read_responses(out: StageDir) -> Iterator[pa.Table]:
     """Every final answer of a stage `responses`, a table of RESPONSES a part of questions; see `read_response_part`."""
     listed: dict[str, StageDir] = {}
-    for asked, name in _places(out).values():
-        if asked.shelf not in listed:
-            listed[asked.shelf] = shelf_of(out, asked)
-            listed[asked.shelf].quiet()
-        yield _read_answers(out, name, asked=asked, shelf=listed[asked.shelf], datasets=None)
+    try:
+        for asked, name in _places(out).values():
+            if asked.shelf not in listed:
+                listed[asked.shelf] = shelf_of(out, asked)
+                listed[asked.shelf].quiet()
+            yield _read_answers(out, name, asked=asked, shelf=listed[asked.shelf], datasets=None)
+    finally:
+        for shelf in listed.values():
+            shelf.loud()
 
 
 def response_parts(out: StageDir) -> list[str]:

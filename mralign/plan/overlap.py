@@ -13,6 +13,7 @@ from typing import Any
 from mralign.config import RunConfig
 from mralign.plan.placing import Planned
 from mralign.run.ahead import AskingAhead
+from mralign.run.store import StageDir
 
 
 class Overlap:
@@ -44,7 +45,9 @@ class Overlap:
         if asker is None:
             return
         name = later.stage.name
-        self._asking[name] = AskingAhead(asker, flow=flows[0], source=source.out, stage=name)
+        out = source.out  # a directory of its own: the stage says of its own when nobody writes there
+        polled = StageDir(out.uri, stage=out.stage, fingerprint=out.fingerprint)
+        self._asking[name] = AskingAhead(asker, flow=flows[0], source=polled, stage=name)
         self._asking[name].start()
 
     def abandon(self) -> None:

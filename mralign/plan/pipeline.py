@@ -25,7 +25,7 @@ from mralign.plan.overlap import Overlap, overlapping
 from mralign.plan.placing import Planned, find, fingerprints, place, placed, placed_again
 from mralign.plan.road import stages
 from mralign.rows.subjects import Subject
-from mralign.run import events, held, lease, metrics
+from mralign.run import events, held, lease, local_ray, metrics
 from mralign.run.capacity import check_room
 from mralign.run.changes import differences, newest_result
 from mralign.run.interruption import check as check_interruption
@@ -72,12 +72,20 @@ def plan(
     road = _chosen(stages(config), until=until, only=only)
     places.check_inputs(config, paths=chain.from_iterable(stage.inputs(config).values() for stage in road))
     silent = places.run_directory_fault(config, write=False)
+    if silent is None:
+        _forget_what_was_read(config)
     planned = placed(config, road, look=silent is None)
     try:
         warnings = check_plan(config, planned, silent=silent, dry_run=dry_run)
     except Faults as found:
         raise NotReady(found.faults, planned=planned) from None
     return [replace(item, warnings=tuple(warnings.get(item.stage.name, ()))) for item in planned]
+
+
+def _forget_what_was_read(config: RunConfig) -> None:
+    """Another process may have worked in the run directory since this one read there."""
+    home = Directory(absolute(config.run.dir))
+    home.recalled.forget(home.uri)
 
 
 def survey(config: RunConfig) -> list[Planned]:
@@ -121,6 +129,7 @@ def writing(config: RunConfig, planned: Sequence[Planned], *, take_over: bool = 
     Raises ValueError while another driver writes into the directory, see `lease.hold`.
     """
     with lease.hold(config.run.dir, take_over=take_over):
+        _forget_what_was_read(config)
         yield placed_again(config, planned)
 
 
@@ -247,8 +256,10 @@ def _run_each(
 
 
 def _begin_early(config: RunConfig, later: Sequence[Planned], *, rehearsed: Mapping[str, bool]) -> None:
-    """Let the next stage that has work start what takes long to start, if the nodes that are there have room for it
-    beside short tasks: no node is waited for, and none is paid while others work."""
+    """Let the next stage that has work start what takes long to start, on a Ray of this process alone that has room for
+    it beside short tasks. On a cluster that others use, the room may be theirs: there a stage waits in its turn."""
+    if not local_ray.is_own():
+        return
     following = next((item.stage for item in later if item.manifest is None), None)
     if following is None or following.begin_early is None or not rehearsed[following.name]:
         return

@@ -41,6 +41,7 @@ from mralign.run.store import StageDir, ahead, parts_of
 _ROWS = 2_000  # questions a part
 _SHOWN = 50  # rejects from which the columns of a wrong source are told, and rows that are looked at
 _PARTS = 50  # parts whose keys one task reads
+_READ_AHEAD = 4  # parts that a task holds at once
 _KEYS_A_BUCKET = 2_000_000  # keys that one task compares
 
 
@@ -126,7 +127,12 @@ def _drop_all(context: Context, *, raw: StageDir) -> None:
 
 
 def _keys(raw: StageDir, names: Sequence[str]) -> list[pa.Table]:
-    return list(ahead(lambda name: question_keys(raw.read_parts([name], schema=QUESTIONS)), names))
+    return [question_keys(table) for table in _tables(raw, names)]
+
+
+def _tables(out: StageDir, names: Sequence[str]) -> Iterator[pa.Table]:
+    """The questions of some parts, a part at a time; the next few are being read, as a store may be far away."""
+    yield from ahead(lambda name: out.read_parts([name], schema=QUESTIONS), names, at_once=_READ_AHEAD)
 
 
 def _find(splits: Sequence[str], by: str, share: tuple[int, int], gone: int, *tables: Any) -> pa.Table:
@@ -140,7 +146,7 @@ def _find(splits: Sequence[str], by: str, share: tuple[int, int], gone: int, *ta
 def _commit(raw: StageDir, out: StageDir, names: Sequence[str], start: int, imported: bool, *repeats: pa.Table) -> None:
     all_repeats = pa.concat_tables(repeats)
 
-    def commit(number: int, name: str) -> None:
+    def commit(number: int, name: str) -> None:  # a few at once, as a store may be far away
         own = all_repeats.filter(pc.equal(all_repeats.column("part"), number))
         table, repeated = drop_repeats(raw.read_parts([name], schema=QUESTIONS), own)
         if imported:  # a row a draw: the same question again is no fault
@@ -148,7 +154,7 @@ def _commit(raw: StageDir, out: StageDir, names: Sequence[str], start: int, impo
         rejects = pa.concat_tables([raw.read_rejects([name]), to_table(repeated)])
         out.commit(name, table, schema=QUESTIONS, rejects=rejects)
 
-    for _ in ahead(lambda one: commit(*one), enumerate(names, start)):
+    for _ in ahead(lambda one: commit(*one), enumerate(names, start), at_once=_READ_AHEAD):
         pass
 
 
@@ -191,11 +197,8 @@ def _content(context: Context) -> dict[str, str]:
 
 def _digests(out: StageDir, names: Sequence[str]) -> list[tuple[str, str]]:
     """Each part with a digest of its name and its rows."""
-
-    def look(name: str) -> tuple[str, str]:
-        return name, _digest([name, out.read_parts([name], schema=QUESTIONS).to_pylist()])
-
-    return list(ahead(look, names))
+    tables = zip(names, _tables(out, names), strict=True)
+    return [(name, _digest([name, table.to_pylist()])) for name, table in tables]
 
 
 def _digest(value: Any) -> str:

@@ -85,7 +85,7 @@ class Labelling:
 
 
 def survey(planned: Sequence[PlannedStage]) -> dict[str, Act]:
-    """The planned stages by name. Manifests are read anew: a plan is older than what ran after it."""
+    """The planned stages by name. Their manifests are asked for again: a plan is older than what ran after it."""
     return {item.stage.name: Act(item.stage.name, item.out, item.out.manifest()) for item in planned}
 
 
@@ -94,7 +94,7 @@ _SHOWN_TEXTS = {
     **dict.fromkeys(METRIC_STAGES, ("metrics.json", "positions.json", "strata.json")),
     **dict.fromkeys((subject.stage("responses") for subject in Subject), ("parts.json",)),
     "annotation": ("taxonomy.json",),
-    "training": ("metrics.jsonl", "adapter/README.md", "model/README.md"),
+    "training": ("adapter/README.md", "model/README.md"),
 }
 
 
@@ -147,7 +147,8 @@ def read_positions(acts: Mapping[str, Act]) -> dict[str, dict[str, Any]]:
     """{dataset: {method: figures}}: where in their thoughts the finished evaluations found the gold answer."""
     merged: dict[str, dict[str, Any]] = {}
     for out, _ in _metrics(acts):
-        for dataset, methods in json.loads(out.find_text("positions.json") or "{}").items():
+        text = out.find_text("positions.json")
+        for dataset, methods in ({} if text is None else json.loads(text)).items():
             merged.setdefault(dataset, {}).update(methods)
     return merged
 
@@ -155,7 +156,8 @@ def read_positions(acts: Mapping[str, Act]) -> dict[str, dict[str, Any]]:
 def read_strata(acts: Mapping[str, Act]) -> dict[str, dict[str, Any]]:
     """{dataset: {"n": ..., "methods": ...}} of the trained model; empty where the base was not asked to think."""
     out = finished(acts, METRIC_STAGES[1])
-    return json.loads((out.find_text("strata.json") if out is not None else None) or "{}")
+    text = out.find_text("strata.json") if out is not None else None
+    return {} if text is None else json.loads(text)
 
 
 def read_matrices(out: StageDir) -> Matrices:

@@ -113,13 +113,15 @@ class Directory:
         Also on an object store, where a move is a copy: an upload that is interrupted is closed, and so completed, by
         pyarrow, with whatever had been written. The one request is made by a thread: no signal ends it halfway.
         """
-        self.recalled.forget(f"{self.uri}/{name}")
-        if self.filesystem.type_name == "s3" and len(data) < _AT_ONCE:
-            with ThreadPoolExecutor(1) as writer:
-                writer.submit(self._put, self.path(name), data).result()
-            return
-        with self.new_file(name) as stream:
-            stream.write(data)
+        try:
+            if self.filesystem.type_name == "s3" and len(data) < _AT_ONCE:
+                with ThreadPoolExecutor(1) as writer:
+                    writer.submit(self._put, self.path(name), data).result()
+                return
+            with self.new_file(name) as stream:
+                stream.write(data)
+        finally:  # another thread may have read what was there before
+            self.recalled.forget(f"{self.uri}/{name}")
 
     @contextmanager
     def new_file(self, name: str) -> Iterator[pa.NativeFile]:
@@ -166,20 +168,23 @@ class Directory:
     def remove(self) -> None:
         """Delete the directory and everything in it."""
         self.recalled.forget(self.uri)
-        with suppress(FileNotFoundError):
+        try:
             self.filesystem.delete_dir(self.path())
+        except OSError:  # a store says in its own way that nothing is there
+            if self.exists():
+                raise
 
     def __getstate__(self) -> dict[str, Any]:
         return {"uri": self.uri}
 
 
-def ahead(function: Callable[[_Item], _Made], items: Iterable[_Item]) -> Iterator[_Made]:
-    """`function` of each item, in their order; it is at work on the next `READERS`, as a store may be far away."""
+def ahead(function: Callable[[_Item], _Made], items: Iterable[_Item], *, at_once: int = READERS) -> Iterator[_Made]:
+    """`function` of each item, in their order; it is at work on the next `at_once`, as a store may be far away."""
     running: deque[Future[_Made]] = deque()
-    with ThreadPoolExecutor(READERS) as readers:
+    with ThreadPoolExecutor(at_once) as readers:
         for item in items:
             running.append(readers.submit(function, item))
-            if len(running) == READERS:
+            if len(running) == at_once:
                 yield running.popleft().result()
         while running:
             yield running.popleft().result()

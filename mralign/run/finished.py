@@ -17,6 +17,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from mralign.rows.schema import REJECTS
 from mralign.run.part_merging import Pieces, finish, finish_merging, merge, pieces_of, tally_name
 from mralign.run.part_names import parts_by_upstream
 from mralign.run.rejects import is_passing
@@ -83,8 +84,10 @@ def settle_and_merge(out: StageDir, pieces: Pieces, *, ids: Ids) -> int:
 def _settled(out: StageDir, committed: Mapping[str, Sequence[str]], *, ids: Ids, forget: bool) -> dict[str, _Group]:
     """What is committed of each upstream part, after removing what is to be removed."""
     groups = {}
+    everything = list(chain(*committed.values()))
+    rejecting = frozenset(out.with_rejects(everything))
     with ThreadPoolExecutor(READERS) as readers:
-        looks = {name: readers.submit(_look, out, name, ids=ids) for name in chain(*committed.values())}
+        looks = {name: readers.submit(_look, out, name, ids=ids, rejects=name in rejecting) for name in everything}
         for part, names in committed.items():
             answered = {name: looks.pop(name).result() for name in names}
             groups[part] = _settle(out, answered, ids=ids, forget=forget)
@@ -107,11 +110,13 @@ class _PartAnswers:
     passing: set[str]
 
 
-def _look(out: StageDir, name: str, *, ids: Ids) -> _PartAnswers:
+def _look(out: StageDir, name: str, *, ids: Ids, rejects: bool) -> _PartAnswers:
+    """`rejects`: whether it has any, as one listing has shown of all parts."""
     rows = out.read_parts([name], schema=ids.schema, columns=[ids.column])
-    rejects = out.read_rejects([name], columns=["row_id", "reason"])
-    rejected = ids.requests(rejects)
-    reasons = zip(rejected, rejects.column("reason").to_pylist(), strict=True)
+    rejected_schema = pa.schema([REJECTS.field(column) for column in ("row_id", "reason")])
+    found = out.read_files([f"rejects/{name}"] if rejects else [], schema=rejected_schema)
+    rejected = ids.requests(found)
+    reasons = zip(rejected, found.column("reason").to_pylist(), strict=True)
     passing = {request for request, reason in reasons if is_passing(reason)}
     return _PartAnswers({*ids.requests(rows, column=ids.column), *rejected}, passing)
 

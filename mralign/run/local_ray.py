@@ -14,6 +14,7 @@ from mralign.config import RunConfig
 from mralign.run import worker_lines
 
 log = logging.getLogger("mralign")
+_own = False  # whether this process has started the Ray that it belongs to
 
 
 def start(config: RunConfig, *, hears_workers: bool = False) -> None:
@@ -46,6 +47,11 @@ def is_running() -> bool:
     return ray is not None and bool(ray.is_initialized())
 
 
+def is_own() -> bool:
+    """Whether this process belongs to a Ray that it has started itself, for nobody else."""
+    return is_running() and _own
+
+
 def stop() -> None:
     """Leave the cluster, and end it if it is our own."""
     if is_running():
@@ -53,6 +59,7 @@ def stop() -> None:
 
 
 def _init(config: RunConfig, *, hears_workers: bool = False) -> None:
+    global _own
     import ray
 
     environment: dict[str, Any] = {"env_vars": import_environment()}
@@ -60,7 +67,8 @@ def _init(config: RunConfig, *, hears_workers: bool = False) -> None:
         environment["worker_process_setup_hook"] = worker_lines.HOOK
     given: dict[str, Any] = {"runtime_env": environment, "logging_level": logging.WARNING}
     given["log_to_driver"] = hears_workers
-    if os.environ.get("RAY_ADDRESS"):
+    _own = not os.environ.get("RAY_ADDRESS")
+    if not _own:
         ray.init(**given)
         return
     # One of our own, even if a cluster runs (or was killed) on this machine.

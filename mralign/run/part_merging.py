@@ -156,12 +156,10 @@ def _read_tallies(out: StageDir, files: Sequence[str]) -> dict[str, Any]:
 def _delete(out: StageDir, names: Sequence[str]) -> None:
     def delete(name: str) -> None:
         with suppress(FileNotFoundError):
-            out.filesystem.delete_file(out.path(name))
+            out.delete_file(name)
 
     with ThreadPoolExecutor(READERS) as deleting:
         list(deleting.map(delete, names))
-    if names:
-        out.relist()
 
 
 def _digest(parts: Iterable[str]) -> str:

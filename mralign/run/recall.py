@@ -1,8 +1,9 @@
 """What a client of a far store knows of finished stages, so that it asks for nothing twice.
 
 Manifests and small files enter by place and leave again. Nothing in a finished stage changes: a stage that has to make
-a part anew is unsealed first, and is then forgotten here. Of a stage under way nothing is kept, since other processes
-write into it; nor of a local disk, which answers at once.
+a part anew is unsealed first, and is then forgotten here. Of a stage under way something is kept only while nobody but
+this process writes into it (`fix`); of a local disk nothing, as it answers at once. A plan, and a run that has the
+lease, begin by forgetting the run directory: other processes may have worked there.
 """
 
 from __future__ import annotations
@@ -38,11 +39,10 @@ class Recall:
         if self.keeps:
             self._fixed.add(directory)
 
-    def is_finished(self, directory: str) -> bool:
+    def is_still(self, directory: str) -> bool:
         """Whether a directory is that of a finished stage or fixed, or lies in one that is."""
-        return any(
-            directory == stage or directory.startswith(f"{stage}/") for stage in [*self._manifests, *self._fixed]
-        )
+        still = {*self._manifests, *self._fixed}
+        return any(directory == stage or directory.startswith(f"{stage}/") for stage in still)
 
     def file(self, place: str) -> bytes | None:
         """What is in a file of a finished stage, if this process has read it."""
@@ -54,7 +54,7 @@ class Recall:
 
     def keep_file(self, place: str, data: bytes) -> None:
         """Keep what is in a file, if it is small and its stage is finished; others make room for it."""
-        if len(data) > SMALL or not self.is_finished(place.rpartition("/")[0]):
+        if len(data) > SMALL or not self.is_still(place.rpartition("/")[0]):
             return
         with self._lock:
             self._drop(place)
@@ -64,11 +64,15 @@ class Recall:
                 self._drop(next(iter(self._files)))
 
     def forget(self, place: str) -> None:
-        """Forget a file, or a stage and all its files."""
+        """Forget a file, or a directory with all that is known of what lies below it."""
+
+        def gone(name: str) -> bool:
+            return name == place or name.startswith(f"{place}/")
+
         with self._lock:
-            self._manifests.pop(place, None)
-            self._fixed.discard(place)
-            for name in [name for name in self._files if name == place or name.startswith(f"{place}/")]:
+            self._manifests = {stage: found for stage, found in self._manifests.items() if not gone(stage)}
+            self._fixed = {directory for directory in self._fixed if not gone(directory)}
+            for name in [name for name in self._files if gone(name)]:
                 self._drop(name)
 
     def _drop(self, place: str) -> None:

@@ -34,6 +34,13 @@ _LISTED = {True: "?all", False: "?here"}  # no file has such a name; a finished 
 _WHOLE = 2**20  # bytes of a part that is read by one request; of a larger one first the footer
 
 
+@dataclass
+class _Listing:
+    """Bytes of every file, once they were asked for."""
+
+    sizes: dict[str, int] | None = None
+
+
 @dataclass(frozen=True)
 class StageDir(Directory):
     """`<run>/<stage>/<fingerprint>`: parts, rejects, manifest."""
@@ -62,28 +69,24 @@ class StageDir(Directory):
     def begun(self) -> None:
         """A stage has worked here: what `standing` found is of yesterday, and so is what `quiet` has listed."""
         self._found_empty.clear()
-        self._listed.clear()
+        self._quiet.clear()
 
     def quiet(self) -> None:
         """From now on nobody writes here but through this object: `sizes` lists once, and follows what it writes; a
         far store is asked once for what is read."""
-        self._listed["once"] = None
+        self.recalled.forget(self.uri)
         self.recalled.fix(self.uri)
-
-    def relist(self) -> None:
-        """Something was deleted here: while it is quiet, the next look is a listing."""
-        if "once" in self._listed:
-            self._listed["once"] = None
+        self._quiet[:] = [_Listing()]
 
     def loud(self) -> None:
         """Other processes write here again: every look is a listing."""
-        self._listed.clear()
+        self._quiet.clear()
         self.recalled.forget(self.uri)
 
     @cached_property
-    def _listed(self) -> dict[str, dict[str, int] | None]:
-        """While it is quiet, under "once" the bytes of every file, None until they are asked for."""
-        return {}
+    def _quiet(self) -> list[_Listing]:
+        """[what one listing shows] while it is quiet; a listing that comes late belongs to a time that is over."""
+        return []
 
     @cached_property
     def _found_empty(self) -> list[bool]:
@@ -189,8 +192,7 @@ class StageDir(Directory):
             self.write_table(name, cast(rejects, REJECTS))
         else:
             with suppress(FileNotFoundError):
-                self.filesystem.delete_file(self.path(name))
-            (self._listed.get("once") or {}).pop(name, None)
+                self.delete_file(name)
 
     def read(self, *, schema: pa.Schema, columns: Sequence[str] | None = None) -> pa.Table:
         """All committed rows, parts in the order of their names."""
@@ -203,7 +205,7 @@ class StageDir(Directory):
     def read_rejects(self, parts: Sequence[str] | None = None, *, columns: Sequence[str] | None = None) -> pa.Table:
         """The rejects of the given committed parts, or of all."""
         wanted = REJECTS if columns is None else pa.schema([REJECTS.field(c) for c in columns])
-        if parts is not None and len(parts) == 1 and not self._sealed() and "once" not in self._listed:
+        if parts is not None and len(parts) == 1 and not self._sealed() and not self._quiet:
             with suppress(FileNotFoundError):
                 return self.read_files([f"rejects/{parts[0]}"], schema=wanted)
             return wanted.empty_table()
@@ -228,7 +230,7 @@ class StageDir(Directory):
         return [part for part in (self.parts() if parts is None else parts) if part in there]
 
     def _listed_rejects(self) -> set[str]:
-        if "once" in self._listed:
+        if self._quiet:
             return {name.removeprefix("rejects/") for name in self.sizes() if name.startswith("rejects/")}
         selector = fs.FileSelector(self.path("rejects"), allow_not_found=True)
         return {info.base_name for info in self.filesystem.get_file_info(selector)}
@@ -287,17 +289,17 @@ class StageDir(Directory):
         parts = dict.fromkeys(name.removeprefix("rejects/") for name in damaged)
         for name in [*chain.from_iterable((part, f"rejects/{part}") for part in parts), "manifest.json"]:
             with suppress(FileNotFoundError):
-                self.filesystem.delete_file(self.path(name))
+                self.delete_file(name)
         self._unknow()
 
     def sizes(self, *, recursive: bool = True) -> dict[str, int]:
         """Bytes of every file in the directory (`recursive`: and below it), by its name from here."""
-        if "once" not in self._listed:
-            return self._list(recursive=recursive)
-        known = self._listed["once"]
-        if known is None:
-            known = self._listed["once"] = self._list(recursive=True)
-        return {name: size for name, size in known.items() if recursive or "/" not in name}
+        for listing in self._quiet:
+            if listing.sizes is None:
+                listing.sizes = self._list(recursive=True)
+            there = list(listing.sizes.items())  # in one step: other threads may write meanwhile
+            return {name: size for name, size in there if recursive or "/" not in name}
+        return self._list(recursive=recursive)
 
     def _list(self, *, recursive: bool) -> dict[str, int]:
         place = f"{self.uri}/{_LISTED[recursive]}"
@@ -307,23 +309,39 @@ class StageDir(Directory):
         selector = fs.FileSelector(self.path(), allow_not_found=True, recursive=recursive)
         infos = self.filesystem.get_file_info(selector)
         found = {info.path.removeprefix(self.path()).lstrip("/"): info.size for info in infos if info.is_file}
-        self.recalled.keep_file(place, json.dumps(found).encode())
+        if self.recalled.keeps:
+            self.recalled.keep_file(place, json.dumps(found).encode())
         return found
+
+    def delete_file(self, name: str) -> None:
+        """Delete a file; FileNotFoundError where there is none."""
+        self.filesystem.delete_file(self.path(name))
+        self._changed(name, None)
+
+    def _changed(self, name: str, size: int | None) -> None:
+        """A file has so many bytes now, or is gone: what is known of listings follows."""
+        self.recalled.forget(f"{self.uri}/{name}")
+        folder = f"{self.uri}/{name}".rpartition("/")[0]
+        while len(folder) >= len(self.uri):
+            for listing in _LISTED.values():
+                self.recalled.forget(f"{folder}/{listing}")
+            folder = folder.rpartition("/")[0]
+        for known in self._quiet:
+            if known.sizes is not None and size is not None:
+                known.sizes[name] = size
+            elif known.sizes is not None:
+                known.sizes.pop(name, None)
 
     def find_text(self, name: str) -> str | None:
         """As that of a directory."""
-        if "once" in self._listed and name not in self.sizes():
+        if self._quiet and name not in self.sizes():
             return None
         return super().find_text(name)
 
     def write_bytes(self, name: str, data: bytes) -> None:
         """As that of a directory."""
         super().write_bytes(name, data)
-        for listing in _LISTED.values():
-            self.recalled.forget(f"{self.uri}/{listing}")
-        known = self._listed.get("once")
-        if known is not None:
-            known[name] = len(data)
+        self._changed(name, len(data))
 
     def _read(self, name: str, *, columns: Sequence[str] | None = None) -> pa.Table:
         place = f"{self.uri}/{name}"

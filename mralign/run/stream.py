@@ -139,8 +139,7 @@ def stream(
     """
     out.quiet()
     if not out.was_empty and _HALT in out.sizes():
-        out.filesystem.delete_file(out.path(_HALT))
-        out.relist()
+        out.delete_file(_HALT)
     ids = Ids(schema, id_column, request_of)
     known = settle(out, parts, ids=ids, forget=True)
     out.loud()

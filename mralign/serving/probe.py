@@ -25,7 +25,8 @@ Row = Mapping[str, Any]  # prompt_ids, completion_ids, logps, before (or None), 
 
 def read_probe(directory: str, *, longest: int) -> list[Row]:
     """Rows of `probe.json` in `directory` that an engine of `longest` tokens can score; none if there is no file."""
-    rows = json.loads(Directory(directory).find_text("probe.json") or "[]")
+    text = Directory(directory).find_text("probe.json")
+    rows = [] if text is None else json.loads(text)
     return [row for row in rows if len(row["prompt_ids"]) + len(row["completion_ids"]) < longest]
 
 

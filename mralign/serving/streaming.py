@@ -103,7 +103,7 @@ def engine_workers(engine: Engine, *, what: str = "vLLM engines", setting: str =
 
 
 def start_engines(sampling: Sampling) -> None:
-    """Start the engines that `generate` will ask by this sampling, where it keeps them; nothing is waited for."""
+    """Start the engines that `generate` will ask by this sampling, where it keeps them."""
     workers = engine_workers(sampling.engine)
     if sampling.endpoint is None and keeps_engines(workers):
         kept_engines(sampling, workers=workers)

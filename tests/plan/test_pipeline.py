@@ -14,6 +14,7 @@ from mralign.cli.progress_lines import ProgressLines
 from mralign.config import load, resolve_path
 from mralign.plan import pipeline, plan_text
 from mralign.rows.schema import QUESTIONS
+from mralign.run import local_ray
 from mralign.run.events import listening
 from mralign.run.part_names import part_name
 from mralign.run.rejects import Reject, to_table
@@ -505,9 +506,15 @@ def test_a_sealed_stage_is_skipped_and_ray_is_started_only_for_work(miniworld, m
     assert calls == ["a", "b", "c"] * 2
 
 
-@pytest.mark.parametrize(("room", "expected"), [(4.0, ["b begins", "a", "b"]), (0.0, ["a", "b"])])
-def test_what_takes_long_to_start_is_started_while_a_stage_without_workers_runs(miniworld, monkeypatch, room, expected):
+@pytest.mark.parametrize(
+    ("own", "room", "expected"),
+    [(True, 4.0, ["b begins", "a", "b"]), (True, 0.0, ["a", "b"]), (False, 4.0, ["a", "b"])],
+)
+def test_what_takes_long_to_start_is_started_while_a_stage_without_workers_runs(
+    miniworld, monkeypatch, own, room, expected
+):
     calls = []
+    monkeypatch.setattr(local_ray, "is_own", lambda: own)
     monkeypatch.setattr(pipeline, "alive_nodes", lambda: [{"CPU": room}])
     later = replace(writer("b", calls=calls, upstream=("a",)), begin_early=lambda config: calls.append("b begins"))
     last = replace(writer("c", calls=[]), begin_early=lambda config: calls.append("c begins"))

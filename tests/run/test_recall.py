@@ -12,7 +12,7 @@ from mralign.run.manifest import Manifest
 from mralign.run.part_names import part_name
 from mralign.run.recall import SMALL, Recall
 from mralign.run.rejects import Reject, to_table
-from mralign.run.store import Directory, StageDir
+from mralign.run.store import READERS, Directory, StageDir, ahead
 
 ROWS = pa.schema({"row_id": pa.string()})
 
@@ -165,3 +165,72 @@ def test_while_it_is_quiet_a_stage_is_listed_once_and_follows_what_is_written(st
 
 def rejected(*row_ids):
     return to_table(Reject(row_id, "odd") for row_id in row_ids)
+
+
+def test_what_is_deleted_while_it_is_quiet_is_gone_from_the_listing(store):
+    out = stage()
+    out.quiet()
+    for name in "ab":
+        out.commit(part_name(name), pa.table({"row_id": [name]}), schema=ROWS, rejects=rejected(name))
+    assert len(out.parts()) == 2 and out.read(schema=ROWS).num_rows == 2
+    out.delete_file(part_name("a"))
+    out.commit_rejects(part_name("b"), rejected())
+    assert out.parts() == [part_name("b")] and out.with_rejects(None) == []
+    assert set(out.sizes()) == {part_name("b"), f"rejects/{part_name('a')}"}
+    with pytest.raises(FileNotFoundError):
+        out.read_parts([part_name("a")], schema=ROWS)
+
+
+def test_a_listing_that_comes_after_others_write_again_is_not_kept(store):
+    """A thread lists, and meanwhile the stage begins to work: what it saw is of before."""
+    out = stage()
+    out.quiet()
+    answer, listing = out._list, []
+
+    def late(*, recursive):
+        found = answer(recursive=recursive)
+        if not listing:
+            listing.append(found)
+            out.loud()
+            stage().commit(part_name("a"), pa.table({"row_id": ["x"]}), schema=ROWS)
+        return found
+
+    out.__dict__["_list"] = late
+    assert out.sizes() == {}
+    assert out.parts() == [part_name("a")]
+
+
+def test_a_shelf_that_another_process_adds_to_is_listed_anew_by_the_next_run(store):
+    ours = StageDir("s3://bucket/run/shelf")
+    ours.quiet()
+    assert ours.parts() == []
+    store.objects["run/shelf/part-z.parquet"] = b"by another process"
+    again = StageDir("s3://bucket/run/shelf")
+    again.quiet()
+    assert again.parts() == ["part-z.parquet"]
+
+
+def test_a_run_directory_is_forgotten_with_all_that_lies_in_it(store):
+    out = stage()
+    seal(out)
+    below = StageDir(f"{out.uri}/raw")
+    below.quiet()
+    home = Directory("s3://bucket/run")
+    home.recalled.forget(home.uri)
+    assert not home.recalled.is_still(out.uri) and not home.recalled.is_still(below.uri)
+
+
+def test_listing_and_writing_at_once_disturb_each_other_nowhere(tmp_path):
+    out = StageDir(str(tmp_path), stage="counts", fingerprint="f00d")
+    out.quiet()
+    out.sizes()
+    (known,) = out._quiet
+    known.sizes |= dict.fromkeys((f"tallies/{n}.json" for n in range(100_000)), 1)
+    names = [part_name(f"{n}") for n in range(300)]
+
+    def write(name):
+        out._changed(f"rejects/{name}", 1)
+        out._changed(f"rejects/{name}", None)
+        return len(out.sizes())
+
+    assert set(ahead(write, names)) <= {100_000 + n for n in range(READERS + 1)}
