@@ -66,6 +66,7 @@ def test_what_was_put_aside_has_its_reason_and_its_question(tmp_path):
         {"row_id": "../../x/1", "reason": "truncated", "raw": None, "dataset": "../../x"},
     ]
     out["candidates"].commit_rejects(part_name("0"), pa.Table.from_pylist(rejects, schema=REJECTS))
+    out["candidates"].seal(out["candidates"].manifest())
     found = [record for record in read_records(config, acts=survey(planned)) if record.shelf == "put aside"]
     assert [(record.reason, record.stage, record.question, record.dataset) for record in found] == [
         ("undecided", "candidates", "Who?", "nq_open"),
