@@ -157,6 +157,7 @@ def run(*, seeds, count, limit, work):
         row = variances(kept[None].ratios, count=count, rng=rng) | differences(kept[count], kept[None])
         row["seconds, few over all"] = kept[count].seconds / kept[None].seconds
         found.append({name: float(value) for name, value in row.items()})
+        print(f"seed {seed}: {json.dumps(found[-1])}", file=sys.stderr, flush=True)
     return found
 
 
