@@ -31,7 +31,6 @@ from mralign.plan import pipeline  # noqa: E402
 from mralign.rows.schema import ANNOTATIONS, CANDIDATES, GENERATIONS  # noqa: E402
 from mralign.run.held import holding  # noqa: E402
 from mralign.run.part_names import part_name  # noqa: E402
-from mralign.run.stage import Context  # noqa: E402
 from mralign.run.store import StageDir  # noqa: E402
 from mralign.serving.adapter import served_beside  # noqa: E402
 from mralign.serving.probe import TOLERANCE, mean_difference  # noqa: E402
@@ -61,7 +60,7 @@ def config_of(work, model, *, dtype, name):
     annotator = {"engine": "vllm", "mode": {}, "model": said, "serving": engine, "decoding": {"max_tokens": 400}}
     return parse(
         {
-            "run": {"dir": f"{work}/{name}"},
+            "run": {"dir": f"{work}/{name}", "reject_limit": 1},  # it is a random model
             "model": said,
             "questions": {"train": [{"name": "world", "path": WORLD, "limit": QUESTIONS}]},
             "engine": engine,
@@ -184,7 +183,9 @@ def annotated(config, work):
     rows = [candidate(number) for number in range(5)]
     source.commit(part_name("0"), pa.Table.from_pylist(rows, schema=CANDIDATES), schema=CANDIDATES)
     out = StageDir(f"{work}/annotation", stage="annotation", fingerprint="a")
-    ANNOTATION_STAGE.run(Context(config, out, {"candidates": source}))
+    # By the pipeline, which takes the GPU from the engine that is still held.
+    planned = pipeline.Planned(ANNOTATION_STAGE, out, {"candidates": source}, {}, {}, None)
+    pipeline.run(config, [planned], start_ray=lambda: None)
     kept, rejects = out.read(schema=ANNOTATIONS).num_rows, out.read_rejects().to_pylist()
     assert kept + len(rejects) == len(rows), (kept, rejects)
     reasons = sorted(row["reason"] for row in rejects)

@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PYTHON = sys.executable
 MODES = ("card", "cpu", "dry")
 MINUTES = 9  # for all steps together, on a card
+ON_CPUS = 8  # times the limit
 ENOUGH = 0.75  # of its limit: a step is not begun for which less is left
 ON_A_BUSY_MACHINE = {"OMP_WAIT_POLICY": "PASSIVE"}  # else threads that wait for each other take the cores
 LAST_LINES = 5  # of a step that said no JSON
@@ -55,7 +56,7 @@ def steps(work):
         Step("serving", 180, serving, (*serving, "--cpu"), (*serving, "--dry")),
         Step("memory", 180, (*memory, "--gpu"), (*memory, "--quick", "--memory", "auto"), (*memory, "--gpu", "--dry")),
         Step("profile", 60, (*profile, "--gpu"), (*profile, "--quick", "--steps", "1"), (*profile, "--gpu", "--dry")),
-        Step("resume", 60, (*resume, "--gpu"), resume, (*resume, "--dry")),
+        Step("resume", 75, (*resume, "--gpu"), resume, (*resume, "--dry")),
         Step("training", 120, tests, tests, (*tests, "--collect-only")),
         Step("world", 150, (*world, *on_card), (*world, "training.workers=1"), (*world, "--dry-run")),
         Step("bench", 300, (*bench, "--gpu", *sides), (*bench, "--quick", *few), (*bench, "--gpu", *sides, "--dry")),
@@ -99,7 +100,7 @@ def run_all(chosen, *, mode, logs, seconds):
     began, found = time.monotonic(), []
     for step in chosen:
         # CPUs are slower, and nobody waits for them with a borrowed card.
-        limit = step.limit if mode == "card" else 4 * step.limit
+        limit = step.limit if mode == "card" else ON_CPUS * step.limit
         if seconds is not None:
             limit = min(limit, seconds - (time.monotonic() - began))
         if limit < ENOUGH * step.limit:
