@@ -14,16 +14,15 @@ RANK = Path(__file__).with_name("training") / "rank.py"
 KEYS = ("loss", "z0", "grad_norm", "reward_chosen", "reward_rejected", "plain_margin", "tokens")
 
 
-def run_ranks(home, model, variants, *, ranks=1, fails=False):
+def run_ranks(home, model, variants, *, ranks=1, fails=False, go_on=False):
     """Train each of `variants` (settings by name) in `ranks` processes with a process group of their own.
 
-    Returns by name (history, trained tensors, gradients of the first step); with `fails`, what each rank said.
+    Returns by name (history, trained tensors, gradients of the first step); with `fails`, what each rank said. With
+    `go_on` one that fails does not end the others (of one rank), and what it said stands in its place.
     """
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    environment = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(ranks)}
+    environment = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(ranks)}
     given = filter(None, [os.environ.get("PYTHONPATH")])
+    environment |= {"GO_ON": "1"} if go_on else {}
     environment["PYTHONPATH"] = os.pathsep.join([str(RANK.parents[1]), str(RANK.parents[2]), *given])
     placed = {  # a checkpoint is named by the variant that left it
         name: {**changes, **({"checkpoint": str(home / changes["checkpoint"])} if "checkpoint" in changes else {})}
@@ -44,7 +43,14 @@ def run_ranks(home, model, variants, *, ranks=1, fails=False):
         assert all(codes)
         return [log.read_text() for log in logs]
     assert codes == [0] * ranks, logs[0].read_text()[-3000:]
-    return {name: _result(home / name) for name in variants}
+    failures = {name: home / name / "failed" for name in variants}
+    return {name: said.read_text() if said.exists() else _result(home / name) for name, said in failures.items()}
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
 
 
 def _result(target):

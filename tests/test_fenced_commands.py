@@ -90,6 +90,7 @@ ONLY_READ = {
     "python tests/benchmarks/thrift.py --repeats 2": "a minute; `make bench` runs it quickly",
     "python tests/benchmarks/distill.py --repeats 4": "minutes; `make bench` runs it quickly",
     "python tests/benchmarks/storage.py": "a quarter of an hour; `make bench` runs it quickly",
+    "python tests/benchmarks/z0.py": "a quarter of an hour; `make bench` runs it quickly",
     "python tests/benchmarks/training.py": "a quarter of an hour; `make bench` runs it quickly",
 }
 PRINTS = ("--dry-run", "--help")

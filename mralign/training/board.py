@@ -137,7 +137,9 @@ class Board:
     def lessen(self, tokens: int) -> None:
         """Memory ran out: the next try takes micro-batches of no more than so many tokens."""
         self.tokens = min(tokens, self.tokens or tokens)
-        self.news.append(Told(f"training goes on with micro-batches of {tokens} tokens", logging.WARNING))
+        # Which worker is heard last is chance: one that waited for this one fails as well, with other words.
+        text = f"memory ran out; training goes on with micro-batches of {tokens} tokens"
+        self.news.append(Told(text, logging.WARNING))
 
     def most_tokens(self) -> int | None:
         """Tokens of a micro-batch at the most, if memory ran out before."""

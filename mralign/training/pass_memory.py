@@ -121,8 +121,8 @@ def bytes_to_come(engine: Any, settings: Training, *, workers: int) -> float:
     if settings.tuning == "full":
         gradients += max(getattr(p, "ds_numel", p.numel()) for p in trained) * trained[0].element_size()
     bucket = getattr(engine.optimizer, "reduce_bucket_size", 0) if settings.zero_stage in (1, 2) else 0
-    if not settings.gpu:
-        bucket = min(bucket, numbers)  # the rest of it is never touched
+    if getattr(engine.optimizer, "overlap_comm", False):
+        bucket *= 2  # one is sent while the next is filled
     return gradients + 4 * bucket + _moments_to_come(engine, settings, numbers=numbers, workers=workers)
 
 

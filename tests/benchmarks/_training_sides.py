@@ -25,6 +25,7 @@ OURS = {
     "ours_kl_every_4": {"pairs": "trl", "kl_every": 4},
     "ours_new_pairs": {"pairs": "batch"},
 }
+OURS_ON_GPU = {"ours_in_26_gib": {"pairs": "batch", "memory": "26GiB", "micro_batch_tokens": None}}
 WITHOUT = {  # one cause taken away from `ours`, or given to it
     "without_sorting": {"pairs": "trl", "micro_batch_tokens": 10**9},
     "without_stored_slope": {"pairs": "trl"},
@@ -47,9 +48,13 @@ def side(name, home, *, epochs, batch, gpu):
     """What one side tells of its training."""
     if name in TRL:
         return run_trl(home, epochs=epochs, batch=batch, gpu=gpu, options=TRL[name])
-    options = {**OURS, **(WITHOUT_ON_GPU if gpu else WITHOUT)}[name]
-    given = {"epochs": epochs, "batch_size": batch, **(ON_GPU if gpu else {}), **options}
-    return run_ours(home, name=name, settings=our_settings(given))
+    return run_ours(home, name=name, settings=settings_of(name, epochs=epochs, batch=batch, gpu=gpu))
+
+
+def settings_of(name, *, epochs, batch, gpu):
+    """The settings of one of our sides."""
+    options = {**OURS, **OURS_ON_GPU, **(WITHOUT_ON_GPU if gpu else WITHOUT)}[name]
+    return our_settings({"epochs": epochs, "batch_size": batch, **(ON_GPU if gpu else {}), **options})
 
 
 def peak(*, gpu):
@@ -59,6 +64,15 @@ def peak(*, gpu):
 
         return torch.cuda.max_memory_allocated() / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def reserved(*, gpu):
+    """The most memory that torch's allocator has taken of the GPU so far, MiB; nothing on a CPU."""
+    if not gpu:
+        return {}
+    import torch
+
+    return {"reserved_mib": torch.cuda.max_memory_reserved() / 2**20}
 
 
 def run_trl(home, *, epochs, batch, gpu, options):
@@ -117,7 +131,8 @@ def run_trl(home, *, epochs, batch, gpu, options):
     found = [list(row) for row in zip(*ids, strict=True)]
     assert found == [[row["prompt_token_ids"], row["token_ids"]] for row in samples]  # the very same tokens
     losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
-    return {"seconds": seconds, "loaded_mib": loaded, "peak_mib": peak(gpu=gpu), "losses": losses}
+    memory = {"loaded_mib": loaded, "peak_mib": peak(gpu=gpu), **reserved(gpu=gpu)}
+    return {"seconds": seconds, "losses": losses, **memory}
 
 
 SIDES = {"prompt": "prompt_token_ids", "completion": "token_ids"}
@@ -150,16 +165,19 @@ def run_ours(home, *, name, settings):
     from mralign.training.checkpoint import State
     from mralign.training.engine import World, start_engine
     from mralign.training.loop import step_flops, train
+    from mralign.training.memory_choice import settle_memory
 
     sources, policy = loaded_model(home, settings, name=name)
     loaded, began = peak(gpu=settings.gpu), time.perf_counter()
     with tempfile.TemporaryDirectory() as work:
         task, kinds = referenced(sources, policy, work=work)
         engine = start_engine(policy, settings, rate=task.rate, world=World())
+        task, choice = settle_memory(engine, task, world=World())
         state = train(engine, task, world=World(), state=State(), save=lambda state: None)
     seconds = time.perf_counter() - began
     found = {"seconds": seconds, "loaded_mib": loaded, "peak_mib": peak(gpu=settings.gpu), "reference_s": kinds}
     found["flops"] = sum(step_flops(engine.module, task, step) for step in range(len(task.plan)))
+    found |= {"memory": choice.figures() if choice else {}, **reserved(gpu=settings.gpu)}
     found["losses"] = [row["loss"] for row in state.history]
     found["mfu"] = [row["mfu"] for row in state.history if "mfu" in row]
     return found

@@ -1,12 +1,13 @@
 """Where the time of an optimizer step goes, by torch's profiler.
 
-    python tests/benchmarks/step_profile.py [--quick | --gpu] [--steps 3] [--memory auto]
+    python tests/benchmarks/step_profile.py [--quick | --gpu] [--steps 3] [--memory auto] [--kept DIR]
 
 The models, lengths and settings of training.py; KTO with pairs drawn anew, the reference scored before. The steps after
 the first are profiled. Every operation counts for one group by where it stands: attention (with the rotary embedding),
 LoRA products (one side has the adapter's rank), norms, the other products of the layers with the MLP's activation, the
 head, the optimizer with DeepSpeed's copies around it. What is left of the wall clock, and other operations, is gaps.
-On a GPU times are those of its kernels. On a CPU profiling itself takes time, which counts as gaps.
+On a GPU times are those of its kernels. On a CPU profiling itself takes time, which counts as gaps. --dry measures
+nothing: it says with which settings it would.
 """
 
 import argparse
@@ -23,7 +24,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "benchmarks
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from _training_sides import ON_GPU, loaded_model, our_settings, referenced  # noqa: E402
-from training import GPU, QUICK, SMALL, prepare  # noqa: E402
+from training import GPU, QUICK, SMALL, prepared  # noqa: E402
 
 GROUPS = ("attention", "LoRA products", "norms", "MLP and base products", "head", "optimizer", "gaps and other")
 PRODUCTS = ("aten::mm", "aten::addmm", "aten::addmm_", "aten::linear")  # two axes each; bmm is attention's
@@ -167,15 +168,19 @@ def main():
     parser.set_defaults(shape=SMALL)
     parser.add_argument("--steps", type=int, default=3, help="so many are profiled")
     parser.add_argument("--memory", help="training.memory, in place of the size of micro-batches")
+    parser.add_argument("--kept", type=Path, help="a directory for model and examples, as in training.py")
+    parser.add_argument("--dry", action="store_true", help="measure nothing")
     args = parser.parse_args()
     shape = args.shape
     given = {"epochs": shape.epochs, "batch_size": shape.batch, **(ON_GPU if shape.gpu else {})}
     if args.memory:
         given |= {"memory": args.memory, "micro_batch_tokens": None}
-    with tempfile.TemporaryDirectory(prefix="mralign-bench-") as directory:
-        home = Path(directory)
-        prepare(home, shape)
-        found, seconds = profiled(home, our_settings(given), steps=args.steps, vocabulary=shape.vocabulary)
+    settings = our_settings(given)
+    if args.dry:
+        print(json.dumps(settings.model_dump(mode="json")))
+        return
+    with prepared(shape, kept=args.kept) as (home, *_):
+        found, seconds = profiled(home, settings, steps=args.steps, vocabulary=shape.vocabulary)
     for group, share in found.items():
         print(f"{group:24} {share:6.1%} {share * seconds:8.3f} s a step")
     machine = f"{platform.machine()}, {os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f}"

@@ -1,9 +1,5 @@
 """The table of where an optimizer step's time goes, on a tiny model."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import pytest
 from tiny_policy import VOCABULARY, make_task, save_model
 
@@ -11,20 +7,9 @@ from mralign.training.alone import PlainEngine
 from mralign.training.policy import build_policy
 
 
-@pytest.fixture(scope="module")
-def step_profile():
-    """The benchmark as a module; its directory, which holds a `rollouts.py`, must not stay on the path."""
-    before = list(sys.path)
-    spec = importlib.util.spec_from_file_location("step_profile", Path(__file__).with_name("step_profile.py"))
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # its dataclasses look it up
-    spec.loader.exec_module(module)
-    sys.path[:] = before
-    return module
-
-
 @pytest.mark.parametrize("tuning", ["lora", "full"])
-def test_shares_of_known_groups_sum_to_one(tmp_path, step_profile, tuning):
+def test_shares_of_known_groups_sum_to_one(tmp_path, benchmark, tuning):
+    step_profile = benchmark("step_profile")
     save_model(tmp_path / "model")
     task = make_task(tmp_path, tmp_path / "model", tuning=tuning)
     engine = PlainEngine(build_policy(task.model, task.settings, seed=0), task.settings, rate=1e-3)

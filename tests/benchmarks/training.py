@@ -1,6 +1,7 @@
 """The training core beside TRL 1.16's KTOTrainer: same model, data, batches and pairs, in one run.
 
     python tests/benchmarks/training.py [--quick | --full | --gpu] [--causes] [--vocabulary V] [--turns 1] [--samples S]
+        [--only SIDE ...] [--kept DIR] [--dry]
 
 A random Qwen3 in float32 (20 M parameters, vocabulary 32k), LoRA r = 32 on all linear layers, samples whose lengths are
 those of real Qwen3-8B thoughts of 450 to 1000 tokens (deciles measured on 566 traces), scaled by .4; three epochs of 32
@@ -15,11 +16,15 @@ epoch, which is what a run does. --causes adds TRL without checkpointing (on a C
 gain taken away at a time. --full takes SmolLM2-135M, 8 samples of full length in one batch (TRL needs minutes a
 step). --quick is too small for the ratios to mean much.
 
---gpu takes the shape of Qwen3-8B with random weights in bfloat16, vocabulary 152k, full lengths, 48 samples in
-batches of 16, three epochs; ours with varlen attention, Liger's kernels and micro-batches of 12,288 tokens; TRL as it
-comes, with precomputed reference, and with Liger's kernels too. Peak memory is then the GPU's. `mfu` is that of the
-whole: the useful operations of training and of z0 (none twice, no padding, no reference) over all seconds and the
-GPU's peak. Needs 20 GB for the model in the temporary directory (TMPDIR), and 70 GiB of the GPU (87 with --causes).
+--gpu takes the shape of Qwen3-8B with random weights in bfloat16, vocabulary 152k, full lengths, 32 samples in
+batches of 16, three epochs; ours with varlen attention, Liger's kernels and micro-batches of 12,288 tokens (with
+`--only ours_in_26_gib` what `training.memory` chooses for that); TRL as it comes, with precomputed reference, and with
+Liger's kernels too. Peak memory is then what the GPU's allocator gave out, and `reserved` what it took. `mfu` is that
+of the whole: the useful operations of training and of z0 (none twice, no padding, no reference) over all seconds and
+the GPU's peak. Needs 20 GB for the model in the temporary directory (TMPDIR), and 70 GiB of the GPU (87 with --causes).
+
+--kept names a directory for model and examples, which stay there for the next call and for micro_batches.py and
+step_profile.py. --dry measures nothing: it says what would be trained.
 """
 
 import argparse
@@ -31,6 +36,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -39,7 +45,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "benchmarks")]
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from _training_sides import OURS, TRL, WITHOUT, WITHOUT_ON_GPU, side  # noqa: E402
+from _training_sides import OURS, OURS_ON_GPU, TRL, WITHOUT, WITHOUT_ON_GPU, settings_of, side  # noqa: E402
 
 THOUGHT = [458, 494, 532, 564, 594, 622, 665, 703, 758, 862, 1011]  # deciles: tokens of thought and answer
 PROMPT = [16, 22, 24, 26, 27, 29, 31, 33, 36, 43, 78]  # the same of the prompt
@@ -56,6 +62,11 @@ class Shape:
     epochs: int
     batch: int
     gpu: bool = False
+
+    @property
+    def files(self):
+        """What decides the files of model and examples."""
+        return f"{self.vocabulary} words, lengths x {self.scale}, {self.samples} samples"
 
 
 # --- data that both sides share -----------------------------------------------------------------------------------
@@ -106,6 +117,24 @@ def prepare(home, shape):
     ordered = [rows[row] for row in read_index(examples).row_N]
     (home / "samples.json").write_text(json.dumps(ordered))
     return sum(row["completion_tokens"] for row in rows), parameters
+
+
+@contextmanager
+def prepared(shape, *, kept=None):
+    """A directory that `prepare` has filled, and what it told: `kept`, where an earlier call may have done so, or one
+    for the block alone."""
+    if kept is None:
+        with tempfile.TemporaryDirectory(prefix="mralign-bench-") as directory:
+            yield Path(directory), *prepare(Path(directory), shape)
+        return
+    mark = kept / "prepared.json"
+    if not mark.exists():
+        kept.mkdir(parents=True, exist_ok=True)
+        mark.write_text(json.dumps({"of": shape.files, "told": prepare(kept, shape)}))
+    found = json.loads(mark.read_text())
+    if found["of"] != shape.files:
+        sys.exit(f"{kept} holds {found['of']}, not {shape.files}; give another directory")
+    yield kept, *found["told"]
 
 
 def save_qwen3(directory, *, vocabulary, dtype="float32", device="cpu", **sizes):
@@ -168,9 +197,9 @@ def save_smollm(directory, *, vocabulary):
 
 
 SMALL = Shape(save_20m, vocabulary=32_768, scale=0.4, samples=32, epochs=3, batch=8)
-QUICK = replace(SMALL, samples=16, epochs=1)
+QUICK = replace(SMALL, samples=8, epochs=1)
 FULL = Shape(save_smollm, vocabulary=49_152, scale=1.0, samples=8, epochs=3, batch=8)
-GPU = Shape(save_8b, vocabulary=151_936, scale=1.0, samples=48, epochs=3, batch=16, gpu=True)
+GPU = Shape(save_8b, vocabulary=151_936, scale=1.0, samples=32, epochs=3, batch=16, gpu=True)
 SHAPES = {"quick": QUICK, "full": FULL, "gpu": GPU}
 
 
@@ -211,14 +240,17 @@ def report(found, shape, *, tokens):
     medians = {name: statistics.median(one["seconds"] for one in runs) for name, runs in found.items()}
     peaks = {name: statistics.median(one["peak_mib"] for one in runs) for name, runs in found.items()}
     own = {n: statistics.median(one["peak_mib"] - one["loaded_mib"] for one in runs) for n, runs in found.items()}
+    reserved = {n: max(one["reserved_mib"] for one in runs) for n, runs in found.items()} if shape.gpu else {}
     columns = {"side": 26, "seconds": 8, "samples/s": 10, "tokens/s": 9, "peak MiB": 9, "own MiB": 8, "over ours": 10}
     shares = mfu_of(found, medians) if shape.gpu else {}
+    columns |= {"reserved": 9} if reserved else {}
     columns |= {"mfu": 6} if shares else {}
     print(" ".join(f"{name:>{width}}" for name, width in columns.items()))
     for name, seconds in medians.items():
         print(
             f"{name:>26} {seconds:>8.1f} {samples * epochs / seconds:>10.2f} {tokens * epochs / seconds:>9.0f} "
             f"{peaks[name]:>9.0f} {own[name]:>8.0f} {seconds / medians['ours']:>10.2f}"
+            + (f" {reserved[name]:>9.0f}" if reserved else "")
             + (f" {shares[name]:>6.3f}" if shares else "")
         )
     for name, runs in found.items():
@@ -226,14 +258,15 @@ def report(found, shape, *, tokens):
             print(f"MFU of {name}'s optimizer steps after the first: {statistics.median(runs[0]['mfu'][1:]):.3f}")
     ratios = {}
     for trl in (name for name in TRL if name in medians):
-        for ours in (name for name in OURS if name in medians):
+        for ours in (name for name in OURS | OURS_ON_GPU if name in medians):
             ratios[f"{trl}_over_{ours}"] = medians[trl] / medians[ours]
         ratios[f"peak_ours_over_{trl}"] = peaks["ours"] / peaks[trl]
         ratios[f"own_ours_over_{trl}"] = own["ours"] / own[trl]
     for name in (WITHOUT | WITHOUT_ON_GPU).keys() & medians.keys():
         ratios[f"{name}_over_ours"] = medians[name] / medians["ours"]
+    first_losses = {name: runs[0]["losses"][:4] for name, runs in found.items()}
     if "trl" in found:
-        both = list(zip(found["trl"][0]["losses"], found["ours"][0]["losses"], strict=True))[:4]
+        both = list(zip(first_losses["trl"], first_losses["ours"], strict=True))
         print("first losses, trl and ours: " + ", ".join(f"{a:.4f} {b:.4f}" for a, b in both))
     reference = found["ours_new_pairs"][0]["reference_s"] if "ours_new_pairs" in found else {}
     if reference:
@@ -244,6 +277,10 @@ def report(found, shape, *, tokens):
         "seconds": medians,
         "peak_mib": peaks,
         "own_mib": own,
+        "reserved_mib": reserved,
+        "memory": {name: runs[0]["memory"] for name, runs in found.items() if runs[0].get("memory")},
+        "first_losses": first_losses,
+        "mfu_of_steps": {n: statistics.median(runs[0]["mfu"][1:]) for n, runs in found.items() if runs[0].get("mfu")},
         "reference_s_new_pairs": reference,
         "mfu": shares,
     }
@@ -260,6 +297,8 @@ def main():
     parser.add_argument("--vocabulary", type=int, help="words; not with --full")
     parser.add_argument("--turns", type=int, default=1, help="how often each side trains")
     parser.add_argument("--only", nargs="*", help="these sides; `ours` is among them in any case")
+    parser.add_argument("--kept", type=Path, help="a directory for model and examples")
+    parser.add_argument("--dry", action="store_true", help="measure nothing")
     parser.add_argument("--side", help=argparse.SUPPRESS)
     parser.add_argument("--home", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--given", type=json.loads, help=argparse.SUPPRESS)
@@ -276,10 +315,12 @@ def main():
     causes = WITHOUT_ON_GPU if shape.gpu else {**dict.fromkeys(n for n in TRL if "liger" not in n), **WITHOUT}
     names = ["trl", "trl_precomputed", *best, *OURS, *(causes if args.causes else [])]
     names = list(dict.fromkeys([*args.only, "ours"] if args.only else names))
+    if args.dry:
+        given = {"epochs": shape.epochs, "batch": shape.batch, "gpu": shape.gpu}
+        print(json.dumps({name: name in TRL or settings_of(name, **given).model_dump(mode="json") for name in names}))
+        return
     load = os.getloadavg()[0]
-    with tempfile.TemporaryDirectory(prefix="mralign-bench-") as directory:
-        home = Path(directory)
-        tokens, parameters = prepare(home, shape)
+    with prepared(shape, kept=args.kept) as (home, tokens, parameters):
         amount = f"{shape.samples} samples, {tokens} completion tokens, {shape.epochs} epochs"
         print(f"{parameters / 1e6:.1f} M parameters, vocabulary {shape.vocabulary}, {amount}")
         found = measure(home, names, shape, turns=args.turns)

@@ -6,7 +6,8 @@ The embedded world, KTO with the paper's weights, batches of 16, the reference b
 the training by all pairs, the log-ratio of each pair is kept. From them come, averaged over the steps: the variance
 among the pairs of a batch divided by their number (the error that an estimate from the whole batch already has), and
 the variance that is added by taking only some pairs, spread over polarities and lengths (`training.kl_pairs`) or at
-random. Then the same training runs with `training.kl_pairs`, and the two are compared step by step.
+random. Then the same training runs with `training.kl_pairs`, and the two are compared step by step, their curves of the
+loss beside each other.
 """
 
 import argparse
@@ -44,6 +45,7 @@ from mralign.training.reference import shelf_dir  # noqa: E402
 from mralign.training.task_files import Sources  # noqa: E402
 
 DRAWS = 400  # of subsets, a step
+TENTHS = 10
 
 
 @dataclass
@@ -147,8 +149,13 @@ def differences(few, whole):
     return found | {f"last loss, {name}": value for name, value in last.items()}
 
 
+def curve(one):
+    """The loss of a training: the mean of each tenth of its steps."""
+    return [float(np.mean(part)) for part in np.array_split([row["loss"] for row in one.history], TENTHS)]
+
+
 def run(*, seeds, count, limit, work):
-    found = []
+    found, curves = [], []
     rng = np.random.default_rng(0)
     for seed in range(seeds):
         kept = {}
@@ -157,15 +164,21 @@ def run(*, seeds, count, limit, work):
         row = variances(kept[None].ratios, count=count, rng=rng) | differences(kept[count], kept[None])
         row["seconds, few over all"] = kept[count].seconds / kept[None].seconds
         found.append({name: float(value) for name, value in row.items()})
-    return found
+        curves.append({"all": curve(kept[None]), "few": curve(kept[count])})
+        print(f"seed {seed}: {json.dumps([found[-1], curves[-1]])}", file=sys.stderr, flush=True)
+    return found, curves
 
 
-def report(found, *, count):
+def report(found, curves, *, count):
     names = list(found[0])
     width = max(map(len, names)) + 2
     print(f"{count} of 16 pairs; a column a seed")
     for name in names:
         print(f"{name:{width}}" + "".join(f"{row[name]:12.5f}" for row in found))
+    print(f"loss by tenths of the steps, seed by seed, by all pairs and by {count}")
+    for row in curves:
+        for name, losses in row.items():
+            print(f"{name:{width}}" + "".join(f"{loss:8.4f}" for loss in losses))
     median = {name: statistics.median(row[name] for row in found) for name in names}
     ratios = {
         "added variance, spread over random": median["added, spread"] / median["added, random"],
@@ -173,11 +186,8 @@ def report(found, *, count):
         "seconds": median["seconds, few over all"],
     }
     machine = f"{platform.machine()}, {os.cpu_count()} cores"
-    print(
-        json.dumps(
-            {"benchmark": "z0", "ratios": ratios, "figures": {"seeds": found, "pairs": count}, "machine": machine}
-        )
-    )
+    figures = {"seeds": found, "curves": curves, "pairs": count}
+    print(json.dumps({"benchmark": "z0", "ratios": ratios, "figures": figures, "machine": machine}))
 
 
 def main():
@@ -193,8 +203,8 @@ def main():
         quiet_ray(directory),
         holding(),
     ):
-        found = run(seeds=seeds, count=args.pairs, limit=100 if args.quick else 600, work=directory)
-    report(found, count=args.pairs)
+        found, curves = run(seeds=seeds, count=args.pairs, limit=100 if args.quick else 600, work=directory)
+    report(found, curves, count=args.pairs)
 
 
 if __name__ == "__main__":

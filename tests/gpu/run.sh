@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What only a GPU can show, on one card and without a network, in at most fourteen minutes (tests/gpu/README.md).
+# What only a GPU can show, on one card and without a network, in at most nine minutes (tests/gpu/README.md).
 #   bash tests/gpu/run.sh          on the card
 #   bash tests/gpu/run.sh --cpu    the same steps with tiny models on CPUs: does the script itself work?
 #   bash tests/gpu/run.sh --dry    nothing is run but each step's own check of what it was given

@@ -1,7 +1,8 @@
 """The steps of run.sh, one after the other, each in a process of its own with a time limit.
 
 Nothing enters but the mode; a table of the steps leaves and, as the last line, one JSON object with what each step
-printed as its last line of JSON. A step that fails or takes too long does not end the others. Exit status 1 if one did.
+printed as its last line of JSON. A step that fails or takes too long does not end the others; one for which no time is
+left is left out, and named. Exit status 1 if not every step was well.
 """
 
 import argparse
@@ -19,6 +20,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = sys.executable
 MODES = ("card", "cpu", "dry")
+MINUTES = 9  # for all steps together, on a card
+ON_CPUS = 8  # times the limit
+ENOUGH = 0.75  # of its limit: a step is not begun for which less is left
+ON_A_BUSY_MACHINE = {"OMP_WAIT_POLICY": "PASSIVE"}  # else threads that wait for each other take the cores
+LAST_LINES = 5  # of a step that said no JSON
 
 
 @dataclass(frozen=True)
@@ -33,35 +39,43 @@ class Step:
 
 
 def steps(work):
-    """All steps; `work` is a directory for what they write."""
+    """All steps, those first of which least is known; `work` is a directory for what they write."""
     world = ("-m", "mralign", "align", "--preset", "miniworld", f"run.dir={work}/world")
-    on_card = ("engine.gpus_per_replica=1", "training.gpu=true", "training.workers=1", "training.dtype=bfloat16")
-    bench = ("tests/benchmarks/training.py",)
-    sides = ("--only", "trl", "trl_precomputed", "ours_new_pairs")
-    tests = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/training/test_gpu.py")
-    memory, profile = ("tests/benchmarks/micro_batches.py",), ("tests/benchmarks/step_profile.py",)
+    engine = ("engine.gpus_per_replica=1", "engine.enforce_eager=true")
+    on_card = (*engine, "training.gpu=true", "training.workers=1", "training.dtype=bfloat16")
     serving = ("tests/gpu/serving.py", "--work", f"{work}/serving")
+    tests = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/training/test_gpu.py")
+    resume = ("tests/gpu/resume.py", "--work", f"{work}/resume")
+    # Three benchmarks of one model, which the first of them makes.
+    kept = ("--kept", f"{work}/eight")
+    memory, profile = (("tests/benchmarks/micro_batches.py", *kept), ("tests/benchmarks/step_profile.py", *kept))
+    bench = ("tests/benchmarks/training.py", *kept)
+    few = ("--only", "trl", "ours_in_26_gib")
+    sides = (*few, "trl_precomputed", "ours_new_pairs")
     return (
-        Step("serving", 150, serving, (*serving, "--cpu"), (*serving, "--dry")),
-        Step("world", 120, (*world, *on_card), (*world, "training.workers=1"), (*world, "--dry-run")),
+        Step("serving", 180, serving, (*serving, "--cpu"), (*serving, "--dry")),
+        Step("memory", 180, (*memory, "--gpu"), (*memory, "--quick", "--memory", "auto"), (*memory, "--gpu", "--dry")),
+        Step("profile", 60, (*profile, "--gpu"), (*profile, "--quick", "--steps", "1"), (*profile, "--gpu", "--dry")),
+        Step("resume", 75, (*resume, "--gpu"), resume, (*resume, "--dry")),
         Step("training", 120, tests, tests, (*tests, "--collect-only")),
-        Step("bench", 150, (*bench, "--gpu", "--samples", "32", *sides), (*bench, "--quick"), (*bench, "--help")),
-        Step("memory", 180, (*memory, "--gpu"), (*memory, "--quick"), (*memory, "--help")),
-        Step("profile", 90, (*profile, "--gpu"), (*profile, "--quick", "--steps", "1"), (*profile, "--help")),
+        Step("world", 150, (*world, *on_card), (*world, "training.workers=1"), (*world, "--dry-run")),
+        Step("bench", 300, (*bench, "--gpu", *sides), (*bench, "--quick", *few), (*bench, "--gpu", *sides, "--dry")),
     )
 
 
 def run(step, *, mode, log, limit):
     """Outcome of one step: ok, failed or too slow; seconds; and its last line, if that is JSON."""
     began = time.monotonic()
+    command = [PYTHON, *getattr(step, mode)]
+    environment = {**os.environ, **(ON_A_BUSY_MACHINE if mode == "cpu" else {})}
     with log.open("w") as out:
         running = subprocess.Popen(
-            [PYTHON, *getattr(step, mode)], stdout=out, stderr=subprocess.STDOUT, cwd=ROOT, start_new_session=True
+            command, env=environment, stdout=out, stderr=subprocess.STDOUT, cwd=ROOT, start_new_session=True
         )
         try:
             outcome = "ok" if running.wait(timeout=limit) == 0 else f"failed ({running.returncode})"
         except subprocess.TimeoutExpired:
-            outcome = f"too slow (over {limit} s)"
+            outcome = f"too slow (over {limit:.0f} s)"
             os.killpg(running.pid, signal.SIGKILL)  # its own session, so nothing else
             running.wait()
     return {
@@ -73,11 +87,29 @@ def run(step, *, mode, log, limit):
 
 
 def last_json(log):
+    """The last line, if that is JSON; else the last lines, in which a step that failed says why."""
     lines = log.read_text(errors="replace").splitlines()
     try:
         return json.loads(lines[-1])
     except (IndexError, ValueError):
-        return {"last line": lines[-1][-200:]} if lines else {}
+        return {"last lines": [line[-200:] for line in lines[-LAST_LINES:]]}
+
+
+def run_all(chosen, *, mode, logs, seconds):
+    """The outcome of every step; `seconds`: for all of them together, or None for as long as it takes."""
+    began, found = time.monotonic(), []
+    for step in chosen:
+        # CPUs are slower, and nobody waits for them with a borrowed card.
+        limit = step.limit if mode == "card" else ON_CPUS * step.limit
+        if seconds is not None:
+            limit = min(limit, seconds - (time.monotonic() - began))
+        if limit < ENOUGH * step.limit:
+            row = {"step": step.name, "outcome": "left out (no time)", "seconds": 0.0, "said": {}}
+        else:
+            row = run(step, mode=mode, log=logs / f"{step.name}.log", limit=limit)
+        print(f"{row['step']:10} {row['outcome']:24} {row['seconds']:7.1f} s", flush=True)
+        found.append(row)
+    return found
 
 
 def device():
@@ -98,22 +130,18 @@ def main():
     modes = parser.add_mutually_exclusive_group()
     for mode in MODES[1:]:
         modes.add_argument(f"--{mode}", dest="mode", action="store_const", const=mode)
-    parser.add_argument("--only", nargs="*", help="these steps")
+    names = [step.name for step in steps("")]
+    parser.add_argument("--only", nargs="+", choices=names, default=names, help="these steps")
     parser.add_argument("--logs", type=Path, help="keep each step's output in this directory")
+    parser.add_argument("--minutes", type=float, help=f"for all steps together; {MINUTES} on a card")
     parser.set_defaults(mode="card")
     args = parser.parse_args()
-    found = []
+    minutes = args.minutes or (MINUTES if args.mode == "card" else None)
     with tempfile.TemporaryDirectory(prefix="mralign-gpu-", dir="/tmp") as work:
         logs = args.logs or Path(work)
         logs.mkdir(parents=True, exist_ok=True)
-        for step in steps(work):
-            if args.only and step.name not in args.only:
-                continue
-            # CPUs are slower, and nobody waits for them with a borrowed card.
-            limit = step.limit if args.mode == "card" else 4 * step.limit
-            row = run(step, mode=args.mode, log=logs / f"{step.name}.log", limit=limit)
-            print(f"{row['step']:10} {row['outcome']:24} {row['seconds']:7.1f} s", flush=True)
-            found.append(row)
+        chosen = [step for step in steps(work) if step.name in args.only]
+        found = run_all(chosen, mode=args.mode, logs=logs, seconds=minutes and 60 * minutes)
     machine = {"machine": platform.machine(), "cores": os.cpu_count(), **device()}
     print(json.dumps({"benchmark": "gpu", "mode": args.mode, "figures": found, "machine": machine}))
     sys.exit(any(row["outcome"] != "ok" for row in found))

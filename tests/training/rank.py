@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import traceback
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
@@ -161,6 +162,11 @@ if __name__ == "__main__":
     prepare_process(settings(gpu=any(changes.get("gpu") for changes in variants.values())))
     world = World(rank=int(os.environ["RANK"]), size=int(os.environ["WORLD_SIZE"]))
     for name, changes in variants.items():
-        run(name, model=model, home=home, changes=changes, world=world)
+        try:
+            run(name, model=model, home=home, changes=changes, world=world)
+        except Exception:
+            if "GO_ON" not in os.environ:
+                raise
+            (home / name / "failed").write_text(traceback.format_exc())
     if world.rank == 0:
         (home / "compiler").write_text(str("torch._inductor.compile_fx" in sys.modules))

@@ -1,4 +1,5 @@
-"""Counts what a rank hands to torch.distributed: bytes by operation, for each optimizer step. Used by rank.py."""
+"""Counts what a rank hands to torch.distributed: bytes and calls by operation, for each optimizer step. Used by
+rank.py."""
 
 from collections import Counter
 from contextlib import contextmanager
@@ -27,15 +28,17 @@ def size(tensor):
 
 @contextmanager
 def counted(steps):
-    """While the block runs, every optimizer step appends {operation: bytes} to `steps`."""
+    """While the block runs, every optimizer step appends {operation: bytes, "calls": {operation: number}} to
+    `steps`."""
     from deepspeed.comm import comm  # after the process was told what it runs on
 
-    now = Counter()
+    now, calls = Counter(), Counter()
     plain_step, plain = loop.optimizer_step, {name: getattr(dist, name) for name in WHOLE}
 
     def watch(name):
         def call(*args, **kwargs):
             place = PLACES[name]
+            calls[name] += 1
             now[name] += size(args[place] if len(args) > place else kwargs.get(WHOLE[name]))
             return plain[name](*args, **kwargs)
 
@@ -43,8 +46,9 @@ def counted(steps):
 
     def step(*args, **kwargs):
         now.clear()
+        calls.clear()
         found = plain_step(*args, **kwargs)
-        steps.append(dict(now))
+        steps.append({**now, "calls": dict(calls)})
         return found
 
     backend = comm.cdb

@@ -71,4 +71,4 @@ def test_what_memory_had_room_for_is_told_and_the_next_try_takes_less():
     _, news = board.read()
     assert [str(item) for item in news[:2]] == ["micro-batches of 4,096 tokens", "memory ran out in step 3"]
     assert [item.level for item in news[:3]] == [logging.INFO, logging.WARNING, logging.WARNING]
-    assert str(news[2]) == "training goes on with micro-batches of 2048 tokens"
+    assert str(news[2]) == "memory ran out; training goes on with micro-batches of 2048 tokens"

@@ -31,6 +31,7 @@ FLOAT = {  # in float32: as on a CPU
     "offloaded_whole": {"zero_stage": 3, "offload": "all"},
     "packed": {"packing": "on", "micro_batch_tokens": 40},
     "varlen": {"attention": "varlen", "micro_batch_tokens": 40},
+    "memory": {"memory": "auto", "micro_batch_tokens": None},
     "dora": {"tuning": "dora"},
     "full": {"tuning": "full", "learning_rate": 1e-3},
     "full_zero_3": {"tuning": "full", "learning_rate": 1e-3, "zero_stage": 3},
@@ -41,6 +42,7 @@ LOW = {  # in bfloat16: near to one another
     "zero_1": {"zero_stage": 1},
     "zero_3": {"zero_stage": 3},
     "micro_batches": {"micro_batch_tokens": 40},
+    "memory": {"memory": "auto", "micro_batch_tokens": None},
     "checkpointed": {"gradient_checkpointing": True},
     "selectively_checkpointed": {"gradient_checkpointing": "selective"},
     "liger_selectively_checkpointed": {"kernels": "liger", "gradient_checkpointing": "selective"},
@@ -66,9 +68,32 @@ def on_cpu(tiny_model, tmp_path_factory):
     return run_ranks(tmp_path_factory.mktemp("cpu"), tiny_model, kinds)
 
 
+@pytest.fixture(scope="module")
+def in_float32(tiny_model, tmp_path_factory):
+    """All of FLOAT, in one process: a start takes longer than a training."""
+    ways = {name: {"gpu": True, **way} for name, way in FLOAT.items()}
+    return run_ranks(tmp_path_factory.mktemp("float32"), tiny_model, ways, go_on=True)
+
+
+@pytest.fixture(scope="module")
+def in_bfloat16(tiny_model, tmp_path_factory):
+    """All of LOW; those with Liger's kernels apart, which change a model's layers for the whole process."""
+    found = {}
+    for liger in (False, True):
+        ways = {name: {**BFLOAT, **way} for name, way in LOW.items() if ("liger" in name) is liger}
+        found |= run_ranks(tmp_path_factory.mktemp("bfloat16"), tiny_model, ways, go_on=True)
+    return found
+
+
+def result(found, name):
+    """What a training left; the test fails with what it said if it failed."""
+    assert not isinstance(found[name], str), found[name]
+    return found[name]
+
+
 @pytest.mark.parametrize("name", FLOAT)
-def test_in_float32_every_way_is_the_training_of_a_cpu(tiny_model, tmp_path, on_cpu, name):
-    history, _, gradients = run_ranks(tmp_path, tiny_model, {name: {"gpu": True, **FLOAT[name]}})[name]
+def test_in_float32_every_way_is_the_training_of_a_cpu(in_float32, on_cpu, name):
+    history, _, gradients = result(in_float32, name)
     wanted, _, its = on_cpu[FLOAT[name].get("tuning", "plain")]
     assert_like(history, wanted, tolerance=1e-3)
     assert history[0]["memory_gib"] > 0
@@ -78,11 +103,11 @@ def test_in_float32_every_way_is_the_training_of_a_cpu(tiny_model, tmp_path, on_
 
 
 @pytest.mark.parametrize("name", LOW)
-def test_in_bfloat16_every_way_begins_alike(tiny_model, tmp_path, on_cpu, name):
+def test_in_bfloat16_every_way_begins_alike(in_bfloat16, on_cpu, name):
     """Gradients of the first step point where those in float32 do; rounding makes them differ by some percent."""
     if "liger" in name:
         pytest.importorskip("liger_kernel")
-    history, _, gradients = run_ranks(tmp_path, tiny_model, {name: {**BFLOAT, **LOW[name]}})[name]
+    history, _, gradients = result(in_bfloat16, name)
     wanted, _, its = on_cpu[LOW[name].get("tuning", "plain")]
     assert history[0]["loss"] == pytest.approx(wanted[0]["loss"], abs=5e-3)
     assert history[-1]["loss"] == pytest.approx(wanted[-1]["loss"], abs=0.05)
