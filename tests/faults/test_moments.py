@@ -67,6 +67,14 @@ def test_it_goes_on_when_it_is_released_and_a_moment_that_never_comes_holds_nobo
     assert process.returncode == 0
 
 
+def test_the_first_moment_of_all_is_held_when_those_before_it_are_let_go(tmp_path):
+    pauses = Pauses(tmp_path / "pauses")
+    pauses.want(Moment("write"))()
+    assert list(pauses.directory.glob("released-*")) == []
+    pauses.want(None)()
+    assert len(list(pauses.directory.glob("released-*"))) == 1
+
+
 def test_every_function_of_the_code_that_tells_moments_is_there(tmp_path):
     pauses = Pauses(tmp_path / "pauses")
     variables = {**os.environ, **pauses.environment(ROOT)}
