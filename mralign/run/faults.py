@@ -52,6 +52,15 @@ def _is_of_ray(kind: type) -> bool:
     return any(base.__module__.partition(".")[0] == "ray" for base in kind.__mro__)
 
 
+def _has_no_type(error: BaseException) -> bool:
+    """Whether Ray itself raised a bare Exception, as its core does where a node is gone."""
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    name = "" if place is None else place.tb_frame.f_globals.get("__name__", "")
+    return type(error) is Exception and name.partition(".")[0] == "ray"
+
+
 def user_sentence(error: BaseException) -> str | None:
     """What the user is told who can mend it; None where it is no fault of the user's."""
     raised = carried(error)
@@ -65,7 +74,7 @@ def own_sentence(error: BaseException) -> str:
     raised = carried(error)
     said = one_line(str(raised), longest=_LONGEST)
     name = type(raised).__name__
-    if _is_of_ray(type(raised)):
+    if _is_of_ray(type(raised)) or _has_no_type(raised):
         failed = f"the cluster failed: {name}: {said.rstrip('.')}" if said else f"the cluster failed: {name}"
         return f"{failed}; {_GO_ON}"
     return f"a fault of mralign, not of your input: {name}: {said}" if said else f"a fault of mralign: {name}"

@@ -29,14 +29,19 @@ def keep(name, *, path=KILLS, **result):
     path.write_text("".join(f"{line}\n" for line in ordered))
 
 
-def keep_signal(stage, moment, **result):
-    """Put what came of a signal in the place of an older result; the run has not gone on yet."""
-    keep(f"{stage}: {moment}", path=SIGNALS, **result, result="ended")
+def keep_signal(stage, moment, *, traceback, **result):
+    """Put what came of a signal in the place of an older result; the run has not gone on yet. `traceback`: whether it
+    ended with one."""
+    keep(f"{stage}: {moment}", path=SIGNALS, **result, result="traceback" if traceback else "ended")
 
 
 def confirm_signals(stage):
     """Say of the signals of a stage that the run went on after them and that its tables are the undisturbed run's."""
     for name, line in lines(SIGNALS).items():
-        good = line["result"] == "ended" and line["status"] == 130 and not line["left"]
-        if good and name.startswith(f"{stage}: "):
+        if awaits_the_end(line) and name.startswith(f"{stage}: "):
             keep(path=SIGNALS, **{**line, "result": "equal"})
+
+
+def awaits_the_end(line):
+    """Whether a signal ended a start as it should, and its run has not come to the end of the stage yet."""
+    return line["result"] == "ended" and line["status"] == 130 and not line["left"]

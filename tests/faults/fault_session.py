@@ -34,6 +34,7 @@ class Session:
         self.bucket = run_files.Bucket(store)
         path = os.pathsep.join([str(align_process.ROOT), os.environ.get("PYTHONPATH", "")])
         self.variables = {**environment, **self.pauses.environment(path), "RAY_AUTH_MODE": "disabled"}
+        self.variables["RAY_worker_niceness"] = "0"  # at Ray's 15 they starve beside whatever else this machine does
         os.environ.update(self.variables)  # for the nodes, and for what is forked
         self.cluster = None
 

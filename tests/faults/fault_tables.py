@@ -77,7 +77,8 @@ def _ended(stage, moment, *, results):
     said = f"{SHORT[line['kind']]} {line['seconds']}"
     if line["status"] != 130 or line["left"]:
         return f"{said}: status {line['status']}, {line['left']} left"
-    return said if line["result"] == "equal" else f"{said}, not continued"
+    words = {"equal": said, "ended": f"{said}, not continued", "traceback": f"{said}, with a traceback"}
+    return words[line["result"]]
 
 
 def _signal_summary(results):

@@ -52,7 +52,7 @@ class Pauses:
             draft = self.directory / "wanted.draft"
             draft.write_text(json.dumps({"moment": moment.words, "number": moment.number, "id": self.mark}))
             draft.rename(wanted)
-        return lambda: self.release(before)
+        return lambda: self.release(before) if before else None
 
     def reached(self, *, process, timeout, reader=None):
         """Who waits at the moment; None if the run ended without coming to it. AssertionError after `timeout` s. What

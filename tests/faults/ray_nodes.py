@@ -20,11 +20,12 @@ class RayNodes:
 
         directory = tempfile.mkdtemp(prefix="mralign-ray-", dir="/tmp")  # Ray's sockets need a short path
         head = {"num_cpus": 0 if self.count > 1 else 6, "temp_dir": directory, "include_dashboard": False}
-        self.cluster = Cluster(initialize_head=True, head_node_args={**head, "object_store_memory": 100 * 2**20})
+        head["object_store_memory"] = 100 * 2**20
+        self.cluster = _started(lambda: Cluster(initialize_head=True, head_node_args=head))
         self.workers = [self._add() for _ in range(self.count - 1)]
 
     def _add(self):
-        return self.cluster.add_node(num_cpus=4, object_store_memory=100 * 2**20)
+        return _started(lambda: self.cluster.add_node(num_cpus=4, object_store_memory=100 * 2**20))
 
     @property
     def nodes(self):
@@ -57,6 +58,17 @@ class RayNodes:
     def close(self):
         """End all of it."""
         self.cluster.shutdown()
+
+
+def _started(start, *, tries=3):
+    """What `start` returns; on a busy machine a node may not come within the 30 s that Ray gives it."""
+    for _ in range(tries - 1):
+        try:
+            return start()
+        except Exception as error:  # Ray has no type for it
+            if "timed out during startup" not in str(error):
+                raise
+    return start()
 
 
 def find(victim, *, driver, waiting, cluster):

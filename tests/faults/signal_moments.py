@@ -20,8 +20,8 @@ MOMENTS = {
     "file open": "write .*/{place}/",
     "next file open": "write .*/{place}/",
     "progress told": "tell (WorkAdvanced|TrainingStepped).*stage='{stage}'",
-    "rejects read": "call mralign.run.store.StageDir.read_rejects {stage}",
-    "before the seal": "call mralign.run.store.StageDir.seal {stage}",
+    "rejects read": "call mralign.run.store.StageDir.read_rejects {stage}( |$)",
+    "before the seal": "call mralign.run.store.StageDir.seal {stage}( |$)",
     "manifest open": "write .*/{stage}/[^/]+/manifest.json",
     "stage ended": "tell StageEnded.*stage='{stage}'",
 }
@@ -52,6 +52,8 @@ WORKS = {  # "worker works"
 }
 PLACES = {"reference": "reference_by_content", "responses": "responses_by_content"}
 PLACES["responses_base"] = "responses_by_content"
+# They read their own rejects: those of a start before, or what they have put aside.
+ASKING = ("questions", "rollouts", "annotation", "evidence", "responses_base", "judgements_base", "responses")
 SILENT = ("matrices", "signal", "annotator_matrices", "agreement", "evaluation_base")  # they tell no work
 
 
@@ -62,6 +64,8 @@ def moments_of(stage):
     words = {**MOMENTS, "worker starts": STARTS.get(stage), "worker works": WORKS.get(stage)}
     if stage in SILENT:
         words = {**words, "work begins": None, "progress told": None}
+    if stage not in ASKING:
+        words = {**words, "rejects read": None}
     place = PLACES.get(stage, f"{stage}/[^/]+")
     found = {}
     for name, pattern in words.items():

@@ -3,7 +3,7 @@
 import fault_tables
 import pytest
 from cells import Cell, cells
-from fault_results import KILLS, SIGNALS, lines
+from fault_results import KILLS, SIGNALS, awaits_the_end, lines
 from signal_moments import planned
 
 EQUAL = {"result": "equal", "statuses": [-9, 0], "paid_again": None, "seconds": 30, "date": "2026-11-27"}
@@ -46,9 +46,11 @@ def test_a_signal_that_was_not_continued_is_no_success():
     line = {"kind": "SIGTERM", "status": 130, "seconds": 0.7, "left": 0, "result": "ended", "date": "2026-11-27"}
     results = {"counts: stage begins": line, "counts: stage ended": line | {"result": "equal"}}
     results["counts: manifest open"] = line | {"status": 0}
+    results["counts: before the seal"] = line | {"result": "traceback"}
     shown = fault_tables.signals(results)
     (row,) = (line for line in shown.splitlines() if line.startswith("| counts"))
     cells_shown = [cell.strip() for cell in row.split("|")[2:-1]]
     assert cells_shown[0] == "TERM 0.7, not continued"
-    assert cells_shown[-2:] == ["TERM 0.7: status 0, 0 left", "TERM 0.7"]
+    assert cells_shown[-3:] == ["TERM 0.7, with a traceback", "TERM 0.7: status 0, 0 left", "TERM 0.7"]
+    assert [name for name, one in results.items() if awaits_the_end(one)] == ["counts: stage begins"]
     assert f"1 of {len(planned())} moments" in shown

@@ -18,16 +18,21 @@ from mralign.run.store import Directory
 for name in ("first", "second", "third"):
     Directory(sys.argv[1]).write_text(f"counts/{name}", name)
 """
+TELLING = """
+from mralign.run import events
+figures = {f"figure {n}": 0.5 for n in range(50)}
+events.tell(events.TrainingStepped(step=1, figures=figures, stage="training"))
+"""
 
 
 @pytest.fixture
 def start(tmp_path):
     pauses = Pauses(tmp_path / "pauses")
 
-    def begin(moment, *, run_dir=tmp_path / "run", **more):
+    def begin(moment, *, run_dir=tmp_path / "run", program=PROGRAM, **more):
         pauses.want(moment)
         variables = {**os.environ, **pauses.environment(ROOT), **more}
-        command = [sys.executable, "-c", PROGRAM, str(run_dir)]
+        command = [sys.executable, "-c", program, str(run_dir)]
         return pauses, subprocess.Popen(command, env=variables)
 
     return begin
@@ -65,6 +70,21 @@ def test_it_goes_on_when_it_is_released_and_a_moment_that_never_comes_holds_nobo
     pauses, process = start(Moment("write .*/weights/"))
     assert pauses.reached(process=process, timeout=60) is None
     assert process.returncode == 0
+
+
+def test_an_event_of_a_stage_is_a_moment_however_many_figures_it_has(start):
+    pauses, process = start(Moment("tell TrainingStepped.*stage='training'"), program=TELLING)
+    assert pauses.reached(process=process, timeout=60).pid == process.pid
+    pauses.release()
+    assert process.wait(timeout=60) == 0
+
+
+def test_the_first_moment_of_all_is_held_when_those_before_it_are_let_go(tmp_path):
+    pauses = Pauses(tmp_path / "pauses")
+    pauses.want(Moment("write"))()
+    assert list(pauses.directory.glob("released-*")) == []
+    pauses.want(None)()
+    assert len(list(pauses.directory.glob("released-*"))) == 1
 
 
 def test_every_function_of_the_code_that_tells_moments_is_there(tmp_path):

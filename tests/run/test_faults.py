@@ -105,6 +105,31 @@ def test_a_worker_that_dies_is_a_fault_of_the_cluster():
     assert "\n" not in own_sentence(error)
 
 
+def test_what_ray_s_core_raises_without_a_type_is_a_fault_of_the_cluster():
+    gone = ray.util.placement_group([{"CPU": 1}])
+    assert gone.wait(60)
+    ray.util.remove_placement_group(gone)
+
+    def look():
+        while True:
+            gone.wait(1)
+
+    with pytest.raises(Exception, match="does not exist") as caught:
+        look()
+    assert type(caught.value) is Exception
+    assert own_sentence(caught.value).startswith("the cluster failed: Exception: Placement group ")
+
+
+def test_an_exception_of_ours_without_a_type_is_none_of_the_cluster():
+    def act():
+        raise Exception("ours")
+
+    with pytest.raises(Exception, match="ours") as caught:
+        act()
+    assert own_sentence(caught.value) == "a fault of mralign, not of your input: Exception: ours"
+    assert own_sentence(Exception("ours")) == "a fault of mralign, not of your input: Exception: ours"
+
+
 def test_a_value_error_that_only_lies_behind_a_fault_is_not_the_user_s():
     def act():
         try:

@@ -100,7 +100,8 @@ def telling(function, *, place):
 def words(given, named):
     """What tells one call from another: stages and events among its arguments."""
     stages = [value.stage for value in (*given, *named.values()) if hasattr(value, "fingerprint")]
-    events = [repr(value)[:300] for value in given if type(value).__module__ == "mralign.run.events"]
+    told = [value for value in given if type(value).__module__ == "mralign.run.events"]
+    events = [f"{type(value).__name__} stage={getattr(value, 'stage', '')!r}" for value in told]
     return " ".join([*stages, *events])
 
 
