@@ -23,5 +23,5 @@ def test_it_is_made_once_made_anew_where_it_was_only_begun_and_not_taken_for_ano
     assert prepare() == first
     (kept / "prepared.json").unlink()  # as if the first call had been ended
     assert prepare()[:2] == first[:2] and prepare()[2] > first[2]
-    with pytest.raises(SystemExit, match="holds 64 words, lengths x 0.05, 8 samples, not .* 16 samples; give another"):
+    with pytest.raises(SystemExit, match=r"holds 64 words, .* 8 samples, not .* 16 samples"):
         prepare(replace(tiny, samples=16))
