@@ -130,6 +130,7 @@ def main():
             if done.returncode:
                 sys.exit(f"{limit} failed:\n{done.stderr[-3000:]}")
             found[limit] = json.loads(done.stdout.splitlines()[-1])
+            print(f"    {limit}: {json.dumps(found[limit])}", file=sys.stderr, flush=True)
     report(found)
     fits = {limit: row for limit, row in found.items() if "refused" not in row}
     ratios = {f"peak over predicted, {limit}": row["peak_mib"] / row["predicted_mib"] for limit, row in fits.items()}

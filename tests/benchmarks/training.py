@@ -31,6 +31,7 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -129,6 +130,8 @@ def prepared(shape, *, kept=None):
         return
     mark = kept / "prepared.json"
     if not mark.exists():
+        for name in ("model", "examples"):  # of a call that was ended
+            shutil.rmtree(kept / name, ignore_errors=True)
         kept.mkdir(parents=True, exist_ok=True)
         mark.write_text(json.dumps({"of": shape.files, "told": prepare(kept, shape)}))
     found = json.loads(mark.read_text())
@@ -217,7 +220,8 @@ def measure(home, names, shape, *, turns):
             if done.returncode:
                 sys.exit(f"{name} failed:\n{done.stderr[-3000:]}")
             found[name].append(json.loads(done.stdout.splitlines()[-1]))
-            print(f"    turn {turn + 1}, {name}: {found[name][-1]['seconds']:.1f} s", file=sys.stderr)
+            told = {key: value for key, value in found[name][-1].items() if key != "losses"}
+            print(f"    turn {turn + 1}, {name}: {json.dumps(told)}", file=sys.stderr, flush=True)
     if not found["ours"]:
         sys.exit("ours does not fit the GPU; there is nothing to compare with")
     return {name: runs for name, runs in found.items() if runs}
