@@ -112,15 +112,12 @@ def read_asked(out: StageDir) -> list[Asked]:
 def read_responses(out: StageDir) -> Iterator[pa.Table]:
     """Every final answer of a stage `responses`, a table of RESPONSES a part of questions; see `read_response_part`."""
     listed: dict[str, StageDir] = {}
-    try:
-        for asked, name in _places(out).values():
-            if asked.shelf not in listed:
-                listed[asked.shelf] = shelf_of(out, asked)
-                listed[asked.shelf].quiet()
-            yield _read_answers(out, name, asked=asked, shelf=listed[asked.shelf], datasets=None)
-    finally:
-        for shelf in listed.values():
-            shelf.loud()
+    for asked, name in _places(out).values():
+        if asked.shelf not in listed:
+            shelf = listed[asked.shelf] = shelf_of(out, asked)
+            if not shelf.recalled.is_still(shelf.uri):  # else this run has listed it since it last wrote there
+                shelf.quiet()
+        yield _read_answers(out, name, asked=asked, shelf=listed[asked.shelf], datasets=None)
 
 
 def response_parts(out: StageDir) -> list[str]:

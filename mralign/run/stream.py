@@ -48,6 +48,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from itertools import chain, count
 from typing import Any, Protocol, cast
 
@@ -60,7 +61,7 @@ from mralign.run.finished import Ids, add_tallies, settle, settle_and_merge
 from mralign.run.part_merging import pieces_of, tally_name
 from mralign.run.part_names import part_key, part_name
 from mralign.run.rejects import Reject, to_table
-from mralign.run.store import StageDir
+from mralign.run.store import StageDir, ahead
 
 _HALT = "halted.txt"  # written by the actor that learns that nothing may be asked any more, read by the others
 _CARRIED = ("_part", "_state", "_stopped")  # columns of a batch that are not the request's
@@ -327,9 +328,7 @@ class _Worker:
         tallies = {row_id: answer.took for row_id, answer in finished.items()}
         if finished:
             part = part_name(f"{batch.column('_part')[0]}-{batch_key(row_ids)}")
-            if any(tallies.values()):
-                self.out.write_text(tally_name(part), json.dumps(tallies))
-            self._write(part, finished)
+            self._write(part, finished, tallies=tallies if any(tallies.values()) else {})
         took = add_tallies(tallies.values())
         number = next(self.batches)
         figures: dict[str, Any] = getattr(self.actor, "figures", dict)()
@@ -343,8 +342,8 @@ class _Worker:
         )
         return _Report(len(finished), rejects, self.ready, took, self.halted, self.name, number, figures)
 
-    def _write(self, part: str, finished: Mapping[str, Answer]) -> None:
-        """Commit the rows and rejects of requests."""
+    def _write(self, part: str, finished: Mapping[str, Answer], *, tallies: Mapping[str, Any]) -> None:
+        """Commit the rows and rejects of requests; rejects and tallies side by side, then the part."""
         rows: list[Any] = []
         rejects: list[Reject] = []
         for row_id, answer in finished.items():
@@ -352,8 +351,12 @@ class _Worker:
             rows += answer.rows
             rejects += answer.rejects
         assert self.schema is not None
-        table = pa.Table.from_pylist(rows, schema=self.schema)
-        self.out.commit(part, table, schema=self.schema, rejects=to_table(rejects))
+        before: list[Callable[[], object]] = [partial(self.out.commit_rejects, part, to_table(rejects))]
+        if tallies:
+            before.append(partial(self.out.write_text, tally_name(part), json.dumps(tallies)))
+        for _ in ahead(lambda write: write(), before):
+            pass
+        self.out.commit(part, pa.Table.from_pylist(rows, schema=self.schema), schema=self.schema)
 
 
 def _with_answers(batch: pa.Table, answers: Sequence[Answer]) -> pa.Table:

@@ -28,6 +28,7 @@ def check_money(log, *, charged):
     assert [line["event"] for line in told if line.get("stage") == "rollouts"][-1] == "stage_ended"
 
 
+@pytest.mark.long
 def test_a_budget_stops_the_run_and_the_same_command_goes_on_when_it_is_raised(tmp_path, monkeypatch):
     monkeypatch.setenv("LOOPBACK_KEY", KEY)
     run, log = tmp_path / "run", tmp_path / "log"

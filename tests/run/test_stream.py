@@ -403,6 +403,7 @@ def test_a_store_that_refuses_and_drops_requests_and_an_actor_that_dies_cost_no_
 
 
 @pytest.mark.integration
+@pytest.mark.long
 @pytest.mark.usefixtures("local_ray")
 def test_requests_are_read_ahead_of_the_actors_only_so_far(tmp_path, folder, monkeypatch):
     """Small batches that wait lie in the driver's memory: 12 parts of 1.2 MB, of which 4 MB may wait."""
