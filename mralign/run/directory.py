@@ -26,7 +26,7 @@ from mralign.run.recall import Recall
 _AT_ONCE = 4 * 2**20  # bytes; S3 is given what is smaller by one request
 READERS = 16  # requests of one process to a store at the same time
 
-_NOTHING = Recall(keeps=False)  # of a local disk, which answers at once
+_NOTHING = Recall(keeps=False)  # of a file system whose client keeps nothing: a local disk answers at once
 
 _Item = TypeVar("_Item")
 _Made = TypeVar("_Made")
@@ -57,7 +57,7 @@ class Directory:
 
     @property
     def recalled(self) -> Recall:
-        """What this process knows of finished stages in the same store; an empty one that keeps nothing elsewhere."""
+        """What this process knows of finished stages in the same S3; of any other file system nothing is kept."""
         found: Recall = getattr(self.filesystem, "recalled", _NOTHING)
         return found
 
@@ -81,10 +81,13 @@ class Directory:
 
     def read_text(self, name: str) -> str:
         """The text of a file. FileNotFoundError where there is none, or it is deleted meanwhile."""
+        return self._bytes_of(name).decode()
+
+    def _bytes_of(self, name: str) -> bytes:
         place = f"{self.uri}/{name}"
         kept = self.recalled.file(place)
         if kept is not None:
-            return kept.decode()
+            return kept
         try:
             with self.filesystem.open_input_stream(self.path(name)) as stream:
                 data = bytes(stream.read())
@@ -93,7 +96,7 @@ class Directory:
                 raise
             raise FileNotFoundError(f"{self.uri}/{name} was deleted while it was read") from error
         self.recalled.keep_file(place, data)
-        return data.decode()
+        return data
 
     def find_text(self, name: str) -> str | None:
         """The text of a file, None where there is none: to look for it first would be one more request."""
@@ -103,9 +106,8 @@ class Directory:
 
     def recall(self, name: str) -> None:
         """Read a small file of a finished stage so that it is known when it is asked for; a missing one is none."""
-        if self.recalled.file(f"{self.uri}/{name}") is None:
-            with suppress(FileNotFoundError), self.filesystem.open_input_stream(self.path(name)) as stream:
-                self.recalled.keep_file(f"{self.uri}/{name}", bytes(stream.read()))
+        with suppress(FileNotFoundError):
+            self._bytes_of(name)
 
     def write_bytes(self, name: str, data: bytes) -> None:
         """Write whole or not at all: a small object of S3 by one request, anything else to a temporary name first.

@@ -73,9 +73,12 @@ class _S3(fs.S3FileSystem):  # type: ignore[misc]  # pyarrow has no types
 
 
 def for_copies(filesystem: fs.FileSystem) -> fs.FileSystem:
-    """The same store, for whoever copies directories into it by Arrow's own code, which S3's `create_dir` is made of:
-    a request a level of every directory, by every process. Ray Train copies to S3 by one thread, for a fault that Arrow
-    has mended since (apache/arrow#44897); by this it copies by all of Arrow's, 64 MiB a file at a time."""
+    """The same store, for whoever copies directories into it by Arrow's `copy_files`.
+
+    Arrow makes each directory first, by a request a level, and does not ask our `create_dir`; here it does. Ray Train
+    copies to S3 by one thread, for a fault that Arrow has mended since (apache/arrow#44897). It does not know this one
+    for S3 and copies by all of Arrow's threads, 64 MiB of a file at a time.
+    """
     return fs.PyFileSystem(_NoDirectories(filesystem)) if isinstance(filesystem, _S3) else filesystem
 
 

@@ -86,3 +86,18 @@ def _hears(pid):
 def _says(log, line):
     """The log has that line, as a start of the stage or as a stage that was done before."""
     return Path(log).exists() and line in Path(log).read_text()
+
+
+def test_an_engine_that_starts_while_questions_are_read_ends_with_the_run(tmp_path):
+    log = tmp_path / "log"
+    process = start(tmp_path / "run", *SMALL, log=log)
+
+    def an_engine_starts():
+        return any("KeptEngine" in name for name in members(process.pid).values())
+
+    wait_for(an_engine_starts, process=process, log=log)
+    assert "] rollouts: " not in log.read_text()
+    send(process, INT)
+    assert process.wait(timeout=60) == 130
+    time.sleep(1)
+    assert left(process) == {}
