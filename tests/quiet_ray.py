@@ -1,9 +1,10 @@
 """A local Ray of one process, for benchmarks and scripts: it prints nothing of its own."""
 
 import logging
-import os
 from contextlib import contextmanager
 from pathlib import Path
+
+from python_path import python_path
 
 ROOT = Path(__file__).resolve().parents[1]
 PATHS = (ROOT, ROOT / "tests")  # where workers find the package and what tests share
@@ -22,7 +23,7 @@ def quiet_ray(home, *, cpus=6, gpus=None, paths=PATHS):
         logging_level=logging.ERROR,
         log_to_driver=False,
         _temp_dir=str(Path(home) / "ray"),
-        runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(map(str, paths))}},
+        runtime_env={"env_vars": {"PYTHONPATH": python_path(*paths)}},
     )
     ray.data.DataContext.get_current().enable_progress_bars = False  # a stage shows its own
     logging.getLogger("ray.data").setLevel(logging.WARNING)

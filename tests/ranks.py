@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from python_path import python_path
 from safetensors.torch import load_file
 
 RANK = Path(__file__).with_name("training") / "rank.py"
@@ -21,9 +22,8 @@ def run_ranks(home, model, variants, *, ranks=1, fails=False, go_on=False):
     `go_on` one that fails does not end the others (of one rank), and what it said stands in its place.
     """
     environment = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(ranks)}
-    given = filter(None, [os.environ.get("PYTHONPATH")])
     environment |= {"GO_ON": "1"} if go_on else {}
-    environment["PYTHONPATH"] = os.pathsep.join([str(RANK.parents[1]), str(RANK.parents[2]), *given])
+    environment["PYTHONPATH"] = python_path(RANK.parents[1], RANK.parents[2])
     placed = {  # a checkpoint is named by the variant that left it
         name: {**changes, **({"checkpoint": str(home / changes["checkpoint"])} if "checkpoint" in changes else {})}
         for name, changes in variants.items()

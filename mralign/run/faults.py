@@ -19,6 +19,10 @@ _GO_ON = "what was committed is kept: run the same command to go on"
 _ADVICE = re.compile(r"\nFailed to [^\n]+ after \d+/\d+ attempts \(total backoff .*", re.DOTALL)
 
 
+class MachineFault(RuntimeError):
+    """What a machine does to a run, in words of our own: the user's settings and our code may both be right."""
+
+
 def carried(error: BaseException) -> BaseException:
     """The exception that was raised, where Ray (its tasks, Ray Data, Ray Train) hands on one of its own instead."""
     seen: set[int] = set()
@@ -43,7 +47,9 @@ def _inside(error: BaseException) -> Iterator[BaseException]:
     if not _is_of_ray(type(error)):
         return
     found: list[Any] = [getattr(error, "cause", None), *getattr(error, "worker_failures", {}).values()]
-    found += [getattr(error, "controller_failure", None), error.__cause__]
+    # Ray Data puts an exception that says nothing behind each that it does not lay at a user's door.
+    found += [getattr(error, "controller_failure", None)]
+    found += [None if type(error.__cause__).__name__ == "SystemException" else error.__cause__]
     found += error.args  # of an actor that could not start
     yield from (one for one in found if isinstance(one, BaseException))
 
@@ -73,6 +79,8 @@ def own_sentence(error: BaseException) -> str:
     """One sentence of a fault that is not the user's: its type, and what it says of itself."""
     raised = carried(error)
     said = one_line(str(raised), longest=_LONGEST)
+    if isinstance(raised, MachineFault):
+        return f"the cluster failed: {said}; {_GO_ON}"
     name = type(raised).__name__
     if _is_of_ray(type(raised)) or _has_no_type(raised):
         failed = f"the cluster failed: {name}: {said.rstrip('.')}" if said else f"the cluster failed: {name}"

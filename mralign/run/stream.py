@@ -61,6 +61,7 @@ from mralign.run.finished import Ids, add_tallies, settle, settle_and_merge
 from mralign.run.part_merging import pieces_of, tally_name
 from mralign.run.part_names import part_key, part_name
 from mralign.run.rejects import Reject, to_table
+from mralign.run.starts import starting
 from mralign.run.store import StageDir, ahead
 
 _HALT = "halted.txt"  # written by the actor that learns that nothing may be asked any more, read by the others
@@ -292,7 +293,9 @@ class _Worker:
     def __init__(
         self, *, actor: Callable[..., Actor], given: Mapping[str, Any], out: StageDir, schema: pa.Schema | None
     ) -> None:
-        self.actor, self.out, self.schema = actor(**given), out, schema
+        with starting(type(self).__name__):
+            self.actor = actor(**given)
+        self.out, self.schema = out, schema
         self.ready, self.name, self.batches, self.halted = time.time(), uuid.uuid4().hex, count(1), ""
 
     async def __call__(self, block: pa.Table) -> pa.Table:

@@ -38,6 +38,7 @@ from mralign.serving.engine_thread import EngineThread, Watch
 from mralign.serving.orphans import start_guard
 from mralign.serving.probe import fault, mean_difference, read_probe
 from mralign.serving.requests import Sampling, renderer_of, request_of
+from mralign.serving.start_faults import printed, start_fault
 
 
 def worker_environment(engine: Engine) -> dict[str, str]:
@@ -119,7 +120,12 @@ def start_engine(path: str, *, model: Model, engine: Engine) -> EngineThread:
     )
     if os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING") != "0":
         start_guard()
-    return EngineThread(LLMEngine.from_engine_args(arguments), lora=lora)
+    before = printed()
+    try:
+        started = LLMEngine.from_engine_args(arguments)
+    except Exception as error:
+        raise start_fault(error, path=path, since=before) from error
+    return EngineThread(started, lora=lora)
 
 
 def sampling_parameters(

@@ -25,6 +25,7 @@ from mralign.config import Model, resolve_path
 from mralign.run.digests import digest
 from mralign.run.held import Held, give_back, hold, may_hold
 from mralign.run.placement import Workers, actor_options
+from mralign.run.starts import starting
 from mralign.run.stream import RETRIES, Answer, Pool
 from mralign.serving.requests import Sampling, renderer_of
 from mralign.serving.vllm import Generator, worker_environment
@@ -37,7 +38,8 @@ class KeptEngine(Generator):
     that an engine that was started again serves what the stage wants."""
 
     def __init__(self, *, sampling: Sampling) -> None:
-        super().__init__(sampling=sampling)
+        with starting(f"the engine of {sampling.model.path}"):
+            super().__init__(sampling=sampling)
         self.changing = asyncio.Lock()
 
     async def take(self, sampling: Sampling) -> tuple[str | None, dict[str, Any]]:

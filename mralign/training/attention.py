@@ -10,6 +10,7 @@ Axes: B sequences, S positions of all of them, H query heads, K key heads, D siz
 from __future__ import annotations
 
 from functools import partial
+from inspect import signature
 from itertools import pairwise
 from typing import Any
 
@@ -70,8 +71,10 @@ def varlen_attention(
         from torch.nn.attention.varlen import varlen_attn
 
         ends, longest, causal = cu_seq_lens_q, max_length_q, (-1, 0)
+        # Heads of keys that serve several of queries: torch 2.11 always takes them, and has no word for it.
+        shared: dict[str, Any] = {"enable_gqa": True} if "enable_gqa" in signature(varlen_attn).parameters else {}
         out: Any = varlen_attn(
-            query, key, value, ends, ends, longest, longest, scale=scaling, window_size=causal, enable_gqa=True
+            query, key, value, ends, ends, longest, longest, scale=scaling, window_size=causal, **shared
         )
         return out[None], None
     attend: Any = partial(

@@ -29,6 +29,7 @@ from mralign.run.part_names import part_name
 from mralign.run.placement import DEALING, Workers, alive_nodes, bundle, node_ids, pool_arguments, this_node
 from mralign.run.room import shortages
 from mralign.run.stage import Context, Outcome, Stage, log, map_parts, run_tasks
+from mralign.run.starts import starting
 from mralign.run.store import StageDir, absolute, ahead
 from mralign.training.annotated import ANNOTATED, Annotated
 from mralign.training.board import Board, Lost, Resumed, Told
@@ -94,14 +95,15 @@ class ReferenceScorer:
     """
 
     def __init__(self, *, sources: Sources, shelf: StageDir) -> None:
-        self.task, self.shelf, self.refused = sources.load(), shelf, ""
-        settings = self.task.settings
-        prepare_process(settings)
-        try:
-            self.policy = base_policy(self.task.model, settings)
-            check_policy(self.policy, self.task)
-        except ValueError as error:
-            self.refused = str(error)
+        with starting(f"the reference model {sources.model.path}"):
+            self.task, self.shelf, self.refused = sources.load(), shelf, ""
+            settings = self.task.settings
+            prepare_process(settings)
+            try:
+                self.policy = base_policy(self.task.model, settings)
+                check_policy(self.policy, self.task)
+            except ValueError as error:
+                self.refused = str(error)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         if self.refused:

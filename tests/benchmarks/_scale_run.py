@@ -233,9 +233,9 @@ def measure(road, *, size, segments, speed, home):
 
     def start_ray():
         import ray
+        from python_path import python_path
 
-        here = [str(ROOT), str(Path(__file__).parent)]
-        environment = {"PYTHONPATH": os.pathsep.join(here), LISTS: str(lists)}
+        environment = {"PYTHONPATH": python_path(ROOT, Path(__file__).parent), LISTS: str(lists)}
         ray.init(
             address="local",
             num_cpus=2,
@@ -268,7 +268,7 @@ def measure(road, *, size, segments, speed, home):
 
 
 if __name__ == "__main__":
-    sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
+    sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(Path(__file__).parent)]
     given = json.loads(sys.argv[1])
     found = measure(given.pop("road"), home=Path(given.pop("home")), **given)
     print(json.dumps(found))

@@ -36,6 +36,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import jsonschema  # noqa: E402
 import pyarrow as pa  # noqa: E402
 import ray  # noqa: E402
+from python_path import python_path  # noqa: E402
 
 from mralign.annotation.ask import Opinions, annotators_at  # noqa: E402
 from mralign.annotation.decide import annotate_row  # noqa: E402
@@ -281,7 +282,7 @@ def main():
             model = str(save_smollm2(work / "smollm2"))
         source = StageDir(str(work / "candidates"), stage="candidates", fingerprint="bench")
         source.commit(part_name("train-00-00000"), trajectories(count), schema=CANDIDATES)
-        paths = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+        paths = {"PYTHONPATH": python_path(ROOT, ROOT / "tests")}
         ray.init(num_cpus=6, include_dashboard=False, logging_level=logging.ERROR, runtime_env={"env_vars": paths})
         ray.data.DataContext.get_current().enable_progress_bars = False
         run_all(args, work, model=model, source=source, repeats=repeats)

@@ -31,7 +31,7 @@ from itertools import pairwise
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PATHS = [str(ROOT), str(ROOT / "tests" / "transitions")]
+PATHS = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "transitions")]
 sys.path[:0] = PATHS
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 
@@ -40,6 +40,7 @@ import psutil  # noqa: E402
 import pyarrow as pa  # noqa: E402
 import pyarrow.parquet as pq  # noqa: E402
 import ray  # noqa: E402
+from python_path import python_path  # noqa: E402
 from test_recovery import TWICE, chain, efficient_error, errors, following, sample, walk  # noqa: E402
 
 from mralign.annotation.taxonomy import PAPER  # noqa: E402
@@ -241,7 +242,7 @@ def cluster(work, *, cpus):
         log_to_driver=False,
         object_store_memory=256 * 2**20,
         _temp_dir=str(work / "ray"),
-        runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(PATHS)}},
+        runtime_env={"env_vars": {"PYTHONPATH": python_path(*PATHS)}},
     )
     try:
         yield

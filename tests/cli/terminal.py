@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pyte
+from python_path import python_path
 
 PROCESS = Path(__file__).with_name("shown_process.py")
 ROOT = Path(__file__).parents[2]
@@ -34,7 +35,7 @@ class Terminal:
             if not types:
                 os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
             given = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "COLUMNS", "LINES")}
-            given |= {"TERM": "xterm-256color", "PYTHONPATH": str(ROOT), **environment}
+            given |= {"TERM": "xterm-256color", "PYTHONPATH": python_path(ROOT), **environment}
             os.execve(sys.executable, [sys.executable, str(PROCESS), *command], given)
         os.close(writer)
         self.ready_pipe = reader

@@ -11,7 +11,6 @@ import os
 import re
 import signal
 import sys
-import tempfile
 import threading
 import time
 from pathlib import Path
@@ -236,7 +235,7 @@ def measure(work, *, cpu):
         print(f"{name}: {found[f'{name}_s']} s", flush=True)
         return result
 
-    with tempfile.TemporaryDirectory(prefix="mralign-gpu-", dir="/tmp") as home, quiet_ray(home, gpus=1), holding():
+    with quiet_ray(work, gpus=1), holding():
         plain = timed("rollouts", rollouts, config("plain"))
         found["rows"] = len(plain)
         assert len(plain) == QUESTIONS * DRAWS * 2, len(plain)

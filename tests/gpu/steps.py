@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,6 +26,7 @@ ON_CPUS = 8  # times the limit
 ENOUGH = 0.75  # of its limit: a step is not begun for which less is left
 ON_A_BUSY_MACHINE = {"OMP_WAIT_POLICY": "PASSIVE"}  # else threads that wait for each other take the cores
 LAST_LINES = 5  # of a step that said no JSON
+LONGEST_LOG = 200_000  # bytes that are kept of the end of a log
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ def steps(work):
     world = ("-m", "mralign", "align", "--preset", "miniworld", f"run.dir={work}/world")
     engine = ("engine.gpus_per_replica=1", "engine.enforce_eager=true")
     on_card = (*engine, "training.gpu=true", "training.workers=1", "training.dtype=bfloat16")
-    serving = ("tests/gpu/serving.py", "--work", f"{work}/serving")
+    serving = ("tests/gpu/serving.py", "--work", f"{work}/s")  # short: sockets lie below it
     tests = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/training/test_gpu.py")
     resume = ("tests/gpu/resume.py", "--work", f"{work}/resume")
     # Three benchmarks of one model, which the first of them makes.
@@ -53,12 +55,12 @@ def steps(work):
     few = ("--only", "trl", "ours_in_26_gib")
     sides = (*few, "trl_precomputed", "ours_new_pairs")
     return (
-        Step("serving", 180, serving, (*serving, "--cpu"), (*serving, "--dry")),
+        Step("serving", 240, serving, (*serving, "--cpu"), (*serving, "--dry")),
         Step("memory", 180, (*memory, "--gpu"), (*memory, "--quick", "--memory", "auto"), (*memory, "--gpu", "--dry")),
         Step("profile", 60, (*profile, "--gpu"), (*profile, "--quick", "--steps", "1"), (*profile, "--gpu", "--dry")),
         Step("resume", 75, (*resume, "--gpu"), resume, (*resume, "--dry")),
-        Step("training", 120, tests, tests, (*tests, "--collect-only")),
-        Step("world", 150, (*world, *on_card), (*world, "training.workers=1"), (*world, "--dry-run")),
+        Step("training", 180, tests, tests, (*tests, "--collect-only")),
+        Step("world", 240, (*world, *on_card), (*world, "training.workers=1"), (*world, "--dry-run")),
         Step("bench", 300, (*bench, "--gpu", *sides), (*bench, "--quick", *few), (*bench, "--gpu", *sides, "--dry")),
     )
 
@@ -68,6 +70,8 @@ def run(step, *, mode, log, limit):
     began = time.monotonic()
     command = [PYTHON, *getattr(step, mode)]
     environment = {**os.environ, **(ON_A_BUSY_MACHINE if mode == "cpu" else {})}
+    if find_spec("flashinfer") is None:  # which vLLM takes for granted on a card; it is as large as all the rest
+        environment["VLLM_USE_FLASHINFER_SAMPLER"] = "0"
     with log.open("w") as out:
         running = subprocess.Popen(
             command, env=environment, stdout=out, stderr=subprocess.STDOUT, cwd=ROOT, start_new_session=True
@@ -86,6 +90,15 @@ def run(step, *, mode, log, limit):
     }
 
 
+def keep_logs(work, target):
+    """Copies the ends of all logs below `work`, a run's and its Ray's: what a step that failed did not print."""
+    target.mkdir(parents=True, exist_ok=True)
+    for log in sorted(path for end in ("log", "err", "out") for path in Path(work).rglob(f"*.{end}")):
+        said = log.read_bytes()[-LONGEST_LOG:]
+        if said.strip():
+            (target / log.name).write_bytes(said)
+
+
 def last_json(log):
     """The last line, if that is JSON; else the last lines, in which a step that failed says why."""
     lines = log.read_text(errors="replace").splitlines()
@@ -95,7 +108,7 @@ def last_json(log):
         return {"last lines": [line[-200:] for line in lines[-LAST_LINES:]]}
 
 
-def run_all(chosen, *, mode, logs, seconds):
+def run_all(chosen, *, mode, work, logs, seconds):
     """The outcome of every step; `seconds`: for all of them together, or None for as long as it takes."""
     began, found = time.monotonic(), []
     for step in chosen:
@@ -107,6 +120,8 @@ def run_all(chosen, *, mode, logs, seconds):
             row = {"step": step.name, "outcome": "left out (no time)", "seconds": 0.0, "said": {}}
         else:
             row = run(step, mode=mode, log=logs / f"{step.name}.log", limit=limit)
+            if row["outcome"] != "ok":
+                keep_logs(work, logs / step.name)
         print(f"{row['step']:10} {row['outcome']:24} {row['seconds']:7.1f} s", flush=True)
         found.append(row)
     return found
@@ -141,7 +156,7 @@ def main():
         logs = args.logs or Path(work)
         logs.mkdir(parents=True, exist_ok=True)
         chosen = [step for step in steps(work) if step.name in args.only]
-        found = run_all(chosen, mode=args.mode, logs=logs, seconds=minutes and 60 * minutes)
+        found = run_all(chosen, mode=args.mode, work=work, logs=logs, seconds=minutes and 60 * minutes)
     machine = {"machine": platform.machine(), "cores": os.cpu_count(), **device()}
     print(json.dumps({"benchmark": "gpu", "mode": args.mode, "figures": found, "machine": machine}))
     sys.exit(any(row["outcome"] != "ok" for row in found))

@@ -48,6 +48,11 @@ def python(code, *, limit=1):
     return Step("step", limit, command, command, command)
 
 
+def logs(directory):
+    (directory / "logs").mkdir()
+    return directory / "logs"
+
+
 def test_a_failed_and_a_slow_step_are_told(tmp_path):
     ways = {
         "ok": "print('{\"a\": 1}')",
@@ -64,14 +69,26 @@ def test_a_failed_and_a_slow_step_are_told(tmp_path):
 def test_a_step_for_which_too_little_time_is_left_is_left_out_and_the_next_may_still_fit(tmp_path, capsys):
     wait = "import time; time.sleep(0.5)"
     chosen = [python(wait, limit=3), python("pass", limit=1000), python("pass", limit=2)]
-    found = run_all(chosen, mode="card", logs=tmp_path, seconds=4)
+    found = run_all(chosen, mode="card", work=tmp_path, logs=logs(tmp_path), seconds=4)
     assert [row["outcome"] for row in found] == ["ok", "left out (no time)", "ok"]
     assert len(capsys.readouterr().out.splitlines()) == 3
 
 
 def test_all_steps_are_tried_where_nobody_counts_the_time(tmp_path):
-    found = run_all([python("raise SystemExit(1)"), python("pass")], mode="card", logs=tmp_path, seconds=None)
+    chosen = [python("raise SystemExit(1)"), python("pass")]
+    found = run_all(chosen, mode="card", work=tmp_path, logs=logs(tmp_path), seconds=None)
     assert [row["outcome"] for row in found] == ["failed (1)", "ok"]
+
+
+def test_of_a_step_that_failed_the_logs_of_its_run_and_of_its_ray_are_kept(tmp_path):
+    work = tmp_path / "work"
+    write = f"import os, pathlib; home = pathlib.Path({str(work)!r}, 'run', 'logs'); os.makedirs(home); "
+    write += "(home / 'worker.err').write_text('why'); (home / 'empty.out').touch()"
+    run_all([python(write)], mode="card", work=work, logs=logs(tmp_path), seconds=None)
+    assert not (tmp_path / "logs" / "step").exists()
+    run_all([python("raise SystemExit(1)")], mode="card", work=work, logs=tmp_path / "logs", seconds=None)
+    kept = tmp_path / "logs" / "step"
+    assert {log.name: log.read_text() for log in kept.iterdir()} == {"worker.err": "why"}
 
 
 @pytest.mark.long

@@ -2,6 +2,7 @@
 
 python engine_process.py adapter ADAPTER   # serve the embedded model with a LoRA adapter
 python engine_process.py hold              # an engine with a child process; print its id and wait
+python engine_process.py torn MODEL        # a model whose weights cannot be read, by a child process: what is raised
 """
 
 import json
@@ -54,5 +55,13 @@ def hold():
     time.sleep(600)
 
 
+def torn(path):
+    os.environ.update({**worker_environment(ENGINE), "VLLM_ENABLE_V1_MULTIPROCESSING": "1"})
+    try:
+        start_engine(path, model=MODEL, engine=ENGINE)
+    except Exception as error:
+        print("\n" + json.dumps({"error": f"{type(error).__name__}: {error}"}), flush=True)
+
+
 if __name__ == "__main__":
-    {"adapter": adapter, "hold": hold}[sys.argv[1]](*sys.argv[2:])
+    {"adapter": adapter, "hold": hold, "torn": torn}[sys.argv[1]](*sys.argv[2:])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from python_path import python_path
 
 from mralign.serving.probe import fault
 
@@ -21,11 +23,9 @@ SCRIPT = Path(__file__).with_name("engine_process.py")
 MODEL = Path(__file__).parents[2] / "mralign" / "miniworld" / "data" / "model"
 
 
-def start(*arguments):
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-    return subprocess.Popen(
-        [sys.executable, str(SCRIPT), *arguments], env=environment, stdout=subprocess.PIPE, text=True
-    )
+def start(*arguments, stdout=subprocess.PIPE):
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": python_path(Path(__file__).parents[2])}
+    return subprocess.Popen([sys.executable, str(SCRIPT), *arguments], env=environment, stdout=stdout, text=True)
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +84,19 @@ def test_an_adapter_is_served_and_a_refused_request_harms_no_other(adapter):
     assert "serves the model from before the training" in fault(without, [row], dtype="float32")
     assert len(seeded["seeded"]) == 16
     assert last == {"unfinished": False}
+
+
+def test_why_an_engine_did_not_start_is_told_though_only_its_own_process_knows(tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(MODEL, model)
+    weights = model / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with (tmp_path / "worker.out").open("w") as out:  # as Ray gives an actor
+        assert start("torn", str(model), stdout=out).wait(timeout=180) == 0
+    lines = (tmp_path / "worker.out").read_text().splitlines()
+    (found,) = (json.loads(line)["error"] for line in lines if line.startswith("{"))
+    assert found.startswith(f"MachineFault: vLLM's engine of {model} did not start: "), found
+    assert "SafetensorError" in found
 
 
 def test_no_engine_outlives_an_owner_that_is_killed():

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from python_path import python_path
 
 from mralign.rows.schema import GENERATIONS, QUESTIONS
 from mralign.run.part_names import part_name
@@ -52,7 +53,7 @@ def run(questions, target, mode):
     command = [sys.executable, str(HERE / "rollout_cluster.py"), questions.path(), str(target), mode]
     environment = {
         **os.environ,
-        "PYTHONPATH": str(HERE.parents[1]),
+        "PYTHONPATH": python_path(HERE.parents[1]),
         "RAY_AUTH_MODE": "disabled",
         "HF_HUB_OFFLINE": "1",
         "RAY_BACKEND_LOG_LEVEL": "fatal",

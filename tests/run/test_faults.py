@@ -74,7 +74,25 @@ def in_an_actor_that_starts(kind, text):
     return raised(Failing.remote().act.remote())
 
 
-ways = pytest.mark.parametrize("way", [in_task, in_task_of_a_task, in_actor, in_an_actor_that_starts, in_data])
+def in_an_actor_of_data(kind, text):
+    """Of one that starts, as an engine's does."""
+
+    class Failing:
+        def __init__(self):
+            raise kind(text)
+
+        def __call__(self, table):
+            return table
+
+    local_ray.settle_data()
+    with pytest.raises(Exception) as caught:  # noqa: PT011
+        list(ray.data.from_items([1]).map_batches(Failing, concurrency=1, batch_format="pyarrow").iter_batches())
+    return caught.value
+
+
+ways = pytest.mark.parametrize(
+    "way", [in_task, in_task_of_a_task, in_actor, in_an_actor_that_starts, in_data, in_an_actor_of_data]
+)
 
 
 @ways
@@ -103,6 +121,19 @@ def test_a_worker_that_dies_is_a_fault_of_the_cluster():
     assert own_sentence(error).startswith("the cluster failed: WorkerCrashedError: ")
     assert own_sentence(error).endswith("; what was committed is kept: run the same command to go on")
     assert "\n" not in own_sentence(error)
+
+
+def test_a_task_of_data_that_dies_says_how_and_not_that_a_system_failed():
+    def die(table):
+        import os
+
+        os._exit(9)
+
+    local_ray.settle_data()
+    once = {"max_retries": 0, "batch_format": "pyarrow"}
+    with pytest.raises(ray.exceptions.RayError) as caught:
+        list(ray.data.from_items([1]).map_batches(die, **once).iter_batches())
+    assert own_sentence(caught.value).startswith("the cluster failed: WorkerCrashedError: ")
 
 
 def test_what_ray_s_core_raises_without_a_type_is_a_fault_of_the_cluster():

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from loopback_batches import BatchServer, Plan, answer_to
+from python_path import python_path
 
 from mralign.asking.interview import price
 from mralign.config import Http
@@ -196,7 +197,7 @@ def test_kill_9_while_a_batch_is_waited_for(tmp_path):
     with BatchServer(Plan(never=True)) as server:
         http = settings(server)
         command = [sys.executable, "-c", script, http.model_dump_json(), str(tmp_path)]
-        process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(here.parent)})
+        process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": python_path(here.parent)})
         end = time.monotonic() + 60
         while not [sent for sent in read_sent(Directory(str(tmp_path))) if sent.id]:
             assert process.poll() is None and time.monotonic() < end

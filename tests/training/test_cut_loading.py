@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from python_path import python_path
 from ranks import RANK, free_port
 from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
@@ -87,7 +88,7 @@ def save_model(directory, *, layers):
 def loaded(home, *, zero_stage):
     """By rank what each of two said of the model that it loaded."""
     given = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
-    given["PYTHONPATH"] = os.pathsep.join([str(RANK.parents[1]), str(RANK.parents[2])])
+    given["PYTHONPATH"] = python_path(RANK.parents[1], RANK.parents[2])
     command = [sys.executable, str(PROGRAM), str(home / "tiny"), str(home / "model"), str(zero_stage)]
     running = [
         subprocess.Popen(

@@ -16,6 +16,7 @@ import yaml
 from huggingface_hub import ModelCard
 from loopback_hub import Hub
 from peft import LoraConfig, PeftModel, get_peft_model
+from python_path import python_path
 from tiny_export import (
     FIGURES,
     TOKEN,
@@ -238,7 +239,7 @@ here.push(here.pushed({str(base)!r}), Path({str(weights)!r}), card=here.card(her
     with Hub() as hub:
         environment = {n: v for n, v in os.environ.items() if not n.lower().endswith("_proxy") and n[:3] != "HF_"}
         tests = Path(__file__).parents[1]
-        environment |= {"PYTHONPATH": os.pathsep.join(map(str, (tests / "training", tests, tests.parent)))}
+        environment |= {"PYTHONPATH": python_path(tests / "training", tests, tests.parent)}
         environment |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
         environment |= {"HF_DEBUG": "1", "HF_HUB_VERBOSITY": "debug", "MY_HUB_TOKEN": TOKEN, "HOME": str(tmp_path)}
         done = subprocess.run(

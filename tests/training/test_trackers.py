@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from python_path import python_path
 from tensorboardX.crc32c import crc32c
 from tensorboardX.proto.event_pb2 import Event
 
@@ -97,7 +98,7 @@ def test_a_rank_that_is_not_the_first_opens_nothing(tmp_path):
 def in_a_process(code, *, without=()):
     """Run `code`, which may import this file, in a process of its own."""
     here = Path(__file__).parent
-    path = os.pathsep.join(map(str, (here, here.parents[1])))
+    path = python_path(here, here.parent, here.parents[1])
     return subprocess.run(
         [sys.executable, "-c", f"import os, signal, time\nimport test_trackers as here\n{code}"],
         env={name: value for name, value in os.environ.items() if name not in without} | {"PYTHONPATH": path},
