@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import yaml
@@ -51,10 +52,15 @@ def load_rule_book(path: str) -> RuleBook:
     Raises ValueError naming the file, the rule (counted from 1), what is allowed and what to do.
     """
     with open(path, encoding="utf-8") as file:
-        try:
-            raw = yaml.safe_load(file)
-        except yaml.YAMLError as error:
-            raise ValueError(f"{path} is not YAML: {error}; mend the file") from error
+        return _read_rule_book(file.read(), path)
+
+
+@lru_cache(maxsize=64)  # a plan reads each some twenty times, and YAML is slow
+def _read_rule_book(text: str, path: str) -> RuleBook:
+    try:
+        raw = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not YAML: {error}; mend the file") from error
     if not isinstance(raw, dict) or set(raw) != _BOOK_KEYS:
         given = sorted(map(str, raw)) if isinstance(raw, dict) else type(raw).__name__
         raise ValueError(f"{path}: a rule book has exactly the keys {sorted(_BOOK_KEYS)}, got {given}; mend the file")

@@ -15,7 +15,7 @@ from mralign.run.faults import MachineFault
 
 _PRINTED = (Path("/proc/self/fd/1"), Path("/proc/self/fd/2"))
 _LONGEST = 4_000_000  # bytes of each that are searched
-# "(EngineCore pid=652) ERROR 11-28 04:04:21 [core.py:1231] ModuleNotFoundError: No module named 'x'"; or without ERROR …
+# "(EngineCore pid=652) ERROR 11-28 04:04:21 [core.py:1231] ModuleNotFoundError: No module named 'x'"; ERROR may lack
 _RAISED = re.compile(r"^\([A-Z]\w+ pid=\d+\) (?:ERROR [^\]]*\] )?((?:\w+\.)*\w*(?:Error|Exception): .*)$", re.MULTILINE)
 
 
