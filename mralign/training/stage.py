@@ -165,8 +165,8 @@ def _score(missing: Sequence[Block], *, sources: Sources, shelf: StageDir) -> It
 
 
 def scorers(blocks: int, *, workers: Workers) -> int:
-    """How many models may score so many blocks: all that there is room for, but on CPUs one for each eight blocks. There
-    a second is loaded for longer than a few blocks are scored, with the cores of the first."""
+    """How many models may score so many blocks: all that there is room for, but on CPUs one for each eight blocks.
+    There a second is loaded for longer than a few blocks are scored, with the cores of the first."""
     return workers.most if workers.gpus else min(workers.most, -(-blocks // _BLOCKS_A_MODEL))
 
 
