@@ -9,6 +9,7 @@ sentences of the mini world.
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -57,8 +58,10 @@ def load_rule_book(path: str) -> RuleBook:
 
 @lru_cache(maxsize=64)  # a plan reads each some twenty times, and YAML is slow
 def _read_rule_book(text: str, path: str) -> RuleBook:
+    file = io.StringIO(text)
+    file.name = path  # by which YAML says where a fault is
     try:
-        raw = yaml.safe_load(text)
+        raw = yaml.safe_load(file)
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not YAML: {error}; mend the file") from error
     if not isinstance(raw, dict) or set(raw) != _BOOK_KEYS:

@@ -16,11 +16,12 @@ from mralign.run.printable import one_line, printable
 
 _LONGEST = 400  # characters of a message that is not ours
 _GO_ON = "what was committed is kept: run the same command to go on"
+_ONCE_MENDED = "once that is mended, run the same command: what was committed is kept"
 _ADVICE = re.compile(r"\nFailed to [^\n]+ after \d+/\d+ attempts \(total backoff .*", re.DOTALL)
 
 
 class MachineFault(RuntimeError):
-    """What a machine does to a run, in words of our own: the user's settings and our code may both be right."""
+    """What a machine, or what is installed there, does to a run, in words of our own."""
 
 
 def carried(error: BaseException) -> BaseException:
@@ -80,7 +81,7 @@ def own_sentence(error: BaseException) -> str:
     raised = carried(error)
     said = one_line(str(raised), longest=_LONGEST)
     if isinstance(raised, MachineFault):
-        return f"the cluster failed: {said}; {_GO_ON}"
+        return f"the cluster failed: {said}; {_ONCE_MENDED}"
     name = type(raised).__name__
     if _is_of_ray(type(raised)) or _has_no_type(raised):
         failed = f"the cluster failed: {name}: {said.rstrip('.')}" if said else f"the cluster failed: {name}"

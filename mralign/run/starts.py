@@ -13,6 +13,7 @@ import contextlib
 import os
 import socket
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,11 +21,12 @@ from pathlib import Path
 from mralign.run.faults import MachineFault
 
 MOST = 3
+_KEPT_S = 86_400  # of a tally that nobody counts on
 
 
 @contextmanager
 def starting(what: str) -> Iterator[None]:
-    """Around all that an actor loads, in its constructor; `what` names it to the user. Elsewhere it does nothing.
+    """Around all that an actor loads, once in its constructor; `what` names it to the user. Elsewhere it does nothing.
 
     Raises MachineFault in an actor whose process has ended `MOST` times in here on this node.
     """
@@ -33,15 +35,15 @@ def starting(what: str) -> Iterator[None]:
     try:
         if ended >= MOST:
             raise MachineFault(
-                f"the process of {what} ended {ended} times in a row while it started on {socket.gethostname()}, and "
-                f"raised nothing: the system's memory ran out, or a library crashed. The node's kernel log (dmesg) "
-                f"knows the first, what it printed is in Ray's logs of the node"
+                f"a process ended {ended} times in a row while it started, and raised nothing: memory ran out (Ray's "
+                f"raylet.out and the kernel's dmesg tell), or a library crashed (Ray's log of the process). It was "
+                f"{what}, on {socket.gethostname()}"
             )
         _write(tally, ended + 1)
         yield
     finally:  # it has started, or what was raised tells why not
         if tally is not None:
-            tally.unlink(missing_ok=True)
+            _remove(tally)
 
 
 def _tally() -> Path | None:
@@ -49,7 +51,22 @@ def _tally() -> Path | None:
     import ray
 
     actor = ray.get_runtime_context().get_actor_id() if ray.is_initialized() else None
-    return Path(tempfile.gettempdir()) / f"mralign-starts-{os.getuid()}-{actor}" if actor else None
+    if not actor:
+        return None
+    prefix = f"mralign-starts-{os.getuid()}-"
+    try:
+        home = Path(tempfile.gettempdir())
+        for left in home.glob(f"{prefix}*"):  # by actors that were ended while they started
+            if time.time() - left.stat().st_mtime > _KEPT_S:
+                _remove(left)
+    except OSError:
+        return None
+    return home / f"{prefix}{actor}"
+
+
+def _remove(tally: Path) -> None:
+    with contextlib.suppress(OSError):
+        tally.unlink(missing_ok=True)
 
 
 def _read(tally: Path | None) -> int:

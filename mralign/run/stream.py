@@ -293,7 +293,7 @@ class _Worker:
     def __init__(
         self, *, actor: Callable[..., Actor], given: Mapping[str, Any], out: StageDir, schema: pa.Schema | None
     ) -> None:
-        with starting(type(self).__name__):
+        with starting(f"an actor of this stage ({type(self).__name__})"):
             self.actor = actor(**given)
         self.out, self.schema = out, schema
         self.ready, self.name, self.batches, self.halted = time.time(), uuid.uuid4().hex, count(1), ""

@@ -54,7 +54,6 @@ from mralign.training.task_files import Sources, check_shelf, local_model
 from mralign.training.worker import teller_of_losses, train_worker
 
 _PARTS_OF_A_TASK = 64  # whose scalars one remote task reads for the index
-_BLOCKS_A_MODEL = 8  # of the reference, on CPUs
 _NODE_IS_GIVEN_UP_S = 45  # Ray gives up a silent node after some 30
 
 
@@ -153,7 +152,7 @@ def _score(missing: Sequence[Block], *, sources: Sources, shelf: StageDir) -> It
         fn_constructor_kwargs={"sources": sources, "shelf": shelf},
         batch_size=1,
         batch_format="pyarrow",
-        compute=ray.data.ActorPoolStrategy(min_size=workers.least, max_size=scorers(len(missing), workers=workers)),
+        compute=ray.data.ActorPoolStrategy(min_size=workers.least, max_size=workers.most),
         **pool_arguments(workers),
     )
     scored: Any = dataset.iter_batches(batch_size=None, batch_format="pyarrow")
@@ -162,12 +161,6 @@ def _score(missing: Sequence[Block], *, sources: Sources, shelf: StageDir) -> It
         if refused:
             raise ValueError(f"model {sources.model.path} cannot be trained as it is configured: {refused}")
         yield from batch.column("blocks").to_pylist()
-
-
-def scorers(blocks: int, *, workers: Workers) -> int:
-    """How many models may score so many blocks: all that there is room for, but on CPUs one for each eight blocks.
-    There a second is loaded for longer than a few blocks are scored, with the cores of the first."""
-    return workers.most if workers.gpus else min(workers.most, -(-blocks // _BLOCKS_A_MODEL))
 
 
 def show_progress(board: Any, *, workers: Workers, stop: threading.Event) -> None:

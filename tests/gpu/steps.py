@@ -65,11 +65,12 @@ def steps(work):
     )
 
 
-def run(step, *, mode, log, limit):
+def run(step, *, mode, log, limit, work=None):
     """Outcome of one step: ok, failed or too slow; seconds; and its last line, if that is JSON."""
     began = time.monotonic()
     command = [PYTHON, *getattr(step, mode)]
     environment = {**os.environ, **(ON_A_BUSY_MACHINE if mode == "cpu" else {})}
+    environment |= {"RAY_TMPDIR": f"{work}/r"} if work else {}  # where the logs of every Ray lie
     if find_spec("flashinfer") is None:  # which vLLM takes for granted on a card; it is as large as all the rest
         environment["VLLM_USE_FLASHINFER_SAMPLER"] = "0"
     with log.open("w") as out:
@@ -90,13 +91,17 @@ def run(step, *, mode, log, limit):
     }
 
 
-def keep_logs(work, target):
-    """Copies the ends of all logs below `work`, a run's and its Ray's: what a step that failed did not print."""
+def keep_logs(work, target, *, since):
+    """Copies the ends of the logs below `work` that have been written since then, a run's and its Ray's: what a step
+    that failed did not print. Processes that it left may still write and remove files there."""
     target.mkdir(parents=True, exist_ok=True)
     for log in sorted(path for end in ("log", "err", "out") for path in Path(work).rglob(f"*.{end}")):
-        said = log.read_bytes()[-LONGEST_LOG:]
+        try:
+            said = log.read_bytes()[-LONGEST_LOG:] if log.stat().st_mtime >= since else b""
+        except OSError:
+            continue
         if said.strip():
-            (target / log.name).write_bytes(said)
+            (target / "-".join(log.relative_to(work).parts)[-200:]).write_bytes(said)
 
 
 def last_json(log):
@@ -119,9 +124,10 @@ def run_all(chosen, *, mode, work, logs, seconds):
         if limit < ENOUGH * step.limit:
             row = {"step": step.name, "outcome": "left out (no time)", "seconds": 0.0, "said": {}}
         else:
-            row = run(step, mode=mode, log=logs / f"{step.name}.log", limit=limit)
-            if row["outcome"] != "ok":
-                keep_logs(work, logs / step.name)
+            since = time.time()
+            row = run(step, mode=mode, log=logs / f"{step.name}.log", limit=limit, work=work)
+            if row["outcome"] != "ok" and Path(work) not in logs.parents:
+                keep_logs(work, logs / step.name, since=since)
         print(f"{row['step']:10} {row['outcome']:24} {row['seconds']:7.1f} s", flush=True)
         found.append(row)
     return found
@@ -153,7 +159,7 @@ def main():
     args = parser.parse_args()
     minutes = args.minutes or (MINUTES if args.mode == "card" else None)
     with tempfile.TemporaryDirectory(prefix="mralign-gpu-", dir="/tmp") as work:
-        logs = args.logs or Path(work)
+        logs = args.logs or Path(work, "logs")
         logs.mkdir(parents=True, exist_ok=True)
         chosen = [step for step in steps(work) if step.name in args.only]
         found = run_all(chosen, mode=args.mode, work=work, logs=logs, seconds=minutes and 60 * minutes)

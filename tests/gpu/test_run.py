@@ -82,13 +82,23 @@ def test_all_steps_are_tried_where_nobody_counts_the_time(tmp_path):
 
 def test_of_a_step_that_failed_the_logs_of_its_run_and_of_its_ray_are_kept(tmp_path):
     work = tmp_path / "work"
-    write = f"import os, pathlib; home = pathlib.Path({str(work)!r}, 'run', 'logs'); os.makedirs(home); "
-    write += "(home / 'worker.err').write_text('why'); (home / 'empty.out').touch()"
-    run_all([python(write)], mode="card", work=work, logs=logs(tmp_path), seconds=None)
-    assert not (tmp_path / "logs" / "step").exists()
-    run_all([python("raise SystemExit(1)")], mode="card", work=work, logs=tmp_path / "logs", seconds=None)
-    kept = tmp_path / "logs" / "step"
-    assert {log.name: log.read_text() for log in kept.iterdir()} == {"worker.err": "why"}
+    write = f"import os, pathlib; home = pathlib.Path({str(work)!r}, 'run', 'logs'); os.makedirs(home, exist_ok=True); "
+    write += "(home / 'worker.err').write_text('why'); (home / 'empty.out').touch(); "
+    write += "os.path.lexists(home / 'a.log') or (home / 'a.log').symlink_to('nowhere'); "
+    kept = logs(tmp_path) / "step"
+    run_all([python(write)], mode="card", work=work, logs=kept.parent, seconds=None)
+    assert not kept.exists()
+    os.utime(work / "run" / "logs" / "worker.err", (0, 0))
+    run_all([python("raise SystemExit(1)")], mode="card", work=work, logs=kept.parent, seconds=None)
+    assert not list(kept.iterdir())  # a step before had written it
+    run_all([python(write + "raise SystemExit(1)")], mode="card", work=work, logs=kept.parent, seconds=None)
+    assert {log.name: log.read_text() for log in kept.iterdir()} == {"run-logs-worker.err": "why"}
+
+
+def test_the_ray_of_a_step_keeps_its_files_below_the_work(tmp_path):
+    code = "import os, json; print(json.dumps(os.environ['RAY_TMPDIR']))"
+    (found,) = run_all([python(code)], mode="card", work=tmp_path, logs=logs(tmp_path), seconds=None)
+    assert found["said"] == f"{tmp_path}/r"
 
 
 @pytest.mark.long

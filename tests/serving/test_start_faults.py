@@ -7,6 +7,8 @@ from pathlib import Path
 
 from python_path import python_path
 
+from mralign.serving.start_faults import cause_in
+
 ROOT = Path(__file__).parents[2]
 SEE_ABOVE = "Engine core initialization failed. See root cause above. Failed core proc(s): {}"
 
@@ -24,6 +26,19 @@ WARNING 11-28 04:04:19 [cuda.py:226] Failed to import: ModuleNotFoundError("No m
 WORKER = """\
 (Worker_TP1 pid=9) ERROR 11-28 04:04:21 [multiproc.py:1] torch.OutOfMemoryError: CUDA out of memory.
 (EngineCore_DP0 pid=7) RuntimeError: Worker failed
+"""
+
+CHAINED = """\
+(EngineCore pid=3) ERROR 11-28 04:04:21 [core.py:1] KeyError: 'a'
+(EngineCore pid=3) ERROR 11-28 04:04:21 [core.py:1]
+(EngineCore pid=3) ERROR 11-28 04:04:21 [core.py:1] During handling of the above exception, another exception occurred:
+(EngineCore pid=3) ERROR 11-28 04:04:21 [core.py:1] Traceback (most recent call last):
+(EngineCore pid=3) ERROR 11-28 04:04:21 [core.py:1] ValueError: No room for one sequence
+(EngineCore pid=3) RuntimeError: of something later
+"""
+BARE = """\
+(Worker pid=4) AssertionError
+(EngineCore pid=3) RuntimeError: Worker failed
 """
 
 SCRIPT = """
@@ -63,6 +78,12 @@ def test_the_first_exception_of_the_engine_s_process_is_told(tmp_path):
 def test_a_value_error_of_the_engine_is_the_user_s(tmp_path):
     found = in_a_file(FREE, tmp_path)
     assert found.startswith("ValueError: vLLM's engine of org/model did not start: ValueError: Free memory on device")
+
+
+def test_of_chained_exceptions_the_last_and_one_without_a_word_are_told():
+    assert cause_in(CHAINED) == "ValueError: No room for one sequence"
+    assert cause_in(BARE) == "AssertionError"
+    assert cause_in("(EngineCore pid=3) INFO: no Error: here\n  KeyError: 'a'\n") is None
 
 
 def test_where_nothing_is_known_the_exception_stays_what_it_is(tmp_path):

@@ -11,12 +11,10 @@ from tiny_policy import make_sources, make_task, settings, token_pairs
 from transformers import AutoModelForCausalLM
 
 from mralign.config import Model
-from mralign.run.placement import Workers
 from mralign.training.batches import padded
 from mralign.training.logprobs import TokenLogProbs
 from mralign.training.policy import base_policy, load_model
 from mralign.training.reference import blocks, model_mark, planned_pairs, score
-from mralign.training.stage import scorers
 from mralign.training.task_files import check_shelf, local_model
 
 
@@ -169,9 +167,3 @@ def test_an_edited_objective_is_another_one(tmp_path, monkeypatch):
     (tmp_path / "kto.py").write_text(source.replace("rate=5e-6", "rate=1e-5"))
     monkeypatch.setattr(objectives, "__path__", [str(tmp_path)])
     assert objectives.source_digest("kto") != before
-
-
-def test_few_blocks_take_one_model_on_cpus_and_all_gpus_where_there_are_any():
-    on_cpus, on_gpus = (Workers("models", "training.gpu", gpus=gpus, most=8) for gpus in (0, 1))
-    assert [scorers(blocks, workers=on_cpus) for blocks in (1, 8, 9, 64, 1000)] == [1, 1, 2, 8, 8]
-    assert [scorers(blocks, workers=on_gpus) for blocks in (1, 1000)] == [8, 8]
