@@ -28,20 +28,24 @@ class Recall:
 
     def manifest(self, stage: str) -> Manifest | None:
         """The manifest of a stage that was found finished."""
-        return self._manifests.get(stage)
+        with self._lock:
+            return self._manifests.get(stage)
 
     def keep_manifest(self, stage: str, manifest: Manifest) -> None:
         if self.keeps:
-            self._manifests[stage] = manifest
+            with self._lock:
+                self._manifests[stage] = manifest
 
     def fix(self, directory: str) -> None:
         """Nobody but this process writes into a directory, until it is forgotten."""
         if self.keeps:
-            self._fixed.add(directory)
+            with self._lock:
+                self._fixed.add(directory)
 
     def is_still(self, directory: str) -> bool:
         """Whether a directory is that of a finished stage or fixed, or lies in one that is."""
-        still = {*self._manifests, *self._fixed}
+        with self._lock:
+            still = {*self._manifests, *self._fixed}
         return any(directory == stage or directory.startswith(f"{stage}/") for stage in still)
 
     def file(self, place: str) -> bytes | None:

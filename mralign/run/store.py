@@ -9,12 +9,13 @@ object is put by one, a small part is read by two, and many parts at once.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain
+from threading import Lock
 from typing import Any
 
 import pyarrow as pa
@@ -34,11 +35,28 @@ _LISTED = {True: "?all", False: "?here"}  # no file has such a name; a finished 
 _WHOLE = 2**20  # bytes of a part that is read by one request; of a larger one first the footer
 
 
-@dataclass
 class _Listing:
-    """Bytes of every file, once they were asked for."""
+    """Bytes of every file, once they were asked for; for any thread. Whoever changes a file waits for a listing that is
+    under way, which may not show it."""
 
-    sizes: dict[str, int] | None = None
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._sizes: dict[str, int] | None = None
+
+    def sizes(self, ask: Callable[[], dict[str, int]]) -> dict[str, int]:
+        """A copy; `ask` makes the listing, once."""
+        with self._lock:
+            if self._sizes is None:
+                self._sizes = ask()
+            return dict(self._sizes)
+
+    def note(self, name: str, size: int | None) -> None:
+        """A file has so many bytes now, or is gone."""
+        with self._lock:
+            if self._sizes is not None and size is not None:
+                self._sizes[name] = size
+            elif self._sizes is not None:
+                self._sizes.pop(name, None)
 
 
 @dataclass(frozen=True)
@@ -295,10 +313,8 @@ class StageDir(Directory):
     def sizes(self, *, recursive: bool = True) -> dict[str, int]:
         """Bytes of every file in the directory (`recursive`: and below it), by its name from here."""
         for listing in self._quiet:
-            if listing.sizes is None:
-                listing.sizes = self._list(recursive=True)
-            there = list(listing.sizes.items())  # in one step: other threads may write meanwhile
-            return {name: size for name, size in there if recursive or "/" not in name}
+            there = listing.sizes(partial(self._list, recursive=True))
+            return {name: size for name, size in there.items() if recursive or "/" not in name}
         return self._list(recursive=recursive)
 
     def _list(self, *, recursive: bool) -> dict[str, int]:
@@ -327,10 +343,7 @@ class StageDir(Directory):
                 self.recalled.forget(f"{folder}/{listing}")
             folder = folder.rpartition("/")[0]
         for known in self._quiet:
-            if known.sizes is not None and size is not None:
-                known.sizes[name] = size
-            elif known.sizes is not None:
-                known.sizes.pop(name, None)
+            known.note(name, size)
 
     def find_text(self, name: str) -> str | None:
         """As that of a directory."""

@@ -60,6 +60,7 @@ def test_the_best_mean_over_worlds_is_chosen_and_a_tie_goes_to_the_first():
         choose_method(rows, candidates=["a", "c"])
 
 
+@pytest.mark.long
 def test_a_study_of_two_parts_is_run_part_by_part(tmp_path):
     file = tmp_path / "runs.csv"
     assert study.run(written(tmp_path / "plan.yaml"), file=file, cache=tmp_path, workers=1) == []

@@ -32,6 +32,7 @@ def files(place):
     return {name: (place / name).read_bytes() for name in (MANIFEST, WEIGHTS)}
 
 
+@pytest.mark.long
 def test_a_killed_command_ends_with_the_same_files(tmp_path):
     run, pauses = run_directory(tmp_path / "run", lessons(COUNT)), Pauses(tmp_path / "pauses")
     assert begin(run, tmp_path / "undisturbed", pauses=pauses).wait(timeout=300) == 0

@@ -62,6 +62,7 @@ def test_candidates_and_the_funnel_of_the_embedded_world(tmp_path):
         assert found == [] and drawn.figures["thoughts_cut"] > 0  # all thoughts of this model are longer
 
 
+@pytest.mark.long
 def test_a_thought_with_too_many_segments_is_ended_while_it_is_written(tmp_path):
     count = 200  # the thoughts of this world have 10 to 13 segments
     limits = ["candidates.min_segments=2", "candidates.max_segments=11", "candidates.max_thought_tokens=150"]

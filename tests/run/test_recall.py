@@ -1,6 +1,8 @@
 """What is read of finished stages in a far store is read once; what may still change is read anew."""
 
 import pickle
+import threading
+import time
 
 import loopback_s3
 import pyarrow as pa
@@ -220,12 +222,29 @@ def test_a_run_directory_is_forgotten_with_all_that_lies_in_it(store):
     assert not home.recalled.is_still(out.uri) and not home.recalled.is_still(below.uri)
 
 
+def test_what_is_written_while_a_first_listing_is_under_way_is_in_it(tmp_path):
+    out = StageDir(str(tmp_path), stage="counts", fingerprint="f00d")
+    out.quiet()
+    (known,) = out._quiet
+    writer = threading.Thread(target=out._changed, args=("late", 7))
+
+    def listed_too_early():
+        writer.start()
+        time.sleep(0.2)
+        return {"early": 1}
+
+    known.sizes(listed_too_early)
+    writer.join()
+    assert out.sizes() == {"early": 1, "late": 7}
+
+
 def test_listing_and_writing_at_once_disturb_each_other_nowhere(tmp_path):
     out = StageDir(str(tmp_path), stage="counts", fingerprint="f00d")
     out.quiet()
     out.sizes()
     (known,) = out._quiet
-    known.sizes |= dict.fromkeys((f"tallies/{n}.json" for n in range(100_000)), 1)
+    for n in range(100_000):
+        known.note(f"tallies/{n}.json", 1)
     names = [part_name(f"{n}") for n in range(300)]
 
     def write(name):
