@@ -283,8 +283,7 @@ def _deal(table: pa.Table, *, requests: Callable[[str], pa.Table], rows: int) ->
 
 def _worker_class(pool: Pool) -> type:
     """`_Worker` under the name of the pool's actor, by which Ray calls its processes."""
-    name = getattr(pool.actor, "__name__", "Actor")
-    return type(name, (_Worker,), {})
+    return type(getattr(pool.actor, "__name__", "Actor"), (_Worker,), {})
 
 
 class _Worker:
@@ -294,8 +293,7 @@ class _Worker:
         self, *, actor: Callable[..., Actor], given: Mapping[str, Any], out: StageDir, schema: pa.Schema | None
     ) -> None:
         with starting(f"an actor of this stage ({type(self).__name__})"):
-            self.actor = actor(**given)
-        self.out, self.schema = out, schema
+            self.actor, self.out, self.schema = actor(**given), out, schema
         self.ready, self.name, self.batches, self.halted = time.time(), uuid.uuid4().hex, count(1), ""
 
     async def __call__(self, block: pa.Table) -> pa.Table:

@@ -124,7 +124,10 @@ def start_engine(path: str, *, model: Model, engine: Engine) -> EngineThread:
     try:
         started = LLMEngine.from_engine_args(arguments)
     except Exception as error:
-        raise start_fault(error, path=path, since=before) from error
+        found = start_fault(error, path=path, since=before)
+        if found is error:
+            raise
+        raise found from error
     return EngineThread(started, lora=lora)
 
 

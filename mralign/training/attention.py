@@ -9,7 +9,7 @@ Axes: B sequences, S positions of all of them, H query heads, K key heads, D siz
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache, partial
 from inspect import signature
 from itertools import pairwise
 from typing import Any
@@ -71,10 +71,8 @@ def varlen_attention(
         from torch.nn.attention.varlen import varlen_attn
 
         ends, longest, causal = cu_seq_lens_q, max_length_q, (-1, 0)
-        # Heads of keys that serve several of queries: torch 2.11 always takes them, and has no word for it.
-        shared: dict[str, Any] = {"enable_gqa": True} if "enable_gqa" in signature(varlen_attn).parameters else {}
         out: Any = varlen_attn(
-            query, key, value, ends, ends, longest, longest, scale=scaling, window_size=causal, **shared
+            query, key, value, ends, ends, longest, longest, scale=scaling, window_size=causal, **_shared_heads()
         )
         return out[None], None
     attend: Any = partial(
@@ -86,3 +84,12 @@ def varlen_attention(
         own = [x[:, :, begin:end] for x in each]
         pieces.append(attend(*own))
     return torch.cat(pieces, dim=2).transpose(1, 2), None
+
+
+@cache
+def _shared_heads() -> dict[str, Any]:
+    """The argument by which one head of keys serves several of queries: torch 2.11 always lets it, and has no word for
+    it."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    return {"enable_gqa": True} if "enable_gqa" in signature(varlen_attn).parameters else {}

@@ -7,6 +7,7 @@ from transformers import AutoModelForCausalLM, BloomConfig, CodeGenConfig, Gemma
 from transformers import Qwen3_5TextConfig as Qwen35Config
 
 from mralign.config import Model
+from mralign.training import attention
 from mralign.training.attention import register_varlen
 from mralign.training.policy import check_packing, load_model
 
@@ -93,3 +94,17 @@ def test_a_model_is_judged_when_it_is_loaded(tmp_path):
     load_model(model, settings(attention="eager"))
     with pytest.raises(ValueError, match="a model of type bloom"):
         load_model(model, settings(attention="varlen"))
+
+
+def of_torch_2_11(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale=None, window_size=(-1, -1)):
+    raise NotImplementedError
+
+
+def test_shared_heads_are_asked_for_where_torch_has_a_word_for_them(monkeypatch):
+    """What a GPU then computes: test_gpu.py."""
+    attention._shared_heads.cache_clear()
+    assert attention._shared_heads() == {"enable_gqa": True}
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", of_torch_2_11)
+    attention._shared_heads.cache_clear()
+    assert attention._shared_heads() == {}
+    attention._shared_heads.cache_clear()
