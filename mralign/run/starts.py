@@ -43,7 +43,8 @@ def starting(what: str) -> Iterator[None]:
         yield
     finally:  # it has started, or what was raised tells why not
         if tally is not None:
-            _remove(tally)
+            with contextlib.suppress(OSError):
+                tally.unlink(missing_ok=True)
 
 
 def _tally() -> Path | None:
@@ -56,17 +57,13 @@ def _tally() -> Path | None:
     prefix = f"mralign-starts-{os.getuid()}-"
     try:
         home = Path(tempfile.gettempdir())
-        for left in home.glob(f"{prefix}*"):  # by actors that were ended while they started
-            if time.time() - left.stat().st_mtime > _KEPT_S:
-                _remove(left)
     except OSError:
         return None
+    for left in home.glob(f"{prefix}*"):  # by actors that were ended while they started
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > _KEPT_S:
+                left.unlink()
     return home / f"{prefix}{actor}"
-
-
-def _remove(tally: Path) -> None:
-    with contextlib.suppress(OSError):
-        tally.unlink(missing_ok=True)
 
 
 def _read(tally: Path | None) -> int:

@@ -68,11 +68,12 @@ def test_one_that_dies_a_third_time_is_told_and_not_started_again(tmp_path, mark
     assert not tallies(tmp_path)
 
 
-def test_so_is_an_actor_of_ray_data(marks):
+def test_so_is_an_actor_of_ray_data(tmp_path, marks):
     local_ray.settle_data()
-    kind = dying(deaths=99, marks=marks)
+    given = {"concurrency": 1, "batch_format": "pyarrow", "runtime_env": below(tmp_path)["runtime_env"]}
+    data = ray.data.from_items([1]).map_batches(dying(deaths=99, marks=marks), **given)
     with pytest.raises(Exception, match="a thing") as caught:
-        list(ray.data.from_items([1]).map_batches(kind, concurrency=1, batch_format="pyarrow").iter_batches())
+        list(data.iter_batches())
     assert own_sentence(caught.value).startswith(ENDED)
 
 
