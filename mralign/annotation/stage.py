@@ -33,7 +33,7 @@ from mralign.annotation.taxonomy import PAPER
 from mralign.asking.annotator import ResolvedAnnotator, check_annotator, check_budgets
 from mralign.asking.chats import SharedEngine
 from mralign.asking.interview import money_spent
-from mralign.chat.model_files import load_tokenizer, model_path
+from mralign.chat.model_files import load_tokenizer, tokenizer_path
 from mralign.config import Annotation, RunConfig, resolve_path
 from mralign.rows.schema import ANNOTATIONS, CANDIDATES
 from mralign.run.changes import newest_result
@@ -231,7 +231,7 @@ def _expected(context: Context, *, resolved: ResolvedAnnotation, rows: int) -> l
         if len(sample) < _SAMPLE:
             table = _read_candidates(part, source=source).slice(0, _SAMPLE - len(sample))
             sample += map(trajectory_of, table.to_pylist())
-    tokenizer = load_tokenizer(model_path(model), model=model)
+    tokenizer = load_tokenizer(tokenizer_path(model), model=model)
 
     def count(text: str) -> int:
         return len(tokenizer(text, add_special_tokens=False)["input_ids"])

@@ -11,15 +11,12 @@ import datetime
 import json
 import shutil
 from collections.abc import Iterator
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pyarrow import fs
-
 from mralign.config import Model, resolve_path
-from mralign.run.disk import own_temporary_directory
-from mralign.run.filesystems import open_filesystem
+from mralign.run.shared_copies import shared_copy
 from mralign.run.store import Directory
 
 _DATE_CALL = "strftime_now"  # the one way by which a template of transformers learns what day it is
@@ -31,15 +28,15 @@ _LICENCES = ("LICENSE", "LICENCE", "NOTICE", "USE_POLICY")
 _MISLEADING = ("adapter_config.json", "params.json")
 
 
-@cache
 def local_copy(path: str) -> str:
-    """A model directory that lies on another file system, copied to this machine once a process; others stay."""
-    if "://" not in path:
-        return path
-    filesystem, inner = open_filesystem(path)
-    target = own_temporary_directory("model")
-    fs.copy_files(inner, target, source_filesystem=filesystem)
-    return target
+    """A model directory that lies on another file system, copied to this machine once for all its processes; others
+    stay."""
+    return shared_copy(path) if "://" in path else path
+
+
+def local_copy_beside_weights(path: str) -> str:
+    """As `local_copy`, without the weights: what a tokenizer, a template and a configuration need."""
+    return shared_copy(path, wanted=lambda name: not name.endswith(_WEIGHTS)) if "://" in path else path
 
 
 def load_tokenizer(path: str, *, model: Model, dated: bool = True) -> Any:
@@ -51,7 +48,7 @@ def load_tokenizer(path: str, *, model: Model, dated: bool = True) -> Any:
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-    place = local_copy(path)
+    place = local_copy_beside_weights(path)
     try:
         if _names_mistrals_own(place):  # transformers heeds that name before it heeds mistral_format
             tokenizer: Any = PreTrainedTokenizerFast.from_pretrained(place)
@@ -249,6 +246,11 @@ def _companion(path: Path, *, trust_remote_code: bool) -> bool:
 def model_path(model: Model) -> str:
     """Where the files of the model lie on this machine, or its hub name."""
     return local_copy(resolve_path(model.path))
+
+
+def tokenizer_path(model: Model) -> str:
+    """Where the files of the model but for its weights lie on this machine, or its hub name."""
+    return local_copy_beside_weights(resolve_path(model.path))
 
 
 def adapter_paths(model: Model) -> list[str]:

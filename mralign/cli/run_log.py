@@ -76,6 +76,7 @@ class RunLog:
         name = f"{run}.jsonl" if as_json else f"{run}.log"
         self._there = Directory(f"{absolute(run_dir)}/logs")
         self._name, self._local, self._lost = name, "://" not in run_dir, False
+        self._copied = 0  # bytes that lie in the run directory
         place = Path(self._there.uri) if self._local else Path(tempfile.mkdtemp(prefix="mralign-log-"))
         place.mkdir(parents=True, exist_ok=True)
         self.file = place / name
@@ -94,8 +95,11 @@ class RunLog:
         self.handler.flush()
         if self._local:
             return
+        text = self.file.read_bytes()
+        if len(text) == self._copied:
+            return
         try:
-            self._there.write_bytes(self._name, self.file.read_bytes())
-            self._lost = False
+            self._there.write_bytes(self._name, text)
+            self._lost, self._copied = False, len(text)
         except OSError:
             self._lost = True

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from mralign.chat.model_files import load_tokenizer, model_path
+from mralign.chat.model_files import load_tokenizer, tokenizer_path
 from mralign.config import RunConfig
 from mralign.exchange.dataset_card import dataset_card, file_of
 from mralign.exchange.finished_run import FinishedRun, read_run
@@ -114,7 +114,7 @@ def _examples(run: FinishedRun) -> Tables:
 
 def tokenizer_of(config: RunConfig) -> Any:
     """The tokenizer of the run's model. Raises ValueError where it cannot be loaded."""
-    return load_tokenizer(model_path(config.model), model=config.model, dated=False)
+    return load_tokenizer(tokenizer_path(config.model), model=config.model, dated=False)
 
 
 def _values(out: StageDir, part: str, *, schema: pa.Schema, column: str) -> dict[str, Any]:

@@ -73,7 +73,7 @@ def plan(
     places.check_inputs(config, paths=chain.from_iterable(stage.inputs(config).values() for stage in road))
     silent = places.run_directory_fault(config, write=False)
     if silent is None:
-        _forget_what_was_read(config)
+        _look_again(config, road)
     planned = placed(config, road, look=silent is None)
     try:
         warnings = check_plan(config, planned, silent=silent, dry_run=dry_run)
@@ -82,14 +82,21 @@ def plan(
     return [replace(item, warnings=tuple(warnings.get(item.stage.name, ()))) for item in planned]
 
 
-def _forget_what_was_read(config: RunConfig) -> None:
-    """Another process may have worked in the run directory since this one read there."""
+def _look_again(config: RunConfig, road: Sequence[Stage]) -> Directory:
+    """Forget what was read in the run directory: another process may have worked there since. One request to a far
+    store then says which stages have never been there, so that nobody asks for each of them."""
     home = Directory(absolute(config.run.dir))
     home.recalled.forget(home.uri)
+    if home.recalled.keeps:
+        there = home.folders()
+        home.recalled.keep_missing(f"{home.uri}/{stage.name}" for stage in road if stage.name not in there)
+    return home
 
 
 def survey(config: RunConfig) -> list[Planned]:
     """Every stage with its fingerprint and what is already there, as `plan`, for looking only: nothing is checked."""
+    home = Directory(absolute(config.run.dir))
+    home.recalled.appears(home.uri)
     return placed(config, stages(config))
 
 
@@ -129,8 +136,11 @@ def writing(config: RunConfig, planned: Sequence[Planned], *, take_over: bool = 
     Raises ValueError while another driver writes into the directory, see `lease.hold`.
     """
     with lease.hold(config.run.dir, take_over=take_over):
-        _forget_what_was_read(config)
-        yield placed_again(config, planned)
+        home = _look_again(config, [item.stage for item in planned])
+        try:
+            yield placed_again(config, planned)
+        finally:
+            home.recalled.appears(home.uri)
 
 
 def runs_anew(planned: Sequence[Planned]) -> list[str]:
@@ -320,6 +330,7 @@ def _rehearse(config: RunConfig, stage: Stage, *, patience_s: float | None = Non
 
 def run_stage(config: RunConfig, item: Planned, *, asked_ahead: Mapping[str, Any] | None = None) -> Manifest:
     """Run one stage, check its rejects against the limit, and seal it. `asked_ahead`: see `stage.Context`."""
+    item.out.recalled.appears(item.out.uri)  # its workers write there as well
     try:
         return _run_and_seal(config, item, asked_ahead=asked_ahead or {})
     finally:

@@ -63,14 +63,14 @@ def _code(config: RunConfig) -> Mapping[str, Any]:
 
 
 def _read(batch: pa.Table, *, raw: StageDir) -> Iterator[pa.Table]:
-    """Commit the raw parts of the sources in `batch`; yield the name of each."""
+    """Commit the raw parts of the sources in `batch`; yield the name, rows and bytes of each."""
     for row in batch.to_pylist():
         source, split, key = Source.model_validate_json(row["source"]), row["split"], row["key"]
         tables = read_batches(**resolved(source).model_dump(), split=split, rows=_ROWS)
         for number, (table, rejects) in enumerate(tables):
             name = part_name(f"{key}-{number:05d}")
-            raw.commit(name, table, schema=QUESTIONS, rejects=to_table(rejects))
-            yield pa.table({"part": [name]})
+            size = raw.commit(name, table, schema=QUESTIONS, rejects=to_table(rejects))
+            yield pa.table({"part": [name], "rows": [table.num_rows], "size": [size]})
         raw.write_text(_mark(key), "")
 
 
@@ -97,9 +97,9 @@ def _read_all(context: Context, *, raw: StageDir) -> None:
         batch_format="pyarrow",
     )
     batches = read.iter_batches(batch_size=None, batch_format="pyarrow")
-    names = chain.from_iterable(batch.column("part") for batch in batches)
-    for _ in counted(names, total=None, what="reading"):
-        pass
+    committed = chain.from_iterable(batch.to_pylist() for batch in batches)
+    for one in counted(committed, total=None, what="reading"):
+        raw.know_rows(one["part"], rows=one["rows"], size=one["size"])
 
 
 def _drop_all(context: Context, *, raw: StageDir) -> None:
@@ -123,7 +123,8 @@ def _drop_all(context: Context, *, raw: StageDir) -> None:
         commit.remote(raw, context.out, group, start, imported, *ids, *questions) for start, group in groups.items()
     ]
     for done in counted(pending, total=len(pending), what="finding repeats", unit="groups of parts"):
-        ray.get(done)
+        for name, rows, size in ray.get(done):
+            context.out.know_rows(name, rows=rows, size=size)
 
 
 def _keys(raw: StageDir, names: Sequence[str]) -> list[pa.Table]:
@@ -143,19 +144,21 @@ def _find(splits: Sequence[str], by: str, share: tuple[int, int], gone: int, *ta
     return find_repeats(keys, splits=splits, by=by, without=without, bucket=bucket, buckets=buckets)
 
 
-def _commit(raw: StageDir, out: StageDir, names: Sequence[str], start: int, imported: bool, *repeats: pa.Table) -> None:
+def _commit(
+    raw: StageDir, out: StageDir, names: Sequence[str], start: int, imported: bool, *repeats: pa.Table
+) -> list[tuple[str, int, int]]:
+    """Commit some parts without what is repeated; the name, rows and bytes of each."""
     all_repeats = pa.concat_tables(repeats)
 
-    def commit(number: int, name: str) -> None:  # a few at once, as a store may be far away
+    def commit(number: int, name: str) -> tuple[str, int, int]:  # a few at once, as a store may be far away
         own = all_repeats.filter(pc.equal(all_repeats.column("part"), number))
         table, repeated = drop_repeats(raw.read_parts([name], schema=QUESTIONS), own)
         if imported:  # a row a draw: the same question again is no fault
             repeated = [reject for reject in repeated if reject.reason != "duplicate_id"]
         rejects = pa.concat_tables([raw.read_rejects([name]), to_table(repeated)])
-        out.commit(name, table, schema=QUESTIONS, rejects=rejects)
+        return name, table.num_rows, out.commit(name, table, schema=QUESTIONS, rejects=rejects)
 
-    for _ in ahead(lambda one: commit(*one), enumerate(names, start), at_once=_READ_AHEAD):
-        pass
+    return list(ahead(lambda one: commit(*one), enumerate(names, start), at_once=_READ_AHEAD))
 
 
 def _run(context: Context) -> Outcome:
@@ -208,15 +211,21 @@ def _digest(value: Any) -> str:
 def _check_read(config: RunConfig, *, raw: StageDir) -> None:
     """Raise ValueError for a source that gave no question, or more rejects than a source may have."""
     sizes, rows = raw.sizes(), raw.counts()
-    for one in sources(config):
-        parts = parts_of(list(rows), one.key)
+    every = [(one, parts_of(list(rows), one.key)) for one in sources(config)]
+    # The plan has looked at local files alone. A store may be far away.
+    shown = ahead(lambda one: _shown(raw, one[1]) if "://" in one[0].source.path else [], every)
+    for (one, parts), first_rows in zip(every, shown, strict=True):
         reasons = dict(count_reasons(rejects_in_pieces(raw, columns=REASONED, parts=parts, sizes=sizes)).counts)
         result = Yield(sum(rows[part] for part in parts), reasons, _first_rejects(raw, parts, sizes=sizes))
         with _named(one):
-            if "://" in one.source.path and parts:  # no local file, so the plan has not looked at it
-                shown = raw.read_parts(parts[:1], schema=QUESTIONS).slice(0, _SHOWN)
-                warn_of_choices(one.source, shown.to_pylist())
+            if first_rows:
+                warn_of_choices(one.source, first_rows)
             check_yield(resolved(one.source), result, limit=config.run.reject_limit, path=raw.path("rejects"))
+
+
+def _shown(raw: StageDir, parts: Sequence[str]) -> list[dict[str, Any]]:
+    """The first questions of a source."""
+    return raw.read_parts(parts[:1], schema=QUESTIONS).slice(0, _SHOWN).to_pylist() if parts else []
 
 
 def _first_rejects(raw: StageDir, parts: Sequence[str], *, sizes: Mapping[str, int]) -> list[Reject]:

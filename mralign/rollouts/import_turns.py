@@ -8,7 +8,7 @@ files carry text only: it becomes the ids that the model to be trained would hav
 from __future__ import annotations
 
 from mralign.chat.endings import ending_fault
-from mralign.chat.model_files import load_tokenizer, model_path
+from mralign.chat.model_files import load_tokenizer, tokenizer_path
 from mralign.chat.prompts import Prompt
 from mralign.chat.seam import Continuation, continuation, separate_ids, survives, without_prefill
 from mralign.chat.turns import cut_end, stop_tokens, turn_of
@@ -24,7 +24,7 @@ class RolloutWriter:
     """From what a record says to the row that the model's own engine would have made of it."""
 
     def __init__(self, *, mode: Mode, model: Model, prompt: str, tags: tuple[str, str] | None) -> None:
-        path = model_path(model)
+        path = tokenizer_path(model)
         sampling = Sampling(model=model, engine=_NO_ENGINE, decoding=Decoding(), prompt=prompt)
         self.tokenizer = load_tokenizer(path, model=model)
         self.renderer = Renderer(sampling, tokenizer=self.tokenizer, family=family_of(model, path=path))

@@ -43,6 +43,8 @@ def differences(
 def newest_result(out: StageDir) -> tuple[StageDir, Manifest] | None:
     """The newest finished result of the same stage in the same run directory under another fingerprint."""
     home = Directory(out.uri.rsplit("/", 1)[0])
+    if home.recalled.is_missing(home.uri):
+        return None
     places = home.filesystem.get_file_info(fs.FileSelector(home.path(), allow_not_found=True))
     names = [place.base_name for place in places if place.type == fs.FileType.Directory]
     found = [StageDir(f"{home.uri}/{name}", stage=out.stage, fingerprint=name) for name in names]

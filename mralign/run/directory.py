@@ -74,6 +74,12 @@ class Directory:
             return False
         return True
 
+    def folders(self) -> set[str]:
+        """Names of the directories right below this one; none where it does not exist."""
+        selector = fs.FileSelector(self.path(), allow_not_found=True)
+        found = self.filesystem.get_file_info(selector)
+        return {info.base_name for info in found if info.type == fs.FileType.Directory}
+
     def require(self, what: str) -> None:
         """Raise ValueError if there is no file or directory here."""
         if not self.exists():
@@ -88,6 +94,8 @@ class Directory:
         kept = self.recalled.file(place)
         if kept is not None:
             return kept
+        if self.recalled.is_missing(place):
+            raise FileNotFoundError(f"{place} does not exist")
         try:
             with self.filesystem.open_input_stream(self.path(name)) as stream:
                 data = bytes(stream.read())
@@ -115,6 +123,7 @@ class Directory:
         Also on an object store, where a move is a copy: an upload that is interrupted is closed, and so completed, by
         pyarrow, with whatever had been written. The one request is made by a thread: no signal ends it halfway.
         """
+        self.recalled.appears(f"{self.uri}/{name}")
         try:
             if self.filesystem.type_name == "s3" and len(data) < _AT_ONCE:
                 with ThreadPoolExecutor(1) as writer:
@@ -128,6 +137,7 @@ class Directory:
     @contextmanager
     def new_file(self, name: str) -> Iterator[pa.NativeFile]:
         """An open file to be written in pieces; it gets its name when the block has ended, if nothing failed."""
+        self.recalled.appears(f"{self.uri}/{name}")
         self.recalled.forget(f"{self.uri}/{name}")
         target = self.path(name)
         parent = target.rsplit("/", 1)[0]

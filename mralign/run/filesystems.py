@@ -18,6 +18,7 @@ from pyarrow import fs
 from mralign.run.recall import Recall
 
 _ATTEMPTS = 10  # of one request, which is refused, dropped or not answered
+_THREADS = 32  # by which Arrow asks a store; its own default of 8 lets the rest of our questions wait for each other
 
 
 def open_filesystem(uri: str) -> tuple[fs.FileSystem, str]:
@@ -52,6 +53,7 @@ def _s3_client(root: str, environment: Sequence[tuple[str, str]]) -> tuple[fs.Fi
     """The client of a bucket, as the environment has it. It puts a small object by one request, not by three."""
     if "allow_delayed_open" not in root:
         root += "allow_delayed_open=true" if root.endswith("?") else "&allow_delayed_open=true"
+    pa.set_io_thread_count(max(_THREADS, pa.io_thread_count()))
     filesystem, bucket = fs.FileSystem.from_uri(root)
     return _s3(filesystem.__reduce__()[1][0]), bucket
 

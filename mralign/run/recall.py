@@ -3,12 +3,14 @@
 Manifests and small files enter by place and leave again. Nothing in a finished stage changes: a stage that has to make
 a part anew is unsealed first, and is then forgotten here. Of a stage under way something is kept only while nobody but
 this process writes into it (`fix`); of a local disk nothing, as it answers at once. A plan, and a run that has the
-lease, begin by forgetting the run directory: other processes may have worked there.
+lease, begin by forgetting the run directory: other processes may have worked there. Folders that were missing by then
+stay so until this process writes into one, or lets others do so (`appears`).
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from threading import Lock
 
 from mralign.run.manifest import Manifest
@@ -24,6 +26,7 @@ class Recall:
         self._lock, self._room, self._held, self.keeps = Lock(), room, 0, keeps
         self._manifests: dict[str, Manifest] = {}
         self._fixed: set[str] = set()
+        self._missing: set[str] = set()
         self._files: OrderedDict[str, bytes] = OrderedDict()
 
     def manifest(self, stage: str) -> Manifest | None:
@@ -46,7 +49,23 @@ class Recall:
         """Whether a directory is that of a finished stage or fixed, or lies in one that is."""
         with self._lock:
             still = {*self._manifests, *self._fixed}
-        return any(directory == stage or directory.startswith(f"{stage}/") for stage in still)
+        return any(_is_in(directory, stage) for stage in still)
+
+    def keep_missing(self, folders: Iterable[str]) -> None:
+        """These folders do not exist, and nobody but this process will let them appear."""
+        if self.keeps:
+            with self._lock:
+                self._missing |= set(folders)
+
+    def appears(self, place: str) -> None:
+        """From now on there may be something at a place: in the folder that it lies in, in any folder below it."""
+        with self._lock:
+            self._missing = {one for one in self._missing if not _is_in(place, one) and not _is_in(one, place)}
+
+    def is_missing(self, place: str) -> bool:
+        """Whether a place is known to be a folder that does not exist, or to lie in one."""
+        with self._lock:
+            return any(_is_in(place, folder) for folder in self._missing)
 
     def file(self, place: str) -> bytes | None:
         """What is in a file of a finished stage, if this process has read it."""
@@ -71,13 +90,19 @@ class Recall:
         """Forget a file, or a directory with all that is known of what lies below it."""
 
         def gone(name: str) -> bool:
-            return name == place or name.startswith(f"{place}/")
+            return _is_in(name, place)
 
         with self._lock:
             self._manifests = {stage: found for stage, found in self._manifests.items() if not gone(stage)}
             self._fixed = {directory for directory in self._fixed if not gone(directory)}
+            self._missing = {folder for folder in self._missing if not gone(folder)}
             for name in [name for name in self._files if gone(name)]:
                 self._drop(name)
 
     def _drop(self, place: str) -> None:
         self._held -= len(self._files.pop(place, b""))
+
+
+def _is_in(place: str, folder: str) -> bool:
+    """Whether a place is a folder or lies in it."""
+    return place == folder or place.startswith(f"{folder}/")

@@ -322,6 +322,8 @@ class StageDir(Directory):
         kept = self.recalled.file(place)
         if kept is not None:
             return dict(json.loads(kept))
+        if self.recalled.is_missing(self.uri):
+            return {}
         selector = fs.FileSelector(self.path(), allow_not_found=True, recursive=recursive)
         infos = self.filesystem.get_file_info(selector)
         found = {info.path.removeprefix(self.path()).lstrip("/"): info.size for info in infos if info.is_file}

@@ -13,7 +13,7 @@ import asyncio
 from typing import Any
 
 from mralign.chat.endings import ending_fault
-from mralign.chat.model_files import model_path
+from mralign.chat.model_files import tokenizer_path
 from mralign.chat.prompts import Prompt
 from mralign.chat.seam import Continuation, continuation, said_after, separate_ids, survives
 from mralign.chat.turns import Turn, stop_tokens, turn_of
@@ -32,7 +32,7 @@ class RemoteGenerator:
     """An actor of a stream (run/stream.py): one endpoint, several batches of requests at once."""
 
     def __init__(self, *, sampling: Sampling) -> None:
-        path = model_path(sampling.model)
+        path = tokenizer_path(sampling.model)
         self.renderer = renderer_of(sampling, path=path)
         tokenizer = self.renderer.tokenizer
         stops = stop_tokens(tokenizer, model_path=path)

@@ -20,11 +20,12 @@ from typing import Any
 
 import psutil
 
-from mralign.chat.model_files import load_tokenizer, model_path, weight_files
+from mralign.chat.model_files import load_tokenizer, model_path, tokenizer_path, weight_files
 from mralign.config import Model, resolve_path
 from mralign.run.digests import digest
 from mralign.run.held import Held, give_back, hold, may_hold
 from mralign.run.placement import Workers, actor_options
+from mralign.run.shared_copies import seen_from_outside
 from mralign.run.starts import starting
 from mralign.run.stream import RETRIES, Answer, Pool
 from mralign.serving.requests import Sampling, renderer_of
@@ -111,7 +112,7 @@ class _KeptEngines:
 
     engines: list[Any]
     sampling: Sampling
-    files: str  # digest of the model's files
+    files: str  # what changes with the model's files
     held: Held
 
 
@@ -208,8 +209,9 @@ def _paths(model: Model) -> tuple[str, str | None]:
 
 
 def _files(model: Model) -> str:
+    """What changes with the files of a model. Those in a store are not read for it."""
     paths = [resolve_path(path) for path in _paths(model) if path]
-    return " ".join(digest(path) for path in paths)
+    return " ".join((seen_from_outside(path) if "://" in path else None) or digest(path) for path in paths)
 
 
 def _fills_memory(model: Model) -> bool:
@@ -233,7 +235,7 @@ def _differ_in_weights_only(old: Model, new: Model) -> bool:
 def _described(model: Model) -> dict[str, Any]:
     from transformers import AutoConfig
 
-    path = model_path(model)
+    path = tokenizer_path(model)
     config = AutoConfig.from_pretrained(path, trust_remote_code=model.trust_remote_code)
     tokenizer = load_tokenizer(path, model=model, dated=False)
     values = {key: value for key, value in config.to_dict().items() if key not in _NO_MATTER}

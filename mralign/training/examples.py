@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mralign.chat.model_files import load_tokenizer, model_path
+from mralign.chat.model_files import load_tokenizer, tokenizer_path
 from mralign.config import Model
 from mralign.rows.schema import EXAMPLES
 from mralign.run.rejects import Reject
@@ -46,7 +46,7 @@ def example_rows(
     annotated: pa.Table, *, model: Model, max_length: int, datasets: Sequence[str] = ()
 ) -> tuple[pa.Table, list[Reject]]:
     """Examples (schema EXAMPLES) of annotated candidates, and the rejects: too_long, tokens_do_not_spell_text."""
-    tokenizer = load_tokenizer(model_path(model), model=model)
+    tokenizer = load_tokenizer(tokenizer_path(model), model=model)
     known = local_config(model)
     positions = None if known is None else positions_of(known)
     rows, rejects = [], []

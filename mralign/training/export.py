@@ -23,6 +23,7 @@ from mralign.chat.model_files import adapter_paths, model_path
 from mralign.config import RunConfig
 from mralign.run.disk import full_disk
 from mralign.run.filesystems import for_copies
+from mralign.run.shared_copies import copy_tree
 from mralign.run.stage import Context, log
 from mralign.run.store import Directory, StageDir
 from mralign.serving.adapter import save_merged
@@ -65,7 +66,7 @@ def trained_before(out: StageDir) -> Iterator[tuple[Path, dict[str, Any]] | None
     if out.filesystem.get_file_info(place).type != fs.FileType.Directory:
         yield None
         return
-    with _local_directory(out, place) as directory:
+    with local_directory(out.filesystem, place) as directory:
         check_checkpoint(directory, training=out.fingerprint, name=name)
         yield directory, note["figures"]
 
@@ -83,12 +84,13 @@ def _note(out: StageDir) -> dict[str, Any] | None:
 
 
 @contextmanager
-def _local_directory(out: Directory, place: str) -> Iterator[Path]:
-    if isinstance(out.filesystem, fs.LocalFileSystem):
+def local_directory(filesystem: fs.FileSystem, place: str) -> Iterator[Path]:
+    """A directory of a file system as one of this machine; copied, for the time of the block, from any other."""
+    if isinstance(filesystem, fs.LocalFileSystem):
         yield Path(place)
         return
     with tempfile.TemporaryDirectory(prefix="mralign-checkpoint-") as directory:
-        fs.copy_files(place, directory, source_filesystem=out.filesystem)
+        copy_tree(filesystem, place, target=Path(directory))
         yield Path(directory)
 
 

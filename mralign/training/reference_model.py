@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mralign.chat.model_files import load_tokenizer, model_path
+from mralign.chat.model_files import load_tokenizer, tokenizer_path
 from mralign.config import Model, RunConfig, Training, named, resolve_path
 from mralign.training.rope import check_positions
 
@@ -70,7 +70,7 @@ def check_same_tokens(config: RunConfig) -> None:
     model, reference = config.model, reference_model(config)
     if reference is model:
         return
-    own, other = (load_tokenizer(model_path(one), model=one, dated=False).get_vocab() for one in (model, reference))
+    own, other = (load_tokenizer(tokenizer_path(one), model=one, dated=False).get_vocab() for one in (model, reference))
     if own != other:
         raise ValueError(
             f"training.reference.path={reference.path} has another tokenizer than model.path={model.path}; give a "

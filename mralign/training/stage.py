@@ -36,7 +36,7 @@ from mralign.training.board import Board, Lost, Resumed, Told
 from mralign.training.checkpoint import check_checkpoint, read_state
 from mralign.training.engine import prepare_process
 from mralign.training.examples import example_rows, of_datasets
-from mralign.training.export import export, hub_token, keep_trained, trained_before
+from mralign.training.export import export, hub_token, keep_trained, local_directory, trained_before
 from mralign.training.guards import TrainingStopped, class_balance
 from mralign.training.index import index_rows, read_index, write_index
 from mralign.training.kept_checkpoints import RAY_TRAIN, local_places, tidy
@@ -265,14 +265,14 @@ def _train_anew(context: Context) -> Outcome:
         tidy(context.out)
         raise TrainingStopped(result.return_value)
     assert result.checkpoint is not None
-    with result.checkpoint.as_directory() as directory:
-        check_checkpoint(Path(directory), training=context.out.fingerprint, name=result.checkpoint.path)
-        state, workers = read_state(Path(directory))
+    with local_directory(result.checkpoint.filesystem, result.checkpoint.path) as directory:
+        check_checkpoint(directory, training=context.out.fingerprint, name=result.checkpoint.path)
+        state, workers = read_state(directory)
         figures = {"steps": state.step, "workers": workers, "workers_changed": state.regrouped}
         noted = {"memory": state.memory} if state.memory else {}
         figures |= {"last": state.history[-1], "class_balance": warning, "examples": len(sides), **noted}
-        keep_trained(context, Path(directory), figures=figures, name=Path(result.checkpoint.path).name)
-        _export(context, Path(directory), figures=figures)
+        keep_trained(context, directory, figures=figures, name=Path(result.checkpoint.path).name)
+        _export(context, directory, figures=figures)
     return Outcome(len(sides), len(sides), figures)
 
 

@@ -9,7 +9,15 @@ from dated_model import DATED, MINIWORLD, copy_of
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
-from mralign.chat.model_files import copy_companions, load_tokenizer, template_text, weight_files, writes_date
+from mralign.chat.model_files import (
+    copy_companions,
+    load_tokenizer,
+    model_path,
+    template_text,
+    tokenizer_path,
+    weight_files,
+    writes_date,
+)
 from mralign.chat.prompts import chat_prompt
 from mralign.config import Model, RunConfig, ThinkMode, counted
 from mralign.serving.adapter import load_merged
@@ -190,3 +198,16 @@ def test_weights_that_are_missing_are_not_made_up(tmp_path):
     save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match=r"lack 1 that a Qwen3ForCausalLM has, such as model\.layers\.1\.mlp\.up_proj"):
         load_merged(str(directory), adapters=[], dtype="float32")
+
+
+def test_a_tokenizer_in_a_store_is_loaded_without_the_weights_beside_it(bucket):
+    for file in MINIWORLD.iterdir():
+        bucket.objects[f"model/{file.name}"] = file.read_bytes()
+    model = Model(path="s3://bucket/model", dtype="float32")
+    place = tokenizer_path(model)
+    assert load_tokenizer(model.path, model=model).get_vocab() == load_tokenizer(place, model=model).get_vocab()
+    assert weight_files(place) == []
+    fetched = [key for method, key, _ in bucket.calls if method == "GET" and key]
+    assert "model/tokenizer.json" in fetched and len(fetched) == len(set(fetched))  # once, though asked for twice
+    assert not [key for key in fetched if key.endswith(".safetensors")]
+    assert [file.name for file in weight_files(model_path(model))] == ["model.safetensors"]

@@ -321,4 +321,3 @@ def test_a_model_on_another_file_system_is_copied_and_a_local_one_is_not(tmp_pat
     copied = Path(local_copy((tmp_path / "model").as_uri()))
     assert copied != tmp_path / "model"
     assert (copied / "config.json").read_text() == "{}"
-    shutil.rmtree(copied)

@@ -19,6 +19,7 @@ from mralign.run.events import listening
 from mralign.run.part_names import part_name
 from mralign.run.rejects import Reject, to_table
 from mralign.run.stage import Outcome, Stage
+from mralign.run.store import StageDir
 
 PRESETS = Path(__file__).parents[2] / "mralign" / "presets"
 MODEL = Path(resolve_path("pkg://mralign.miniworld/data/model"))
@@ -92,6 +93,36 @@ def test_the_plan_has_every_stage_in_order_and_writes_nothing(miniworld, tmp_pat
     assert not (tmp_path / "run").exists()
     for place, item in enumerate(planned):  # everything a stage stands on comes before it
         assert set(item.upstream) <= set(ROAD[:place])
+
+
+def test_stages_that_were_never_there_are_not_asked_for_one_by_one(miniworld, bucket):
+    config = miniworld("run.dir=s3://bucket/run")
+    planned = pipeline.plan(config)
+    assert pipeline.runs_anew(planned) == []
+    asked = [key or query["prefix"] for _, key, query in bucket.calls]
+    assert not [place for place in asked if any(place.startswith(f"run/{name}") for name in ROAD)]
+    assert 0 < len(asked) < len(ROAD)
+
+
+def test_what_another_process_has_made_since_is_seen(miniworld, bucket):
+    config = miniworld("run.dir=s3://bucket/run")
+    item = pipeline.find(pipeline.plan(config), "questions")
+    item.out.commit(part_name("train-00"), QUESTIONS.empty_table(), schema=QUESTIONS)
+    seal(item, rows=0, figures={})
+
+    def believe_there_is_none():
+        item.out.recalled.forget("s3://bucket/run")
+        item.out.recalled.keep_missing(["s3://bucket/run/questions"])
+        assert StageDir(item.out.uri).manifest() is None and StageDir(item.out.uri).sizes() == {}
+
+    for look in (pipeline.plan, pipeline.survey):
+        believe_there_is_none()
+        assert pipeline.find(look(config), "questions").manifest is not None
+    believe_there_is_none()
+    with pipeline.writing(config, [replace(item, manifest=None)]) as planned:
+        assert pipeline.find(planned, "questions").manifest is not None
+        believe_there_is_none()
+    assert StageDir(item.out.uri).manifest() is not None  # others may write there again
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import fs
 
+from mralign.run.changes import newest_result
 from mralign.run.filesystems import for_copies
 from mralign.run.manifest import Manifest
 from mralign.run.part_names import part_name
@@ -52,6 +53,29 @@ def test_a_finished_stage_is_read_once(store):
         assert again == first and (many, none) == (2, 0)
     assert asked(store, lambda: stage().counts()) == ({part_name("a"): 1}, 0)
     assert asked(store, lambda: stage().manifest().rows_out) == (1, 0)
+
+
+def test_a_folder_that_does_not_exist_is_not_asked_for_until_something_is_written_there(store):
+    folder = "s3://bucket/run/counts"
+    for write in (
+        lambda out: out.write_text("metrics.json", "{}"),
+        lambda out: out.write_table("metrics.json", pa.table({"row_id": ["x"]})),
+        lambda out: out.new_file("metrics.json").__enter__().close(),
+        lambda out: out.recalled.appears(out.uri),  # its workers will write
+        lambda out: out.recalled.appears("s3://bucket/run"),
+    ):
+        out = stage()
+        out.recalled.keep_missing([folder])
+        assert asked(store, lambda out=out: (out.sizes(), out.standing(), out.find_text("x"))) == (
+            ({}, (None, []), None),
+            0,
+        )
+        assert newest_result(out) is None and not store.calls
+        other = StageDir("s3://bucket/run/counts_by_content", stage="shelf", fingerprint="s")
+        assert asked(store, other.sizes) == ({}, 1)
+        write(out)
+        assert asked(store, stage().sizes)[1] == 1
+        store.objects.clear()
 
 
 def test_a_stage_under_way_is_read_anew(store):
