@@ -5,7 +5,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a submitted working directory runs its own code
 
-from mralign.cli.entry import main
+from mralign.cli.entry import command
 
 if __name__ == "__main__":
-    sys.exit(main(["taxonomy", *sys.argv[1:]]))
+    command(["taxonomy", *sys.argv[1:]])

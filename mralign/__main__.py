@@ -1,8 +1,6 @@
 """`python -m mralign` is the command `mralign`."""
 
-import sys
-
-from mralign.cli.entry import main
+from mralign.cli.entry import command
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

@@ -110,7 +110,7 @@ def test_the_wheel_brings_the_command_and_says_what_it_is(wheel):
     with zipfile.ZipFile(wheel) as archive:
         (entry_points,) = (name for name in archive.namelist() if name.endswith("entry_points.txt"))
         (metadata,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
-        assert "mralign = mralign.cli.entry:main" in archive.read(entry_points).decode()
+        assert "mralign = mralign.cli.entry:command" in archive.read(entry_points).decode()
         said = archive.read(metadata).decode()
     for wanted in ("License-Expression: Apache-2.0", "Author: mralign", "Typing :: Typed", "Requires-Dist: typer"):
         assert wanted in said
