@@ -14,6 +14,12 @@ from mralign.config import RunConfig
 from mralign.run import worker_lines
 
 log = logging.getLogger("mralign")
+_OWN = {  # of a Ray that is ours alone, unless the user has set them
+    # Ray would start a worker for every CPU at once. None of them has our environment, so no task of ours gets one.
+    "RAY_prestart_worker_first_driver": "0",
+    # Ray Train looks every 2 s whether a worker has something to tell, and the worker waits for that.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+}
 _own = False  # whether this process has started the Ray that it belongs to
 
 
@@ -71,6 +77,8 @@ def _init(config: RunConfig, *, hears_workers: bool = False) -> None:
     if not _own:
         ray.init(**given)
         return
+    for name, value in _OWN.items():
+        os.environ.setdefault(name, value)
     # One of our own, even if a cluster runs (or was killed) on this machine.
     given |= {"address": "local", "num_cpus": config.run.local_cpus, "include_dashboard": False}
     try:
