@@ -11,11 +11,12 @@ import datetime
 import json
 import shutil
 from collections.abc import Iterator
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from mralign.config import Model, resolve_path
+from mralign.run.disk import DiskFull
 from mralign.run.shared_copies import shared_copy
 from mralign.run.store import Directory
 
@@ -28,12 +29,14 @@ _LICENCES = ("LICENSE", "LICENCE", "NOTICE", "USE_POLICY")
 _MISLEADING = ("adapter_config.json", "params.json")
 
 
+@cache
 def local_copy(path: str) -> str:
     """A model directory that lies on another file system, copied to this machine once for all its processes; others
-    stay."""
+    stay. A process looks for it once."""
     return shared_copy(path) if "://" in path else path
 
 
+@cache
 def local_copy_beside_weights(path: str) -> str:
     """As `local_copy`, without the weights: what a tokenizer, a template and a configuration need."""
     return shared_copy(path, wanted=lambda name: not name.endswith(_WEIGHTS)) if "://" in path else path
@@ -48,8 +51,8 @@ def load_tokenizer(path: str, *, model: Model, dated: bool = True) -> Any:
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-    place = local_copy_beside_weights(path)
     try:
+        place = local_copy_beside_weights(path)
         if _names_mistrals_own(place):  # transformers heeds that name before it heeds mistral_format
             tokenizer: Any = PreTrainedTokenizerFast.from_pretrained(place)
         else:
@@ -57,6 +60,8 @@ def load_tokenizer(path: str, *, model: Model, dated: bool = True) -> Any:
             tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=trusted, mistral_format=False)
         tokenizer("a", add_special_tokens=False)["input_ids"]
         tokenizer.added_tokens_decoder  # noqa: B018
+    except DiskFull:
+        raise
     except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError) as error:
         raise ValueError(
             f"the tokenizer of {path} cannot be loaded: {_first_line(error)}; the directory needs tokenizer.json (or "

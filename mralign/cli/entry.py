@@ -7,12 +7,15 @@ script, `python -m mralign` and the files in jobs/ all begin here.
 from __future__ import annotations
 
 import atexit
+import errno
+import logging
 import os
 import sys
-from contextlib import suppress
 from typing import NoReturn
 
 from mralign.run import interruption
+
+_LOST_OUTPUT = 120  # Python's own status for it
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -30,7 +33,7 @@ def command(arguments: list[str] | None = None) -> NoReturn:
     five thousand modules apart first, which took 1.8 s of two idle cores after a run.
     """
     ended = [1]  # the status, also where `main` raises
-    atexit.register(_leave, ended, os.getpid())  # the first to be registered is the last to be called
+    atexit.register(_leave, ended, os.getpid())  # before the packages register theirs, which are called first
     try:
         ended[0] = main(arguments)
     except SystemExit as leaving:
@@ -42,7 +45,11 @@ def command(arguments: list[str] | None = None) -> NoReturn:
 def _leave(ended: list[int], process: int) -> None:
     if os.getpid() != process:  # a fork, whose end is its own
         return
+    logging.shutdown()  # it was registered before, and would not be called any more
     for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):  # its reader has gone, or it is closed
+        try:
             stream.flush()
+        except (OSError, ValueError) as error:  # a reader that has gone, a closed stream; else output is lost
+            if getattr(error, "errno", errno.EPIPE) != errno.EPIPE:
+                ended[0] = ended[0] or _LOST_OUTPUT
     os._exit(ended[0])

@@ -95,10 +95,10 @@ class RunLog:
         self.handler.flush()
         if self._local:
             return
-        text = self.file.read_bytes()
-        if len(text) == self._copied:
-            return
         try:
+            text = self.file.read_bytes()
+            if len(text) == self._copied:
+                return
             self._there.write_bytes(self._name, text)
             self._lost, self._copied = False, len(text)
         except OSError:

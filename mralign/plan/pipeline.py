@@ -10,7 +10,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -72,31 +72,32 @@ def plan(
     road = _chosen(stages(config), until=until, only=only)
     places.check_inputs(config, paths=chain.from_iterable(stage.inputs(config).values() for stage in road))
     silent = places.run_directory_fault(config, write=False)
-    if silent is None:
-        _look_again(config, road)
-    planned = placed(config, road, look=silent is None)
-    try:
-        warnings = check_plan(config, planned, silent=silent, dry_run=dry_run)
-    except Faults as found:
-        raise NotReady(found.faults, planned=planned) from None
+    with _looking(config, road) if silent is None else nullcontext():
+        planned = placed(config, road, look=silent is None)
+        try:
+            warnings = check_plan(config, planned, silent=silent, dry_run=dry_run)
+        except Faults as found:
+            raise NotReady(found.faults, planned=planned) from None
     return [replace(item, warnings=tuple(warnings.get(item.stage.name, ()))) for item in planned]
 
 
-def _look_again(config: RunConfig, road: Sequence[Stage]) -> Directory:
-    """Forget what was read in the run directory: another process may have worked there since. One request to a far
-    store then says which stages have never been there, so that nobody asks for each of them."""
+@contextmanager
+def _looking(config: RunConfig, road: Sequence[Stage]) -> Iterator[None]:
+    """Forget what was read in the run directory: another process may have worked there since. Within the block one
+    request to a far store has said which stages were never there, so that nobody asks for each of them."""
     home = Directory(absolute(config.run.dir))
     home.recalled.forget(home.uri)
     if home.recalled.keeps:
         there = home.folders()
         home.recalled.keep_missing(f"{home.uri}/{stage.name}" for stage in road if stage.name not in there)
-    return home
+    try:
+        yield
+    finally:
+        home.recalled.appears(home.uri)
 
 
 def survey(config: RunConfig) -> list[Planned]:
     """Every stage with its fingerprint and what is already there, as `plan`, for looking only: nothing is checked."""
-    home = Directory(absolute(config.run.dir))
-    home.recalled.appears(home.uri)
     return placed(config, stages(config))
 
 
@@ -135,12 +136,8 @@ def writing(config: RunConfig, planned: Sequence[Planned], *, take_over: bool = 
 
     Raises ValueError while another driver writes into the directory, see `lease.hold`.
     """
-    with lease.hold(config.run.dir, take_over=take_over):
-        home = _look_again(config, [item.stage for item in planned])
-        try:
-            yield placed_again(config, planned)
-        finally:
-            home.recalled.appears(home.uri)
+    with lease.hold(config.run.dir, take_over=take_over), _looking(config, [item.stage for item in planned]):
+        yield placed_again(config, planned)
 
 
 def runs_anew(planned: Sequence[Planned]) -> list[str]:
@@ -330,9 +327,9 @@ def _rehearse(config: RunConfig, stage: Stage, *, patience_s: float | None = Non
 
 def run_stage(config: RunConfig, item: Planned, *, asked_ahead: Mapping[str, Any] | None = None) -> Manifest:
     """Run one stage, check its rejects against the limit, and seal it. `asked_ahead`: see `stage.Context`."""
-    item.out.recalled.appears(item.out.uri)  # its workers write there as well
     try:
-        return _run_and_seal(config, item, asked_ahead=asked_ahead or {})
+        with item.out.recalled.filling(item.out.uri):
+            return _run_and_seal(config, item, asked_ahead=asked_ahead or {})
     finally:
         item.out.begun()
 

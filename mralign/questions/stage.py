@@ -214,12 +214,11 @@ def _check_read(config: RunConfig, *, raw: StageDir) -> None:
     every = [(one, parts_of(list(rows), one.key)) for one in sources(config)]
     # The plan has looked at local files alone. A store may be far away.
     shown = ahead(lambda one: _shown(raw, one[1]) if "://" in one[0].source.path else [], every)
-    for (one, parts), first_rows in zip(every, shown, strict=True):
+    for one, parts in every:
         reasons = dict(count_reasons(rejects_in_pieces(raw, columns=REASONED, parts=parts, sizes=sizes)).counts)
         result = Yield(sum(rows[part] for part in parts), reasons, _first_rejects(raw, parts, sizes=sizes))
         with _named(one):
-            if first_rows:
-                warn_of_choices(one.source, first_rows)
+            warn_of_choices(one.source, next(shown))
             check_yield(resolved(one.source), result, limit=config.run.reject_limit, path=raw.path("rejects"))
 
 

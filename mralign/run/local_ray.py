@@ -20,6 +20,7 @@ _OWN = {  # of a Ray that is ours alone, unless the user has set them
     # Ray Train looks every 2 s whether a worker has something to tell, and the worker waits for that.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
 }
+_set: list[str] = []  # those of them that this process has set, and takes back
 _own = False  # whether this process has started the Ray that it belongs to
 
 
@@ -62,6 +63,8 @@ def stop() -> None:
     """Leave the cluster, and end it if it is our own."""
     if is_running():
         sys.modules["ray"].shutdown()
+    while _set:
+        os.environ.pop(_set.pop(), None)
 
 
 def _init(config: RunConfig, *, hears_workers: bool = False) -> None:
@@ -77,8 +80,8 @@ def _init(config: RunConfig, *, hears_workers: bool = False) -> None:
     if not _own:
         ray.init(**given)
         return
-    for name, value in _OWN.items():
-        os.environ.setdefault(name, value)
+    _set.extend(name for name in _OWN if name not in os.environ)
+    os.environ.update({name: _OWN[name] for name in _set})
     # One of our own, even if a cluster runs (or was killed) on this machine.
     given |= {"address": "local", "num_cpus": config.run.local_cpus, "include_dashboard": False}
     try:

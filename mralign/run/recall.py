@@ -10,7 +10,8 @@ stay so until this process writes into one, or lets others do so (`appears`).
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from threading import Lock
 
 from mralign.run.manifest import Manifest
@@ -27,6 +28,7 @@ class Recall:
         self._manifests: dict[str, Manifest] = {}
         self._fixed: set[str] = set()
         self._missing: set[str] = set()
+        self._filling: list[str] = []
         self._files: OrderedDict[str, bytes] = OrderedDict()
 
     def manifest(self, stage: str) -> Manifest | None:
@@ -52,10 +54,26 @@ class Recall:
         return any(_is_in(directory, stage) for stage in still)
 
     def keep_missing(self, folders: Iterable[str]) -> None:
-        """These folders do not exist, and nobody but this process will let them appear."""
+        """These folders do not exist, and nobody but this process will let them appear. Those that are being filled
+        are left out."""
         if self.keeps:
             with self._lock:
-                self._missing |= set(folders)
+                busy = [
+                    folder for folder in self._missing.union(folders) if any(_is_in(p, folder) for p in self._filling)
+                ]
+                self._missing = self._missing.union(folders).difference(busy)
+
+    @contextmanager
+    def filling(self, place: str) -> Iterator[None]:
+        """Within the block workers write to a place, whatever any thread of this process has found there before."""
+        with self._lock:
+            self._filling.append(place)
+        try:
+            self.appears(place)
+            yield
+        finally:
+            with self._lock:
+                self._filling.remove(place)
 
     def appears(self, place: str) -> None:
         """From now on there may be something at a place: in the folder that it lies in, in any folder below it."""

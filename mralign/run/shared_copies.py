@@ -10,23 +10,27 @@ a copy that nobody holds deletes it.
 from __future__ import annotations
 
 import atexit
+import errno
 import fcntl
 import hashlib
 import json
 import logging
 import os
+import platform
 import shutil
 import stat
 import tempfile
 import threading
+import uuid
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path, PurePosixPath
 
 from pyarrow import fs
 
-from mralign.run.directory import ahead
+from mralign.run.directory import READERS
 from mralign.run.disk import DiskFull, full_disk, no_room, own_temporary_directory
 from mralign.run.filesystems import open_filesystem
 
@@ -34,6 +38,7 @@ log = logging.getLogger("mralign")
 
 _BLOCK = 8 * 2**20  # bytes that are read of a file at once
 _TOLD = 2**30  # bytes of a copy that is announced
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what some shared file systems answer
 
 
 def shared_copy(uri: str, *, wanted: Callable[[str], bool] = lambda name: True) -> str:
@@ -46,14 +51,17 @@ def shared_copy(uri: str, *, wanted: Callable[[str], bool] = lambda name: True) 
     files = {name: info for name, info in _files(filesystem, inner).items() if wanted(name)}
     if not files:
         raise FileNotFoundError(f"{uri} does not exist, or holds no file that is needed")
+    copy = partial(_copy, uri, filesystem, files)
     home = _home()
-    if home is None or not _dated(files):
-        target = own_temporary_directory("copy")
-        _copy(uri, filesystem, files, target=Path(target))
-        return target
-    for other in sorted({path.name.partition(".")[0] for path in home.iterdir()} - {_key(uri, files)}):
-        _delete_unless_held(home, other)
-    return str(_take(home, _key(uri, files), copy=partial(_copy, uri, filesystem, files)))
+    if home is not None and _dated(files):
+        try:
+            return str(_shared(home, _key(uri, files), files=files, copy=copy))
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+    target = Path(own_temporary_directory("copy"))
+    copy(target=target)
+    return str(target)
 
 
 def seen_from_outside(uri: str) -> str | None:
@@ -104,21 +112,31 @@ def _copy(uri: str, filesystem: fs.FileSystem, files: Mapping[str, fs.FileInfo],
         with filesystem.open_input_stream(files[name].path, compression=None) as source, place.open("wb") as out:
             while not stopped.is_set() and (block := source.read(_BLOCK)):
                 out.write(block)
+        if not stopped.is_set() and not _is_whole(place, files[name]):
+            raise OSError(f"{uri}: {name} has another size than it was listed with; it was cut short, or replaced")
 
     try:
-        for _ in ahead(copy, sorted(files, key=lambda name: -(files[name].size or 0))):
-            pass
+        with ThreadPoolExecutor(READERS) as copying:
+            try:
+                largest_first = sorted(files, key=lambda name: -(files[name].size or 0))
+                for done in as_completed([copying.submit(copy, name) for name in largest_first]):
+                    done.result()
+            finally:
+                stopped.set()  # whatever is raised waits for no large file
     except OSError as error:
         if full_disk(error, places=[str(target)]) is None:
             raise
         raise DiskFull(no_room(str(target), size=size)) from error
-    finally:
-        stopped.set()  # an exception waits for no large file
+
+
+def _is_whole(place: Path, info: fs.FileInfo) -> bool:
+    return info.size is None or (place.is_file() and place.stat().st_size == info.size)
 
 
 def _home() -> Path | None:
-    """Where this user's copies lie; None where somebody else could write into them."""
-    home = Path(tempfile.gettempdir()) / f"mralign-copies-{os.getuid()}"
+    """Where this user's copies of this machine lie (others may share the disk, and know nothing of our locks); None
+    where somebody else could write into them."""
+    home = Path(tempfile.gettempdir()) / f"mralign-copies-{os.getuid()}-{platform.node()}"
     with suppress(OSError):
         home.mkdir(mode=0o700, exist_ok=True)
         found = home.lstat()
@@ -127,29 +145,45 @@ def _home() -> Path | None:
     return None
 
 
-_one_at_a_time = threading.Lock()
+_threads: dict[str, threading.Lock] = {}  # by the key of a copy: one thread of this process at a time asks for it
 _held: dict[str, tuple[Path, int]] = {}  # by the key of a copy: where it lies, and the open file that is locked
 
 
-def _take(home: Path, key: str, *, copy: Callable[..., None]) -> Path:
-    """The copy of that name, made if it is not there; this process holds it from now on."""
-    place = home / key
-    with _one_at_a_time:
+def _shared(home: Path, key: str, *, files: Mapping[str, fs.FileInfo], copy: Callable[..., None]) -> Path:
+    """The copy of that name, made if it is not there; this process holds it from now on. Others that nobody holds are
+    deleted."""
+    with _threads.setdefault(key, threading.Lock()):
+        for other in sorted({path.name.partition(".")[0] for path in home.iterdir()} - {key}):
+            _delete_unless_held(home, other)
         while key not in _held:
             shared = _lock(home, key, fcntl.LOCK_SH)
-            if place.is_dir():
+            if _stands(home / key, files):
                 if not _held:
                     atexit.register(_leave, os.getpid())
                 _held[key] = (home, shared)
                 break
-            os.close(shared)
+            _unlock(shared)
             with _locked(home, key, fcntl.LOCK_EX):
-                if not place.is_dir():
-                    _clear(home, key)
-                    half = Path(tempfile.mkdtemp(prefix=f"{key}.", dir=home))
-                    copy(target=half)
-                    half.rename(place)
-    return place
+                if not _stands(home / key, files):
+                    _make(home, key, copy=copy)
+    return home / key
+
+
+def _stands(place: Path, files: Mapping[str, fs.FileInfo]) -> bool:
+    """Whether a copy is there with all of its files: a power cut or who tidies up /tmp may have taken some."""
+    return place.is_dir() and all(_is_whole(place / name, info) for name, info in files.items())
+
+
+def _make(home: Path, key: str, *, copy: Callable[..., None]) -> None:
+    """Make a copy while nobody else can. It gets its name when it is whole; a half of one is deleted."""
+    _clear(home, key)
+    half = Path(tempfile.mkdtemp(prefix=f"{key}.", dir=home))
+    try:
+        copy(target=half)
+        half.rename(home / key)
+    except BaseException:
+        shutil.rmtree(half, ignore_errors=True)
+        raise
 
 
 def _leave(process: int) -> None:
@@ -158,19 +192,21 @@ def _leave(process: int) -> None:
         return
     while _held:
         key, (home, descriptor) = _held.popitem()
-        os.close(descriptor)
+        _unlock(descriptor)
         _delete_unless_held(home, key)
 
 
 def _delete_unless_held(home: Path, key: str) -> None:
     with suppress(OSError), _locked(home, key, fcntl.LOCK_EX | fcntl.LOCK_NB):
-        shutil.rmtree(home / key, ignore_errors=True)
         _clear(home, key)
         _lock_file(home, key).unlink(missing_ok=True)
 
 
 def _clear(home: Path, key: str) -> None:
-    """Delete halves of copies, whose process was killed; call it while nobody else can make one."""
+    """Delete a copy and halves of it, whose processes were killed; call it while nobody else can make one. It loses its
+    name first: a kill on the way leaves no half of it under that."""
+    if (home / key).exists():
+        (home / key).rename(home / f"{key}.{uuid.uuid4().hex}")
     for half in home.glob(f"{key}.*"):
         if half != _lock_file(home, key):
             shutil.rmtree(half, ignore_errors=True)
@@ -186,7 +222,13 @@ def _locked(home: Path, key: str, how: int) -> Iterator[None]:
     try:
         yield
     finally:
-        os.close(descriptor)
+        _unlock(descriptor)
+
+
+def _unlock(descriptor: int) -> None:
+    """Give up a lock; to close its file is not enough where a fork has it open as well."""
+    fcntl.flock(descriptor, fcntl.LOCK_UN)
+    os.close(descriptor)
 
 
 def _lock(home: Path, key: str, how: int) -> int:
@@ -201,7 +243,7 @@ def _lock(home: Path, key: str, how: int) -> int:
         except BaseException:
             os.close(descriptor)
             raise
-        os.close(descriptor)  # whoever deleted the copy meanwhile has deleted the file that we waited for
+        _unlock(descriptor)  # whoever deleted the copy meanwhile has deleted the file that we waited for
 
 
 def _is_file_of(descriptor: int, place: Path) -> bool:

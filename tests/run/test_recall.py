@@ -78,6 +78,16 @@ def test_a_folder_that_does_not_exist_is_not_asked_for_until_something_is_writte
         store.objects.clear()
 
 
+def test_a_folder_that_workers_fill_is_asked_for_whatever_another_thread_believes(store):
+    out = stage()
+    with out.recalled.filling(out.uri):
+        out.recalled.keep_missing(["s3://bucket/run/counts", "s3://bucket/run/weights"])
+        assert asked(store, out.sizes) == ({}, 1)
+        assert out.recalled.is_missing("s3://bucket/run/weights/f")
+    out.recalled.keep_missing(["s3://bucket/run/counts"])
+    assert asked(store, out.sizes) == ({}, 0)
+
+
 def test_a_stage_under_way_is_read_anew(store):
     out, other = stage(), stage()
     for text in ("one", "two"):
