@@ -71,6 +71,12 @@ def seen_from_outside(uri: str) -> str | None:
     return _key(uri, files) if files and _dated(files) else None
 
 
+def bytes_of(uri: str, *, wanted: Callable[[str], bool]) -> int:
+    """Bytes of the files in and below `uri` whose relative name is `wanted`, by one listing."""
+    files = _files(*open_filesystem(uri))
+    return sum(info.size or 0 for name, info in files.items() if wanted(name))
+
+
 def copy_tree(filesystem: fs.FileSystem, inner: str, *, target: Path) -> None:
     """Copy the files in and below a directory of a file system to the local directory `target`. Raises as
     `shared_copy`."""

@@ -25,7 +25,7 @@ from mralign.config import Model, resolve_path
 from mralign.run.digests import digest
 from mralign.run.held import Held, give_back, hold, may_hold
 from mralign.run.placement import Workers, actor_options
-from mralign.run.shared_copies import seen_from_outside
+from mralign.run.shared_copies import bytes_of, seen_from_outside
 from mralign.run.starts import starting
 from mralign.run.stream import RETRIES, Answer, Pool
 from mralign.serving.requests import Sampling, renderer_of
@@ -217,7 +217,11 @@ def _files(model: Model) -> str:
 def _fills_memory(model: Model) -> bool:
     """Whether this model's weights are large (or of unknown size) beside the memory of this machine: an idle engine
     would then take what a training needs."""
-    size = sum(file.stat().st_size for file in weight_files(resolve_path(model.path)))
+    path = resolve_path(model.path)
+    if "://" in path:
+        size = bytes_of(path, wanted=lambda name: name.endswith(".safetensors"))
+    else:
+        size = sum(file.stat().st_size for file in weight_files(path))
     return not size or size > psutil.virtual_memory().total / 32
 
 
