@@ -86,6 +86,7 @@ def test_an_adapter_is_served_and_a_refused_request_harms_no_other(adapter):
     assert last == {"unfinished": False}
 
 
+@pytest.mark.long
 def test_why_an_engine_did_not_start_is_told_though_only_its_own_process_knows(tmp_path):
     model = tmp_path / "model"
     shutil.copytree(MODEL, model)

@@ -166,6 +166,7 @@ def test_an_engine_split_over_two_gpus_serves(tmp_path):
     assert out.read_rejects().num_rows == 0
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("two_gpus")
 def test_responses_by_a_fixed_pool(tmp_path):
     config = world(tmp_path, "questions.train=[]", "evaluation.methods=[think_on]")
@@ -263,6 +264,7 @@ def no_group_is_left():
     return all(group["state"] == "REMOVED" for group in placement_group_table().values())
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("two_gpus")
 def test_judges_share_one_engine_in_an_actor_with_a_gpu(tmp_path, chat_model):
     config = annotation_config(tmp_path, chat_model)

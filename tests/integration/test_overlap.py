@@ -71,7 +71,8 @@ class Patient:
 
 
 @pytest.mark.usefixtures("local_ray")
-@pytest.mark.parametrize("order", ["needed", pytest.param("all", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("order", ["needed", "all"])
 def test_the_tables_are_those_of_a_run_in_turn_and_nothing_is_asked_twice(tmp_path, order):
     count, plan = 40, Patient()
     with LoopbackServer(plan, prompt=draw_key, answer=sampler(count)) as sampling:

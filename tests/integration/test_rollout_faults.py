@@ -70,7 +70,8 @@ def undisturbed(questions, tmp_path_factory):
     return {row["row_id"]: row["token_ids"] for row in quiet.read(schema=GENERATIONS).to_pylist()}
 
 
-@pytest.mark.parametrize("mode", ["faults", pytest.param("faults-kept", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("mode", ["faults", "faults-kept"])
 def test_the_output_is_exact_whatever_is_lost_on_the_way(questions, undisturbed, tmp_path, mode):
     figures, out = run(questions, tmp_path / "faults", mode)
     assert 0 < figures["killed_at_rows"] < figures["removed_at_rows"] < figures["rows"]  # both while rows were left

@@ -233,7 +233,7 @@ print(rows, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
-@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+@pytest.mark.parametrize("suffix", [pytest.param("jsonl", marks=pytest.mark.long), "csv"])
 def test_a_source_ten_times_as_large_takes_no_more_memory(tmp_path, suffix):
     def peak_kib(rows):
         path = tmp_path / f"{rows}.{suffix}"

@@ -280,7 +280,9 @@ print(sum(table.num_rows for table, _ in batches), re.search(r"VmHWM:\\s+(\\d+)"
 """
 
 
-@pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
+@pytest.mark.parametrize(
+    "suffix", [*(pytest.param(one, marks=pytest.mark.long) for one in ("jsonl", "csv")), "parquet"]
+)
 def test_memory_is_bounded_by_the_batch_not_by_the_file(tmp_path, suffix):
     peaks = {}
     for rows in (40_000, 400_000):

@@ -88,7 +88,7 @@ def one(server, tmp_path, fault, **values):
 # --- Faults ---
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.long)])
 def test_nothing_is_lost_and_nothing_is_accepted_twice_whatever_the_server_does(tmp_path, seed):
     wanted = calls(300)
     with LoopbackServer(random_faults(seed, hangs=0.01), latency_s=0.005) as server:
