@@ -58,10 +58,7 @@ class Recall:
         are left out."""
         if self.keeps:
             with self._lock:
-                busy = [
-                    folder for folder in self._missing.union(folders) if any(_is_in(p, folder) for p in self._filling)
-                ]
-                self._missing = self._missing.union(folders).difference(busy)
+                self._missing |= {folder for folder in folders if not any(_is_in(p, folder) for p in self._filling)}
 
     @contextmanager
     def filling(self, place: str) -> Iterator[None]:

@@ -98,7 +98,8 @@ def test_the_plan_has_every_stage_in_order_and_writes_nothing(miniworld, tmp_pat
 def test_stages_that_were_never_there_are_not_asked_for_one_by_one(miniworld, bucket):
     config = miniworld("run.dir=s3://bucket/run")
     planned = pipeline.plan(config)
-    assert pipeline.runs_anew(planned) == []
+    with pipeline.writing(config, planned) as held:
+        assert pipeline.runs_anew(held) == []
     asked = [key or query["prefix"] for _, key, query in bucket.calls]
     assert not [place for place in asked if any(place.startswith(f"run/{name}") for name in ROAD)]
     assert 0 < len(asked) < len(ROAD)
