@@ -168,10 +168,10 @@ def _run(context: Context) -> Outcome:
     _check_read(context.config, raw=raw)
     _drop_all(context, raw=raw)
     context.out.quiet()
-    funnel = _funnel(context)
-    _check_kept(context.config, funnel=funnel)
     with ThreadPoolExecutor(1) as beside:
         removed = beside.submit(_remove, context.config, raw=raw)
+        funnel = _funnel(context)
+        _check_kept(context.config, funnel=funnel)
         content = _content(context)
         removed.result()
     kept = dict.fromkeys(SPLITS, 0)

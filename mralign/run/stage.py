@@ -12,6 +12,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -212,7 +213,11 @@ def _map_group(
     schema: pa.Schema,
     upstream_schema: pa.Schema,
 ) -> _Made:
-    """Commit one part."""
-    table, rejects = function(source.read_parts(parts, schema=upstream_schema))
-    size = out.commit(name, table, schema=schema, rejects=to_table(rejects))
+    """Commit one part. Whether an attempt before this one has left rejects is asked while the part is made."""
+    with ThreadPoolExecutor(1) as beside:
+        left = beside.submit(out.holds, f"rejects/{name}")
+        table, rejects = function(source.read_parts(parts, schema=upstream_schema))
+        if rejects or left.result():
+            out.commit_rejects(name, to_table(rejects))
+    size = out.commit(name, table, schema=schema)
     return _Made(name, table.num_rows, size, len(rejects))
