@@ -202,12 +202,12 @@ def test_weights_that_are_missing_are_not_made_up(tmp_path):
 
 def test_a_tokenizer_in_a_store_is_loaded_without_the_weights_beside_it(bucket):
     for file in MINIWORLD.iterdir():
-        bucket.objects[f"model/{file.name}"] = file.read_bytes()
-    model = Model(path="s3://bucket/model", dtype="float32")
+        bucket.objects[f"tokenizer/{file.name}"] = file.read_bytes()
+    model = Model(path="s3://bucket/tokenizer", dtype="float32")
     place = tokenizer_path(model)
     assert load_tokenizer(model.path, model=model).get_vocab() == load_tokenizer(place, model=model).get_vocab()
     assert weight_files(place) == []
     fetched = [key for method, key, _ in bucket.calls if method == "GET" and key]
-    assert "model/tokenizer.json" in fetched and len(fetched) == len(set(fetched))  # once, though asked for twice
+    assert "tokenizer/tokenizer.json" in fetched and len(fetched) == len(set(fetched))  # once, though asked for twice
     assert not [key for key in fetched if key.endswith(".safetensors")]
     assert [file.name for file in weight_files(model_path(model))] == ["model.safetensors"]

@@ -7,14 +7,14 @@ from mralign.config import Model
 from mralign.serving import warm
 
 LOCAL = Model(path=str(MINIWORLD), dtype="float32")
-FAR = Model(path="s3://bucket/model", dtype="float32")
+FAR = Model(path="s3://bucket/warm", dtype="float32")  # a process looks for a model of that name once
 
 
 @pytest.fixture
 def store(bucket):
     """The mini model in a store."""
     for file in MINIWORLD.iterdir():
-        bucket.objects[f"model/{file.name}"] = file.read_bytes()
+        bucket.objects[f"warm/{file.name}"] = file.read_bytes()
     return bucket
 
 
@@ -23,17 +23,17 @@ def test_no_weights_are_fetched_to_compare_models(store):
     assert not warm._fills_memory(FAR) and warm._fills_memory(LOCAL) == warm._fills_memory(FAR)
     before = warm._files(FAR)
     assert before == warm._files(FAR) != warm._files(LOCAL)
-    store.objects["model/model.safetensors"] += b" "
+    store.objects["warm/model.safetensors"] += b" "
     assert warm._files(FAR) != before
     fetched = {key for method, key, _ in store.calls if method == "GET" and key}
-    assert "model/config.json" in fetched and "model/model.safetensors" not in fetched
+    assert "warm/config.json" in fetched and "warm/model.safetensors" not in fetched
 
 
 def test_a_model_with_other_settings_of_its_own_does_not_differ_in_weights_only(store):
-    there = store.objects["model/generation_config.json"]
+    there = store.objects["warm/generation_config.json"]
     store.objects["other/generation_config.json"] = there.replace(b"{", b'{"top_k": 7, ', 1)
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
-        store.objects[f"other/{name}"] = store.objects[f"model/{name}"]
+        store.objects[f"other/{name}"] = store.objects[f"warm/{name}"]
     assert not warm._differ_in_weights_only(LOCAL, Model(path="s3://bucket/other", dtype="float32"))
 
 
