@@ -159,8 +159,7 @@ def _shared(home: Path, key: str, *, files: Mapping[str, fs.FileInfo], copy: Cal
     """The copy of that name, made if it is not there; this process holds it from now on. Others that nobody holds are
     deleted."""
     with _threads.setdefault(key, threading.Lock()):
-        for other in sorted({path.name.partition(".")[0] for path in home.iterdir()} - {key}):
-            _delete_unless_held(home, other)
+        _delete_unheld(home, but=key)
         while key not in _held:
             shared = _lock(home, key, fcntl.LOCK_SH)
             if _stands(home / key, files):
@@ -193,12 +192,18 @@ def _make(home: Path, key: str, *, copy: Callable[..., None]) -> None:
 
 
 def _leave(process: int) -> None:
-    """Delete the copies that nobody else holds."""
+    """Delete the copies that nobody holds any more: one's own, and those of workers that were killed at a run's end."""
     if os.getpid() != process:  # a fork
         return
+    homes = {home for home, _ in _held.values()}
     while _held:
-        key, (home, descriptor) = _held.popitem()
-        _unlock(descriptor)
+        _unlock(_held.popitem()[1][1])
+    for home in homes:
+        _delete_unheld(home)
+
+
+def _delete_unheld(home: Path, *, but: str = "") -> None:
+    for key in sorted({path.name.partition(".")[0] for path in home.iterdir()} - {but}):
         _delete_unless_held(home, key)
 
 
