@@ -199,7 +199,8 @@ def _leave(process: int) -> None:
     while _held:
         _unlock(_held.popitem()[1][1])
     for home in homes:
-        _delete_unheld(home)
+        with suppress(OSError):  # somebody has tidied up /tmp
+            _delete_unheld(home)
 
 
 def _delete_unheld(home: Path, *, but: str = "") -> None:
