@@ -210,8 +210,12 @@ def _paths(model: Model) -> tuple[str, str | None]:
 
 def _files(model: Model) -> str:
     """What changes with the files of a model. Those in a store are not read for it."""
-    paths = [resolve_path(path) for path in _paths(model) if path]
-    return " ".join((seen_from_outside(path) if "://" in path else None) or digest(path) for path in paths)
+    return " ".join(_files_at(resolve_path(path)) for path in _paths(model) if path)
+
+
+def _files_at(path: str) -> str:
+    listed = seen_from_outside(path) if "://" in path else None
+    return listed or digest(path)
 
 
 def _fills_memory(model: Model) -> bool:

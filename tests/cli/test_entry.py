@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-# `main` is replaced by one line; `taken_apart` is what Python calls when it takes a module apart at the end.
+# `main` is replaced by one whose last line is `act`. Python deletes a `Part` when it takes the module apart at the end.
 PROGRAM = """
 import atexit, logging, logging.handlers, os, sys, threading, time
 from mralign.cli import entry

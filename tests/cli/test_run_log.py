@@ -47,6 +47,9 @@ def test_a_run_on_a_store_has_its_log_there_at_the_end(bucket, log, as_json):
     log.info("later")
     kept.keep()
     assert "later" in Directory("s3://bucket/runs/first/logs").read_text(name)
+    bucket.calls.clear()
+    kept.keep()
+    assert not bucket.calls  # nothing has been said since
 
 
 def test_a_log_that_cannot_be_copied_stays_here(bucket, log):

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from mralign.config import load
+from mralign.presets import PRESETS
 from mralign.run import local_ray
 
 ROOT = Path(__file__).parents[2]
@@ -30,3 +32,23 @@ def test_another_process_imports_this_code(tmp_path):
     command = [sys.executable, "-c", code]
     said = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout
     assert Path(said.strip()) == ROOT / "mralign" / "__init__.py"
+
+
+def test_what_is_set_for_a_ray_of_our_own_ends_with_it(monkeypatch):
+    """FAKE start: what Ray makes of the variables is its own."""
+    config = load("miniworld", overrides=[], presets_dir=PRESETS)
+    theirs, ours = "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "RAY_prestart_worker_first_driver"
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.delenv(ours, raising=False)
+    monkeypatch.setenv(theirs, "7")
+    monkeypatch.setattr(local_ray, "is_running", lambda: False)
+    seen = []
+    monkeypatch.setattr("ray.init", lambda **given: seen.append((os.environ[theirs], os.environ[ours])))
+    local_ray._init(config)
+    local_ray.stop()
+    assert seen == [("7", "0")]  # the user's stays
+    assert os.environ[theirs] == "7" and ours not in os.environ
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    monkeypatch.setattr("ray.init", lambda **given: seen.append(os.environ.get(ours)))
+    local_ray._init(config)
+    assert seen[1:] == [None]
