@@ -82,16 +82,11 @@ def funnel_steps(funnel: Sequence[Mapping[str, Any]], *, dataset: str) -> list[t
 
 def source_rows(funnel: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str, str, str]]:
     """(split, data set, records read, records put aside by reason, questions kept), one row a source."""
-    return [
-        (
-            row["split"],
-            row["dataset"],
-            f"{row['records']}",
-            ", ".join(f"{reason} {n}" for reason, n in row["dropped"].items()) or DASH,
-            f"{row['kept']}",
-        )
-        for row in funnel
-    ]
+    rows = []
+    for row in funnel:
+        dropped = ", ".join(f"{reason} {n}" for reason, n in row["dropped"].items())
+        rows.append((row["split"], row["dataset"], f"{row['records']}", dropped or DASH, f"{row['kept']}"))
+    return rows
 
 
 def funnel_text(funnel: Sequence[Mapping[str, Any]]) -> str:

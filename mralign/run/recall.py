@@ -58,7 +58,7 @@ class Recall:
         are left out."""
         if self.keeps:
             with self._lock:
-                self._missing |= {folder for folder in folders if not any(_is_in(p, folder) for p in self._filling)}
+                self._missing.update(folder for folder in folders if not self._is_filled(folder))
 
     @contextmanager
     def filling(self, place: str) -> Iterator[None]:
@@ -113,6 +113,10 @@ class Recall:
             self._missing = {folder for folder in self._missing if not gone(folder)}
             for name in [name for name in self._files if gone(name)]:
                 self._drop(name)
+
+    def _is_filled(self, folder: str) -> bool:
+        """Whether workers write to a place in a folder."""
+        return any(_is_in(place, folder) for place in self._filling)
 
     def _drop(self, place: str) -> None:
         self._held -= len(self._files.pop(place, b""))
