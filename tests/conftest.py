@@ -74,3 +74,14 @@ def bucket(monkeypatch):
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
         yield store
+
+
+@pytest.fixture
+def google_bucket(monkeypatch):
+    """Google's object store on loopback; loopback_gcs.HOME leads there."""
+    import loopback_gcs
+
+    with loopback_gcs.serve() as environment:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        yield

@@ -37,6 +37,7 @@ LOOKS = {
     "view": "mralign.cli.look:view",
     "batches": "mralign.cli.batch_jobs:batches",
     "export": "mralign.cli.export_run:export",
+    "fetch": "mralign.cli.fetch:fetch",
     "config": "mralign.cli.settings:config",
     "doctor": "mralign.cli.doctor:doctor",
     "version": "mralign.cli.commands:version",

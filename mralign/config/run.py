@@ -19,7 +19,8 @@ class Run(Section):
 
     dir: Speed[str] = Field(
         "runs/default",
-        description="Directory of everything that the run makes: a local path, or a URI such as s3://bucket/run. On "
+        description="Directory of everything that the run makes: a local path, or a URI such as s3://bucket/run or "
+        "gs://bucket/run. On "
         "a cluster all nodes must see it. Another directory begins anew.",
     )
     seed: int = Field(

@@ -55,8 +55,7 @@ def serving(model: str) -> list[str]:
     """How the trained model is served: vLLM takes a directory, so one in a store is fetched first."""
     if "://" not in model:
         return [f"vllm serve {shlex.quote(model)}"]
-    fetch = "import sys; from pyarrow.fs import copy_files; copy_files(sys.argv[1], 'model')"
-    return [f'python -c "{fetch}" {shlex.quote(model)}', "vllm serve ./model"]
+    return [f"mralign fetch {shlex.quote(model)} model", "vllm serve ./model"]
 
 
 def _next(config: RunConfig, *, acts: Mapping[str, Act], places: Places) -> list[str]:

@@ -20,10 +20,10 @@ import pyarrow as pa
 from pyarrow import fs
 
 from mralign.run.disk import DiskFull, full_disk, no_room
-from mralign.run.filesystems import open_filesystem
+from mralign.run.filesystems import is_store, open_filesystem
 from mralign.run.recall import Recall
 
-_AT_ONCE = 4 * 2**20  # bytes; S3 is given what is smaller by one request
+_AT_ONCE = 4 * 2**20  # bytes; a store is given what is smaller at once
 READERS = 16  # requests of one process to a store at the same time
 
 _NOTHING = Recall(keeps=False)  # of a file system whose client keeps nothing: a local disk answers at once
@@ -57,7 +57,7 @@ class Directory:
 
     @property
     def recalled(self) -> Recall:
-        """What this process knows of finished stages in the same S3; of any other file system nothing is kept."""
+        """What this process knows of finished stages in the same store; of a local disk nothing is kept."""
         found: Recall = getattr(self.filesystem, "recalled", _NOTHING)
         return found
 
@@ -65,8 +65,8 @@ class Directory:
         return bool(self.filesystem.get_file_info(self.path(name)).type != fs.FileType.NotFound)
 
     def holds(self, name: str) -> bool:
-        """Whether there is a file of that name: by one request, where `exists` makes two of S3 if nothing is there."""
-        if self.filesystem.type_name != "s3":
+        """Whether there is a file of that name, by one request; `exists` may ask a store twice."""
+        if not is_store(self.filesystem):
             return bool(self.filesystem.get_file_info(self.path(name)).type == fs.FileType.File)
         try:
             self.filesystem.open_input_stream(self.path(name)).close()
@@ -118,14 +118,14 @@ class Directory:
             self._bytes_of(name)
 
     def write_bytes(self, name: str, data: bytes) -> None:
-        """Write whole or not at all: a small object of S3 by one request, anything else to a temporary name first.
+        """Write whole or not at all: a small object of a store at once, anything else to a temporary name first.
 
         Also on an object store, where a move is a copy: an upload that is interrupted is closed, and so completed, by
-        pyarrow, with whatever had been written. The one request is made by a thread: no signal ends it halfway.
+        pyarrow, with whatever had been written. The small object is put by a thread: no signal ends it halfway.
         """
         self.recalled.appears(f"{self.uri}/{name}")
         try:
-            if self.filesystem.type_name == "s3" and len(data) < _AT_ONCE:
+            if is_store(self.filesystem) and len(data) < _AT_ONCE:
                 with ThreadPoolExecutor(1) as writer:
                     writer.submit(self._put, self.path(name), data).result()
                 return

@@ -29,8 +29,8 @@ def open_filesystem(uri: str) -> tuple[fs.FileSystem, str]:
     """
     if "://" not in uri:
         return fs.LocalFileSystem(), str(Path(uri).expanduser().absolute())
-    if uri.startswith("s3://"):
-        return _open_s3(uri)
+    if uri.startswith(tuple(_STORES)):
+        return _open_store(uri)
     try:
         filesystem, path = fs.FileSystem.from_uri(uri)
     except pa.ArrowInvalid as error:
@@ -40,38 +40,114 @@ def open_filesystem(uri: str) -> tuple[fs.FileSystem, str]:
     return filesystem, path
 
 
-def _open_s3(uri: str) -> tuple[fs.FileSystem, str]:
+def is_store(filesystem: fs.FileSystem) -> bool:
+    """Whether it is an object store whose client is one of those here: an object is there whole or not at all."""
+    return isinstance(filesystem, _ObjectStore)
+
+
+def files_in(filesystem: fs.FileSystem, path: str, *, recursive: bool) -> list[fs.FileInfo]:
+    """The files of a directory, `recursive`: and of those in it; none where it does not exist."""
+    selector = fs.FileSelector(path, allow_not_found=True, recursive=recursive)
+    plain = fs.GcsFileSystem if isinstance(filesystem, _Gcs) else type(filesystem)  # files are all it lists, at once
+    return [info for info in plain.get_file_info(filesystem, selector) if info.is_file]
+
+
+def _open_store(uri: str) -> tuple[fs.FileSystem, str]:
     """One client a bucket in a process: pyarrow makes a new one only while no request of another is under way."""
     parts = urlsplit(uri)
-    environment = tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_")))
-    filesystem, bucket = _s3_client(f"s3://{parts.netloc}?{parts.query}", environment)
+    environment = tuple(sorted(item for item in os.environ.items() if item[0].startswith(_ENVIRONMENT)))
+    filesystem, bucket = _client(f"{parts.scheme}://{parts.netloc}?{parts.query}", environment)
     return filesystem, bucket + unquote(parts.path).rstrip("/")
 
 
 @lru_cache(maxsize=64)
-def _s3_client(root: str, environment: Sequence[tuple[str, str]]) -> tuple[fs.FileSystem, str]:
-    """The client of a bucket, as the environment has it. It puts a small object by one request, not by three."""
-    if "allow_delayed_open" not in root:
-        root += "allow_delayed_open=true" if root.endswith("?") else "&allow_delayed_open=true"
+def _client(root: str, environment: Sequence[tuple[str, str]]) -> tuple[fs.FileSystem, str]:
+    """The client of a bucket, as the environment has it."""
+    kind = _STORES[root[: root.index("://") + 3]]
     pa.set_io_thread_count(max(_THREADS, pa.io_thread_count()))
-    filesystem, bucket = fs.FileSystem.from_uri(root)
-    return _s3(filesystem.__reduce__()[1][0]), bucket
+    filesystem, bucket = fs.FileSystem.from_uri(kind.complete(root))
+    return _made(kind, filesystem.__reduce__()[1][0]), bucket
 
 
-class _S3(fs.S3FileSystem):  # type: ignore[misc]  # pyarrow has no types
-    """S3 without the empty objects that stand for directories: making one takes a request a level. `recalled`: what it
-    has read of finished stages."""
+class _ObjectStore:
+    """A store without the empty objects that stand for directories: making one takes a request a level.
+
+    `recalled`: what this process has read of finished stages.
+    """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.recalled = Recall()
+
+    @staticmethod
+    def complete(root: str) -> str:
+        """The URI of a bucket with what is asked of its client."""
+        return root
 
     def create_dir(self, path: str, *, recursive: bool = True) -> None:
         """Nothing: a key needs no directory."""
 
     def __reduce__(self) -> Any:
         """Ray Train sends its file system to its workers."""
-        return _s3, super().__reduce__()[1]
+        parent: Any = super().__reduce__()
+        return _made, (type(self), parent[1][0])
+
+
+class _S3(_ObjectStore, fs.S3FileSystem):  # type: ignore[misc]  # pyarrow has no types
+    """Amazon's, and those that speak its language."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{**options, "retry_strategy": fs.AwsDefaultS3RetryStrategy(max_attempts=_ATTEMPTS)})
+
+    @staticmethod
+    def complete(root: str) -> str:
+        """It puts a small object by one request, not by three."""
+        if "allow_delayed_open" in root:
+            return root
+        return root + ("allow_delayed_open=true" if root.endswith("?") else "&allow_delayed_open=true")
+
+
+class _Gcs(_ObjectStore, fs.GcsFileSystem):  # type: ignore[misc]  # pyarrow has no types
+    """Google's. Arrow's client knows a directory there by its empty object alone: a listing has no others
+    (apache/arrow#35993), and one without it cannot be deleted. Here a directory is what has something below it."""
+
+    def get_file_info(self, paths_or_selector: Any) -> Any:
+        """What is listed is made from a listing of all levels."""
+        if not isinstance(paths_or_selector, fs.FileSelector):
+            return super().get_file_info(paths_or_selector)
+        home, missing = paths_or_selector.base_dir.rstrip("/"), paths_or_selector.allow_not_found
+        selector = fs.FileSelector(home, allow_not_found=missing, recursive=True)
+        infos = _with_directories(super().get_file_info(selector), home=home)
+        if paths_or_selector.recursive:
+            return infos
+        return [info for info in infos if "/" not in info.path[len(home) + 1 :]]
+
+    def delete_dir(self, path: str) -> None:
+        """All below a directory, and then its empty object, which is missing unless another client has made it."""
+        try:
+            super().delete_dir(path)
+        except FileNotFoundError:
+            if super().get_file_info(path).type != fs.FileType.NotFound:
+                raise
+
+
+_STORES: Mapping[str, Any] = {"s3://": _S3, "gs://": _Gcs, "gcs://": _Gcs}
+_ENVIRONMENT = ("AWS_", "CLOUD", "GOOGLE_")  # begin the names of variables that a client reads
+
+
+def _made(kind: Any, options: Mapping[str, Any]) -> fs.FileSystem:
+    return kind(**options)
+
+
+def _with_directories(infos: Sequence[fs.FileInfo], *, home: str) -> list[fs.FileInfo]:
+    """All that lies below a directory in order of its path, with the directories that it lies in."""
+    found = {}
+    for info in infos:
+        place = info.path.rstrip("/")
+        found[place] = info
+        while (place := place.rpartition("/")[0]) not in found and len(place) > len(home):
+            found[place] = fs.FileInfo(place, fs.FileType.Directory)
+    return [found[place] for place in sorted(found)]
 
 
 def for_copies(filesystem: fs.FileSystem) -> fs.FileSystem:
@@ -81,13 +157,13 @@ def for_copies(filesystem: fs.FileSystem) -> fs.FileSystem:
     copies to S3 by one thread, for a fault that Arrow has mended since (apache/arrow#44897). It does not know this one
     for S3 and copies by all of Arrow's threads, 64 MiB of a file at a time.
     """
-    return fs.PyFileSystem(_NoDirectories(filesystem)) if isinstance(filesystem, _S3) else filesystem
+    return fs.PyFileSystem(_NoDirectories(filesystem)) if is_store(filesystem) else filesystem
 
 
 class _NoDirectories(fs.FileSystemHandler):  # type: ignore[misc]  # pyarrow has no types
     """A store as Arrow calls it through Python, in which directories are not made. Streams are the store's own."""
 
-    def __init__(self, store: _S3) -> None:
+    def __init__(self, store: Any) -> None:
         self.store = store
 
     def __eq__(self, other: object) -> bool:
@@ -143,10 +219,6 @@ class _NoDirectories(fs.FileSystemHandler):  # type: ignore[misc]  # pyarrow has
 
     def open_append_stream(self, path: str, metadata: Mapping[str, str]) -> pa.NativeFile:
         return self.store.open_append_stream(path, compression=None, metadata=dict(metadata or {}) or None)
-
-
-def _s3(options: Mapping[str, Any]) -> _S3:
-    return _S3(**{**options, "retry_strategy": fs.AwsDefaultS3RetryStrategy(max_attempts=_ATTEMPTS)})
 
 
 def _open_fsspec(uri: str) -> tuple[fs.FileSystem, str]:

@@ -34,7 +34,7 @@ _ASK_HEAD = "import sys; from ray._raylet import GcsClient; GcsClient(address=sy
 _PACKAGE = Path(__file__).resolve().parents[2]
 
 _OTHER_REGION = re.compile(r"status 301|PermanentRedirect|AuthorizationHeaderMalformed")
-_DENIED = re.compile(r"ACCESS_DENIED|AccessDenied")
+_DENIED = re.compile(r"ACCESS_DENIED|AccessDenied|PERMISSION_DENIED|UNAUTHENTICATED")  # of S3, of Google
 
 _found: dict[tuple[str, bool], tuple[float, str | None]] = {}
 
@@ -148,8 +148,10 @@ def _look(uri: str, *, write: bool) -> None:
         return
     name = f"_probe-{uuid.uuid4().hex}"
     directory.write_bytes(name, b"")
-    directory.filesystem.get_file_info(fs.FileSelector(directory.path(), allow_not_found=True))
-    directory.filesystem.delete_file(directory.path(name))
+    try:  # nothing is there, so that one short answer tells whether listing is allowed
+        directory.filesystem.get_file_info(fs.FileSelector(directory.path(f"{name}.none"), allow_not_found=True))
+    finally:
+        directory.filesystem.delete_file(directory.path(name))
 
 
 def _try(look: Callable[[], None]) -> str | None:

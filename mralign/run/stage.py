@@ -185,6 +185,33 @@ def run_tasks(function: Callable[..., Any], arguments: Iterable[tuple[Any, ...]]
     return list(_finished(task.remote(*a) for a in arguments))
 
 
+def reduce_tasks(
+    function: Callable[..., Any],
+    arguments: Iterable[tuple[Any, ...]],
+    *,
+    into: Callable[..., Any],
+    given: tuple[Any, ...] = (),
+) -> Any:
+    """`into(*given, *results)` of the results of `function(*a)`, in the order of `arguments`, each in a remote task.
+
+    The driver holds one result at a time, and what comes of all of them.
+    """
+    import ray
+
+    task: Any = ray.remote(function).options(max_retries=3)
+    last: Any = ray.remote(into).options(max_retries=3)
+    submitted: list[Any] = []
+
+    def submissions() -> Iterator[Any]:
+        for a in arguments:
+            submitted.append(task.remote(*a))
+            yield submitted[-1]
+
+    for _ in _finished(submissions()):  # the first that failed is told at once
+        pass
+    return ray.get(last.remote(*given, *submitted))
+
+
 def _finished(tasks: Iterator[Any]) -> Iterator[Any]:
     """The results of `tasks` as they come; each is submitted, by drawing it, when there is room for it.
 

@@ -20,12 +20,12 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyarrow import fs
 
 from mralign.rows.columns import cast
 from mralign.rows.schema import REJECTS
 from mralign.run.arrow_files import open_parquet, telling_damage
 from mralign.run.directory import READERS, Directory, absolute, ahead
+from mralign.run.filesystems import files_in
 from mralign.run.manifest import Manifest, fingerprint
 from mralign.run.part_names import part_key, standing_parts
 
@@ -250,8 +250,7 @@ class StageDir(Directory):
     def _listed_rejects(self) -> set[str]:
         if self._quiet:
             return {name.removeprefix("rejects/") for name in self.sizes() if name.startswith("rejects/")}
-        selector = fs.FileSelector(self.path("rejects"), allow_not_found=True)
-        return {info.base_name for info in self.filesystem.get_file_info(selector)}
+        return {info.base_name for info in files_in(self.filesystem, self.path("rejects"), recursive=False)}
 
     def manifest(self) -> Manifest | None:
         """The manifest, or None while the stage is unfinished. Raises ValueError for one that cannot be read."""
@@ -324,9 +323,8 @@ class StageDir(Directory):
             return dict(json.loads(kept))
         if self.recalled.is_missing(self.uri):
             return {}
-        selector = fs.FileSelector(self.path(), allow_not_found=True, recursive=recursive)
-        infos = self.filesystem.get_file_info(selector)
-        found = {info.path.removeprefix(self.path()).lstrip("/"): info.size for info in infos if info.is_file}
+        infos = files_in(self.filesystem, self.path(), recursive=recursive)
+        found = {info.path.removeprefix(self.path()).lstrip("/"): info.size for info in infos}
         if self.recalled.keeps:
             self.recalled.keep_file(place, json.dumps(found).encode())
         return found

@@ -66,7 +66,7 @@ from mralign.run.store import StageDir, ahead
 
 _HALT = "halted.txt"  # written by the actor that learns that nothing may be asked any more, read by the others
 _CARRIED = ("_part", "_state", "_stopped")  # columns of a batch that are not the request's
-WAITING_BYTES = 2**30  # of batches between pools: small ones lie in the driver's memory
+WAITING_BYTES = 2**28  # of batches between pools: small ones lie in the driver's memory
 RETRIES = 10  # of a batch whose actor died under it: one that kills every actor must not go on for ever
 
 

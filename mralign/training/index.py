@@ -9,6 +9,7 @@ Axes: N examples, ordered by the hash of their ids: the order does not depend on
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -88,6 +89,18 @@ def write_index(examples: StageDir, tables: Sequence[pa.Table]) -> None:
     """Commit the index, in its order, from the entries of all parts."""
     whole = pa.concat_tables([EXAMPLE_INDEX.empty_table(), *tables])
     index_dir(examples).commit(part_name("all"), whole.sort_by("row_hash"), schema=EXAMPLE_INDEX)
+
+
+def index_totals(examples: StageDir, *tables: pa.Table) -> dict[str, int]:
+    """Commit the index, as `write_index`: its examples of either polarity, and the tokens of their completions."""
+    write_index(examples, tables)
+    totals = Counter({"positive": 0, "negative": 0, "completion_tokens": 0})
+    for table in tables:
+        polarity_N = table.column("polarity").to_numpy()
+        totals["positive"] += int((polarity_N > 0).sum())
+        totals["negative"] += int((polarity_N < 0).sum())
+        totals["completion_tokens"] += int(table.column("completion_tokens").to_numpy().sum())
+    return dict(totals)
 
 
 def read_index(examples: StageDir, *, negatives: bool = True) -> Index:

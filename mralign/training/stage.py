@@ -28,7 +28,7 @@ from mralign.run.filesystems import for_copies
 from mralign.run.part_names import part_name
 from mralign.run.placement import DEALING, Workers, alive_nodes, bundle, node_ids, pool_arguments, this_node
 from mralign.run.room import shortages
-from mralign.run.stage import Context, Outcome, Stage, log, map_parts, run_tasks
+from mralign.run.stage import Context, Outcome, Stage, log, map_parts, reduce_tasks
 from mralign.run.starts import starting
 from mralign.run.store import StageDir, absolute, ahead
 from mralign.training.annotated import ANNOTATED, Annotated
@@ -38,7 +38,7 @@ from mralign.training.engine import prepare_process
 from mralign.training.examples import example_rows, of_datasets
 from mralign.training.export import export, hub_token, keep_trained, local_directory, trained_before
 from mralign.training.guards import TrainingStopped, class_balance
-from mralign.training.index import index_rows, read_index, write_index
+from mralign.training.index import index_rows, index_totals, read_index
 from mralign.training.kept_checkpoints import RAY_TRAIN, local_places, tidy
 from mralign.training.modules import of_run, tell, warning
 from mralign.training.objectives import find, source_digest, unread
@@ -71,15 +71,9 @@ def _examples(context: Context) -> Outcome:
     map_parts(context, function, source=joined, schema=EXAMPLES, upstream_schema=ANNOTATED)
     parts = list(enumerate(out.parts()))
     groups = [parts[i : i + _PARTS_OF_A_TASK] for i in range(0, len(parts), _PARTS_OF_A_TASK)]
-    write_index(out, run_tasks(index_rows, [(out, group) for group in groups]))
-    index = read_index(out)
+    figures = reduce_tasks(index_rows, [(out, group) for group in groups], into=index_totals, given=(out,))
     rows_in = sum(ahead(partial(_decided, source, datasets=datasets), source.parts()))
-    figures = {
-        "positive": int((index.polarity_N > 0).sum()),
-        "negative": int((index.polarity_N < 0).sum()),
-        "completion_tokens": int(index.completion_tokens_N.sum()),
-    }
-    return Outcome(rows_in, len(index), figures)
+    return Outcome(rows_in, figures["positive"] + figures["negative"], figures)
 
 
 def _decided(source: StageDir, part: str, *, datasets: Sequence[str]) -> int:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -44,6 +45,15 @@ def poisson(key_N: np.ndarray, *, replicates: int) -> np.ndarray:
         level_MB = hash_MW.astype("<u8").view("<u2")[:, :replicates]
         np.take(_POISSON, level_MB, out=weight_NB[start : start + _TOGETHER])
     return weight_NB
+
+
+def poisson_columns(key_N: np.ndarray, *, replicates: int) -> Iterator[np.ndarray]:
+    """The columns of `poisson`, (N,) uint8 each, one after the other: for more rows than all of them fit in memory."""
+    steps = np.arange(1, -(-replicates // 4) + 1, dtype=np.uint64) * GOLDEN
+    for first, step in zip(range(0, replicates, 4), steps, strict=True):
+        level_N4 = mixed(key_N + step).astype("<u8", copy=False).view("<u2").reshape(-1, 4)
+        for level_N in level_N4.T[: replicates - first]:
+            yield _POISSON[level_N]
 
 
 def mixed(key: np.ndarray) -> np.ndarray:

@@ -22,7 +22,7 @@ from mralign.rows import Polarity
 from mralign.rows.schema import EDGE_NOISE
 from mralign.transitions.bootstrap import standard_error
 from mralign.transitions.counts import Counts, stop_code
-from mralign.transitions.draws import poisson, row_keys
+from mralign.transitions.draws import poisson_columns, row_keys
 from mralign.transitions.edges import CountedEdges, WeightRule, replicated_ratios
 from mralign.transitions.em import Settings, estimate_replicated
 from mralign.transitions.matrices import MATRIX_POLARITIES
@@ -112,8 +112,8 @@ class _Draw:
 
 def _resampled(corpus: Corpus, *, seed: int) -> Iterator[_Draw]:
     """Every question counts Poisson(1) times."""
-    weight_NB = poisson(row_keys(corpus.question_ids, seed=seed, purpose="signal"), replicates=REPLICATES)
-    for weight_N in weight_NB.T:
+    key_N = row_keys(corpus.question_ids, seed=seed, purpose="signal")
+    for weight_N in poisson_columns(key_N, replicates=REPLICATES):
         yield _Draw(corpus.polarity_N, weight_N.astype(np.float64))
 
 

@@ -1,9 +1,9 @@
 """Stage `signal`: whether transitions tell positive from negative trajectories, said before a training is paid for.
 
 The annotation and the lengths of the thoughts enter; `signal.json` leaves, and behind it a row a trajectory
-(schema.HELD_OUT_SCORES) and, in `edges/`, a row a weight (schema.EDGE_NOISE). Seconds of one process: no Ray. The
-stage stands before the training and no other stands on it: whatever it says, the run goes on. docs/signal.md explains
-the figures.
+(schema.HELD_OUT_SCORES) and, in `edges/`, a row a weight (schema.EDGE_NOISE). One remote task, which has all labels in
+memory. The stage stands before the training and no other stands on it: whatever it says, the run goes on.
+docs/signal.md explains the figures.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mralign.config import RunConfig, named
 from mralign.config.run import chosen_datasets
 from mralign.rows.schema import EDGE_NOISE, HELD_OUT_SCORES
 from mralign.run.part_names import part_name
-from mralign.run.stage import Context, Outcome, Stage, log
+from mralign.run.stage import Context, Outcome, Stage, log, run_tasks
 from mralign.run.store import StageDir, ahead
 from mralign.transitions.corpus_reading import read_corpus, states_of
 from mralign.transitions.edges import WeightRule
@@ -40,10 +40,18 @@ def examine_run(config: RunConfig, *, annotation: StageDir, rollouts: StageDir |
 
 
 def _signal(context: Context) -> Outcome:
-    annotation, out = context.upstream["annotation"], context.out
-    found = examine_run(
-        context.config, annotation=annotation, rollouts=context.upstream["rollouts"], seed=context.config.run.seed
-    )
+    """In a task: the labels of a large run need not fit beside the driver."""
+    annotation, rollouts = context.upstream["annotation"], context.upstream["rollouts"]
+    ((record, rows_out),) = run_tasks(write_signal, [(context.config, annotation, rollouts, context.out)])
+    log.info("signal: %s", record["sentence"])
+    return Outcome(sum(annotation.counts().values()), rows_out, record)
+
+
+def write_signal(
+    config: RunConfig, annotation: StageDir, rollouts: StageDir, out: StageDir
+) -> tuple[dict[str, Any], int]:
+    """Commit the check; its record, and how many trajectories were examined."""
+    found = examine_run(config, annotation=annotation, rollouts=rollouts, seed=config.run.seed)
     record = record_of(found.signal)
     edges = StageDir(f"{out.uri}/edges", stage=out.stage, fingerprint=out.fingerprint)
     writes: list[Callable[[], object]] = [
@@ -53,9 +61,7 @@ def _signal(context: Context) -> Outcome:
     ]
     for _ in ahead(lambda write: write(), writes):
         pass
-    log.info("signal: %s", record["sentence"])
-    rows_in = sum(annotation.counts().values())
-    return Outcome(rows_in, found.scores.num_rows, record)
+    return record, found.scores.num_rows
 
 
 def _reads(config: RunConfig) -> dict[str, Any]:

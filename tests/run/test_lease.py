@@ -1,7 +1,7 @@
 """One writer: two drivers, killed drivers, other machines, object stores.
 
 Drivers are real processes where a process matters. Another machine is a lease file that names one. The object stores
-are an S3 on loopback behind pyarrow's own client, and fsspec's memory file system.
+are S3 and Google's on loopback behind pyarrow's own clients, and fsspec's memory file system.
 """
 
 import json
@@ -14,6 +14,7 @@ import threading
 import time
 from pathlib import Path
 
+import loopback_gcs
 import pytest
 from pyarrow import fs
 
@@ -50,12 +51,15 @@ def fast(monkeypatch):
     monkeypatch.setattr(lease, "_SETTLE_S", 0.05)
 
 
-@pytest.fixture(params=["path", "uri", "memory", "s3"])
+@pytest.fixture(params=["path", "uri", "memory", "s3", "gcs"])
 def place(request, tmp_path):
     if request.param == "s3":
         request.getfixturevalue("bucket")
+    if request.param == "gcs":
+        request.getfixturevalue("google_bucket")
     kinds = {"path": f"{tmp_path}/my run", "uri": f"file://{tmp_path}/run", "memory": f"memory://b{tmp_path}/run"}
-    return kinds.get(request.param, "s3://bucket/a/run")
+    stores = {"s3": "s3://bucket/a/run", "gcs": f"{loopback_gcs.HOME}/a/run"}
+    return (kinds | stores)[request.param]
 
 
 @pytest.fixture

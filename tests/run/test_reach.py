@@ -1,15 +1,21 @@
 """Places that do not answer: each costs the time limit at most, whatever it is that waits."""
 
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import loopback_gcs
 import pytest
 
 from mralign.run import reach
+from mralign.run.directory import Directory
 
 LIMIT_S = 1.5
 
@@ -50,6 +56,62 @@ def test_a_place_where_nothing_can_be_written(bucket):
     reach._found.clear()
     assert "refuses: " in reach.faults(["s3://bucket/run"], write=True).get("s3://bucket/run", "")
     assert reach.faults(["s3://bucket/run"]) == {}
+
+
+@pytest.mark.usefixtures("google_bucket")
+def test_google_s_store_answers_and_one_that_is_not_there_does_not(monkeypatch):
+    home = loopback_gcs.HOME
+    assert reach.faults([f"{home}/run"], write=True) == {}
+    assert "NOT_FOUND" in reach.faults(["gs://anonymous@none/run"], write=True)["gs://anonymous@none/run"]
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        closed = server.getsockname()[1]
+    monkeypatch.setenv("CLOUD_STORAGE_EMULATOR_ENDPOINT", f"http://127.0.0.1:{closed}")
+    assert reach.faults([f"{home}/x"], write=True, limit_s=4) == {f"{home}/x": "does not answer within 4 s"}
+
+
+def test_a_large_run_directory_is_not_listed_to_see_whether_it_may_be(bucket):
+    Directory("s3://bucket/run").write_texts({f"responses/{n}": "x" for n in range(50)})
+    bucket.calls.clear()
+    assert reach.faults(["s3://bucket/run"], write=True) == {}
+    (listing,) = (query for method, _, query in bucket.calls if method == "GET" and "list-type" in query)
+    assert "_probe-" in listing["prefix"]
+    assert not [key for key in bucket.objects if "_probe-" in key]
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_right_that_is_missing_in_google_s_store_is_said(status, monkeypatch):
+    with refusing(status) as address:
+        monkeypatch.setenv("CLOUD_STORAGE_EMULATOR_ENDPOINT", address)
+        uri = f"{loopback_gcs.HOME}/run-{status}"
+        said = reach.faults([uri], write=True)[uri]
+    assert "no such right" in said
+    assert "a run needs to list the bucket and to get, put and delete objects" in said
+
+
+@contextmanager
+def refusing(status):
+    """A server that refuses every request."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            body = json.dumps({"error": {"code": status, "message": "no such right"}}).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_GET = do_POST
+
+        def log_message(self, format, *args):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
 
 
 def test_a_wait_for_a_silent_server_can_be_interrupted(silent_port):

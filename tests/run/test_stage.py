@@ -9,9 +9,10 @@ import pytest
 
 from mralign.config import parse
 from mralign.run.events import WorkBegan, listening
+from mralign.run.faults import user_sentence
 from mralign.run.part_names import part_name
 from mralign.run.rejects import Reject
-from mralign.run.stage import Context, map_groups, map_parts
+from mralign.run.stage import Context, map_groups, map_parts, reduce_tasks, run_tasks
 from mralign.run.store import StageDir
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("local_ray")]
@@ -156,3 +157,27 @@ def test_map_groups_brings_the_parts_of_a_group_together(tmp_path, calls):
     (tmp_path / "target" / "part-b.parquet").unlink()
     assert run() == whole
     assert len(seen(calls)) == 4
+
+
+def squared(number):
+    if number < 0:
+        raise ValueError(f"{number} is negative")
+    return number * number
+
+
+def listed(name, *results):
+    return name, list(results)
+
+
+def test_tasks_are_run_with_each_of_their_arguments():
+    assert sorted(run_tasks(squared, [(number,) for number in range(7)])) == [0, 1, 4, 9, 16, 25, 36]
+    assert run_tasks(squared, []) == []
+
+
+def test_results_are_put_together_in_a_task_in_the_order_of_the_arguments():
+    many = [(number,) for number in range(20, 0, -1)]
+    assert reduce_tasks(squared, many, into=listed, given=("all",)) == ("all", [n * n for (n,) in many])
+    assert reduce_tasks(squared, [], into=listed, given=("none",)) == ("none", [])
+    with pytest.raises(ValueError, match="negative") as error:
+        reduce_tasks(squared, [(1,), (-1,)], into=listed, given=("some",))
+    assert user_sentence(error.value) == "-1 is negative"

@@ -7,7 +7,7 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mralign.transitions.draws import poisson, row_keys
+from mralign.transitions.draws import poisson, poisson_columns, row_keys
 
 IDS = pa.array([f"q{number}/on/0" for number in range(40_000)])
 
@@ -55,3 +55,11 @@ def test_rows_are_drawn_alike_however_many_there_are():
     key_N = np.arange(40_000, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     apart = [poisson(one, replicates=6) for one in np.split(key_N, [5, 16_384, 16_385, 39_999])]
     assert np.array_equal(poisson(key_N, replicates=6), np.concatenate(apart))
+
+
+def test_weights_drawn_replicate_by_replicate_are_the_same():
+    some = keys(IDS[:1000])
+    for replicates in (0, 1, 7, 8):
+        columns = list(poisson_columns(some, replicates=replicates))
+        assert len(columns) == replicates
+        assert all(map(np.array_equal, columns, poisson(some, replicates=replicates).T))

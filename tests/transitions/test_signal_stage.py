@@ -15,7 +15,7 @@ from mralign.rows.schema import ANNOTATIONS, EDGE_NOISE, GENERATIONS, HELD_OUT_S
 from mralign.run.part_names import part_name
 from mralign.run.stage import Context
 from mralign.run.store import Directory, Manifest, StageDir
-from mralign.transitions import signal, signal_noise
+from mralign.transitions import signal, signal_noise, signal_stage
 
 
 @pytest.fixture(autouse=True)
@@ -24,6 +24,8 @@ def few_draws(monkeypatch):
     monkeypatch.setattr(signal, "PERMUTATIONS", 19)
     monkeypatch.setattr(signal, "SHUFFLES", 19)
     monkeypatch.setattr(signal_noise, "REPLICATES", 9)
+    # In this process, as another would know nothing of these.
+    monkeypatch.setattr(signal_stage, "run_tasks", lambda task, given: [task(*one) for one in given])
 
 
 def with_all_columns(table, schema):
