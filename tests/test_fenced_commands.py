@@ -58,6 +58,9 @@ RUN_BY = {
     "mralign export runs/first --to first-examples": (
         "tests/exchange/test_dataset.py::test_the_command_says_what_it_wrote"
     ),
+    "mralign fetch s3://bucket/run/training/7afc5a652d71a7dc/model model": (
+        "tests/report/test_closing.py::test_a_model_in_a_store_is_fetched_by_the_line_that_is_printed"
+    ),
     "mralign ablate --table main --preset miniworld": (
         "tests/test_ablate.py::test_finished_rows_become_one_table_with_its_files"
     ),

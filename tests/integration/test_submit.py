@@ -31,7 +31,8 @@ def working_below(variable):
         except (FileNotFoundError, ProcessLookupError, PermissionError):  # it has ended, or is another user's
             continue
     services = ("JobSupervisor", "DashboardAgent", "RuntimeEnvAgent")
-    of_ray_data = ("_StatsActor", "_AutoscalingCoordinatorActor", "ActorLocationTracker")  # they outlive their job
+    # These outlive their job.
+    of_ray_data = ("_StatsActor", "_AutoscalingCoordinatorActor", "ActorLocationTracker", "_UsageCollectionActor")
     idle = tuple(f"ray::{name}" for name in ("IDLE", *services, *of_ray_data))
     busy = {pid: command for pid, command in found.items() if command.startswith(("ray::", "VLLM"))}
     ours = {pid: command for pid, command in busy.items() if not command.startswith(idle)}
