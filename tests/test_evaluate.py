@@ -16,11 +16,11 @@ SUITES = ROOT / "mralign" / "presets" / "suites"
 DATA = ROOT.parent / "shared" / "data"
 
 
-def evaluate(*arguments):
+def evaluate(*arguments, **variables):
     return subprocess.run(
         [sys.executable, "jobs/evaluate.py", *map(str, arguments)],
         cwd=ROOT,
-        env={**os.environ, "RAY_AUTH_MODE": "disabled", "HF_HUB_OFFLINE": "1"},
+        env={**os.environ, "RAY_AUTH_MODE": "disabled", "HF_HUB_OFFLINE": "1", **variables},
         capture_output=True,
         text=True,
         timeout=300,
@@ -132,6 +132,15 @@ def test_a_dry_run_prints_the_stages_and_touches_nothing(tmp_path):
     lines = done.stdout.splitlines()
     assert [line.split()[0] for line in lines[2:5]] == ["questions", "responses_base", "evaluation_base"]
     assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_of_predictions_leaves_no_questions_behind(tmp_path):
+    path, temporary = tmp_path / "mine.jsonl", tmp_path / "temporary"
+    path.write_text('{"question": "q", "answers": ["a"], "response": "a"}\n')
+    temporary.mkdir()
+    done = evaluate("--predictions", path, "--dry-run", TMPDIR=str(temporary))
+    assert done.returncode == 0, done.stderr
+    assert not [place.name for place in temporary.iterdir() if place.name.startswith("mralign-")]
 
 
 def test_a_bad_line_of_predictions_ends_in_one_sentence(tmp_path):

@@ -150,8 +150,7 @@ class Display:
             self._lines.setStream(sys.stderr)
         if self.log is not None:
             logging.getLogger().removeHandler(self.log.handler)
-            self.log.keep()
-            self.log.handler.close()
+            self.log.close()
 
     def _note_stage(self, event: Event) -> None:
         """What is printed while a stage is under way is logged as of that stage."""

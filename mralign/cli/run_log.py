@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
@@ -103,3 +104,11 @@ class RunLog:
             self._lost, self._copied = False, len(text)
         except OSError:
             self._lost = True
+
+    def close(self) -> None:
+        """Keep the file, and log no more. What is in the run directory does not stay in a temporary one as well: it may
+        quote questions and answers."""
+        self.keep()
+        self.handler.close()
+        if not self._local and not self._lost:
+            shutil.rmtree(self.file.parent, ignore_errors=True)

@@ -7,9 +7,10 @@ questions are written into the run directory, a file a data set, and read from t
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import json
-import tempfile
+import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,6 +21,7 @@ from mralign.evaluation.predictions import Prediction, dataset_name, modes_of
 from mralign.plan.suites import configure
 from mralign.questions.normalisation import key
 from mralign.rows import Mode
+from mralign.run.disk import own_temporary_directory
 from mralign.run.store import Directory, absolute
 
 _WAYS = {Mode.OFF: "think_off", Mode.ON: "think_on"}
@@ -52,8 +54,15 @@ def configure_predictions(
         return configure(overrides, suite=suite, data=data, benchmarks=benchmarks)
     rows = inline_questions(predictions, name=said["evaluation.label"])
     unplaced = load(_values(dict.fromkeys(rows, "")), overrides=overrides)
-    home = absolute(unplaced.run.dir) if keep else tempfile.mkdtemp(prefix="mralign-plan-")
+    home = absolute(unplaced.run.dir) if keep else _until_the_end()
     return load(_values(_written(rows, home=home)), overrides=overrides)
+
+
+def _until_the_end() -> str:
+    """A temporary directory that is deleted when this process ends."""
+    place = own_temporary_directory("plan")
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    return place
 
 
 def _settings(predictions: Sequence[Prediction], *, path: str) -> dict[str, Any]:

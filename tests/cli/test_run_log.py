@@ -60,9 +60,28 @@ def test_a_log_that_cannot_be_copied_stays_here(bucket, log):
     kept.keep()
     assert kept.place == str(kept.file)
     assert kept.file.read_text().endswith("caution\n")
+    kept.close()
+    assert kept.file.exists()
     bucket.refuses_uploads = False
     kept.keep()
     assert kept.place == "s3://bucket/runs/first/logs/id.log"
+
+
+def test_a_log_that_was_copied_does_not_stay_here(bucket, log):
+    kept = RunLog("s3://bucket/runs/first", run="id", as_json=False)
+    log.addHandler(kept.handler)
+    log.warning("caution")
+    log.removeHandler(kept.handler)
+    kept.close()
+    assert not kept.file.parent.exists()
+    assert Directory("s3://bucket/runs/first/logs").read_text("id.log").endswith("caution\n")
+    assert kept.place == "s3://bucket/runs/first/logs/id.log"
+
+
+def test_a_log_in_a_local_run_directory_stays(tmp_path):
+    kept = RunLog(str(tmp_path), run="id", as_json=False)
+    kept.close()
+    assert kept.file.exists()
 
 
 def test_two_starts_have_a_file_each(tmp_path):
