@@ -19,7 +19,7 @@ def fetch(
 ) -> None:
     """Copy a directory of a store to this machine: the model or adapter of a run, say.
 
-    The copy appears when it is whole. One that is interrupted leaves nothing.
+    The copy appears when it is whole.
     """
     if target.exists():
         raise ValueError(f"{target} is there already; delete it, or give another name")

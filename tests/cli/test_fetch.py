@@ -1,8 +1,9 @@
-"""`mralign fetch` copies a directory whole, or leaves nothing."""
+"""`mralign fetch` copies a directory, which appears when it is whole."""
 
 import pytest
 from command_line import ran
 
+from mralign.run import shared_copies
 from mralign.run.directory import Directory
 from mralign.run.shared_copies import _BLOCK
 
@@ -32,4 +33,13 @@ def test_a_directory_that_is_not_there(capsys, tmp_path):
     code, _, error = ran(capsys, "fetch", "s3://bucket/none", str(tmp_path / "model"))
     assert code == 2
     assert "s3://bucket/none does not exist, or holds no file" in error
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_copy_that_breaks_off_does_not_appear(capsys, tmp_path, monkeypatch):
+    Directory("s3://bucket/model").write_text("config.json", "{}")
+    monkeypatch.setattr(shared_copies, "_is_whole", lambda place, info: False)
+    code, _, error = ran(capsys, "fetch", "s3://bucket/model", str(tmp_path / "model"))
+    assert code != 0
+    assert "config.json has another size than it was listed with" in error
     assert not list(tmp_path.iterdir())
