@@ -48,8 +48,8 @@ def is_store(filesystem: fs.FileSystem) -> bool:
 def files_in(filesystem: fs.FileSystem, path: str, *, recursive: bool) -> list[fs.FileInfo]:
     """The files of a directory, `recursive`: and of those in it; none where it does not exist."""
     selector = fs.FileSelector(path, allow_not_found=True, recursive=recursive)
-    plain = fs.GcsFileSystem if isinstance(filesystem, _Gcs) else type(filesystem)  # files are all it lists, at once
-    return [info for info in plain.get_file_info(filesystem, selector) if info.is_file]
+    client = filesystem.plain if isinstance(filesystem, _Gcs) else filesystem
+    return [info for info in client.get_file_info(selector) if info.is_file]
 
 
 def _open_store(uri: str) -> tuple[fs.FileSystem, str]:
@@ -109,7 +109,14 @@ class _S3(_ObjectStore, fs.S3FileSystem):  # type: ignore[misc]  # pyarrow has n
 
 class _Gcs(_ObjectStore, fs.GcsFileSystem):  # type: ignore[misc]  # pyarrow has no types
     """Google's. Arrow's client knows a directory there by its empty object alone: a listing has no others
-    (apache/arrow#35993), and one without it cannot be deleted. Here a directory is what has something below it."""
+    (apache/arrow#35993), and one without it cannot be deleted. Here a directory is what has something below it.
+
+    `plain`: Arrow's own view. It lists the files of one level, and nothing else, by one request.
+    """
+
+    @property
+    def plain(self) -> Any:
+        return super()
 
     def get_file_info(self, paths_or_selector: Any) -> Any:
         """What is listed is made from a listing of all levels."""
