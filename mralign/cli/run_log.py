@@ -2,7 +2,7 @@
 
 Records of Python's logging enter, from us and from the packages that we use; lines leave, plain or as JSON, with the
 stage that was under way. The file lies in logs/ of the run directory. Where that is a URI, it is written in a temporary
-directory of this machine and copied there when the command ends.
+directory of this machine, and moved there when the command ends.
 """
 
 from __future__ import annotations

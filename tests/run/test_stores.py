@@ -52,9 +52,14 @@ def test_files_are_written_read_and_looked_for(home):
 
 def test_a_file_that_failed_leaves_nothing(home):
     home.write_text("a.txt", "there")
-    with pytest.raises(TypeError), home.new_file("b.bin") as stream:
-        stream.write(iter([b"half"]))
+    with pytest.raises(RuntimeError, match="broke off"), home.new_file("b.bin") as stream:
+        write_half(stream)
     assert level(home) == [("a.txt", False)]
+
+
+def write_half(stream):
+    stream.write(b"half")
+    raise RuntimeError("broke off")
 
 
 def test_one_level_has_the_directories_that_nobody_made(home):
@@ -68,7 +73,7 @@ def test_one_level_has_the_directories_that_nobody_made(home):
     there = [info.base_name for info in files_in(home.filesystem, home.path("counts/f00d"), recursive=False)]
     assert there == ["part-a"]
     assert files_in(home.filesystem, home.path("none"), recursive=False) == []
-    with pytest.raises(FileNotFoundError if home.uri.startswith("/") else OSError):
+    with pytest.raises(OSError, match="run/none"):  # each store says it in its own way
         level(home, "none")
     all_levels = ["beef", "beef/x", "f00d", "f00d/part-a", "f00d/rejects", "f00d/rejects/part-a"]
     found = home.filesystem.get_file_info(fs.FileSelector(home.path("counts"), recursive=True))
@@ -88,10 +93,9 @@ def test_a_directory_is_deleted_with_all_that_is_in_it(home):
 
 
 def test_directories_that_another_client_made_are_listed_and_deleted(home):
-    made = Directory(home.uri)
-    plain = fs.LocalFileSystem() if not is_store(made.filesystem) else plain_client(made.filesystem)
-    plain.create_dir(made.path("counts/f00d"), recursive=True)
-    with plain.open_output_stream(made.path("counts/f00d/x")) as stream:
+    plain = plain_client(home.filesystem) if is_store(home.filesystem) else home.filesystem
+    plain.create_dir(home.path("counts/f00d"), recursive=True)
+    with plain.open_output_stream(home.path("counts/f00d/x")) as stream:
         stream.write(b"x")
     assert home.folders() == {"counts"}
     assert level(home, "counts/f00d") == [("x", False)]
